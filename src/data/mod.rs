@@ -1,0 +1,14 @@
+//! Data: formats in, [`Sample`] out.
+
+use serde::{Deserialize, Serialize};
+
+/// One training or test example: a question, its reasoning steps and its answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sample {
+    /// The question as asked.
+    pub question: String,
+    /// The reasoning, one step an entry; joined by `\n` in the prompt (spec section 1).
+    pub steps: Vec<String>,
+    /// The gold answer.
+    pub answer: String,
+}

@@ -1,0 +1,3 @@
+//! What a device can do, and the devices.
+
+pub mod cpu;

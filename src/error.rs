@@ -1,0 +1,109 @@
+//! One error type for the crate.
+//!
+//! Every variant prints as one line that names what is at fault: the file, the tensor, the line or
+//! the flag. The command line maps [`Error::Usage`] to exit code 2 and all others to 1.
+
+use std::path::{Path, PathBuf};
+
+/// What can go wrong anywhere in the engine.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A wrong flag or combination of flags.
+    #[error("{0}")]
+    Usage(String),
+    /// The operating system refused a file operation.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or directory concerned.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// A file was read but its content is not what it must be.
+    #[error("{}: {what}", path.display())]
+    File {
+        /// The file at fault.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// A line of a text file is malformed.
+    #[error("{}, line {line}: {what}", path.display())]
+    Line {
+        /// The file at fault.
+        path: PathBuf,
+        /// The line, counted from 1.
+        line: usize,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// A tensor of a weights file is missing or has the wrong shape or dtype.
+    #[error("{}, tensor {tensor}: {what}", path.display())]
+    Tensor {
+        /// The file at fault.
+        path: PathBuf,
+        /// The tensor's name in the file.
+        tensor: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// An operation was given buffers whose shapes or dtypes do not fit together.
+    #[error("{op}: {what}")]
+    Shape {
+        /// The operation.
+        op: &'static str,
+        /// Which shapes met, and what was needed.
+        what: String,
+    },
+    /// A loss or gradient stopped being a number.
+    #[error("step {step}: {what} is not finite")]
+    NonFinite {
+        /// The optimiser step, counted from 1.
+        step: u64,
+        /// What was not finite.
+        what: String,
+    },
+    /// Anything else, already said in one line.
+    #[error("{0}")]
+    Other(String),
+}
+
+/// The crate's result type.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// An [`Error::Usage`] from anything printable.
+    pub fn usage(what: impl Into<String>) -> Self {
+        Error::Usage(what.into())
+    }
+
+    /// An [`Error::Other`] from anything printable.
+    pub fn other(what: impl Into<String>) -> Self {
+        Error::Other(what.into())
+    }
+
+    /// An [`Error::File`] on `path`.
+    pub fn file(path: impl AsRef<Path>, what: impl Into<String>) -> Self {
+        Error::File { path: path.as_ref().to_owned(), what: what.into() }
+    }
+
+    /// An [`Error::Tensor`] on `tensor` of `path`.
+    pub fn tensor(path: impl AsRef<Path>, tensor: impl Into<String>, what: impl Into<String>) -> Self {
+        Error::Tensor { path: path.as_ref().to_owned(), tensor: tensor.into(), what: what.into() }
+    }
+
+    /// Attaches `path` to an I/O error, for use in `map_err`.
+    pub fn io(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.as_ref().to_owned();
+        move |source| Error::Io { path, source }
+    }
+
+    /// The process exit code for this error: 2 for bad usage, 1 for the rest.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Error::Usage(_) => 2,
+            _ => 1,
+        }
+    }
+}

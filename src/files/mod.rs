@@ -1,0 +1,1 @@
+//! Files: how they are written so that none is ever half written.

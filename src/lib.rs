@@ -1,0 +1,10 @@
+//! colar-engine: train and run language models that reason in compressed latent vectors.
+#![warn(missing_docs)]
+
+pub mod data;
+pub mod device;
+pub mod error;
+pub mod files;
+pub mod model;
+
+pub use error::{Error, Result};
