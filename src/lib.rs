@@ -6,5 +6,6 @@ pub mod device;
 pub mod error;
 pub mod files;
 pub mod model;
+pub mod random;
 
 pub use error::{Error, Result};
