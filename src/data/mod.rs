@@ -1,5 +1,7 @@
 //! Data: formats in, [`Sample`] out.
 
+pub mod answer;
+
 use serde::{Deserialize, Serialize};
 
 /// One training or test example: a question, its reasoning steps and its answer.
