@@ -1,8 +1,11 @@
 //! Data: formats in, [`Sample`] out.
 
 pub mod answer;
+pub mod formats;
 
 use serde::{Deserialize, Serialize};
+
+pub use formats::{Format, load, write_jsonl};
 
 /// One training or test example: a question, its reasoning steps and its answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
