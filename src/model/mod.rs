@@ -1,1 +1,5 @@
 //! The model: configuration, weights, layers with forward and backward.
+
+pub mod config;
+pub mod rope;
+pub mod weights;
