@@ -2,4 +2,6 @@
 
 pub mod config;
 pub mod rope;
+pub mod tokenizer;
+mod tokenizer_outline;
 pub mod weights;
