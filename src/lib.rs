@@ -5,7 +5,9 @@ pub mod data;
 pub mod device;
 pub mod error;
 pub mod files;
+pub mod infer;
 pub mod model;
 pub mod random;
+pub mod train;
 
 pub use error::{Error, Result};

@@ -1,3 +1,465 @@
 //! What a device can do, and the devices.
+//!
+//! Everything above this module (layers, losses, generation, training) is written once, against
+//! [`Device`]. A device owns memory, in the form of [`Device::Tensor`] (a row-major matrix of
+//! floats) and [`Device::Index`] (a vector of `u32`), and performs operations on it. The operations
+//! are those of the engine, not of a tensor library: each is as coarse as the kernel one would
+//! write for it by hand, so a backend never has to guess what could be fused.
+//!
+//! # Rules that hold for every operation
+//!
+//! * Activations have the device's compute dtype (float32 on `cpu`); trained weights, gradients and
+//!   optimiser state are float32; frozen weights keep the dtype of their file.
+//! * Outputs are passed in and overwritten, unless the operation says that it adds.
+//! * Shapes and dtypes are checked where a buffer enters an operation, and nowhere else; a
+//!   mismatch is [`Error::Shape`](crate::Error::Shape) with both sides named.
+//! * Equal inputs give equal bits on the same device with the same number of threads.
+//! * An operation may run later than it returns; only [`Device::read`], [`Device::read_into`] and
+//!   the operations that return host values wait.
 
 pub mod cpu;
+mod shape;
+
+pub(crate) use shape::{check, check_len};
+
+pub use crate::files::safetensors::Dtype;
+
+use crate::Result;
+use crate::model::weights::MappedTensor;
+
+/// What every device's matrix can tell about itself.
+pub trait TensorInfo: Send + Sync {
+    /// Number of rows.
+    fn rows(&self) -> usize;
+    /// Number of columns; rows are contiguous.
+    fn cols(&self) -> usize;
+    /// Element type.
+    fn dtype(&self) -> Dtype;
+}
+
+/// Attention geometry: `heads` query heads share `kv_heads` key and value heads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeadShape {
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads; divides `heads`.
+    pub kv_heads: usize,
+    /// Width of one head.
+    pub head_dim: usize,
+}
+
+impl HeadShape {
+    /// Width of a row of queries.
+    pub fn q_width(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    /// Width of a row of keys or of values.
+    pub fn kv_width(&self) -> usize {
+        self.kv_heads * self.head_dim
+    }
+}
+
+/// One sequence's part in an attention call.
+///
+/// Query `i` of the span sees keys `0 ..= k_len - q_len + i` of the span: causal, aligned at the
+/// end. A packed training batch has `k_start == q_start`; with a cache, `k_start` is the sequence's
+/// place in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// First query row.
+    pub q_start: usize,
+    /// Query rows.
+    pub q_len: usize,
+    /// First key and value row.
+    pub k_start: usize,
+    /// Key and value rows; at least `q_len`.
+    pub k_len: usize,
+}
+
+/// Where the draws of one row come from: counter-based, so the same key and counter give the same
+/// numbers on every device and in every batch (spec section 5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Draw {
+    /// Philox key: the request's seed.
+    pub key: u64,
+    /// Philox counter words 1 and 2: what is drawn, and the position it is drawn for.
+    pub counter: [u32; 2],
+}
+
+/// How a token is chosen from its logits.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TokenChoice {
+    /// Softmax temperature; 0 takes the arg max.
+    pub temperature: f32,
+    /// Nucleus mass kept, in (0, 1]; 1 keeps everything.
+    pub top_p: f32,
+    /// Source of the uniform number.
+    pub draw: Draw,
+}
+
+/// The scalar factors of one latent loss (spec section 3).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LatentWeights {
+    /// Which distance is minimised.
+    pub loss: LatentLoss,
+    /// Factor of the loss's gradient, for instance `latent_weight / (positions * D)`.
+    pub loss_scale: f32,
+    /// Factor of the entropy's gradient, for instance `entropy_weight / (positions * D)`.
+    pub entropy_scale: f32,
+}
+
+/// The latent losses of spec section 3.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LatentLoss {
+    /// Negative log-likelihood of the target under N(mu, sigma).
+    Nll,
+    /// Squared distance of a reparameterised sample ("soft-MSE").
+    Mse,
+    /// Expectation of [`LatentLoss::Mse`] over its noise: (mu − target)² + sigma².
+    MseExpected,
+}
+
+/// Hyper-parameters of one AdamW step (spec section 7).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamW {
+    /// Learning rate of this step.
+    pub lr: f32,
+    /// Decay of the first moment.
+    pub beta1: f32,
+    /// Decay of the second moment.
+    pub beta2: f32,
+    /// Added to the root of the second moment.
+    pub eps: f32,
+    /// Decoupled weight decay.
+    pub weight_decay: f32,
+    /// Step number, counted from 1, for the bias correction.
+    pub step: u64,
+    /// Factor on every gradient before use: gradient clipping.
+    pub grad_scale: f32,
+}
+
+/// One tensor's share in [`Device::adamw`]; all four have the same shape and are float32.
+pub struct AdamWTensor<'a, D: Device> {
+    /// The weights, updated.
+    pub value: &'a mut D::Tensor,
+    /// Their gradient.
+    pub grad: &'a D::Tensor,
+    /// First moment, updated.
+    pub m: &'a mut D::Tensor,
+    /// Second moment, updated.
+    pub v: &'a mut D::Tensor,
+}
+
+/// A place to compute: memory and the operations of the engine.
+///
+/// `T` is the number of packed rows (tokens or latents), `H` the hidden size, `V` the vocabulary,
+/// `N` a number of selected rows.
+pub trait Device: Clone + Send + Sync + Sized + 'static {
+    /// A row-major matrix of floats on the device.
+    type Tensor: TensorInfo;
+    /// A vector of `u32` on the device.
+    type Index: Send + Sync;
+
+    /// Short name, as on the command line.
+    fn name(&self) -> &'static str;
+
+    /// Runs `f` where the device works best: on `cpu`, inside its thread pool. Every sequence of
+    /// operations should be wrapped once, at the outermost level.
+    fn scope<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R;
+
+    // ---- memory -----------------------------------------------------------------------------
+
+    /// An activation buffer of the compute dtype; its content is undefined.
+    fn empty(&self, rows: usize, cols: usize) -> Result<Self::Tensor>;
+    /// A float32 buffer of zeros.
+    fn zeros(&self, rows: usize, cols: usize) -> Result<Self::Tensor>;
+    /// Copies host values, row-major, into a new float32 buffer.
+    fn upload(&self, rows: usize, cols: usize, values: &[f32]) -> Result<Self::Tensor>;
+    /// Makes a mapped file's tensor usable in the dtype of the file; on `cpu` nothing is copied.
+    /// A one-dimensional tensor becomes one row.
+    fn adopt(&self, tensor: MappedTensor) -> Result<Self::Tensor>;
+    /// Copies host indices.
+    fn index(&self, values: &[u32]) -> Result<Self::Index>;
+    /// Copies a tensor to the host as float32.
+    fn read(&self, t: &Self::Tensor) -> Result<Vec<f32>>;
+    /// Overwrites a float32 tensor with host values.
+    fn write(&self, t: &mut Self::Tensor, values: &[f32]) -> Result<()>;
+    /// Sets every element to zero.
+    fn clear(&self, t: &mut Self::Tensor) -> Result<()>;
+
+    // ---- matrix products --------------------------------------------------------------------
+
+    /// `y[T,N] = beta·y + alpha · x[T,K] · w[N,K]ᵀ`: a linear layer forward.
+    fn matmul_nt(
+        &self,
+        alpha: f32,
+        x: &Self::Tensor,
+        w: &Self::Tensor,
+        beta: f32,
+        y: &mut Self::Tensor,
+    ) -> Result<()>;
+    /// `dx[T,K] = beta·dx + alpha · dy[T,N] · w[N,K]`: gradient of a linear layer's input.
+    fn matmul_nn(
+        &self,
+        alpha: f32,
+        dy: &Self::Tensor,
+        w: &Self::Tensor,
+        beta: f32,
+        dx: &mut Self::Tensor,
+    ) -> Result<()>;
+    /// `dw[N,K] = beta·dw + alpha · dy[T,N]ᵀ · x[T,K]`: gradient of a linear layer's weight.
+    fn matmul_tn(
+        &self,
+        alpha: f32,
+        dy: &Self::Tensor,
+        x: &Self::Tensor,
+        beta: f32,
+        dw: &mut Self::Tensor,
+    ) -> Result<()>;
+    /// `y[t,:] += bias[0,:]`.
+    fn add_bias(&self, y: &mut Self::Tensor, bias: &Self::Tensor) -> Result<()>;
+    /// `db[0,:] += Σ_t dy[t,:]`.
+    fn add_bias_backward(&self, dy: &Self::Tensor, db: &mut Self::Tensor) -> Result<()>;
+
+    // ---- rows -------------------------------------------------------------------------------
+
+    /// The compression merge (spec section 2): row `r` of `out[R,H]` is
+    /// `scale[r,0] · Σ table[ids[i]]` over `i` in `offsets[r] .. offsets[r+1]`.
+    fn gather_merge(
+        &self,
+        table: &Self::Tensor,
+        ids: &Self::Index,
+        offsets: &Self::Index,
+        scale: &Self::Tensor,
+        out: &mut Self::Tensor,
+    ) -> Result<()>;
+    /// Adds the gradient of [`gather_merge`](Device::gather_merge) to `dtable`.
+    fn gather_merge_backward(
+        &self,
+        dout: &Self::Tensor,
+        ids: &Self::Index,
+        offsets: &Self::Index,
+        scale: &Self::Tensor,
+        dtable: &mut Self::Tensor,
+    ) -> Result<()>;
+    /// `out[n,:] = alpha · src[rows[n],:]`.
+    fn gather_rows(
+        &self,
+        alpha: f32,
+        src: &Self::Tensor,
+        rows: &Self::Index,
+        out: &mut Self::Tensor,
+    ) -> Result<()>;
+    /// `dst[rows[n],:] += alpha · src[n,:]`; the rows must be distinct.
+    fn scatter_add_rows(
+        &self,
+        alpha: f32,
+        src: &Self::Tensor,
+        rows: &Self::Index,
+        dst: &mut Self::Tensor,
+    ) -> Result<()>;
+    /// `dst[rows[n],:] = alpha · src[n,:]`; the rows must be distinct. With alpha 1 this appends to
+    /// a key or value cache.
+    fn scatter_rows(
+        &self,
+        alpha: f32,
+        src: &Self::Tensor,
+        rows: &Self::Index,
+        dst: &mut Self::Tensor,
+    ) -> Result<()>;
+    /// `y += x`, element by element.
+    fn add(&self, x: &Self::Tensor, y: &mut Self::Tensor) -> Result<()>;
+
+    // ---- layers -----------------------------------------------------------------------------
+
+    /// RMSNorm: `out[t,:] = x[t,:] / sqrt(mean(x[t,:]²) + eps) · w`.
+    fn rms_norm(&self, x: &Self::Tensor, w: &Self::Tensor, eps: f32, out: &mut Self::Tensor) -> Result<()>;
+    /// Fused residual addition and RMSNorm: `sum = x + delta`, `out = RMSNorm(sum)`.
+    fn add_rms_norm(
+        &self,
+        x: &Self::Tensor,
+        delta: &Self::Tensor,
+        w: &Self::Tensor,
+        eps: f32,
+        sum: &mut Self::Tensor,
+        out: &mut Self::Tensor,
+    ) -> Result<()>;
+    /// Adds the gradient of [`rms_norm`](Device::rms_norm) at `x` to `dx`, and that of the weight
+    /// to `dw` where given.
+    fn rms_norm_backward(
+        &self,
+        dout: &Self::Tensor,
+        x: &Self::Tensor,
+        w: &Self::Tensor,
+        eps: f32,
+        dx: &mut Self::Tensor,
+        dw: Option<&mut Self::Tensor>,
+    ) -> Result<()>;
+    /// Rotary embedding in place on `x[T, heads·head_dim]` (the half-split form of the Hugging Face
+    /// models). `inv_freq` is `[1, head_dim/2]`; `direction` is 1 forward and −1 for the gradient.
+    fn rotary(
+        &self,
+        x: &mut Self::Tensor,
+        positions: &Self::Index,
+        inv_freq: &Self::Tensor,
+        direction: f32,
+    ) -> Result<()>;
+    /// Causal grouped-query attention over spans: `q`, `out` are `[Tq, q_width]`, `k`, `v` are
+    /// `[Tk, kv_width]`; `lse[Tq, heads]` receives the log-sum-exp rows a backward needs.
+    #[allow(clippy::too_many_arguments)]
+    fn attention(
+        &self,
+        shape: HeadShape,
+        spans: &[Span],
+        q: &Self::Tensor,
+        k: &Self::Tensor,
+        v: &Self::Tensor,
+        out: &mut Self::Tensor,
+        lse: Option<&mut Self::Tensor>,
+    ) -> Result<()>;
+    /// Gradient of [`attention`](Device::attention); `dq`, `dk`, `dv` are overwritten.
+    #[allow(clippy::too_many_arguments)]
+    fn attention_backward(
+        &self,
+        shape: HeadShape,
+        spans: &[Span],
+        q: &Self::Tensor,
+        k: &Self::Tensor,
+        v: &Self::Tensor,
+        out: &Self::Tensor,
+        lse: &Self::Tensor,
+        dout: &Self::Tensor,
+        dq: &mut Self::Tensor,
+        dk: &mut Self::Tensor,
+        dv: &mut Self::Tensor,
+    ) -> Result<()>;
+    /// SwiGLU: `out = silu(gate) · up`.
+    fn swiglu(&self, gate: &Self::Tensor, up: &Self::Tensor, out: &mut Self::Tensor) -> Result<()>;
+    /// Gradient of [`swiglu`](Device::swiglu) in place: on entry `gate` and `up` hold the inputs,
+    /// on exit their gradients.
+    fn swiglu_backward(
+        &self,
+        dout: &Self::Tensor,
+        gate: &mut Self::Tensor,
+        up: &mut Self::Tensor,
+    ) -> Result<()>;
+
+    // ---- latent head (spec section 4) ---------------------------------------------------------
+
+    /// Exact GELU: `out = x · Φ(x)`.
+    fn gelu(&self, x: &Self::Tensor, out: &mut Self::Tensor) -> Result<()>;
+    /// `dx = dout · gelu'(x)`.
+    fn gelu_backward(&self, dout: &Self::Tensor, x: &Self::Tensor, dx: &mut Self::Tensor) -> Result<()>;
+    /// LayerNorm with affine parameters, eps 1e-5.
+    fn layer_norm(
+        &self,
+        x: &Self::Tensor,
+        w: &Self::Tensor,
+        b: &Self::Tensor,
+        out: &mut Self::Tensor,
+    ) -> Result<()>;
+    /// Gradient of [`layer_norm`](Device::layer_norm): `dx` is overwritten, `dw` and `db` are added to.
+    fn layer_norm_backward(
+        &self,
+        dout: &Self::Tensor,
+        x: &Self::Tensor,
+        w: &Self::Tensor,
+        dx: &mut Self::Tensor,
+        params: Option<(&mut Self::Tensor, &mut Self::Tensor)>,
+    ) -> Result<()>;
+    /// Standard normal noise `[rows, cols]`: row `r` from `draws[r]`.
+    fn normal(&self, draws: &[Draw], out: &mut Self::Tensor) -> Result<()>;
+    /// `out = mu + exp(log_sigma)·temperature·eps`, the reparameterised latent. Without `log_sigma`
+    /// (deterministic head) sigma is 1e-9. `log_sigma` is bounded as in
+    /// [`LOG_SIGMA_RANGE`](crate::model::latent_head::LOG_SIGMA_RANGE).
+    fn reparameterise(
+        &self,
+        mu: &Self::Tensor,
+        log_sigma: Option<&Self::Tensor>,
+        eps: &Self::Tensor,
+        temperature: f32,
+        out: &mut Self::Tensor,
+    ) -> Result<()>;
+    /// Latent loss and entropy (spec section 3), forward and backward in one pass.
+    ///
+    /// `per_row[N,3]` receives, per position, the mean over D of the loss, the mean of the entropy,
+    /// and the number of elements whose log_sigma was bounded. `dmu` and `dlog_sigma` are
+    /// overwritten with `loss_scale · ∂Σloss + entropy_scale · ∂Σentropy`, sums over all elements.
+    #[allow(clippy::too_many_arguments)]
+    fn latent_loss(
+        &self,
+        weights: LatentWeights,
+        mu: &Self::Tensor,
+        log_sigma: Option<&Self::Tensor>,
+        eps: Option<&Self::Tensor>,
+        target: &Self::Tensor,
+        per_row: &mut Self::Tensor,
+        grads: Option<(&mut Self::Tensor, Option<&mut Self::Tensor>)>,
+    ) -> Result<()>;
+    /// Adds the gradient that reaches a reparameterised sample to `dmu` and `dlog_sigma`.
+    fn reparameterise_backward(
+        &self,
+        dz: &Self::Tensor,
+        log_sigma: Option<&Self::Tensor>,
+        eps: &Self::Tensor,
+        dmu: &mut Self::Tensor,
+        dlog_sigma: Option<&mut Self::Tensor>,
+    ) -> Result<()>;
+
+    // ---- output head --------------------------------------------------------------------------
+
+    /// Output head with cross-entropy, in chunks, so that no `[N, V]` matrix ever exists.
+    ///
+    /// The label of row `n` is uniform over `ids[offsets[n] .. offsets[n+1]]`: one id for a sampled
+    /// label, the whole chunk for the mean form (spec section 3). `loss[n,0]` receives
+    /// `logsumexp − mean(label logits)`. Gradients are those of `Σ_n row_scale[n,0] · loss[n]`: `dh`
+    /// is overwritten, `dw` added to.
+    #[allow(clippy::too_many_arguments)]
+    fn cross_entropy(
+        &self,
+        h: &Self::Tensor,
+        w: &Self::Tensor,
+        ids: &Self::Index,
+        offsets: &Self::Index,
+        loss: &mut Self::Tensor,
+        grads: Option<CrossEntropyGrads<'_, Self>>,
+    ) -> Result<()>;
+    /// Chooses one token a row of `h[B,H]` from the logits `h·wᵀ`; `bias` is added to one token's
+    /// logit in every row.
+    fn choose_tokens(
+        &self,
+        h: &Self::Tensor,
+        w: &Self::Tensor,
+        choices: &[TokenChoice],
+        bias: Option<(u32, f32)>,
+    ) -> Result<Vec<u32>>;
+    /// Draws, per row of `h[B,H]`, only the event "the token is `token`" (spec section 5, 2), with
+    /// the same distribution as [`choose_tokens`](Device::choose_tokens) at top-p 1. The scan of the
+    /// vocabulary stops as soon as the event is decided.
+    fn token_event(
+        &self,
+        h: &Self::Tensor,
+        w: &Self::Tensor,
+        token: u32,
+        choices: &[TokenChoice],
+        bias: f32,
+    ) -> Result<Vec<bool>>;
+
+    // ---- optimiser ----------------------------------------------------------------------------
+
+    /// Sum of the squares of all elements of all tensors, accumulated in float64.
+    fn sum_squares(&self, tensors: &[&Self::Tensor]) -> Result<f64>;
+    /// One AdamW step over all tensors.
+    fn adamw(&self, hyper: &AdamW, tensors: &mut [AdamWTensor<'_, Self>]) -> Result<()>;
+}
+
+/// What [`Device::cross_entropy`] differentiates.
+pub struct CrossEntropyGrads<'a, D: Device> {
+    /// `[N,1]`: the gradient that reaches each row's loss.
+    pub row_scale: &'a D::Tensor,
+    /// `[N,H]`: gradient of the hidden states, overwritten.
+    pub dh: &'a mut D::Tensor,
+    /// `[V,H]`: gradient of the output matrix, added to; `None` where it is frozen.
+    pub dw: Option<&'a mut D::Tensor>,
+}

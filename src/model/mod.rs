@@ -1,7 +1,55 @@
 //! The model: configuration, weights, layers with forward and backward.
+//!
+//! Data flows one way: a directory's files ([`config`], [`weights`], [`tokenizer`], [`adapter`]) become
+//! a [`ColarModel`], whose layers ([`transformer`], [`latent_head`]) hold numbers into one list of
+//! weights ([`params`]) and run on any [`Device`](crate::device::Device).
 
+pub mod adapter;
+pub mod colar_config;
 pub mod config;
+pub mod kv_cache;
+pub mod latent_head;
+pub mod linear;
+pub mod lora;
+pub mod merge;
+pub mod open;
+pub mod params;
+pub mod prompt;
 pub mod rope;
 pub mod tokenizer;
 mod tokenizer_outline;
+pub mod transformer;
 pub mod weights;
+
+use crate::device::Device;
+use crate::{Error, Result};
+use latent_head::LatentHead;
+use merge::Merge;
+use params::Params;
+use transformer::Transformer;
+
+/// A decoder with its latent head and all their weights.
+pub struct ColarModel<D: Device> {
+    /// The decoder.
+    pub transformer: Transformer<D>,
+    /// The latent head; a model trained for CoT, or not at all, has none.
+    pub head: Option<LatentHead>,
+    /// All weights.
+    pub params: Params<D>,
+    /// Standard deviation of the embedding matrix: the unit of latents.
+    pub embeds_std: f32,
+    /// The compression merge the latents were trained on.
+    pub merge: Merge,
+}
+
+impl<D: Device> ColarModel<D> {
+    /// The latent head.
+    ///
+    /// # Errors
+    /// When the model has none.
+    pub fn latent_head(&self) -> Result<&LatentHead> {
+        self.head.as_ref().ok_or_else(|| {
+            Error::other("the model has no latent head: give a CoLaR checkpoint, or choose --method cot")
+        })
+    }
+}

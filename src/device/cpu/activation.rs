@@ -1,0 +1,68 @@
+//! SwiGLU and exact GELU, forward and backward.
+
+use super::math::sigmoid;
+use super::par::{self, SharedMut};
+use super::simd::dispatch;
+
+/// Elements a task should at least have.
+const GRAIN: usize = 4096;
+
+/// `out = silu(gate) · up`.
+pub(super) fn swiglu(gate: &[f32], up: &[f32], out: &mut [f32]) {
+    par::split_rows(out, 1, GRAIN, |first, out| {
+        let (gate, up) = (&gate[first..first + out.len()], &up[first..first + out.len()]);
+        dispatch(
+            #[inline(always)]
+            || {
+                for ((o, &g), &u) in out.iter_mut().zip(gate).zip(up) {
+                    *o = g * sigmoid(g) * u;
+                }
+            },
+        );
+    });
+}
+
+/// Replaces `gate` and `up` by their gradients.
+pub(super) fn swiglu_backward(dout: &[f32], gate: &mut [f32], up: &mut [f32]) {
+    let up = SharedMut::new(up);
+    par::split_rows(gate, 1, GRAIN, |first, gate| {
+        let at = first..first + gate.len();
+        // SAFETY: `split_rows` hands out disjoint ranges, and `up` is cut alike.
+        let up = unsafe { up.slice(at.clone()) };
+        let dout = &dout[at];
+        dispatch(
+            #[inline(always)]
+            || {
+                for ((g, u), &d) in gate.iter_mut().zip(up).zip(dout) {
+                    let s = sigmoid(*g);
+                    let silu = *g * s;
+                    let dg = d * *u * (s + silu * (1.0 - s));
+                    (*g, *u) = (dg, d * silu);
+                }
+            },
+        );
+    });
+}
+
+/// `out = x · Φ(x)`, Φ the normal distribution function (erf, not its tanh approximation).
+pub(super) fn gelu(x: &[f32], out: &mut [f32]) {
+    par::split_rows(out, 1, GRAIN / 4, |first, out| {
+        for (o, &x) in out.iter_mut().zip(&x[first..]) {
+            *o = x * normal_cdf(x);
+        }
+    });
+}
+
+/// `dx = dout · (Φ(x) + x·φ(x))`.
+pub(super) fn gelu_backward(dout: &[f32], x: &[f32], dx: &mut [f32]) {
+    const INV_SQRT_TAU: f32 = 0.398_942_3;
+    par::split_rows(dx, 1, GRAIN / 4, |first, dx| {
+        for ((dx, &x), &d) in dx.iter_mut().zip(&x[first..]).zip(&dout[first..]) {
+            *dx = d * (normal_cdf(x) + x * INV_SQRT_TAU * (-0.5 * x * x).exp());
+        }
+    });
+}
+
+fn normal_cdf(x: f32) -> f32 {
+    0.5 * (1.0 + libm::erff(x * std::f32::consts::FRAC_1_SQRT_2))
+}

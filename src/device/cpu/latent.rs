@@ -1,0 +1,136 @@
+//! The latent draw and the latent losses (spec sections 3 and 4), forward and backward.
+
+use super::norm::row_grain;
+use super::par::{self, SharedMut};
+use crate::device::{Draw, LatentLoss, LatentWeights};
+use crate::model::latent_head::{DETERMINISTIC_SIGMA, LOG_SIGMA_RANGE};
+use crate::random::Philox;
+
+/// Half of log(2π).
+const HALF_LOG_TAU: f32 = 0.918_938_5;
+
+/// Bounds log_sigma; the flag says whether the bound was met.
+#[inline]
+fn bounded(log_sigma: f32) -> (f32, bool) {
+    let (low, high) = LOG_SIGMA_RANGE;
+    // A NaN must stay one, so that the step that made it is reported.
+    if log_sigma < low {
+        (low, true)
+    } else if log_sigma > high {
+        (high, true)
+    } else {
+        (log_sigma, false)
+    }
+}
+
+/// Row `r` of `out` is standard normal noise from `draws[r]`: column block `b` of four is the block
+/// of counter `[b, c0, c1, 0]`.
+pub(super) fn normal(draws: &[Draw], cols: usize, out: &mut [f32]) {
+    par::split_rows(out, cols, row_grain(cols).div_ceil(8), |first, rows| {
+        for (row, draw) in rows.chunks_exact_mut(cols).zip(&draws[first..]) {
+            let philox = Philox::new(draw.key);
+            for (block, out) in row.chunks_mut(4).enumerate() {
+                let z = philox.normals([block as u32, draw.counter[0], draw.counter[1], 0]);
+                out.copy_from_slice(&z[..out.len()]);
+            }
+        }
+    });
+}
+
+/// `out = mu + sigma·temperature·eps`.
+pub(super) fn reparameterise(
+    mu: &[f32],
+    log_sigma: Option<&[f32]>,
+    eps: &[f32],
+    temperature: f32,
+    out: &mut [f32],
+) {
+    for (i, o) in out.iter_mut().enumerate() {
+        let sigma = log_sigma.map_or(DETERMINISTIC_SIGMA, |ls| bounded(ls[i]).0.exp());
+        *o = mu[i] + sigma * temperature * eps[i];
+    }
+}
+
+/// Adds `dz` to `dmu`, and `dz·sigma·eps` to `dlog_sigma`.
+pub(super) fn reparameterise_backward(
+    dz: &[f32],
+    log_sigma: Option<&[f32]>,
+    eps: &[f32],
+    dmu: &mut [f32],
+    dlog_sigma: Option<&mut [f32]>,
+) {
+    super::rows::add(dz, dmu);
+    if let (Some(ls), Some(dls)) = (log_sigma, dlog_sigma) {
+        for (i, d) in dls.iter_mut().enumerate() {
+            let (ls, hit) = bounded(ls[i]);
+            if !hit {
+                *d += dz[i] * ls.exp() * eps[i];
+            }
+        }
+    }
+}
+
+/// The inputs of the latent loss, all `[N, D]`.
+pub(super) struct LatentInputs<'a> {
+    pub mu: &'a [f32],
+    pub log_sigma: Option<&'a [f32]>,
+    /// Needed by [`LatentLoss::Mse`] alone.
+    pub eps: Option<&'a [f32]>,
+    pub target: &'a [f32],
+}
+
+/// `per_row[N,3]` receives mean loss, mean entropy, and the count of bounded log_sigma; the
+/// gradients, where asked for, are overwritten.
+pub(super) fn latent_loss(
+    weights: LatentWeights,
+    inputs: &LatentInputs<'_>,
+    cols: usize,
+    per_row: &mut [f32],
+    grads: Option<(&mut [f32], Option<&mut [f32]>)>,
+) {
+    let (dmu, dls) = grads.map_or((None, None), |(m, s)| (Some(SharedMut::new(m)), s.map(SharedMut::new)));
+    par::split_rows(per_row, 3, row_grain(cols).div_ceil(8), |first, rows| {
+        for (i, stats) in rows.chunks_exact_mut(3).enumerate() {
+            let at = (first + i) * cols..(first + i + 1) * cols;
+            // SAFETY: `at` is the range of one row, and each row belongs to one task.
+            let mut dmu = dmu.as_ref().map(|d| unsafe { d.slice(at.clone()) });
+            // SAFETY: as above.
+            let mut dls = dls.as_ref().map(|d| unsafe { d.slice(at.clone()) });
+            let (mut loss, mut entropy, mut hits) = (0.0f64, 0.0f64, 0u32);
+            for (j, e) in at.enumerate() {
+                let (ls, hit) = inputs.log_sigma.map_or((DETERMINISTIC_SIGMA.ln(), true), |x| bounded(x[e]));
+                let sigma = ls.exp();
+                let gap = inputs.mu[e] - inputs.target[e];
+                let (l, dm, ds) = match weights.loss {
+                    LatentLoss::Nll => {
+                        let z = gap / sigma;
+                        (0.5 * z * z + ls + HALF_LOG_TAU, z / sigma, 1.0 - z * z)
+                    }
+                    LatentLoss::Mse => {
+                        let noise = sigma * inputs.eps.map_or(0.0, |x| x[e]);
+                        let r = gap + noise;
+                        (r * r, 2.0 * r, 2.0 * r * noise)
+                    }
+                    LatentLoss::MseExpected => {
+                        let var = sigma * sigma;
+                        (gap * gap + var, 2.0 * gap, 2.0 * var)
+                    }
+                };
+                loss += f64::from(l);
+                entropy += f64::from(0.5 + HALF_LOG_TAU + ls);
+                hits += u32::from(hit && inputs.log_sigma.is_some());
+                if let Some(d) = &mut dmu {
+                    d[j] = weights.loss_scale * dm;
+                }
+                if let Some(d) = &mut dls {
+                    d[j] = if hit { 0.0 } else { weights.loss_scale * ds + weights.entropy_scale };
+                }
+            }
+            stats.copy_from_slice(&[
+                (loss / cols as f64) as f32,
+                (entropy / cols as f64) as f32,
+                hits as f32,
+            ]);
+        }
+    });
+}

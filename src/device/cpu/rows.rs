@@ -1,0 +1,145 @@
+//! Operations that move or add whole rows: the compression merge, gathers, scatters and biases.
+//!
+//! Scatters may meet one destination row many times (a token that occurs often), so they divide the
+//! columns, not the rows, among the threads: each destination element is summed in source order by
+//! one thread.
+
+use super::matmul::Mat;
+use super::norm::{columns, row_grain};
+use super::par::{self, SharedMut};
+use super::simd::dispatch;
+
+/// `y += alpha · row` of a matrix of any dtype.
+fn add_row(table: Mat<'_>, at: usize, alpha: f32, y: &mut [f32]) {
+    let n = y.len();
+    match table {
+        Mat::F32(t) => add_scaled(alpha, &t[at..at + n], y),
+        Mat::Bf16(t) => {
+            let t = &t[at..at + n];
+            dispatch(
+                #[inline(always)]
+                || {
+                    for (y, &x) in y.iter_mut().zip(t) {
+                        *y += alpha * f32::from_bits(u32::from(x.to_bits()) << 16);
+                    }
+                },
+            );
+        }
+        Mat::F16(t) => {
+            for (y, &x) in y.iter_mut().zip(&t[at..at + n]) {
+                *y += alpha * x.to_f32();
+            }
+        }
+    }
+}
+
+/// `y += alpha · x`.
+pub(super) fn add_scaled(alpha: f32, x: &[f32], y: &mut [f32]) {
+    dispatch(
+        #[inline(always)]
+        || {
+            for (y, &x) in y.iter_mut().zip(x) {
+                *y += alpha * x;
+            }
+        },
+    );
+}
+
+/// `out[r] = scale[r] · Σ table[ids[offsets[r]..offsets[r+1]]]` (spec section 2). The sum is formed
+/// first and scaled once, as in the reference.
+pub(super) fn gather_merge(
+    table: Mat<'_>,
+    cols: usize,
+    ids: &[u32],
+    offsets: &[u32],
+    scale: &[f32],
+    out: &mut [f32],
+) {
+    par::split_rows(out, cols, row_grain(cols), |first, rows| {
+        for (i, out) in rows.chunks_exact_mut(cols).enumerate() {
+            let r = first + i;
+            out.fill(0.0);
+            for &id in &ids[offsets[r] as usize..offsets[r + 1] as usize] {
+                add_row(table, id as usize * cols, 1.0, out);
+            }
+            let scale = scale[r];
+            if scale != 1.0 {
+                dispatch(
+                    #[inline(always)]
+                    || out.iter_mut().for_each(|x| *x *= scale),
+                );
+            }
+        }
+    });
+}
+
+/// `dtable[ids[i]] += scale[r] · dout[r]` for every `i` of row `r`.
+pub(super) fn gather_merge_backward(
+    dout: &[f32],
+    cols: usize,
+    ids: &[u32],
+    offsets: &[u32],
+    scale: &[f32],
+    dtable: &mut [f32],
+) {
+    let dtable = SharedMut::new(dtable);
+    par::for_blocks(cols, 32, |part| {
+        for (r, ends) in offsets.windows(2).enumerate() {
+            let dout = &dout[r * cols..][part.clone()];
+            for &id in &ids[ends[0] as usize..ends[1] as usize] {
+                let at = id as usize * cols;
+                // SAFETY: this block of columns belongs to this task alone, in every row.
+                let d = unsafe { dtable.slice(at + part.start..at + part.end) };
+                add_scaled(scale[r], dout, d);
+            }
+        }
+    });
+}
+
+/// `out[n] = alpha · src[rows[n]]`.
+pub(super) fn gather_rows(alpha: f32, src: Mat<'_>, cols: usize, rows: &[u32], out: &mut [f32]) {
+    par::split_rows(out, cols, row_grain(cols), |first, part| {
+        for (out, &row) in part.chunks_exact_mut(cols).zip(&rows[first..]) {
+            out.fill(0.0);
+            add_row(src, row as usize * cols, alpha, out);
+        }
+    });
+}
+
+/// `dst[rows[n]] = keep·dst[rows[n]] + alpha · src[n]` for distinct rows.
+pub(super) fn scatter_rows(alpha: f32, src: &[f32], cols: usize, rows: &[u32], keep: bool, dst: &mut [f32]) {
+    let dst = SharedMut::new(dst);
+    par::for_blocks(cols, 64, |part| {
+        for (src, &row) in src.chunks_exact(cols).zip(rows) {
+            let at = row as usize * cols;
+            // SAFETY: this block of columns belongs to this task alone, in every row.
+            let d = unsafe { dst.slice(at + part.start..at + part.end) };
+            if !keep {
+                d.fill(0.0);
+            }
+            add_scaled(alpha, &src[part.clone()], d);
+        }
+    });
+}
+
+/// `y[t] += bias`.
+pub(super) fn add_bias(y: &mut [f32], bias: &[f32]) {
+    let cols = bias.len();
+    par::split_rows(y, cols, row_grain(cols), |_, rows| {
+        rows.chunks_exact_mut(cols).for_each(|y| add_scaled(1.0, bias, y));
+    });
+}
+
+/// `sums += Σ_t x[t]`.
+pub(super) fn add_column_sums(x: &[f32], cols: usize, sums: &mut [f32]) {
+    columns(sums, |first, sums| {
+        for row in x.chunks_exact(cols) {
+            add_scaled(1.0, &row[first..first + sums.len()], sums);
+        }
+    });
+}
+
+/// `y += x`.
+pub(super) fn add(x: &[f32], y: &mut [f32]) {
+    par::split_rows(y, 1, 16384, |first, y| add_scaled(1.0, &x[first..first + y.len()], y));
+}

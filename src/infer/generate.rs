@@ -1,0 +1,403 @@
+//! Generation of a batch (spec section 5).
+//!
+//! Every sequence is a small state machine; all that are not done go through each forward pass
+//! together, one row each, whether they draw latents or tokens. A sequence that ends leaves the batch
+//! and the others close ranks. Keys and values are kept from prompt to answer. Draws are keyed by the
+//! request's seed and counted by position, so what a request gives does not depend on its neighbours.
+
+use std::time::Instant;
+
+use super::request::{Event, Generation, Sampling, TraceToken};
+use super::trace::Nearest;
+use crate::Result;
+use crate::data::answer;
+use crate::device::{Device, Draw, TensorInfo, TokenChoice};
+use crate::model::ColarModel;
+use crate::model::kv_cache::KvCache;
+use crate::model::tokenizer::Tokenizer;
+
+/// Tokens of prompts that go through one prefill pass.
+const PREFILL_ROWS: usize = 2048;
+
+/// What a draw is for: word 1 of its counter.
+mod purpose {
+    pub const LATENT: u32 = 0x10;
+    pub const END_OF_LATENT: u32 = 0x11;
+    pub const TOKEN: u32 = 0x12;
+}
+
+/// A request ready to run.
+pub(super) struct Prepared {
+    pub prompt_ids: Vec<u32>,
+    pub start: Phase,
+    pub sampling: Sampling,
+    pub trace: bool,
+    pub question: String,
+    pub cf: String,
+}
+
+/// Where a sequence stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Drawing latents.
+    Latents,
+    /// Writing a chain of thought.
+    Chain,
+    /// Writing the answer.
+    Answer,
+}
+
+struct Sequence<'a> {
+    request: &'a Prepared,
+    index: usize,
+    phase: Phase,
+    /// A token that was chosen and not yet fed.
+    pending: Option<u32>,
+    n_latents: usize,
+    token_ids: Vec<u32>,
+    answer_tokens: usize,
+    finished: bool,
+    done: bool,
+    marks: [Instant; 3],
+    trace: Vec<Vec<TraceToken>>,
+}
+
+impl Sequence<'_> {
+    fn draw(&self, purpose: u32, count: usize) -> Draw {
+        Draw { key: self.request.sampling.seed, counter: [purpose, count as u32] }
+    }
+
+    fn begin_answer(&mut self, separator: u32) {
+        self.phase = Phase::Answer;
+        self.pending = Some(separator);
+        self.marks[1] = Instant::now();
+    }
+}
+
+/// The parts of a loaded model that generation needs.
+pub(super) struct Parts<'a, D: Device> {
+    pub device: &'a D,
+    pub model: &'a ColarModel<D>,
+    pub tokenizer: &'a Tokenizer,
+    pub separator: u32,
+    pub stop: &'a [u32],
+    pub nearest: &'a Nearest,
+}
+
+/// Runs a batch to its end.
+pub(super) fn generate<D: Device>(
+    parts: &Parts<'_, D>,
+    requests: &[Prepared],
+    on_event: &mut (dyn FnMut(Event) + Send),
+) -> Result<Vec<Generation>> {
+    let start = Instant::now();
+    let mut sequences: Vec<Sequence<'_>> = requests
+        .iter()
+        .enumerate()
+        .map(|(index, request)| Sequence {
+            request,
+            index,
+            phase: request.start,
+            pending: None,
+            n_latents: 0,
+            token_ids: Vec::new(),
+            answer_tokens: 0,
+            finished: false,
+            done: false,
+            marks: [start; 3],
+            trace: Vec::new(),
+        })
+        .collect();
+    let capacity = requests.iter().map(room).max().unwrap_or(0);
+    let mut cache = KvCache::new(parts.device, &parts.model.transformer.config, requests.len(), capacity)?;
+    let mut hidden = prefill(parts, requests, &mut cache)?;
+    for s in &mut sequences {
+        s.marks = [Instant::now(); 3];
+    }
+    let mut active: Vec<usize> = (0..sequences.len()).collect();
+    choose(parts, &mut sequences, &active, &hidden, on_event)?;
+    loop {
+        // Those that ended leave the batch; the rows of the others move up.
+        let stay: Vec<u32> =
+            (0..active.len() as u32).filter(|&r| !sequences[active[r as usize]].done).collect();
+        if stay.is_empty() {
+            break;
+        }
+        if stay.len() < active.len() {
+            hidden = select(parts.device, &hidden, &stay)?;
+            active = stay.iter().map(|&r| active[r as usize]).collect();
+        }
+        let x = next_inputs(parts, &mut sequences, &active, &hidden)?;
+        let extension = cache.extend(&active.iter().map(|&i| (i, 1)).collect::<Vec<_>>())?;
+        let (device, model) = (parts.device, parts.model);
+        hidden = model.transformer.forward_cached(device, &model.params, x, &extension, &mut cache)?;
+        end_latents(parts, &mut sequences, &active, &hidden, on_event)?;
+        choose(parts, &mut sequences, &active, &hidden, on_event)?;
+    }
+    sequences.into_iter().map(|s| finish(parts, s, start)).collect()
+}
+
+/// Cache rows that a request can need.
+fn room(r: &Prepared) -> usize {
+    let chain = match r.start {
+        Phase::Latents => r.sampling.max_latents,
+        Phase::Chain => r.sampling.max_cot_tokens,
+        Phase::Answer => 0,
+    };
+    r.prompt_ids.len() + chain + 1 + r.sampling.max_new_tokens
+}
+
+/// Puts all prompts into the cache; returns the last hidden state of each, `[B, H]`.
+fn prefill<D: Device>(
+    parts: &Parts<'_, D>,
+    requests: &[Prepared],
+    cache: &mut KvCache<D>,
+) -> Result<D::Tensor> {
+    let (device, model) = (parts.device, parts.model);
+    let h = model.transformer.config.hidden_size;
+    let mut last = device.empty(requests.len(), h)?;
+    let mut first = 0;
+    while first < requests.len() {
+        let mut rows = requests[first].prompt_ids.len();
+        let mut end = first + 1;
+        while end < requests.len() && rows + requests[end].prompt_ids.len() <= PREFILL_ROWS {
+            rows += requests[end].prompt_ids.len();
+            end += 1;
+        }
+        let group = &requests[first..end];
+        let ids: Vec<u32> = group.iter().flat_map(|r| r.prompt_ids.iter().copied()).collect();
+        let x = embed(device, model, &ids)?;
+        let new: Vec<(usize, usize)> = (first..end).map(|i| (i, requests[i].prompt_ids.len())).collect();
+        let extension = cache.extend(&new)?;
+        let hidden = model.transformer.forward_cached(device, &model.params, x, &extension, cache)?;
+        let ends: Vec<u32> = extension.spans.iter().map(|s| (s.q_start + s.q_len - 1) as u32).collect();
+        let hidden = select(device, &hidden, &ends)?;
+        let to: Vec<u32> = (first as u32..end as u32).collect();
+        device.scatter_rows(1.0, &hidden, &device.index(&to)?, &mut last)?;
+        first = end;
+    }
+    Ok(last)
+}
+
+/// Input embeddings of tokens, `[T, H]`.
+fn embed<D: Device>(device: &D, model: &ColarModel<D>, ids: &[u32]) -> Result<D::Tensor> {
+    let table = model.params.get(model.transformer.embed);
+    let mut x = device.empty(ids.len(), table.cols())?;
+    device.gather_rows(1.0, table, &device.index(ids)?, &mut x)?;
+    Ok(x)
+}
+
+/// The listed rows of a matrix.
+fn select<D: Device>(device: &D, src: &D::Tensor, rows: &[u32]) -> Result<D::Tensor> {
+    let mut out = device.empty(rows.len(), src.cols())?;
+    device.gather_rows(1.0, src, &device.index(rows)?, &mut out)?;
+    Ok(out)
+}
+
+/// The next input embedding of every active sequence: a fresh latent, or its pending token.
+fn next_inputs<D: Device>(
+    parts: &Parts<'_, D>,
+    sequences: &mut [Sequence<'_>],
+    active: &[usize],
+    hidden: &D::Tensor,
+) -> Result<D::Tensor> {
+    let (device, model) = (parts.device, parts.model);
+    let (mut latent_rows, mut token_rows, mut tokens) = (Vec::new(), Vec::new(), Vec::new());
+    for (row, &i) in active.iter().enumerate() {
+        match sequences[i].pending.take() {
+            Some(token) => {
+                token_rows.push(row as u32);
+                tokens.push(token);
+            }
+            None => latent_rows.push(row as u32),
+        }
+    }
+    if latent_rows.is_empty() {
+        return embed(device, model, &tokens);
+    }
+    let mut x = device.empty(active.len(), hidden.cols())?;
+    if !tokens.is_empty() {
+        let e = embed(device, model, &tokens)?;
+        device.scatter_rows(1.0, &e, &device.index(&token_rows)?, &mut x)?;
+    }
+    let drawers: Vec<usize> = latent_rows.iter().map(|&r| active[r as usize]).collect();
+    let z = draw_latents(parts, sequences, &drawers, select(device, hidden, &latent_rows)?)?;
+    device.scatter_rows(model.embeds_std, &z, &device.index(&latent_rows)?, &mut x)?;
+    if drawers.iter().any(|&i| sequences[i].request.trace) {
+        let values = device.read(&z)?;
+        for (&i, z) in drawers.iter().zip(values.chunks_exact(z.cols())) {
+            if sequences[i].request.trace {
+                let tokens = parts.nearest.tokens(parts.device, parts.model, parts.tokenizer, z)?;
+                sequences[i].trace.push(tokens);
+            }
+        }
+    }
+    Ok(x)
+}
+
+/// Draws a latent from each row of `h`, in units of `embeds_std`.
+fn draw_latents<D: Device>(
+    parts: &Parts<'_, D>,
+    sequences: &[Sequence<'_>],
+    drawers: &[usize],
+    h: D::Tensor,
+) -> Result<D::Tensor> {
+    let device = parts.device;
+    let head = parts.model.latent_head()?;
+    let (dist, _) = head.forward(device, &parts.model.params, h)?;
+    let temperatures: Vec<f32> =
+        drawers.iter().map(|&i| sequences[i].request.sampling.latent_temperature).collect();
+    if temperatures.iter().all(|&t| t == 0.0) {
+        return Ok(dist.mu);
+    }
+    let draws: Vec<Draw> =
+        drawers.iter().map(|&i| sequences[i].draw(purpose::LATENT, sequences[i].n_latents)).collect();
+    let mut noise = device.empty(dist.mu.rows(), dist.mu.cols())?;
+    device.normal(&draws, &mut noise)?;
+    // Requests of one batch may differ in temperature: it goes with the noise, row by row.
+    let mut eps = device.empty(dist.mu.rows(), dist.mu.cols())?;
+    let mut start = 0;
+    for group in temperatures.chunk_by(|a, b| a == b) {
+        let rows = device.index(&(start..start + group.len() as u32).collect::<Vec<_>>())?;
+        let mut part = device.empty(group.len(), noise.cols())?;
+        device.gather_rows(group[0], &noise, &rows, &mut part)?;
+        device.scatter_rows(1.0, &part, &rows, &mut eps)?;
+        start += group.len() as u32;
+    }
+    let mut z = device.empty(dist.mu.rows(), dist.mu.cols())?;
+    device.reparameterise(&dist.mu, dist.log_sigma.as_ref(), &eps, 1.0, &mut z)?;
+    Ok(z)
+}
+
+/// After a forward pass over latents: draws whether each chain ends here.
+fn end_latents<D: Device>(
+    parts: &Parts<'_, D>,
+    sequences: &mut [Sequence<'_>],
+    active: &[usize],
+    hidden: &D::Tensor,
+    on_event: &mut (dyn FnMut(Event) + Send),
+) -> Result<()> {
+    let rows: Vec<u32> =
+        (0..active.len() as u32).filter(|&r| sequences[active[r as usize]].phase == Phase::Latents).collect();
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let (device, model) = (parts.device, parts.model);
+    let choices: Vec<TokenChoice> = rows
+        .iter()
+        .map(|&r| {
+            let s = &sequences[active[r as usize]];
+            let temperature = s.request.sampling.eol_temperature;
+            TokenChoice { temperature, top_p: 1.0, draw: s.draw(purpose::END_OF_LATENT, s.n_latents) }
+        })
+        .collect();
+    let w = model.params.get(model.transformer.lm_head);
+    let bias = sequences[active[rows[0] as usize]].request.sampling.separator_bias;
+    let h = select(device, hidden, &rows)?;
+    let ended = device.token_event(&h, w, parts.separator, &choices, bias)?;
+    for (&r, ended) in rows.iter().zip(ended) {
+        let s = &mut sequences[active[r as usize]];
+        s.n_latents += 1;
+        on_event(Event::Latent { request: s.index, number: s.n_latents });
+        if ended || s.n_latents >= s.request.sampling.max_latents {
+            s.begin_answer(parts.separator);
+        }
+    }
+    Ok(())
+}
+
+/// Chooses the next token of every sequence that writes and has fed all it chose so far.
+fn choose<D: Device>(
+    parts: &Parts<'_, D>,
+    sequences: &mut [Sequence<'_>],
+    active: &[usize],
+    hidden: &D::Tensor,
+    on_event: &mut (dyn FnMut(Event) + Send),
+) -> Result<()> {
+    let rows: Vec<u32> = (0..active.len() as u32)
+        .filter(|&r| {
+            let s = &sequences[active[r as usize]];
+            // A chain of latents that just ended has its separator still to be fed.
+            !s.done && s.phase != Phase::Latents && s.pending.is_none()
+        })
+        .collect();
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let (device, model) = (parts.device, parts.model);
+    let choices: Vec<TokenChoice> = rows
+        .iter()
+        .map(|&r| {
+            let s = &sequences[active[r as usize]];
+            let p = &s.request.sampling;
+            let draw = s.draw(purpose::TOKEN, s.token_ids.len());
+            TokenChoice { temperature: p.temperature, top_p: p.top_p, draw }
+        })
+        .collect();
+    let w = model.params.get(model.transformer.lm_head);
+    let bias = sequences[active[rows[0] as usize]].request.sampling.separator_bias;
+    let h = select(device, hidden, &rows)?;
+    let bias = (bias != 0.0).then_some((parts.separator, bias));
+    let tokens = device.choose_tokens(&h, w, &choices, bias)?;
+    for (&r, token) in rows.iter().zip(tokens) {
+        accept(parts, &mut sequences[active[r as usize]], token, on_event);
+    }
+    Ok(())
+}
+
+/// Takes a chosen token into a sequence.
+fn accept<D: Device>(
+    parts: &Parts<'_, D>,
+    s: &mut Sequence<'_>,
+    token: u32,
+    on_event: &mut (dyn FnMut(Event) + Send),
+) {
+    let sampling = &s.request.sampling;
+    let ends = parts.stop.contains(&token);
+    let chain_ends = s.phase == Phase::Chain
+        && (token == parts.separator || (s.n_latents >= sampling.max_cot_tokens && !ends));
+    let token = if chain_ends { parts.separator } else { token };
+    s.token_ids.push(token);
+    on_event(Event::Token { request: s.index, id: token });
+    if chain_ends {
+        s.begin_answer(token);
+        return;
+    }
+    match s.phase {
+        Phase::Chain => s.n_latents += usize::from(!ends),
+        Phase::Answer => s.answer_tokens += 1,
+        Phase::Latents => {}
+    }
+    s.finished = ends;
+    s.done = ends || s.answer_tokens >= sampling.max_new_tokens;
+    if s.done {
+        s.marks[2] = Instant::now();
+        if s.phase == Phase::Chain {
+            s.marks[1] = s.marks[2];
+        }
+        on_event(Event::Done { request: s.index });
+    } else {
+        s.pending = Some(token);
+    }
+}
+
+fn finish<D: Device>(parts: &Parts<'_, D>, s: Sequence<'_>, start: Instant) -> Result<Generation> {
+    let text = parts.tokenizer.decode(&s.token_ids, true)?;
+    let ms = |from: Instant, to: Instant| to.saturating_duration_since(from).as_secs_f64() * 1e3;
+    let [prefilled, chained, ended] = s.marks;
+    Ok(Generation {
+        question: s.request.question.clone(),
+        cf: s.request.cf.clone(),
+        n_latents: s.n_latents,
+        answer: answer::extract(&text).map(str::to_owned),
+        text,
+        token_ids: s.token_ids,
+        answer_tokens: s.answer_tokens,
+        finished: s.finished,
+        prompt_tokens: s.request.prompt_ids.len(),
+        prefill_ms: ms(start, prefilled),
+        latents_ms: ms(prefilled, chained),
+        answer_ms: ms(chained, ended),
+        trace: s.trace,
+    })
+}

@@ -1,0 +1,4 @@
+//! Inference.
+mod generate;
+pub mod request;
+mod trace;

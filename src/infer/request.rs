@@ -1,0 +1,190 @@
+//! What is asked of the engine, and what it answers.
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::prompt::Method;
+use crate::{Error, Result};
+
+/// How to sample (spec section 5). The default samples; [`Sampling::greedy`] is deterministic.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Sampling {
+    /// Factor on the latent head's sigma; 0 takes mu itself.
+    pub latent_temperature: f32,
+    /// Temperature of the draw that may end the latents; 0 takes the arg max.
+    pub eol_temperature: f32,
+    /// Temperature of answer (and chain-of-thought) tokens; 0 takes the arg max.
+    pub temperature: f32,
+    /// Nucleus mass of answer tokens, in (0, 1].
+    pub top_p: f32,
+    /// Most latents of a chain.
+    pub max_latents: usize,
+    /// Most tokens of a written chain of thought.
+    pub max_cot_tokens: usize,
+    /// Most answer tokens, the end of sequence included.
+    pub max_new_tokens: usize,
+    /// Key of all draws: the same seed gives the same output on the same device, in any batch.
+    pub seed: u64,
+    /// Added to the separator's logit wherever tokens are drawn; above 0 it shortens chains.
+    pub separator_bias: f32,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Sampling {
+            latent_temperature: 1.0,
+            eol_temperature: 1.0,
+            temperature: 1.0,
+            top_p: 0.9,
+            max_latents: 64,
+            max_cot_tokens: 512,
+            max_new_tokens: 16,
+            seed: 0,
+            separator_bias: 0.0,
+        }
+    }
+}
+
+impl Sampling {
+    /// The same with every temperature 0.
+    pub fn greedy(self) -> Self {
+        Sampling { latent_temperature: 0.0, eol_temperature: 0.0, temperature: 0.0, ..self }
+    }
+
+    /// Fails on values outside their range.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] naming the value.
+    pub fn validate(&self) -> Result<()> {
+        let temperatures = [
+            ("latent temperature", self.latent_temperature),
+            ("end-of-latent temperature", self.eol_temperature),
+            ("temperature", self.temperature),
+        ];
+        for (name, t) in temperatures {
+            if !(t.is_finite() && t >= 0.0) {
+                return Err(Error::usage(format!("{name} {t} is not a number of at least 0")));
+            }
+        }
+        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
+            return Err(Error::usage(format!("top-p {} is not in (0, 1]", self.top_p)));
+        }
+        if !self.separator_bias.is_finite() {
+            return Err(Error::usage("the separator bias is not finite"));
+        }
+        if self.max_latents == 0 || self.max_new_tokens == 0 || self.max_cot_tokens == 0 {
+            return Err(Error::usage("the most latents and tokens must be at least 1"));
+        }
+        Ok(())
+    }
+}
+
+/// What stands before the generated tokens.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Prompt {
+    /// A question, put into the layout of spec section 1 and answered by the method.
+    Question {
+        /// The question.
+        text: String,
+        /// Latent or written reasoning.
+        method: Method,
+        /// The compression factor as text: an integer, a fraction or `auto`. `1` under CoT.
+        speed: String,
+    },
+    /// Raw text, continued without template or reasoning: for checking a base model.
+    Plain(String),
+}
+
+/// One generation to run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Request {
+    /// The prompt.
+    pub prompt: Prompt,
+    /// How to sample.
+    pub sampling: Sampling,
+    /// Whether to report the tokens nearest to each latent.
+    pub trace: bool,
+}
+
+impl Request {
+    /// A question at a compression factor, with default sampling.
+    pub fn question(text: impl Into<String>, speed: impl Into<String>) -> Self {
+        Request {
+            prompt: Prompt::Question { text: text.into(), method: Method::Colar, speed: speed.into() },
+            sampling: Sampling::default(),
+            trace: false,
+        }
+    }
+
+    /// The same request, deterministic.
+    pub fn greedy(mut self) -> Self {
+        self.sampling = self.sampling.greedy();
+        self
+    }
+}
+
+/// A token near a latent.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TraceToken {
+    /// Token id.
+    pub id: u32,
+    /// Its text.
+    pub text: String,
+    /// Cosine between the latent and the token's input embedding.
+    pub cosine: f32,
+}
+
+/// What came out of a [`Request`].
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Generation {
+    /// The question or raw prompt.
+    pub question: String,
+    /// The compression factor as given; empty for a plain prompt.
+    pub cf: String,
+    /// Latents of the chain; under CoT, the tokens of the written chain (#L of the paper's tables).
+    pub n_latents: usize,
+    /// The generated text, without special tokens; under CoT the chain, the separator and the answer.
+    pub text: String,
+    /// What follows `Answer:`, if anything does.
+    pub answer: Option<String>,
+    /// The generated tokens: those of the answer; under CoT, the chain's and the separator before them.
+    pub token_ids: Vec<u32>,
+    /// Tokens of the answer, the end of sequence included.
+    pub answer_tokens: usize,
+    /// Whether the answer ended by itself and not by a limit.
+    pub finished: bool,
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// Milliseconds until the prompt was in the cache.
+    pub prefill_ms: f64,
+    /// Milliseconds of the latent or written chain.
+    pub latents_ms: f64,
+    /// Milliseconds of the answer.
+    pub answer_ms: f64,
+    /// Per latent, the nearest tokens, nearest first; empty unless asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub trace: Vec<Vec<TraceToken>>,
+}
+
+/// What happens while a batch runs, for streaming.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// A latent was drawn and fed.
+    Latent {
+        /// Index of the request.
+        request: usize,
+        /// Its number, counted from 1.
+        number: usize,
+    },
+    /// A token was chosen.
+    Token {
+        /// Index of the request.
+        request: usize,
+        /// Its id.
+        id: u32,
+    },
+    /// A request is complete.
+    Done {
+        /// Index of the request.
+        request: usize,
+    },
+}

@@ -1,0 +1,70 @@
+//! Keys and values kept between forward passes: one matrix of keys and one of values per layer, cut
+//! into slots of `capacity` rows, one slot a sequence.
+
+use super::config::ModelConfig;
+use crate::device::{Device, Span};
+use crate::{Error, Result};
+
+/// The cache of a batch of sequences.
+pub struct KvCache<D: Device> {
+    /// Per layer, `[slots · capacity, kv_width]`.
+    pub(super) keys: Vec<D::Tensor>,
+    /// Per layer, `[slots · capacity, kv_width]`.
+    pub(super) values: Vec<D::Tensor>,
+    capacity: usize,
+    lens: Vec<usize>,
+}
+
+impl<D: Device> KvCache<D> {
+    /// A cache for `slots` sequences of at most `capacity` positions each.
+    ///
+    /// # Errors
+    /// What the device says, for instance that memory is short.
+    pub fn new(device: &D, config: &ModelConfig, slots: usize, capacity: usize) -> Result<Self> {
+        let width = config.num_key_value_heads * config.head_dim;
+        let make = || -> Result<Vec<D::Tensor>> {
+            (0..config.num_hidden_layers).map(|_| device.empty(slots * capacity, width)).collect()
+        };
+        Ok(KvCache { keys: make()?, values: make()?, capacity, lens: vec![0; slots] })
+    }
+
+    /// Positions held for a sequence.
+    pub fn len(&self, slot: usize) -> usize {
+        self.lens[slot]
+    }
+
+    /// Reserves the next `count` positions of each listed slot and says, in the order listed, which
+    /// cache rows and positions the new tokens take and which spans they attend over.
+    ///
+    /// # Errors
+    /// When a slot is full.
+    pub fn extend(&mut self, new: &[(usize, usize)]) -> Result<Extension> {
+        let mut e = Extension { rows: Vec::new(), positions: Vec::new(), spans: Vec::new() };
+        for &(slot, count) in new {
+            let (start, len) = (slot * self.capacity, self.lens[slot]);
+            if len + count > self.capacity {
+                return Err(Error::other(format!(
+                    "a sequence of {} positions does not fit a cache of {}",
+                    len + count,
+                    self.capacity
+                )));
+            }
+            e.spans.push(Span { q_start: e.rows.len(), q_len: count, k_start: start, k_len: len + count });
+            e.rows.extend((start + len..start + len + count).map(|r| r as u32));
+            e.positions.extend((len..len + count).map(|p| p as u32));
+            self.lens[slot] += count;
+        }
+        Ok(e)
+    }
+}
+
+/// Where the tokens of one forward pass go; see [`KvCache::extend`].
+#[derive(Debug, Clone)]
+pub struct Extension {
+    /// Cache row of each packed token.
+    pub rows: Vec<u32>,
+    /// Position of each packed token in its sequence.
+    pub positions: Vec<u32>,
+    /// One span a sequence.
+    pub spans: Vec<Span>,
+}

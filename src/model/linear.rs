@@ -1,0 +1,110 @@
+//! A linear layer with optional bias and optional LoRA adapter (spec section 7):
+//! `y = W·x + b + (alpha/r)·B·(A·x)`.
+
+use super::params::{Grads, ParamId, Params};
+use crate::Result;
+use crate::device::{Device, TensorInfo};
+
+/// A low-rank adapter.
+#[derive(Debug, Clone, Copy)]
+pub struct Lora {
+    /// `[r, in]`.
+    pub a: ParamId,
+    /// `[out, r]`.
+    pub b: ParamId,
+    /// alpha / r.
+    pub scale: f32,
+}
+
+/// A linear layer: `[T, in] → [T, out]`.
+#[derive(Debug, Clone, Copy)]
+pub struct Linear {
+    /// `[out, in]`.
+    pub weight: ParamId,
+    /// `[1, out]`.
+    pub bias: Option<ParamId>,
+    /// The adapter, if one is attached.
+    pub lora: Option<Lora>,
+}
+
+/// What a linear layer's backward needs beside its input: A·x, `[T, r]`.
+pub type LinearSaved<D> = Option<<D as Device>::Tensor>;
+
+impl Linear {
+    /// Whether any weight of this layer is trained.
+    pub fn trained<D: Device>(&self, grads: &Grads<D>) -> bool {
+        grads.trains(self.weight)
+            || self.bias.is_some_and(|b| grads.trains(b))
+            || self.lora.is_some_and(|l| grads.trains(l.a) || grads.trains(l.b))
+    }
+
+    /// Computes `y[T, out]` from `x[T, in]`.
+    ///
+    /// # Errors
+    /// Shape mismatches and what the device says.
+    pub fn forward<D: Device>(
+        &self,
+        device: &D,
+        params: &Params<D>,
+        x: &D::Tensor,
+    ) -> Result<(D::Tensor, LinearSaved<D>)> {
+        let w = params.get(self.weight);
+        let mut y = device.empty(x.rows(), w.rows())?;
+        device.matmul_nt(1.0, x, w, 0.0, &mut y)?;
+        if let Some(bias) = self.bias {
+            device.add_bias(&mut y, params.get(bias))?;
+        }
+        let Some(lora) = self.lora else { return Ok((y, None)) };
+        let a = params.get(lora.a);
+        let mut low = device.empty(x.rows(), a.rows())?;
+        device.matmul_nt(1.0, x, a, 0.0, &mut low)?;
+        device.matmul_nt(lora.scale, &low, params.get(lora.b), 1.0, &mut y)?;
+        Ok((y, Some(low)))
+    }
+
+    /// Adds to the gradients of the trained weights, and puts or adds (`beta` 0 or 1) the gradient
+    /// of the input into `dx` where given.
+    ///
+    /// # Errors
+    /// Shape mismatches and what the device says.
+    #[allow(clippy::too_many_arguments)]
+    pub fn backward<D: Device>(
+        &self,
+        device: &D,
+        params: &Params<D>,
+        grads: &mut Grads<D>,
+        x: &D::Tensor,
+        saved: &LinearSaved<D>,
+        dy: &D::Tensor,
+        dx: Option<(&mut D::Tensor, f32)>,
+    ) -> Result<()> {
+        if let Some(dw) = grads.get_mut(self.weight) {
+            device.matmul_tn(1.0, dy, x, 1.0, dw)?;
+        }
+        if let Some(db) = self.bias.and_then(|b| grads.get_mut(b)) {
+            device.add_bias_backward(dy, db)?;
+        }
+        let mut low_grad = None;
+        if let (Some(lora), Some(low)) = (self.lora, saved)
+            && (dx.is_some() || grads.trains(lora.a) || grads.trains(lora.b))
+        {
+            let b = params.get(lora.b);
+            let mut dlow = device.empty(dy.rows(), b.cols())?;
+            device.matmul_nn(lora.scale, dy, b, 0.0, &mut dlow)?;
+            if let Some(db) = grads.get_mut(lora.b) {
+                device.matmul_tn(lora.scale, dy, low, 1.0, db)?;
+            }
+            if let Some(da) = grads.get_mut(lora.a) {
+                device.matmul_tn(1.0, &dlow, x, 1.0, da)?;
+            }
+            low_grad = Some((params.get(lora.a), dlow));
+        }
+        if let Some((dx, beta)) = dx {
+            device.matmul_nn(1.0, dy, params.get(self.weight), beta, dx)?;
+            if let Some((a, dlow)) = low_grad {
+                device.matmul_nn(1.0, &dlow, a, 1.0, dx)?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,174 @@
+//! From directories to a model that can run: a model directory, and perhaps a checkpoint over it.
+//!
+//! A checkpoint (spec section 8) is an adapter over the model's weights, or weights of its own after
+//! full fine-tuning; it may hold a latent head, and then says in `colar.json` how its latents are
+//! scaled. After full fine-tuning it also holds `config.json` and the tokenizer, so that it can stand
+//! in the place of the model directory itself.
+
+use std::path::{Path, PathBuf};
+
+use super::ColarModel;
+use super::adapter::{ADAPTER_CONFIG_FILE, AdapterConfig};
+use super::colar_config::{COLAR_FILE, ColarConfig, LATENT_HEAD_FILE, LatentHeadConfig};
+use super::config::ModelConfig;
+use super::latent_head::LatentHead;
+use super::lora::{LoraInit, attach};
+use super::merge::Merge;
+use super::params::Params;
+use super::prompt::{Method, SEPARATOR};
+use super::tokenizer::{EosTokens, Tokenizer};
+use super::transformer::Transformer;
+use super::weights::{INDEX_FILE, WEIGHTS_FILE, Weights};
+use crate::device::{Device, TensorInfo};
+use crate::{Error, Result};
+
+/// What to do with the parts that a training run adds to a model.
+#[derive(Debug, Clone, Default)]
+pub struct Additions {
+    /// A new adapter, where the checkpoint has none.
+    pub lora: Option<AdapterConfig>,
+    /// A new latent head, where the checkpoint has none.
+    pub latent_head: Option<LatentHeadConfig>,
+    /// Overrides the stored or computed standard deviation of the embeddings.
+    pub embeds_std: Option<f32>,
+    /// Overrides the stored merge.
+    pub merge: Option<Merge>,
+    /// Key of the new parts' values.
+    pub seed: u64,
+}
+
+/// A model with its tokenizer, ready to run or to train.
+pub struct Opened<D: Device> {
+    /// The model.
+    pub model: ColarModel<D>,
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
+    /// Tokens that end a text.
+    pub eos: EosTokens,
+    /// The id of the thinking separator.
+    pub separator: u32,
+    /// The adapter in place, if there is one.
+    pub adapter: Option<AdapterConfig>,
+    /// The latent head's configuration, if there is one.
+    pub latent_head: Option<LatentHeadConfig>,
+    /// How the checkpoint says it was trained.
+    pub method: Option<Method>,
+    /// Where `config.json` and the tokenizer came from.
+    pub model_dir: PathBuf,
+}
+
+/// Opens `model_dir`, with `checkpoint` over it. Weights that `trained` names become float32 copies;
+/// the others stay in the mapped file.
+///
+/// # Errors
+/// A missing or malformed file, a tensor that does not fit the configuration, a tokenizer without
+/// `###` as one token: one line naming the file.
+pub fn open<D: Device>(
+    device: &D,
+    model_dir: &Path,
+    checkpoint: Option<&Path>,
+    additions: &Additions,
+    trained: &dyn Fn(&str) -> bool,
+) -> Result<Opened<D>> {
+    for dir in [Some(model_dir), checkpoint].into_iter().flatten() {
+        if !dir.is_dir() {
+            return Err(Error::file(dir, "no such directory"));
+        }
+    }
+    let config = ModelConfig::load(model_dir)?;
+    let tokenizer = Tokenizer::load(model_dir)?;
+    tokenizer.check_fits(config.vocab_size)?;
+    let separator = tokenizer.separator(SEPARATOR)?;
+    let eos = tokenizer.eos(&config)?;
+    // A model directory that is itself a checkpoint needs no second one.
+    let checkpoint = checkpoint.unwrap_or(model_dir);
+    let has_weights = |dir: &Path| dir.join(WEIGHTS_FILE).exists() || dir.join(INDEX_FILE).exists();
+    let weights = Weights::open(if has_weights(checkpoint) { checkpoint } else { model_dir })?;
+
+    let mut params = Params::default();
+    let mut transformer = Transformer::load(device, &config, &weights, &mut params, trained)?;
+    let stored = if checkpoint.join(ADAPTER_CONFIG_FILE).exists() {
+        Some(AdapterConfig::load(checkpoint)?)
+    } else {
+        None
+    };
+    let adapter = match (stored, &additions.lora) {
+        (Some(stored), wanted) => {
+            if let Some(wanted) = wanted
+                && (wanted.r != stored.r || wanted.target_modules != stored.target_modules)
+            {
+                return Err(Error::usage(format!(
+                    "{} holds an adapter of rank {} on {}; train it on with the same rank and targets",
+                    checkpoint.display(),
+                    stored.r,
+                    stored.target_modules.iter().map(|t| t.name()).collect::<Vec<_>>().join(",")
+                )));
+            }
+            let file = stored.open_weights(checkpoint, &config)?;
+            attach(device, &mut transformer, &mut params, &stored, &LoraInit::File(&file))?;
+            Some(stored)
+        }
+        (None, Some(wanted)) => {
+            attach(device, &mut transformer, &mut params, wanted, &LoraInit::Random(additions.seed))?;
+            Some(wanted.clone())
+        }
+        (None, None) => None,
+    };
+
+    let colar =
+        if checkpoint.join(COLAR_FILE).exists() { Some(ColarConfig::load(checkpoint)?) } else { None };
+    let hidden = config.hidden_size;
+    let head_file = checkpoint.join(LATENT_HEAD_FILE);
+    let (latent_head, head) = match (&colar, &additions.latent_head) {
+        (Some(colar), wanted) if head_file.exists() => {
+            let stored = colar.latent_head;
+            if wanted.is_some_and(|w| w.deterministic != stored.deterministic) {
+                return Err(Error::usage(format!(
+                    "the latent head of {} is{} deterministic; --deterministic-head must agree",
+                    checkpoint.display(),
+                    if stored.deterministic { "" } else { " not" }
+                )));
+            }
+            let file = Weights::open_file(&head_file)?;
+            (Some(stored), Some(LatentHead::load(device, &mut params, &file, &stored, hidden)?))
+        }
+        (_, Some(wanted)) => {
+            let head = LatentHead::random(device, &mut params, wanted, hidden, additions.seed)?;
+            (Some(*wanted), Some(head))
+        }
+        _ => (None, None),
+    };
+    let embeds_std = match additions.embeds_std.or(colar.as_ref().map(|c| c.embeds_std)) {
+        Some(std) => std,
+        None if head.is_some() => standard_deviation(&device.read(params.get(transformer.embed))?),
+        None => 1.0,
+    };
+    let merge = additions.merge.or(colar.as_ref().map(|c| c.merge)).unwrap_or_default();
+    let method = colar.as_ref().and_then(|c| c.method);
+    Ok(Opened {
+        model: ColarModel { transformer, head, params, embeds_std, merge },
+        tokenizer,
+        eos,
+        separator,
+        adapter,
+        latent_head,
+        method,
+        model_dir: model_dir.to_owned(),
+    })
+}
+
+/// Standard deviation (with Bessel's correction, as PyTorch's default) of all values, to five digits
+/// more than the published constants show.
+fn standard_deviation(values: &[f32]) -> f32 {
+    let n = values.len() as f64;
+    let mean = values.iter().map(|&x| f64::from(x)).sum::<f64>() / n;
+    let squares = values.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>();
+    (squares / (n - 1.0).max(1.0)).sqrt() as f32
+}
+
+impl<D: Device> Opened<D> {
+    /// Bytes of all weights, for messages.
+    pub fn weight_bytes(&self) -> usize {
+        self.model.params.iter().map(|(_, p)| p.value.rows() * p.value.cols() * p.value.dtype().size()).sum()
+    }
+}

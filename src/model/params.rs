@@ -1,0 +1,126 @@
+//! The weights of a model by number and name, and the gradients of those that are trained.
+//!
+//! Layers hold [`ParamId`]s, not tensors. So a layer is plain data, the optimiser sees one list, a
+//! checkpoint is a walk over names, and "is this trained?" has one answer: whether [`Grads`] has a
+//! slot for it.
+
+use crate::device::{Device, TensorInfo};
+use crate::{Error, Result};
+
+/// The number of a weight in [`Params`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ParamId(usize);
+
+/// One named weight.
+pub struct Param<D: Device> {
+    /// Name as in the files (spec section 8), without PEFT's prefix.
+    pub name: String,
+    /// Shape in the files: one or two dimensions.
+    pub shape: Vec<usize>,
+    /// The values; a vector is one row.
+    pub value: D::Tensor,
+}
+
+/// All weights of a model.
+pub struct Params<D: Device> {
+    entries: Vec<Param<D>>,
+}
+
+impl<D: Device> Default for Params<D> {
+    fn default() -> Self {
+        Params { entries: Vec::new() }
+    }
+}
+
+impl<D: Device> Params<D> {
+    /// Adds a weight and returns its number.
+    pub fn add(&mut self, name: impl Into<String>, shape: &[usize], value: D::Tensor) -> ParamId {
+        self.entries.push(Param { name: name.into(), shape: shape.to_vec(), value });
+        ParamId(self.entries.len() - 1)
+    }
+
+    /// The values of a weight.
+    pub fn get(&self, id: ParamId) -> &D::Tensor {
+        &self.entries[id.0].value
+    }
+
+    /// The values of a weight, for writing.
+    pub fn get_mut(&mut self, id: ParamId) -> &mut D::Tensor {
+        &mut self.entries[id.0].value
+    }
+
+    /// All weights with their numbers, in the order they were added.
+    pub fn iter(&self) -> impl Iterator<Item = (ParamId, &Param<D>)> {
+        self.entries.iter().enumerate().map(|(i, p)| (ParamId(i), p))
+    }
+
+    /// The weight of that name.
+    pub fn find(&self, name: &str) -> Option<ParamId> {
+        self.entries.iter().position(|p| p.name == name).map(ParamId)
+    }
+}
+
+/// Gradients of the trained weights, float32, summed over backward passes until cleared.
+pub struct Grads<D: Device> {
+    slots: Vec<Option<D::Tensor>>,
+}
+
+impl<D: Device> Grads<D> {
+    /// A zero gradient for each weight whose name `trained` accepts.
+    ///
+    /// # Errors
+    /// When nothing is trained, or memory is short.
+    pub fn new(device: &D, params: &Params<D>, trained: impl Fn(&str) -> bool) -> Result<Self> {
+        let mut slots = Vec::new();
+        for (_, p) in params.iter() {
+            slots.push(if trained(&p.name) {
+                Some(device.zeros(p.value.rows(), p.value.cols())?)
+            } else {
+                None
+            });
+        }
+        if slots.iter().all(Option::is_none) {
+            return Err(Error::other("nothing to train: no weight is selected"));
+        }
+        Ok(Grads { slots })
+    }
+
+    /// Whether this weight is trained.
+    pub fn trains(&self, id: ParamId) -> bool {
+        self.slots.get(id.0).is_some_and(Option::is_some)
+    }
+
+    /// The gradient of a weight, if it is trained.
+    pub fn get(&self, id: ParamId) -> Option<&D::Tensor> {
+        self.slots.get(id.0)?.as_ref()
+    }
+
+    /// The gradient of a weight, for adding to it.
+    pub fn get_mut(&mut self, id: ParamId) -> Option<&mut D::Tensor> {
+        self.slots.get_mut(id.0)?.as_mut()
+    }
+
+    /// The gradients of two different weights, if both are trained.
+    pub fn pair_mut(&mut self, a: ParamId, b: ParamId) -> Option<(&mut D::Tensor, &mut D::Tensor)> {
+        let [a, b] = self.slots.get_disjoint_mut([a.0, b.0]).ok()?;
+        Some((a.as_mut()?, b.as_mut()?))
+    }
+
+    /// The trained weights in order.
+    pub fn ids(&self) -> impl Iterator<Item = ParamId> {
+        self.slots.iter().enumerate().filter(|(_, s)| s.is_some()).map(|(i, _)| ParamId(i))
+    }
+
+    /// All gradients.
+    pub fn tensors(&self) -> Vec<&D::Tensor> {
+        self.slots.iter().flatten().collect()
+    }
+
+    /// Sets all gradients to zero.
+    ///
+    /// # Errors
+    /// What the device says.
+    pub fn clear(&mut self, device: &D) -> Result<()> {
+        self.slots.iter_mut().flatten().try_for_each(|g| device.clear(g))
+    }
+}

@@ -1,0 +1,401 @@
+//! The decoder: Llama and Qwen2 blocks over packed sequences, forward and backward.
+//!
+//! Rows of different sequences stand end to end, with no padding; [`Span`]s keep their attention
+//! apart. A block is
+//!
+//! ```text
+//! n1 = RMSNorm(x)         q, k, v = n1·Wq, n1·Wk, n1·Wv (+ bias)      q, k = rotary(q), rotary(k)
+//! x' = x + attention(q, k, v)·Wo
+//! n2 = RMSNorm(x')        x'' = x' + (silu(n2·Wgate) · (n2·Wup))·Wdown
+//! ```
+//!
+//! The residual stream is kept at both norms, so a backward pass recomputes only what is cheap: the
+//! inverse root mean squares, the attention probabilities (from their log-sum-exp) and SwiGLU.
+
+use super::config::ModelConfig;
+use super::kv_cache::{Extension, KvCache};
+use super::linear::{Linear, LinearSaved};
+use super::params::{Grads, ParamId, Params};
+use super::weights::Weights;
+use crate::Result;
+use crate::device::{Device, HeadShape, Span, TensorInfo};
+
+/// One block's weights.
+#[derive(Debug, Clone)]
+pub struct Layer {
+    pub(super) input_norm: ParamId,
+    pub(super) q: Linear,
+    pub(super) k: Linear,
+    pub(super) v: Linear,
+    pub(super) o: Linear,
+    pub(super) post_norm: ParamId,
+    pub(super) gate: Linear,
+    pub(super) up: Linear,
+    pub(super) down: Linear,
+}
+
+/// The decoder's structure; its numbers are in [`Params`].
+pub struct Transformer<D: Device> {
+    /// The model's configuration.
+    pub config: ModelConfig,
+    /// `[V, H]`, the input embeddings.
+    pub embed: ParamId,
+    /// `[V, H]`, the output head; equal to `embed` where they are tied.
+    pub lm_head: ParamId,
+    pub(super) layers: Vec<Layer>,
+    norm: ParamId,
+    inv_freq: D::Tensor,
+}
+
+/// Where a forward pass stands: the position of each row, and which rows see which.
+pub struct Layout<D: Device> {
+    /// Position of each row in its sequence.
+    pub positions: D::Index,
+    /// One span a sequence.
+    pub spans: Vec<Span>,
+}
+
+impl<D: Device> Layout<D> {
+    /// Whole sequences of these lengths, end to end, each from position 0.
+    ///
+    /// # Errors
+    /// What the device says.
+    pub fn packed(device: &D, lens: &[usize]) -> Result<Self> {
+        let mut spans = Vec::with_capacity(lens.len());
+        let mut positions = Vec::new();
+        for &len in lens {
+            let at = positions.len();
+            spans.push(Span { q_start: at, q_len: len, k_start: at, k_len: len });
+            positions.extend(0..len as u32);
+        }
+        Ok(Layout { positions: device.index(&positions)?, spans })
+    }
+}
+
+struct LayerSaved<D: Device> {
+    stream1: D::Tensor,
+    n1: D::Tensor,
+    q: D::Tensor,
+    k: D::Tensor,
+    v: D::Tensor,
+    attn: D::Tensor,
+    lse: D::Tensor,
+    n2: D::Tensor,
+    gate: D::Tensor,
+    up: D::Tensor,
+    /// SwiGLU's output, kept only where the down projection is trained.
+    act: Option<D::Tensor>,
+    /// Adapter products of q, k, v, o, gate, up and down.
+    low: [LinearSaved<D>; 7],
+}
+
+/// What [`Transformer::backward`] needs of a forward pass. Memory: per layer about
+/// `T · (7·H + 2·kv_width + 2·I)` floats.
+pub struct ForwardSaved<D: Device> {
+    layers: Vec<LayerSaved<D>>,
+    /// Per layer, the stream between attention and MLP.
+    stream2: Vec<D::Tensor>,
+    /// The stream that enters the last norm.
+    stream: D::Tensor,
+}
+
+enum KvTarget<'a, D: Device> {
+    Fresh,
+    Cache { cache: &'a mut KvCache<D>, rows: &'a D::Index },
+}
+
+impl<D: Device> Transformer<D> {
+    /// Takes the weights from `weights` into `params`: those that `trained` names as float32 copies,
+    /// the others as they lie in the file.
+    ///
+    /// # Errors
+    /// A missing tensor, a wrong shape, or what the device says.
+    pub fn load(
+        device: &D,
+        config: &ModelConfig,
+        weights: &Weights,
+        params: &mut Params<D>,
+        trained: &dyn Fn(&str) -> bool,
+    ) -> Result<Self> {
+        let mut get = |name: String, shape: &[usize]| -> Result<ParamId> {
+            let mapped = weights.get(&name, shape)?;
+            let value = if trained(&name) {
+                let (rows, cols) = if let [r, c] = *shape { (r, c) } else { (1, shape[0]) };
+                device.upload(rows, cols, &mapped.to_f32_vec())?
+            } else {
+                device.adopt(mapped)?
+            };
+            Ok(params.add(name, shape, value))
+        };
+        let c = config;
+        let (q_width, kv_width) = (c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim);
+        let embed = get("model.embed_tokens.weight".into(), &[c.vocab_size, c.hidden_size])?;
+        let mut layers = Vec::with_capacity(c.num_hidden_layers);
+        for i in 0..c.num_hidden_layers {
+            let p = format!("model.layers.{i}");
+            let mut linear = |part: &str, out: usize, input: usize, bias: bool| -> Result<Linear> {
+                let weight = get(format!("{p}.{part}.weight"), &[out, input])?;
+                let bias = if bias { Some(get(format!("{p}.{part}.bias"), &[out])?) } else { None };
+                Ok(Linear { weight, bias, lora: None })
+            };
+            let (h, inner) = (c.hidden_size, c.intermediate_size);
+            let q = linear("self_attn.q_proj", q_width, h, c.attention_bias)?;
+            let k = linear("self_attn.k_proj", kv_width, h, c.attention_bias)?;
+            let v = linear("self_attn.v_proj", kv_width, h, c.attention_bias)?;
+            let o = linear("self_attn.o_proj", h, q_width, false)?;
+            let gate = linear("mlp.gate_proj", inner, h, false)?;
+            let up = linear("mlp.up_proj", inner, h, false)?;
+            let down = linear("mlp.down_proj", h, inner, false)?;
+            let input_norm = get(format!("{p}.input_layernorm.weight"), &[h])?;
+            let post_norm = get(format!("{p}.post_attention_layernorm.weight"), &[h])?;
+            layers.push(Layer { input_norm, q, k, v, o, post_norm, gate, up, down });
+        }
+        let norm = get("model.norm.weight".into(), &[c.hidden_size])?;
+        let lm_head = if c.tie_word_embeddings {
+            embed
+        } else {
+            get("lm_head.weight".into(), &[c.vocab_size, c.hidden_size])?
+        };
+        let inv_freq = c.rope_inv_freq();
+        let inv_freq = device.upload(1, inv_freq.len(), &inv_freq)?;
+        Ok(Transformer { config: c.clone(), embed, lm_head, layers, norm, inv_freq })
+    }
+
+    fn heads(&self) -> HeadShape {
+        HeadShape {
+            heads: self.config.num_attention_heads,
+            kv_heads: self.config.num_key_value_heads,
+            head_dim: self.config.head_dim,
+        }
+    }
+
+    /// Runs whole sequences: input embeddings `x[T, H]` to the final hidden states `[T, H]` (after the
+    /// last RMSNorm), with what a backward pass needs.
+    ///
+    /// # Errors
+    /// Shape mismatches and what the device says.
+    pub fn forward(
+        &self,
+        device: &D,
+        params: &Params<D>,
+        x: D::Tensor,
+        layout: &Layout<D>,
+        grads: Option<&Grads<D>>,
+    ) -> Result<(D::Tensor, Option<ForwardSaved<D>>)> {
+        self.run(device, params, x, &layout.positions, &layout.spans, KvTarget::Fresh, grads)
+    }
+
+    /// Runs new positions of cached sequences, in the order in which they were given to
+    /// [`KvCache::extend`]; returns their final hidden states.
+    ///
+    /// # Errors
+    /// Shape mismatches and what the device says.
+    pub fn forward_cached(
+        &self,
+        device: &D,
+        params: &Params<D>,
+        x: D::Tensor,
+        extension: &Extension,
+        cache: &mut KvCache<D>,
+    ) -> Result<D::Tensor> {
+        let positions = device.index(&extension.positions)?;
+        let rows = device.index(&extension.rows)?;
+        let target = KvTarget::Cache { cache, rows: &rows };
+        Ok(self.run(device, params, x, &positions, &extension.spans, target, None)?.0)
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn run(
+        &self,
+        device: &D,
+        params: &Params<D>,
+        x: D::Tensor,
+        positions: &D::Index,
+        spans: &[Span],
+        mut target: KvTarget<'_, D>,
+        grads: Option<&Grads<D>>,
+    ) -> Result<(D::Tensor, Option<ForwardSaved<D>>)> {
+        let eps = self.config.rms_norm_eps;
+        let heads = self.heads();
+        let (t, h) = (x.rows(), x.cols());
+        let (mut saved, mut streams2) = (Vec::new(), Vec::new());
+        // The stream before a layer, and what the layer before it adds.
+        let (mut stream, mut delta): (D::Tensor, Option<D::Tensor>) = (x, None);
+        for (i, layer) in self.layers.iter().enumerate() {
+            let (stream1, n1, before) = normalise(device, stream, delta, params.get(layer.input_norm), eps)?;
+            if grads.is_some() {
+                streams2.extend(before);
+            }
+            let (mut q, q_low) = layer.q.forward(device, params, &n1)?;
+            let (mut k, k_low) = layer.k.forward(device, params, &n1)?;
+            let (v, v_low) = layer.v.forward(device, params, &n1)?;
+            device.rotary(&mut q, positions, &self.inv_freq, 1.0)?;
+            device.rotary(&mut k, positions, &self.inv_freq, 1.0)?;
+            let mut attn = device.empty(t, heads.q_width())?;
+            let mut lse = match grads {
+                Some(_) => Some(device.empty(t, heads.heads)?),
+                None => None,
+            };
+            match &mut target {
+                KvTarget::Fresh => device.attention(heads, spans, &q, &k, &v, &mut attn, lse.as_mut())?,
+                KvTarget::Cache { cache, rows } => {
+                    device.scatter_rows(1.0, &k, rows, &mut cache.keys[i])?;
+                    device.scatter_rows(1.0, &v, rows, &mut cache.values[i])?;
+                    device.attention(heads, spans, &q, &cache.keys[i], &cache.values[i], &mut attn, None)?;
+                }
+            }
+            let (o, o_low) = layer.o.forward(device, params, &attn)?;
+            let mut stream2 = device.empty(t, h)?;
+            let mut n2 = device.empty(t, h)?;
+            device.add_rms_norm(&stream1, &o, params.get(layer.post_norm), eps, &mut stream2, &mut n2)?;
+            let (gate, gate_low) = layer.gate.forward(device, params, &n2)?;
+            let (up, up_low) = layer.up.forward(device, params, &n2)?;
+            let mut act = device.empty(t, self.config.intermediate_size)?;
+            device.swiglu(&gate, &up, &mut act)?;
+            let (down, down_low) = layer.down.forward(device, params, &act)?;
+            if let (Some(grads), Some(lse)) = (grads, lse) {
+                let act = layer.down.trained(grads).then_some(act);
+                let low = [q_low, k_low, v_low, o_low, gate_low, up_low, down_low];
+                saved.push(LayerSaved { stream1, n1, q, k, v, attn, lse, n2, gate, up, act, low });
+            }
+            (stream, delta) = (stream2, Some(down));
+        }
+        let (stream, hidden, before) = normalise(device, stream, delta, params.get(self.norm), eps)?;
+        streams2.extend(before);
+        Ok((hidden, grads.map(|_| ForwardSaved { layers: saved, stream2: streams2, stream })))
+    }
+
+    /// Adds to the gradients of the trained weights, given that of the final hidden states
+    /// (`dhidden[T, H]`). Returns the gradient of the input embeddings `[T, H]` where `want_input`.
+    ///
+    /// # Errors
+    /// Shape mismatches and what the device says.
+    #[allow(clippy::too_many_arguments)]
+    pub fn backward(
+        &self,
+        device: &D,
+        params: &Params<D>,
+        grads: &mut Grads<D>,
+        saved: ForwardSaved<D>,
+        dhidden: &D::Tensor,
+        layout: &Layout<D>,
+        want_input: bool,
+    ) -> Result<Option<D::Tensor>> {
+        let eps = self.config.rms_norm_eps;
+        let (t, h) = (dhidden.rows(), dhidden.cols());
+        // The gradient of the residual stream, carried down through the layers.
+        let mut d = device.zeros(t, h)?;
+        let norm = params.get(self.norm);
+        device.rms_norm_backward(dhidden, &saved.stream, norm, eps, &mut d, grads.get_mut(self.norm))?;
+        // Below the lowest layer with a trained weight there is nothing to compute.
+        let lowest =
+            if want_input { 0 } else { self.layers.iter().take_while(|l| !l.trained(grads)).count() };
+        let layers = self.layers.iter().zip(saved.layers).zip(saved.stream2).enumerate().skip(lowest);
+        for (i, ((layer, s), stream2)) in layers.collect::<Vec<_>>().into_iter().rev() {
+            let below = want_input || i > lowest;
+            self.backward_layer(device, params, grads, layer, s, &stream2, layout, &mut d, below)?;
+        }
+        Ok(want_input.then_some(d))
+    }
+
+    /// Takes `d`, the gradient of the stream after a layer, to that before it; where nothing below
+    /// is wanted, `d` is left somewhere between.
+    #[allow(clippy::too_many_arguments)]
+    fn backward_layer(
+        &self,
+        device: &D,
+        params: &Params<D>,
+        grads: &mut Grads<D>,
+        layer: &Layer,
+        s: LayerSaved<D>,
+        stream2: &D::Tensor,
+        layout: &Layout<D>,
+        d: &mut D::Tensor,
+        below: bool,
+    ) -> Result<()> {
+        let (eps, heads) = (self.config.rms_norm_eps, self.heads());
+        let (t, h) = (d.rows(), d.cols());
+        let LayerSaved { stream1, n1, q, k, v, attn, lse, n2, mut gate, mut up, act, low } = s;
+        let [q_low, k_low, v_low, o_low, gate_low, up_low, down_low] = low;
+
+        let mut dact = device.empty(t, self.config.intermediate_size)?;
+        let act = act.as_ref().unwrap_or(&gate); // read only where down is trained, and then kept
+        layer.down.backward(device, params, grads, act, &down_low, d, Some((&mut dact, 0.0)))?;
+        device.swiglu_backward(&dact, &mut gate, &mut up)?;
+        let mut dn = device.empty(t, h)?;
+        layer.gate.backward(device, params, grads, &n2, &gate_low, &gate, Some((&mut dn, 0.0)))?;
+        layer.up.backward(device, params, grads, &n2, &up_low, &up, Some((&mut dn, 1.0)))?;
+        let post_norm = params.get(layer.post_norm);
+        device.rms_norm_backward(&dn, stream2, post_norm, eps, d, grads.get_mut(layer.post_norm))?;
+
+        let mut dattn = device.empty(t, heads.q_width())?;
+        layer.o.backward(device, params, grads, &attn, &o_low, d, Some((&mut dattn, 0.0)))?;
+        let mut dq = device.empty(t, heads.q_width())?;
+        let mut dk = device.empty(t, heads.kv_width())?;
+        let mut dv = device.empty(t, heads.kv_width())?;
+        device.attention_backward(
+            heads,
+            &layout.spans,
+            &q,
+            &k,
+            &v,
+            &attn,
+            &lse,
+            &dattn,
+            &mut dq,
+            &mut dk,
+            &mut dv,
+        )?;
+        device.rotary(&mut dq, &layout.positions, &self.inv_freq, -1.0)?;
+        device.rotary(&mut dk, &layout.positions, &self.inv_freq, -1.0)?;
+        let input = below || grads.trains(layer.input_norm);
+        for (linear, low, dy, beta) in
+            [(&layer.q, &q_low, &dq, 0.0), (&layer.k, &k_low, &dk, 1.0), (&layer.v, &v_low, &dv, 1.0)]
+        {
+            let dx = if input { Some((&mut dn, beta)) } else { None };
+            linear.backward(device, params, grads, &n1, low, dy, dx)?;
+        }
+        if input {
+            let input_norm = params.get(layer.input_norm);
+            device.rms_norm_backward(&dn, &stream1, input_norm, eps, d, grads.get_mut(layer.input_norm))?;
+        }
+        Ok(())
+    }
+}
+
+impl Layer {
+    /// The seven projections, in the order q, k, v, o, gate, up, down.
+    pub(super) fn projections(&self) -> [&Linear; 7] {
+        [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down]
+    }
+
+    /// As [`projections`](Layer::projections), for attaching adapters.
+    pub(super) fn projections_mut(&mut self) -> [&mut Linear; 7] {
+        [&mut self.q, &mut self.k, &mut self.v, &mut self.o, &mut self.gate, &mut self.up, &mut self.down]
+    }
+
+    fn trained<D: Device>(&self, grads: &Grads<D>) -> bool {
+        grads.trains(self.input_norm)
+            || grads.trains(self.post_norm)
+            || self.projections().iter().any(|l| l.trained(grads))
+    }
+}
+
+/// Adds `delta` to the stream, if there is one, and normalises. Returns the new stream, its norm, and
+/// the stream as it was where a new one was made.
+fn normalise<D: Device>(
+    device: &D,
+    stream: D::Tensor,
+    delta: Option<D::Tensor>,
+    w: &D::Tensor,
+    eps: f32,
+) -> Result<(D::Tensor, D::Tensor, Option<D::Tensor>)> {
+    let mut out = device.empty(stream.rows(), stream.cols())?;
+    let Some(delta) = delta else {
+        device.rms_norm(&stream, w, eps, &mut out)?;
+        return Ok((stream, out, None));
+    };
+    let mut sum = device.empty(stream.rows(), stream.cols())?;
+    device.add_rms_norm(&stream, &delta, w, eps, &mut sum, &mut out)?;
+    Ok((sum, out, Some(stream)))
+}

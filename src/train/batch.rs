@@ -1,0 +1,162 @@
+//! From tokenised examples to one packed batch.
+//!
+//! A [`Batch`] is the host's plan of a training step: every sequence end to end, no padding, with the
+//! rows that each loss looks at. It is the same for both methods; under CoT every chunk is one token
+//! and there are no latent rows.
+
+use crate::model::merge::{Merge, chunks};
+use crate::model::prompt::{Method, Segments};
+use crate::random::Stream;
+
+/// What label a compressed position predicts (spec section 3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum ChunkLabels {
+    /// One token of the chunk, drawn uniformly.
+    Sample,
+    /// The expectation over that draw.
+    Mean,
+}
+
+/// How examples become rows.
+#[derive(Debug, Clone, Copy)]
+pub struct Packing {
+    /// The method the batch trains.
+    pub method: Method,
+    /// Compression factor; 1 under CoT.
+    pub cf: usize,
+    /// The merge's denominator.
+    pub merge: Merge,
+}
+
+/// A packed batch, on the host.
+#[derive(Debug, Clone, Default)]
+pub struct Batch {
+    /// Rows of each sequence.
+    pub lens: Vec<usize>,
+    /// Token ids of all chunks, end to end.
+    pub ids: Vec<u32>,
+    /// Row `r` merges `ids[offsets[r]..offsets[r+1]]`.
+    pub offsets: Vec<u32>,
+    /// Factor of each row's sum.
+    pub scale: Vec<f32>,
+    /// Rows whose hidden state predicts a label, ascending.
+    pub ce_rows: Vec<u32>,
+    /// Label ids of all `ce_rows`, end to end.
+    pub label_ids: Vec<u32>,
+    /// `ce_rows[n]` has the labels `label_ids[label_offsets[n]..label_offsets[n+1]]`.
+    pub label_offsets: Vec<u32>,
+    /// Rows whose hidden state predicts the next latent; the target is the next row's embedding.
+    pub latent_rows: Vec<u32>,
+    /// Of the latent targets, whether each is a compressed position (not the answer's separator).
+    pub latent_inner: Vec<bool>,
+    /// Per sequence, how many of `ce_rows` and of `latent_rows` are its own.
+    pub counts: Vec<(usize, usize)>,
+}
+
+impl Batch {
+    /// An empty batch.
+    pub fn new() -> Self {
+        Batch { offsets: vec![0], label_offsets: vec![0], ..Batch::default() }
+    }
+
+    /// Number of packed rows.
+    pub fn rows(&self) -> usize {
+        self.scale.len()
+    }
+
+    /// Adds an example. `labels` draws the sampled labels; without it all labels are in the mean form.
+    pub fn push(&mut self, packing: Packing, segments: &Segments, mut labels: Option<&mut Stream>) {
+        let start = self.rows();
+        let (ce_before, latent_before) = (self.ce_rows.len(), self.latent_rows.len());
+        for id in &segments.question {
+            self.push_row(std::slice::from_ref(id), 1.0);
+        }
+        let first_step = self.rows();
+        for chunk in chunks(&segments.steps, packing.cf) {
+            // The separator is fed to the model as any chunk of one token is.
+            self.push_row(chunk, packing.merge.scale(chunk.len(), packing.cf));
+            match &mut labels {
+                Some(stream) => {
+                    let i = stream.below(chunk.len() as u64) as usize;
+                    self.push_label(&chunk[i..i + 1]);
+                }
+                None => self.push_label(chunk),
+            }
+        }
+        let first_answer = self.rows();
+        for id in &segments.answer {
+            self.push_row(std::slice::from_ref(id), 1.0);
+            self.push_label(std::slice::from_ref(id));
+        }
+        let end = self.rows();
+        // Position t predicts t + 1; question tokens carry no label, so the first is at the last of them.
+        self.ce_rows.extend((first_step - 1..end - 1).map(|r| r as u32));
+        if packing.method == Method::Colar {
+            self.latent_rows.extend((first_step..first_answer).map(|r| r as u32));
+            self.latent_inner.extend((first_step + 1..first_answer + 1).map(|r| r < first_answer));
+        }
+        self.lens.push(end - start);
+        self.counts.push((self.ce_rows.len() - ce_before, self.latent_rows.len() - latent_before));
+    }
+
+    fn push_row(&mut self, chunk: &[u32], scale: f32) {
+        self.ids.extend_from_slice(chunk);
+        self.offsets.push(self.ids.len() as u32);
+        self.scale.push(scale);
+    }
+
+    fn push_label(&mut self, label: &[u32]) {
+        self.label_ids.extend_from_slice(label);
+        self.label_offsets.push(self.label_ids.len() as u32);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn segments() -> Segments {
+        Segments { question: vec![10, 11], steps: vec![5, 1, 2, 3], answer: vec![5, 20, 2] }
+    }
+
+    #[test]
+    fn rows_labels_and_latents_of_one_example() {
+        let mut b = Batch::new();
+        let packing = Packing { method: Method::Colar, cf: 2, merge: Merge::Sqrt };
+        b.push(packing, &segments(), None);
+        assert_eq!(b.lens, [2 + 3 + 3]);
+        assert_eq!(b.offsets, [0, 1, 2, 3, 5, 6, 7, 8, 9]);
+        // the first labelled target is the separator, predicted from the last question token
+        assert_eq!(b.ce_rows, [1, 2, 3, 4, 5, 6]);
+        assert_eq!(b.label_ids, [5, 1, 2, 3, 5, 20, 2]);
+        assert_eq!(b.label_offsets, [0, 1, 3, 4, 5, 6, 7]);
+        assert_eq!(b.latent_rows, [2, 3, 4]);
+        assert_eq!(b.latent_inner, [true, true, false]);
+        b.push(packing, &segments(), None);
+        assert_eq!(b.ce_rows[6..], [9, 10, 11, 12, 13, 14]);
+        assert_eq!(b.counts, [(6, 3), (6, 3)]);
+    }
+
+    #[test]
+    fn sampled_labels_come_from_their_chunk() {
+        let packing = Packing { method: Method::Colar, cf: 3, merge: Merge::Sqrt };
+        let mut seen = std::collections::BTreeSet::new();
+        for position in 0..40 {
+            let mut b = Batch::new();
+            b.push(packing, &segments(), Some(&mut Stream::new(position, 0)));
+            assert_eq!(b.label_ids.len(), b.ce_rows.len());
+            seen.insert(b.label_ids[1]);
+        }
+        assert_eq!(seen.into_iter().collect::<Vec<_>>(), [1, 2, 3]);
+    }
+
+    #[test]
+    fn cot_has_no_latents() {
+        let mut b = Batch::new();
+        b.push(Packing { method: Method::Cot, cf: 1, merge: Merge::Sqrt }, &segments(), None);
+        assert_eq!(b.rows(), 9);
+        assert!(b.latent_rows.is_empty());
+        assert_eq!(b.ce_rows.len(), 7);
+    }
+}

@@ -1,0 +1,78 @@
+//! What several integration tests share: the golden fixtures and comparisons.
+#![allow(dead_code)]
+
+use std::path::{Path, PathBuf};
+
+use colar_engine::data::Sample;
+use colar_engine::device::Device;
+use colar_engine::device::cpu::{CpuDevice, CpuTensor};
+use colar_engine::model::weights::Weights;
+use serde_json::Value;
+
+/// The directory of a golden model.
+pub fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+}
+
+/// ‖got − want‖ / ‖want‖.
+pub fn relative(got: &[f32], want: &[f32]) -> f64 {
+    assert_eq!(got.len(), want.len());
+    let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
+    let gap = norm(&mut got.iter().zip(want).map(|(&a, &b)| f64::from(a) - f64::from(b)));
+    gap / norm(&mut want.iter().map(|&x| f64::from(x))).max(1e-9)
+}
+
+/// A sample of the golden files, whose steps are one string.
+pub fn sample(v: &Value) -> Sample {
+    let text = |k: &str| v[k].as_str().unwrap().to_owned();
+    Sample {
+        question: text("question"),
+        steps: text("steps").split('\n').map(str::to_owned).collect(),
+        answer: text("answer"),
+    }
+}
+
+/// A directory, given or temporary.
+pub enum Dir {
+    Given(PathBuf),
+    Made(tempfile::TempDir),
+}
+
+impl Dir {
+    pub fn path(&self) -> &Path {
+        match self {
+            Dir::Given(p) => p,
+            Dir::Made(d) => d.path(),
+        }
+    }
+}
+
+/// The checkpoint of a golden model without its adapter.
+pub fn head_only(model: &Path) -> Dir {
+    let dir = tempfile::tempdir().unwrap();
+    for file in ["colar.json", "latent_head.safetensors"] {
+        std::fs::copy(model.join("adapter").join(file), dir.path().join(file)).unwrap();
+    }
+    Dir::Made(dir)
+}
+
+/// A one-element tensor of a golden file, if it is there.
+pub fn scalar(vectors: &Weights, name: &str) -> Option<f64> {
+    vectors.contains(name).then(|| f64::from(vectors.tensor(name).unwrap().to_f32_vec()[0]))
+}
+
+/// A float tensor on the device.
+pub fn tensor(device: &CpuDevice, vectors: &Weights, name: &str) -> CpuTensor {
+    let t = vectors.tensor(name).unwrap();
+    let (rows, cols) = if let [r, c] = *t.shape() { (r, c) } else { (1, t.numel()) };
+    device.upload(rows, cols, &t.to_f32_vec()).unwrap()
+}
+
+/// An int64 tensor of a golden file, which holds token ids or masks.
+pub fn ints(file: &Path, name: &str) -> Vec<i64> {
+    let bytes = std::fs::read(file).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let data = tensors.tensor(name).unwrap();
+    assert_eq!(data.dtype(), safetensors::Dtype::I64);
+    data.data().chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap())).collect()
+}
