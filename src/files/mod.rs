@@ -1,1 +1,6 @@
-//! Files: how they are written so that none is ever half written.
+//! Files: how they are read so that no content can bring the engine down, and written so that none
+//! is ever half written.
+
+pub mod atomic;
+pub mod json;
+pub mod safetensors;

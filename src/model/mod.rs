@@ -1,1 +1,7 @@
 //! The model: configuration, weights, layers with forward and backward.
+
+pub mod config;
+pub mod rope;
+pub mod tokenizer;
+mod tokenizer_outline;
+pub mod weights;

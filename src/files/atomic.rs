@@ -1,0 +1,323 @@
+//! Files and directories that appear whole or not at all.
+//!
+//! A run may be killed, or the disk may fill up, at any moment; what stood on the disk before must
+//! then still be readable. So a file is written beside its destination under a hidden name, brought
+//! to the disk, and renamed over the destination, which POSIX makes one indivisible step. The same
+//! holds for a directory of several files that only mean something together (a checkpoint): see
+//! [`StagedDir`].
+//!
+//! A kill leaves at most a hidden `.NAME.partial-XXXXXX` beside the destination;
+//! [`remove_leftovers`] clears these away when a run starts again.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use tempfile::{Builder, TempDir};
+
+use crate::{Error, Result};
+
+/// Between a destination's name and the random letters of what is being written for it.
+const PARTIAL: &str = ".partial-";
+/// After a destination's name while the directory it names is being replaced.
+const ASIDE: &str = ".replaced";
+
+/// Writes the file `path` through `write`, whole or not at all.
+///
+/// `write` gets a buffered writer onto a new file in the same directory (created if absent). Once it
+/// returns, the content is flushed to the disk, the file renamed to `path` (replacing what stood
+/// there), and the rename itself flushed. Permissions are those of any new file (`0666` less the
+/// umask).
+///
+/// # Errors
+/// [`Error::Io`] naming `path` for whatever `write` or the operating system reports (disk full, no
+/// permission); `path` is then as it was before.
+pub fn write_atomic(path: &Path, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<()> {
+    let (parent, name) = split(path)?;
+    fs::create_dir_all(parent).map_err(Error::io(parent))?;
+    let attempt = || -> std::io::Result<()> {
+        let mut prefix = hidden(&name);
+        prefix.push(PARTIAL);
+        let mut builder = Builder::new();
+        builder.prefix(&prefix);
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+        let file = builder.tempfile_in(parent)?;
+        let mut buffered = BufWriter::with_capacity(1 << 20, file);
+        write(&mut buffered)?;
+        let file = buffered.into_inner().map_err(std::io::IntoInnerError::into_error)?;
+        file.as_file().sync_all()?;
+        file.persist(path).map_err(|refused| refused.error)?;
+        sync_dir(parent)
+    };
+    attempt().map_err(Error::io(path))
+}
+
+/// A directory that is filled out of sight and then takes its place in one step.
+///
+/// The files go into [`StagedDir::path`], a hidden directory beside the destination.
+/// [`StagedDir::commit`] brings them to the disk and renames the directory into place; dropping the
+/// value without it removes everything written.
+#[derive(Debug)]
+pub struct StagedDir {
+    target: PathBuf,
+    staging: TempDir,
+}
+
+impl StagedDir {
+    /// Starts a directory that is to become `target`; parents are created.
+    ///
+    /// A replacement of `target` that a kill cut short is completed first ([`recover_dir`]).
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the operating system refuses, [`Error::File`] if `target` is not a name
+    /// that a directory can be given.
+    pub fn create(target: &Path) -> Result<Self> {
+        let (parent, name) = split(target)?;
+        fs::create_dir_all(parent).map_err(Error::io(parent))?;
+        recover_dir(target)?;
+        let mut prefix = hidden(&name);
+        prefix.push(PARTIAL);
+        let mut builder = Builder::new();
+        builder.prefix(&prefix);
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777));
+        let staging = builder.tempdir_in(parent).map_err(Error::io(target))?;
+        Ok(Self { target: target.to_owned(), staging })
+    }
+
+    /// Where to write the files meanwhile.
+    pub fn path(&self) -> &Path {
+        self.staging.path()
+    }
+
+    /// Brings everything to the disk and puts the directory in place of `target`.
+    ///
+    /// A directory that stood there is renamed aside, replaced and removed. There is no portable
+    /// rename that replaces a directory that has entries, so a kill exactly between the two renames
+    /// leaves the old one under its other name, whole; [`recover_dir`] puts it back.
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming `target`; what stood there before then stands there still.
+    pub fn commit(self) -> Result<()> {
+        let Self { target, staging } = self;
+        let (parent, _) = split(&target)?;
+        let at = || Error::io(&target);
+        sync_tree(staging.path()).map_err(at())?;
+        let aside = aside_of(&target)?;
+        let replaces = match fs::symlink_metadata(&target) {
+            Ok(meta) if meta.is_dir() => true,
+            Ok(_) => return Err(Error::file(&target, "is in the way: not a directory")),
+            Err(_) => false,
+        };
+        if replaces {
+            remove_dir_if_there(&aside).map_err(at())?;
+            fs::rename(&target, &aside).map_err(at())?;
+        }
+        if let Err(refused) = fs::rename(staging.path(), &target) {
+            if replaces {
+                // The first error is the one to report; should this fail too, `recover_dir` remains.
+                let _ = fs::rename(&aside, &target);
+            }
+            return Err(at()(refused));
+        }
+        // It has a new name: there is nothing left to remove under the old one.
+        let _ = staging.keep();
+        sync_dir(parent).map_err(at())?;
+        if replaces {
+            remove_dir_if_there(&aside).map_err(at())?;
+        }
+        Ok(())
+    }
+}
+
+/// Puts a directory back that [`StagedDir::commit`] had renamed aside when it was killed.
+///
+/// Does nothing where `target` exists or nothing was renamed aside, so it is safe to call before
+/// reading any directory that is written this way.
+///
+/// # Errors
+/// [`Error::Io`] if the rename is refused.
+pub fn recover_dir(target: &Path) -> Result<()> {
+    let aside = aside_of(target)?;
+    if fs::symlink_metadata(target).is_err() && aside.is_dir() {
+        fs::rename(&aside, target).map_err(Error::io(target))?;
+    }
+    Ok(())
+}
+
+/// Removes what killed writers left in `dir`: hidden partial files and directories.
+///
+/// Only for a directory that no other process is writing to, such as a run's own.
+///
+/// # Errors
+/// [`Error::Io`] if `dir` cannot be listed or an entry cannot be removed.
+pub fn remove_leftovers(dir: &Path) -> Result<()> {
+    for entry in fs::read_dir(dir).map_err(Error::io(dir))? {
+        let entry = entry.map_err(Error::io(dir))?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if !(name.starts_with('.') && name.contains(PARTIAL)) {
+            continue;
+        }
+        let path = entry.path();
+        let is_dir = entry.file_type().map_err(Error::io(&path))?.is_dir();
+        let removed = if is_dir { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        removed.map_err(Error::io(&path))?;
+    }
+    Ok(())
+}
+
+/// The directory that holds `path` and the last component of `path`.
+fn split(path: &Path) -> Result<(&Path, OsString)> {
+    let name = path.file_name().ok_or_else(|| Error::file(path, "does not end in a file name"))?;
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    Ok((parent, name.to_owned()))
+}
+
+fn hidden(name: &OsString) -> OsString {
+    let mut hidden = OsString::from(".");
+    hidden.push(name);
+    hidden
+}
+
+fn aside_of(target: &Path) -> Result<PathBuf> {
+    let (parent, name) = split(target)?;
+    let mut aside = hidden(&name);
+    aside.push(ASIDE);
+    Ok(parent.join(aside))
+}
+
+fn remove_dir_if_there(dir: &Path) -> std::io::Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Flushes every file under `dir`, then the directories, innermost first.
+fn sync_tree(dir: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            sync_tree(&entry.path())?;
+        } else if kind.is_file() {
+            fs::File::open(entry.path())?.sync_all()?;
+        }
+    }
+    sync_dir(dir)
+}
+
+/// Makes renames in `dir` last. Only Unix lets a directory be opened for this.
+fn sync_dir(dir: &Path) -> std::io::Result<()> {
+    #[cfg(unix)]
+    fs::File::open(dir)?.sync_all()?;
+    #[cfg(not(unix))]
+    let _ = dir;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(dir: &Path) -> Vec<String> {
+        let mut names: Vec<String> =
+            fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_failed_write_leaves_the_old_file_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.json");
+        write_atomic(&path, |w| w.write_all(b"first")).unwrap();
+        let error = write_atomic(&path, |w| {
+            w.write_all(b"second")?;
+            Err(std::io::Error::from(std::io::ErrorKind::StorageFull))
+        })
+        .unwrap_err();
+        assert!(error.to_string().contains("metrics.json"), "{error}");
+        assert_eq!(fs::read(&path).unwrap(), b"first");
+        assert_eq!(names(dir.path()), ["metrics.json"]);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_full_disk_is_an_error_that_names_the_file() {
+        let error = write_atomic(Path::new("/proc/no-such-place/file"), |w| w.write_all(b"x")).unwrap_err();
+        assert!(matches!(error, Error::Io { .. }), "{error}");
+        // /dev/full accepts an open and refuses every byte, so a flush left out would go unnoticed.
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let error = write_atomic(&path, |_| {
+            let mut full = BufWriter::new(fs::OpenOptions::new().write(true).open("/dev/full")?);
+            full.write_all(b"x")?;
+            full.flush()
+        })
+        .unwrap_err();
+        assert!(error.to_string().starts_with(&path.display().to_string()), "{error}");
+    }
+
+    #[test]
+    fn new_files_are_readable_like_any_other() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("plain"), b"").unwrap();
+        write_atomic(&dir.path().join("atomic"), |_| Ok(())).unwrap();
+        let mode = |n: &str| fs::metadata(dir.path().join(n)).unwrap().permissions();
+        assert_eq!(mode("plain"), mode("atomic"));
+    }
+
+    #[test]
+    fn a_staged_directory_appears_only_on_commit_and_replaces_the_old_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("runs").join("best");
+        let staged = StagedDir::create(&target).unwrap();
+        fs::write(staged.path().join("a"), b"1").unwrap();
+        fs::create_dir(staged.path().join("sub")).unwrap();
+        fs::write(staged.path().join("sub").join("b"), b"2").unwrap();
+        assert!(!target.exists());
+        staged.commit().unwrap();
+        assert_eq!(names(&target), ["a", "sub"]);
+
+        let dropped = StagedDir::create(&target).unwrap();
+        fs::write(dropped.path().join("c"), b"3").unwrap();
+        drop(dropped);
+        assert_eq!(names(&target), ["a", "sub"]);
+
+        let staged = StagedDir::create(&target).unwrap();
+        fs::write(staged.path().join("c"), b"3").unwrap();
+        staged.commit().unwrap();
+        assert_eq!(names(&target), ["c"]);
+        assert_eq!(names(target.parent().unwrap()), ["best"]);
+    }
+
+    #[test]
+    fn a_replacement_cut_short_is_undone() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("best");
+        fs::create_dir(dir.path().join(".best.replaced")).unwrap();
+        fs::write(dir.path().join(".best.replaced").join("old"), b"").unwrap();
+        recover_dir(&target).unwrap();
+        assert_eq!(names(&target), ["old"]);
+        recover_dir(&target).unwrap();
+        assert_eq!(names(dir.path()), ["best"]);
+    }
+
+    #[test]
+    fn leftovers_go_and_the_rest_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join(".best.partial-abc123").join("sub")).unwrap();
+        fs::write(dir.path().join(".metrics.json.partial-x1"), b"").unwrap();
+        fs::write(dir.path().join("metrics.json"), b"").unwrap();
+        fs::write(dir.path().join(".hidden"), b"").unwrap();
+        remove_leftovers(dir.path()).unwrap();
+        assert_eq!(names(dir.path()), [".hidden", "metrics.json"]);
+    }
+}

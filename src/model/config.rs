@@ -1,0 +1,500 @@
+//! `config.json`: the shape of a model.
+//!
+//! A field that is misread here gives a model that runs and answers nonsense, so nothing is guessed:
+//! a setting that the engine does not compute (another activation, a rotary scaling other than
+//! `llama3`, a sliding window in use, quantised weights) is refused by name, and sizes are checked
+//! against each other before any memory is reserved for them. What a file may leave out has the
+//! default of the `transformers` library, since such files are written by it.
+//!
+//! Spec section 8. Both spellings of the rotary settings are read: `rope_theta` with `rope_scaling`,
+//! and `rope_parameters` of newer files.
+
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use super::rope::RopeConfig;
+use crate::Result;
+use crate::files::json::{Fields, one_line, read_object};
+use crate::files::safetensors::Dtype;
+
+/// Bounds far above any model there is, so that no product of sizes can overflow 64 bits.
+const MAX_HIDDEN: usize = 1 << 17;
+const MAX_INTERMEDIATE: usize = 1 << 20;
+const MAX_LAYERS: usize = 1 << 12;
+const MAX_HEADS: usize = 1 << 12;
+const MAX_HEAD_DIM: usize = 1 << 10;
+const MAX_VOCAB: usize = 1 << 24;
+const MAX_POSITIONS: usize = 1 << 30;
+
+/// The families of models: what stands in `model_type`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Architecture {
+    /// Llama 2 and 3 and what shares their layers (SmolLM2, TinyLlama): no biases.
+    Llama,
+    /// Qwen2 and Qwen2.5: biases on the query, key and value projections.
+    Qwen2,
+}
+
+impl Architecture {
+    /// The value of `model_type`.
+    pub fn model_type(self) -> &'static str {
+        match self {
+            Architecture::Llama => "llama",
+            Architecture::Qwen2 => "qwen2",
+        }
+    }
+
+    /// The value of `architectures`.
+    fn class(self) -> &'static str {
+        match self {
+            Architecture::Llama => "LlamaForCausalLM",
+            Architecture::Qwen2 => "Qwen2ForCausalLM",
+        }
+    }
+}
+
+/// The shape of a decoder-only transformer and the constants of its layers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelConfig {
+    /// Which family of layers.
+    pub model_type: Architecture,
+    /// Width H of the residual stream.
+    pub hidden_size: usize,
+    /// Width of the gated MLP.
+    pub intermediate_size: usize,
+    /// Number of layers.
+    pub num_hidden_layers: usize,
+    /// Query heads.
+    pub num_attention_heads: usize,
+    /// Key and value heads; divides `num_attention_heads`.
+    pub num_key_value_heads: usize,
+    /// Width of one head; even.
+    pub head_dim: usize,
+    /// Rows of the embedding, V.
+    pub vocab_size: usize,
+    /// Added to the mean square in every RMSNorm.
+    pub rms_norm_eps: f32,
+    /// Rotary position embedding.
+    pub rope: RopeConfig,
+    /// Whether the output head is the embedding matrix (then there is no `lm_head.weight`).
+    pub tie_word_embeddings: bool,
+    /// Whether the query, key and value projections have biases: true for Qwen2.
+    pub attention_bias: bool,
+    /// Longest sequence the model was made for, in positions.
+    pub max_position_embeddings: usize,
+    /// Token that begins a text, if the model has one. The prompts of spec section 1 do not use it.
+    pub bos_token_id: Option<u32>,
+    /// Tokens that end a text, those of `generation_config.json` included; may be empty.
+    pub eos_token_ids: Vec<u32>,
+    /// What the weights are said to be stored in; the weights file itself decides.
+    pub torch_dtype: Option<Dtype>,
+}
+
+impl ModelConfig {
+    /// Reads `config.json` of the model directory `dir`, and the end tokens of
+    /// `generation_config.json` where there is one.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if `config.json` cannot be read, [`Error::File`] naming file and field for
+    /// anything missing, malformed or not supported.
+    pub fn load(dir: &Path) -> Result<Self> {
+        let mut config = Self::load_file(&dir.join("config.json"))?;
+        let path = dir.join("generation_config.json");
+        if path.exists() {
+            let map = read_object(&path)?;
+            for id in Fields::new(&path, &map).token_ids("eos_token_id", config.vocab_size)? {
+                if !config.eos_token_ids.contains(&id) {
+                    config.eos_token_ids.push(id);
+                }
+            }
+        }
+        Ok(config)
+    }
+
+    /// Reads a file of `config.json`'s form.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_file(path: &Path) -> Result<Self> {
+        Self::from_map(path, &read_object(path)?)
+    }
+
+    /// Reads the fields of `map`; `path` is for messages.
+    ///
+    /// # Errors
+    /// [`Error::File`] naming `path` and the field at fault.
+    pub fn from_map(path: &Path, map: &Map<String, Value>) -> Result<Self> {
+        let fields = Fields::new(path, map);
+        let model_type = match fields.str("model_type")? {
+            "llama" => Architecture::Llama,
+            "qwen2" => Architecture::Qwen2,
+            other => {
+                let what = format!("\"{}\" is not supported (llama and qwen2 are)", one_line(other));
+                return Err(fields.error("model_type", what));
+            }
+        };
+        refuse_unsupported(&fields, model_type)?;
+
+        let hidden_size = fields.size("hidden_size", MAX_HIDDEN)?;
+        let num_hidden_layers = fields.size("num_hidden_layers", MAX_LAYERS)?;
+        let num_attention_heads = fields.size("num_attention_heads", MAX_HEADS)?;
+        let num_key_value_heads =
+            fields.opt_size("num_key_value_heads", MAX_HEADS)?.unwrap_or(num_attention_heads);
+        if !num_attention_heads.is_multiple_of(num_key_value_heads) {
+            let what =
+                format!("{num_key_value_heads} does not divide num_attention_heads, {num_attention_heads}");
+            return Err(fields.error("num_key_value_heads", what));
+        }
+        let head_dim = match fields.opt_size("head_dim", MAX_HEAD_DIM)? {
+            Some(head_dim) => head_dim,
+            None if hidden_size.is_multiple_of(num_attention_heads) => hidden_size / num_attention_heads,
+            None => {
+                let what = format!("{num_attention_heads} does not divide hidden_size, {hidden_size}");
+                return Err(fields.error("num_attention_heads", what));
+            }
+        };
+        if head_dim % 2 != 0 || head_dim > MAX_HEAD_DIM {
+            let what = format!("{head_dim} is not an even number up to {MAX_HEAD_DIM}");
+            return Err(fields.error("head_dim", what));
+        }
+        let vocab_size = fields.size("vocab_size", MAX_VOCAB)?;
+        let default_positions = match model_type {
+            Architecture::Llama => 2048,
+            Architecture::Qwen2 => 32768,
+        };
+        let max_position_embeddings =
+            fields.opt_size("max_position_embeddings", MAX_POSITIONS)?.unwrap_or(default_positions);
+        refuse_sliding_window(&fields, num_hidden_layers, max_position_embeddings)?;
+        let rms_norm_eps = fields.opt_positive("rms_norm_eps")?.unwrap_or(1e-6) as f32;
+        if !(rms_norm_eps > 0.0 && rms_norm_eps < 1.0) {
+            return Err(fields.error("rms_norm_eps", "must be between 0 and 1"));
+        }
+
+        Ok(Self {
+            model_type,
+            hidden_size,
+            intermediate_size: fields.size("intermediate_size", MAX_INTERMEDIATE)?,
+            num_hidden_layers,
+            num_attention_heads,
+            num_key_value_heads,
+            head_dim,
+            vocab_size,
+            rms_norm_eps,
+            rope: RopeConfig::from_fields(&fields)?,
+            tie_word_embeddings: fields.opt_bool("tie_word_embeddings")?.unwrap_or(false),
+            attention_bias: model_type == Architecture::Qwen2,
+            max_position_embeddings,
+            bos_token_id: fields.token_ids("bos_token_id", vocab_size)?.first().copied(),
+            eos_token_ids: fields.token_ids("eos_token_id", vocab_size)?,
+            torch_dtype: stored_dtype(&fields)?,
+        })
+    }
+
+    /// The `config.json` of this model, readable by `transformers` and by [`load`](Self::load).
+    pub fn to_json(&self) -> Value {
+        let mut map = Map::new();
+        let mut put = |name: &str, value: Value| map.insert(name.to_owned(), value);
+        put("architectures", json!([self.model_type.class()]));
+        put("model_type", json!(self.model_type.model_type()));
+        put("hidden_size", json!(self.hidden_size));
+        put("intermediate_size", json!(self.intermediate_size));
+        put("num_hidden_layers", json!(self.num_hidden_layers));
+        put("num_attention_heads", json!(self.num_attention_heads));
+        put("num_key_value_heads", json!(self.num_key_value_heads));
+        put("head_dim", json!(self.head_dim));
+        put("vocab_size", json!(self.vocab_size));
+        put("max_position_embeddings", json!(self.max_position_embeddings));
+        put("hidden_act", json!("silu"));
+        put("rms_norm_eps", json!(shortest(self.rms_norm_eps)));
+        put("rope_theta", json!(self.rope.theta));
+        put("rope_scaling", self.rope.scaling_json());
+        put("tie_word_embeddings", json!(self.tie_word_embeddings));
+        if self.model_type == Architecture::Llama {
+            put("attention_bias", json!(false));
+            put("mlp_bias", json!(false));
+        } else {
+            put("use_sliding_window", json!(false));
+        }
+        put("initializer_range", json!(0.02));
+        put("bos_token_id", json!(self.bos_token_id));
+        put(
+            "eos_token_id",
+            match self.eos_token_ids.as_slice() {
+                [] => Value::Null,
+                [one] => json!(one),
+                many => json!(many),
+            },
+        );
+        if let Some(dtype) = self.torch_dtype {
+            put("torch_dtype", json!(dtype.name()));
+        }
+        put("use_cache", json!(true));
+        Value::Object(map)
+    }
+
+    /// Inverse frequencies of the rotary embedding, `head_dim / 2` of them, scaling applied; see
+    /// [`RopeConfig::inv_freq`].
+    pub fn rope_inv_freq(&self) -> Vec<f32> {
+        self.rope.inv_freq(self.head_dim)
+    }
+
+    /// Width of all query heads together.
+    pub fn q_size(&self) -> usize {
+        self.num_attention_heads * self.head_dim
+    }
+
+    /// Width of all key heads together; the values' is the same.
+    pub fn kv_size(&self) -> usize {
+        self.num_key_value_heads * self.head_dim
+    }
+
+    /// Every tensor of the weights file, name and shape, in the order of the computation; linear
+    /// layers are `[out, in]`.
+    pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
+        let (h, i, q, kv) = (self.hidden_size, self.intermediate_size, self.q_size(), self.kv_size());
+        let mut tensors = vec![("model.embed_tokens.weight".to_owned(), vec![self.vocab_size, h])];
+        for layer in 0..self.num_hidden_layers {
+            let mut put = |name: &str, shape: &[usize]| {
+                tensors.push((format!("model.layers.{layer}.{name}"), shape.to_vec()));
+            };
+            put("input_layernorm.weight", &[h]);
+            for (name, rows) in [("q", q), ("k", kv), ("v", kv)] {
+                put(&format!("self_attn.{name}_proj.weight"), &[rows, h]);
+                if self.attention_bias {
+                    put(&format!("self_attn.{name}_proj.bias"), &[rows]);
+                }
+            }
+            put("self_attn.o_proj.weight", &[h, q]);
+            put("post_attention_layernorm.weight", &[h]);
+            put("mlp.gate_proj.weight", &[i, h]);
+            put("mlp.up_proj.weight", &[i, h]);
+            put("mlp.down_proj.weight", &[h, i]);
+        }
+        tensors.push(("model.norm.weight".to_owned(), vec![h]));
+        if !self.tie_word_embeddings {
+            tensors.push(("lm_head.weight".to_owned(), vec![self.vocab_size, h]));
+        }
+        tensors
+    }
+
+    /// Number of weights.
+    pub fn num_parameters(&self) -> u64 {
+        self.tensors().iter().map(|(_, shape)| shape.iter().map(|&n| n as u64).product::<u64>()).sum()
+    }
+}
+
+/// A float32 as the float64 with its short decimal form, so that 1e-6 is not written as 9.99…e-7.
+fn shortest(x: f32) -> f64 {
+    x.to_string().parse().unwrap_or(f64::from(x))
+}
+
+/// Settings that change what the layers compute and that the engine does not have.
+fn refuse_unsupported(fields: &Fields<'_>, model_type: Architecture) -> Result<()> {
+    for name in ["hidden_act", "hidden_activation"] {
+        match fields.opt_str(name)? {
+            None | Some("silu" | "swish") => {}
+            Some(other) => {
+                let what = format!("\"{}\" is not supported (silu is)", one_line(other));
+                return Err(fields.error(name, what));
+            }
+        }
+    }
+    // Qwen2 has its biases whatever this field says.
+    if model_type == Architecture::Llama && fields.opt_bool("attention_bias")? == Some(true) {
+        return Err(fields.error("attention_bias", "is not supported for llama models"));
+    }
+    if fields.opt_bool("mlp_bias")? == Some(true) {
+        return Err(fields.error("mlp_bias", "is not supported"));
+    }
+    if fields.opt_positive("partial_rotary_factor")?.is_some_and(|factor| factor != 1.0) {
+        return Err(fields.error("partial_rotary_factor", "only 1 is supported"));
+    }
+    if fields.value("quantization_config").is_some() {
+        let what = "quantised weights are not supported (float32, bfloat16 and float16 are)";
+        return Err(fields.error("quantization_config", what));
+    }
+    Ok(())
+}
+
+/// A window that some layer would really apply within `positions` is refused.
+fn refuse_sliding_window(fields: &Fields<'_>, layers: usize, positions: usize) -> Result<()> {
+    for kind in fields.opt_list("layer_types")?.unwrap_or_default() {
+        if kind.as_str() != Some("full_attention") {
+            return Err(fields.error("layer_types", "only full_attention is supported"));
+        }
+    }
+    if fields.opt_bool("use_sliding_window")? != Some(true) {
+        return Ok(());
+    }
+    // Present or not is all that matters here; null means no window.
+    let Some(window) = fields.value("sliding_window") else { return Ok(()) };
+    // Layers from `max_window_layers` on use the window; 28 is what the model family defaults to.
+    let first = fields.value("max_window_layers").and_then(Value::as_u64).unwrap_or(28);
+    let wide = window.as_u64().is_some_and(|window| window >= positions as u64);
+    if first < layers as u64 && !wide {
+        return Err(fields.error("use_sliding_window", "a sliding window is not supported"));
+    }
+    Ok(())
+}
+
+/// `torch_dtype`, or `dtype` as newer files call it.
+fn stored_dtype(fields: &Fields<'_>) -> Result<Option<Dtype>> {
+    for name in ["torch_dtype", "dtype"] {
+        if let Some(text) = fields.opt_str(name)? {
+            let short = text.strip_prefix("torch.").unwrap_or(text);
+            if short == "auto" {
+                continue;
+            }
+            return Dtype::from_name(short).map(Some).ok_or_else(|| {
+                let known = "float32, bfloat16 and float16 are";
+                fields.error(name, format!("\"{}\" is not supported ({known})", one_line(text)))
+            });
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::rope::RopeScaling;
+    use super::*;
+
+    const LLAMA: &str = r#"{
+        "model_type": "llama", "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 512, "rms_norm_eps": 1e-05,
+        "rope_theta": 500000.0, "eos_token_id": [1, 2], "tie_word_embeddings": true}"#;
+
+    fn parse(map: &Map<String, Value>) -> Result<ModelConfig> {
+        ModelConfig::from_map(Path::new("m/config.json"), map)
+    }
+
+    /// `LLAMA` with the fields of `change` put over it.
+    fn with(change: Value) -> Map<String, Value> {
+        let mut map: Map<String, Value> = serde_json::from_str(LLAMA).unwrap();
+        map.extend(change.as_object().unwrap().clone());
+        map
+    }
+
+    fn fault(change: Value) -> String {
+        let message = parse(&with(change)).unwrap_err().to_string();
+        assert!(message.starts_with("m/config.json: ") && !message.contains('\n'), "{message}");
+        message
+    }
+
+    #[test]
+    fn what_is_left_out_has_the_usual_default() {
+        let config = parse(&with(json!({}))).unwrap();
+        assert_eq!((config.head_dim, config.max_position_embeddings), (16, 2048));
+        assert_eq!(config.rope, RopeConfig { theta: 500_000.0, scaling: RopeScaling::None });
+        assert_eq!((config.bos_token_id, config.eos_token_ids), (None, vec![1, 2]));
+        assert!(!config.attention_bias && config.torch_dtype.is_none());
+        let config = parse(&with(json!({"num_key_value_heads": null, "rope_theta": null}))).unwrap();
+        assert_eq!((config.num_key_value_heads, config.rope.theta), (4, 10_000.0));
+    }
+
+    #[test]
+    fn both_spellings_of_the_rotary_settings_mean_the_same() {
+        let scaling = json!({"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0, "original_max_position_embeddings": 8192});
+        let old = parse(&with(json!({"rope_scaling": scaling}))).unwrap();
+        let mut parameters = scaling.clone();
+        parameters["rope_theta"] = json!(500000.0);
+        let new = parse(&with(json!({"rope_theta": null, "rope_parameters": parameters}))).unwrap();
+        let both = parse(&with(json!({"rope_scaling": scaling, "rope_parameters": parameters}))).unwrap();
+        assert!(old == new && new == both);
+        let mut legacy = scaling.clone();
+        let kind = legacy.as_object_mut().unwrap().shift_remove("rope_type").unwrap();
+        legacy["type"] = kind;
+        assert_eq!(parse(&with(json!({"rope_scaling": legacy}))).unwrap(), old);
+
+        let message = fault(json!({"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}));
+        assert!(message.contains("rope_theta: 500000 contradicts"), "{message}");
+        let message = fault(json!({"rope_scaling": scaling, "rope_parameters": {"rope_type": "default"}}));
+        assert!(message.contains("rope_parameters: contradicts rope_scaling"), "{message}");
+        let message = fault(json!({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}));
+        assert!(message.contains("rope_scaling.rope_type: \"yarn\" is not supported"), "{message}");
+        // Settings per kind of layer, as newer files of other families have them.
+        let nested = json!({"rope_parameters": {"full_attention": {"rope_type": "default"}}});
+        assert!(fault(nested).contains("rope_parameters.rope_type: is missing"));
+        let mut inverted = scaling.clone();
+        inverted["high_freq_factor"] = json!(0.5);
+        assert!(fault(json!({"rope_scaling": inverted})).contains("must exceed low_freq_factor"));
+    }
+
+    #[test]
+    fn sizes_that_cannot_be_are_refused_by_name() {
+        for (field, bad) in [
+            ("hidden_size", json!(0)),
+            ("hidden_size", json!(1u64 << 60)),
+            ("intermediate_size", json!(-1)),
+            ("num_hidden_layers", json!(1.5)),
+            ("num_attention_heads", json!(6)),
+            ("num_key_value_heads", json!(3)),
+            ("vocab_size", json!("512")),
+            ("head_dim", json!(15)),
+            ("rms_norm_eps", json!(0)),
+            ("rms_norm_eps", json!(1e-60)),
+            ("rope_theta", json!(0.5)),
+            ("eos_token_id", json!(512)),
+            ("bos_token_id", json!(-1)),
+            ("tie_word_embeddings", json!("true")),
+            ("torch_dtype", json!("int8")),
+        ] {
+            let mut change = json!({});
+            change[field] = bad;
+            let message = fault(change);
+            assert!(message.starts_with(&format!("m/config.json: {field}: ")), "{message}");
+        }
+        let mut map = with(json!({}));
+        map.shift_remove("hidden_size");
+        assert_eq!(parse(&map).unwrap_err().to_string(), "m/config.json: hidden_size: is missing");
+    }
+
+    #[test]
+    fn what_the_layers_do_not_compute_is_refused_by_name() {
+        for (field, bad) in [
+            ("model_type", json!("mistral")),
+            ("hidden_act", json!("gelu")),
+            ("attention_bias", json!(true)),
+            ("mlp_bias", json!(true)),
+            ("quantization_config", json!({"bits": 4})),
+            ("partial_rotary_factor", json!(0.5)),
+            ("layer_types", json!(["full_attention", "sliding_attention"])),
+        ] {
+            let mut change = json!({});
+            change[field] = bad;
+            let message = fault(change);
+            assert!(message.starts_with(&format!("m/config.json: {field}: ")), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_sliding_window_matters_only_where_it_is_used() {
+        let window = |used: bool, first: u64, window: u64| {
+            json!({"model_type": "qwen2", "use_sliding_window": used, "max_window_layers": first,
+                "sliding_window": window, "max_position_embeddings": 4096})
+        };
+        assert!(parse(&with(window(false, 0, 8))).unwrap().attention_bias);
+        assert!(parse(&with(window(true, 2, 8))).is_ok());
+        assert!(parse(&with(window(true, 0, 4096))).is_ok());
+        assert!(fault(window(true, 1, 8)).contains("use_sliding_window"));
+    }
+
+    #[test]
+    fn what_is_written_is_read_back_the_same() {
+        let scaling = json!({"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0, "original_max_position_embeddings": 8192});
+        for change in [
+            json!({"rope_scaling": scaling, "torch_dtype": "bfloat16", "bos_token_id": 0}),
+            json!({"model_type": "qwen2", "eos_token_id": 5, "rms_norm_eps": 1e-6}),
+            json!({"eos_token_id": null, "tie_word_embeddings": false, "head_dim": 32}),
+        ] {
+            let config = parse(&with(change)).unwrap();
+            let json = config.to_json();
+            assert_eq!(parse(json.as_object().unwrap()).unwrap(), config);
+        }
+        let config = parse(&with(json!({"rms_norm_eps": 1e-6}))).unwrap();
+        assert_eq!(config.to_json()["rms_norm_eps"].to_string(), "1e-6");
+    }
+}

@@ -1,0 +1,428 @@
+//! Weights files, mapped into memory.
+//!
+//! A model's weights are most of the engine's memory, and are read and never written, so they stay
+//! where they are: the file is mapped, the operating system loads pages as they are touched and shares
+//! them between processes. A [`MappedTensor`] is a view of its file's mapping and keeps it alive.
+//!
+//! Layout (spec section 8): `model.safetensors`, or shards listed in `model.safetensors.index.json`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::File;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use half::{bf16, f16};
+use memmap2::Mmap;
+use serde_json::Value;
+
+use crate::files::json::{one_line, read_limited};
+pub use crate::files::safetensors::{Dtype, TensorData, save_safetensors};
+use crate::files::safetensors::{Entry, Header, show_shape};
+use crate::{Error, Result};
+
+/// The name of an unsharded weights file.
+pub const WEIGHTS_FILE: &str = "model.safetensors";
+/// The name of the list of shards.
+pub const INDEX_FILE: &str = "model.safetensors.index.json";
+/// An index of a million tensors stays below this.
+const MAX_INDEX_BYTES: u64 = 256 << 20;
+
+/// One mapped file.
+struct Shard {
+    path: PathBuf,
+    map: Arc<Mmap>,
+    metadata: Vec<(String, String)>,
+}
+
+/// The tensors of one safetensors file or of a set of shards.
+pub struct Weights {
+    /// The file that lists the tensors: the only one, or the index.
+    path: PathBuf,
+    shards: Vec<Shard>,
+    tensors: BTreeMap<String, (usize, Entry)>,
+}
+
+impl fmt::Debug for Weights {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Weights({}, {} tensors)", self.path.display(), self.tensors.len())
+    }
+}
+
+impl Weights {
+    /// Maps the weights of the model directory `dir`: `model.safetensors` or, without it, the shards.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::File`] naming the file that is missing, truncated or malformed.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let single = dir.join(WEIGHTS_FILE);
+        if single.exists() {
+            return Self::open_file(&single);
+        }
+        let index = dir.join(INDEX_FILE);
+        if index.exists() {
+            return Self::open_index(&index);
+        }
+        let what = if dir.join("pytorch_model.bin").exists() {
+            "has weights in PyTorch's own format only; convert them to safetensors"
+        } else if dir.is_dir() {
+            "holds neither model.safetensors nor model.safetensors.index.json"
+        } else {
+            "is not a directory"
+        };
+        Err(Error::file(dir, what))
+    }
+
+    /// Maps one safetensors file.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::File`] or [`Error::Tensor`] naming the file.
+    pub fn open_file(path: &Path) -> Result<Self> {
+        let (shard, entries) = map_file(path)?;
+        let tensors = entries.into_iter().map(|entry| (entry.name.clone(), (0, entry))).collect();
+        Ok(Self { path: path.to_owned(), shards: vec![shard], tensors })
+    }
+
+    /// Maps the shards that `model.safetensors.index.json` lists.
+    fn open_index(path: &Path) -> Result<Self> {
+        let invalid = |what: String| Error::file(path, what);
+        let bytes = read_limited(path, MAX_INDEX_BYTES)?;
+        let index: Value = serde_json::from_slice(&bytes)
+            .map_err(|e| invalid(format!("is not valid JSON: {}", one_line(&e.to_string()))))?;
+        let listed = index
+            .get("weight_map")
+            .and_then(Value::as_object)
+            .ok_or_else(|| invalid("weight_map: must be an object of tensor names and file names".into()))?;
+        let dir = path.parent().unwrap_or(Path::new("."));
+
+        // The tensors wanted of every shard.
+        let mut by_shard: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for (tensor, shard) in listed {
+            let shard = shard
+                .as_str()
+                .ok_or_else(|| invalid(format!("weight_map: {}: must be a file name", one_line(tensor))))?;
+            by_shard.entry(shard).or_default().push(tensor);
+        }
+        let mut weights = Self { path: path.to_owned(), shards: Vec::new(), tensors: BTreeMap::new() };
+        for (name, wanted) in by_shard {
+            if !is_bare_name(name) {
+                let what = format!("weight_map: \"{}\" is not a plain file name", one_line(name));
+                return Err(invalid(what));
+            }
+            let shard_path = dir.join(name);
+            if !shard_path.exists() {
+                return Err(invalid(format!("names the shard {}, which is missing", one_line(name))));
+            }
+            let (shard, entries) = map_file(&shard_path)?;
+            let mut entries: BTreeMap<String, Entry> =
+                entries.into_iter().map(|entry| (entry.name.clone(), entry)).collect();
+            for tensor in wanted {
+                let Some(entry) = entries.remove(tensor) else {
+                    let what = "is not in this file, though model.safetensors.index.json says so";
+                    return Err(Error::tensor(&shard_path, one_line(tensor), what));
+                };
+                weights.tensors.insert(tensor.to_owned(), (weights.shards.len(), entry));
+            }
+            weights.shards.push(shard);
+        }
+        Ok(weights)
+    }
+
+    /// The file that lists the tensors, for messages: the weights file itself, or the index.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// All names, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// Whether there is a tensor `name`.
+    pub fn contains(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// The shape of `name`, outermost dimension first, if there is such a tensor.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.tensors.get(name).map(|(_, entry)| entry.shape.as_slice())
+    }
+
+    /// The free text `key` of the header (of the first shard that has it).
+    pub fn metadata(&self, key: &str) -> Option<&str> {
+        let mut pairs = self.shards.iter().flat_map(|shard| &shard.metadata);
+        pairs.find(|(k, _)| k == key).map(|(_, value)| value.as_str())
+    }
+
+    /// Bytes of all tensors together.
+    pub fn total_bytes(&self) -> u64 {
+        self.tensors.values().map(|(_, entry)| entry.range.len() as u64).sum()
+    }
+
+    /// The tensor `name`, which must have exactly `shape`.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] naming file and tensor if it is missing, of another shape, or of a dtype
+    /// other than float32, bfloat16 and float16.
+    pub fn get(&self, name: &str, shape: &[usize]) -> Result<MappedTensor> {
+        self.opt(name, shape)?.ok_or_else(|| Error::tensor(&self.path, name, "is missing"))
+    }
+
+    /// The tensor `name` if there is one; it must then have `shape`.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get), but for a missing tensor.
+    pub fn opt(&self, name: &str, shape: &[usize]) -> Result<Option<MappedTensor>> {
+        let Some((shard, entry)) = self.tensors.get(name) else { return Ok(None) };
+        if entry.shape != shape {
+            let what = format!("has shape {}, not {}", show_shape(&entry.shape), show_shape(shape));
+            return Err(Error::tensor(&self.shards[*shard].path, name, what));
+        }
+        self.tensor(name).map(Some)
+    }
+
+    /// The tensor `name` in whatever shape it has.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get), but for the shape.
+    pub fn tensor(&self, name: &str) -> Result<MappedTensor> {
+        let Some((shard, entry)) = self.tensors.get(name) else {
+            return Err(Error::tensor(&self.path, name, "is missing"));
+        };
+        let shard = &self.shards[*shard];
+        let Some(dtype) = Dtype::from_stored(entry.stored) else {
+            let what = format!("is {}, not one of float32, bfloat16 and float16", entry.stored);
+            return Err(Error::tensor(&shard.path, name, what));
+        };
+        Ok(MappedTensor::new(dtype, entry.shape.clone(), &shard.map, entry.range.clone()))
+    }
+}
+
+/// Maps the file `path` and checks its header.
+fn map_file(path: &Path) -> Result<(Shard, Vec<Entry>)> {
+    let file = File::open(path).map_err(Error::io(path))?;
+    let is_file = file.metadata().map_err(Error::io(path))?.is_file();
+    if !is_file {
+        return Err(Error::file(path, "is not a regular file"));
+    }
+    // SAFETY: the mapping is read-only and private to this type, so no Rust code writes through it.
+    // Another process that writes to the file could change bytes under a shared reference, or by
+    // truncating it make an access fault; files are replaced by rename everywhere in this crate
+    // (`files::atomic`), which leaves an existing mapping on the old content. Every bit pattern is a
+    // valid number of the dtypes offered, so even changed bytes give wrong numbers at worst.
+    let map = unsafe { Mmap::map(&file) }.map_err(Error::io(path))?;
+    let Header { entries, metadata } = Header::parse(path, &map)?;
+    Ok((Shard { path: path.to_owned(), map: Arc::new(map), metadata }, entries))
+}
+
+/// Whether `name` is one path component that stays in its directory.
+fn is_bare_name(name: &str) -> bool {
+    let mut components = Path::new(name).components();
+    let first = components.next();
+    // Backslashes and colons are separators on some systems and legal letters on others: refuse them
+    // on all. A trailing slash would vanish in `components`.
+    matches!(first, Some(std::path::Component::Normal(_)))
+        && components.next().is_none()
+        && !name.contains(['/', '\\', ':', '\0'])
+}
+
+/// Where a tensor's bytes are.
+#[derive(Clone)]
+enum Bytes {
+    /// In a mapped file, at this range.
+    Mapped(Arc<Mmap>, Range<usize>),
+    /// Copied, since the file has them at an address that their type may not be read from. The
+    /// u64 make the copy aligned for every dtype; the length is in bytes.
+    Owned(Arc<[u64]>, usize),
+}
+
+/// One tensor: dtype, shape and a view of its elements. Cloning shares the memory.
+#[derive(Clone)]
+pub struct MappedTensor {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Bytes,
+}
+
+impl fmt::Debug for MappedTensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "MappedTensor({}, {})", self.dtype, show_shape(&self.shape))
+    }
+}
+
+impl MappedTensor {
+    /// A view of `range` of `map`; the range is inside the mapping and fits dtype and shape.
+    fn new(dtype: Dtype, shape: Vec<usize>, map: &Arc<Mmap>, range: Range<usize>) -> Self {
+        let bytes = &map[range.clone()];
+        // The format does not promise that data begins at a multiple of anything.
+        if bytes.as_ptr().addr().is_multiple_of(dtype.size()) {
+            return Self { dtype, shape, bytes: Bytes::Mapped(map.clone(), range) };
+        }
+        let mut copy = vec![0u64; bytes.len().div_ceil(size_of::<u64>())];
+        bytemuck::cast_slice_mut(&mut copy)[..bytes.len()].copy_from_slice(bytes);
+        Self { dtype, shape, bytes: Bytes::Owned(copy.into(), bytes.len()) }
+    }
+
+    /// The element type.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// The dimensions, outermost first.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Number of elements.
+    pub fn numel(&self) -> usize {
+        self.bytes().len() / self.dtype.size()
+    }
+
+    /// The elements as bytes: row-major, little-endian, aligned for the dtype.
+    pub fn bytes(&self) -> &[u8] {
+        match &self.bytes {
+            Bytes::Mapped(map, range) => &map[range.clone()],
+            Bytes::Owned(words, len) => &bytemuck::cast_slice(words)[..*len],
+        }
+    }
+
+    /// Whether the elements are read from the mapped file itself, not from an aligned copy.
+    pub fn is_mapped(&self) -> bool {
+        matches!(self.bytes, Bytes::Mapped(..))
+    }
+
+    /// The elements, if they are stored in float32.
+    pub fn as_f32(&self) -> Option<&[f32]> {
+        (self.dtype == Dtype::F32).then(|| bytemuck::cast_slice(self.bytes()))
+    }
+
+    /// The elements, if they are stored in bfloat16.
+    pub fn as_bf16(&self) -> Option<&[bf16]> {
+        (self.dtype == Dtype::Bf16).then(|| bytemuck::cast_slice(self.bytes()))
+    }
+
+    /// The elements, if they are stored in float16.
+    pub fn as_f16(&self) -> Option<&[f16]> {
+        (self.dtype == Dtype::F16).then(|| bytemuck::cast_slice(self.bytes()))
+    }
+
+    /// The elements as typed slices, whatever the dtype.
+    pub fn data(&self) -> TensorData<'_> {
+        match self.dtype {
+            Dtype::F32 => TensorData::F32(bytemuck::cast_slice(self.bytes())),
+            Dtype::Bf16 => TensorData::Bf16(bytemuck::cast_slice(self.bytes())),
+            Dtype::F16 => TensorData::F16(bytemuck::cast_slice(self.bytes())),
+        }
+    }
+
+    /// The elements converted to float32 (exact for all three dtypes).
+    pub fn to_f32_vec(&self) -> Vec<f32> {
+        match self.data() {
+            TensorData::F32(x) => x.to_vec(),
+            TensorData::Bf16(x) => x.iter().map(|x| x.to_f32()).collect(),
+            TensorData::F16(x) => x.iter().map(|x| x.to_f32()).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn save(path: &Path, tensors: &[(&str, &[f32])]) {
+        let tensors: Vec<_> =
+            tensors.iter().map(|&(n, x)| (n.to_owned(), vec![x.len()], TensorData::F32(x))).collect();
+        save_safetensors(path, &tensors, &[]).unwrap();
+    }
+
+    fn fault(dir: &Path) -> String {
+        let message = Weights::open(dir).unwrap_err().to_string();
+        assert!(message.starts_with(&dir.display().to_string()) && !message.contains('\n'), "{message}");
+        message
+    }
+
+    #[test]
+    fn misaligned_data_is_copied_and_equal() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(WEIGHTS_FILE);
+        let mut header = br#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#.to_vec();
+        while header.len() % 4 != 1 {
+            header.push(b' ');
+        }
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(header);
+        bytes.extend([1.5f32, -2.0].iter().flat_map(|x| x.to_le_bytes()));
+        fs::write(&path, bytes).unwrap();
+        let tensor = Weights::open(dir.path()).unwrap().get("a", &[2]).unwrap();
+        assert!(!tensor.is_mapped());
+        assert_eq!(tensor.as_f32().unwrap(), [1.5, -2.0]);
+        assert!(tensor.as_bf16().is_none() && tensor.as_f16().is_none());
+    }
+
+    #[test]
+    fn every_dtype_is_read_in_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let x = [0.5f32, -3.0, 65504.0];
+        let b = x.map(bf16::from_f32);
+        let h = x.map(f16::from_f32);
+        let tensors = [
+            ("f".to_owned(), vec![3, 1], TensorData::F32(&x)),
+            ("b".to_owned(), vec![3], TensorData::Bf16(&b)),
+            ("h".to_owned(), vec![1, 3], TensorData::F16(&h)),
+        ];
+        save_safetensors(&dir.path().join(WEIGHTS_FILE), &tensors, &[("format", "pt")]).unwrap();
+        let weights = Weights::open(dir.path()).unwrap();
+        assert_eq!(weights.names().collect::<Vec<_>>(), ["b", "f", "h"]);
+        assert_eq!(weights.metadata("format"), Some("pt"));
+        assert_eq!(weights.total_bytes(), 24);
+        let (f, b, h) = ("f", "b", "h");
+        assert_eq!(weights.get(f, &[3, 1]).unwrap().as_f32().unwrap(), x);
+        assert_eq!(weights.get(b, &[3]).unwrap().to_f32_vec(), [0.5, -3.0, 65536.0]);
+        assert_eq!(weights.get(h, &[1, 3]).unwrap().to_f32_vec(), x);
+        assert!(weights.get(f, &[3, 1]).unwrap().is_mapped());
+        assert!(weights.opt("none", &[1]).unwrap().is_none());
+        let error = weights.get(f, &[1, 3]).unwrap_err().to_string();
+        assert!(error.ends_with("model.safetensors, tensor f: has shape [3, 1], not [1, 3]"), "{error}");
+    }
+
+    #[test]
+    fn shards_are_found_through_their_index() {
+        let dir = tempfile::tempdir().unwrap();
+        save(&dir.path().join("s1.safetensors"), &[("a", &[1.0]), ("unlisted", &[9.0])]);
+        save(&dir.path().join("s2.safetensors"), &[("b", &[2.0, 3.0])]);
+        let index = |text: &str| fs::write(dir.path().join(INDEX_FILE), text).unwrap();
+        index(r#"{"metadata": {}, "weight_map": {"a": "s1.safetensors", "b": "s2.safetensors"}}"#);
+        let weights = Weights::open(dir.path()).unwrap();
+        assert_eq!(weights.get("b", &[2]).unwrap().as_f32().unwrap(), [2.0, 3.0]);
+        assert!(!weights.contains("unlisted"));
+
+        index(r#"{"weight_map": {"a": "s2.safetensors"}}"#);
+        assert!(fault(dir.path()).contains("s2.safetensors, tensor a: is not in this file"));
+        index(r#"{"weight_map": {"a": "s3.safetensors"}}"#);
+        assert!(fault(dir.path()).ends_with("names the shard s3.safetensors, which is missing"));
+        for name in ["../x", "/etc/passwd", "..", ".", "", "a/", "a\\\\b", "c:x"] {
+            index(&format!(r#"{{"weight_map": {{"a": "{name}"}}}}"#));
+            assert!(fault(dir.path()).contains("is not a plain file name"), "{name}");
+        }
+        index(r#"{"weight_map": {"a": 1}}"#);
+        assert!(fault(dir.path()).contains("weight_map: a: must be a file name"));
+        index("[]");
+        assert!(fault(dir.path()).contains("weight_map: must be an object"));
+    }
+
+    #[test]
+    fn what_is_not_there_is_said() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(fault(dir.path()).contains("holds neither"));
+        fs::write(dir.path().join("pytorch_model.bin"), b"").unwrap();
+        assert!(fault(dir.path()).contains("convert them"));
+        assert!(fault(&dir.path().join("absent")).contains("is not a directory"));
+        fs::write(dir.path().join(WEIGHTS_FILE), b"").unwrap();
+        assert!(fault(dir.path()).contains("truncated"));
+        fs::remove_file(dir.path().join(WEIGHTS_FILE)).unwrap();
+        fs::create_dir(dir.path().join(WEIGHTS_FILE)).unwrap();
+        assert!(fault(dir.path()).contains("not a regular file"));
+    }
+}
