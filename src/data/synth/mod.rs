@@ -20,7 +20,7 @@ use super::Sample;
 use crate::random::Stream;
 use crate::{Error, Result};
 use chain::Chain;
-pub use tokenizer::tokenizer_json;
+pub use tokenizer::{tokenizer_config_json, tokenizer_json};
 
 /// What to generate. The same configuration always gives the same splits.
 #[derive(Debug, Clone, PartialEq, Eq)]

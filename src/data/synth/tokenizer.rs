@@ -169,6 +169,17 @@ pub fn tokenizer_json() -> String {
     format!("{tokenizer:#}\n")
 }
 
+/// The `tokenizer_config.json` beside it: names the end token and keeps Python from tidying up blanks.
+pub fn tokenizer_config_json() -> String {
+    let config = json!({
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": EOS,
+        "unk_token": UNK,
+        "clean_up_tokenization_spaces": false,
+    });
+    format!("{config:#}\n")
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
@@ -181,6 +192,17 @@ mod tests {
 
     fn load() -> Tokenizer {
         Tokenizer::from_bytes(tokenizer_json()).unwrap()
+    }
+
+    /// As the engine itself loads a model directory, with the checks it makes there.
+    #[test]
+    fn the_engine_accepts_it() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("tokenizer.json"), tokenizer_json()).unwrap();
+        std::fs::write(dir.path().join("tokenizer_config.json"), tokenizer_config_json()).unwrap();
+        let tokenizer = crate::model::tokenizer::Tokenizer::load(dir.path()).unwrap();
+        assert_eq!(tokenizer.separator("###").unwrap(), 2);
+        assert_eq!(tokenizer.vocab_size(), vocabulary().len());
     }
 
     fn pieces(tokenizer: &Tokenizer, text: &str) -> Vec<String> {
