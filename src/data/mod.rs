@@ -2,6 +2,8 @@
 
 pub mod answer;
 pub mod formats;
+pub mod lengths;
+pub mod synth;
 
 use serde::{Deserialize, Serialize};
 

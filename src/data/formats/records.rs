@@ -71,7 +71,8 @@ pub fn parse<T: DeserializeOwned>(path: &Path, record: &Record) -> Result<T> {
         let place = format!(" at line {} column {}", e.line(), e.column());
         let indent = if e.line() == 1 { record.indent } else { 0 };
         let what = match full.strip_suffix(&place) {
-            Some(message) => format!("{message} (column {})", indent + e.column()),
+            // A message may quote a whole question that stands where a number should.
+            Some(message) => format!("{message:.160} (column {})", indent + e.column()),
             None => full,
         };
         Error::Line { path: path.to_owned(), line: record.line + e.line().saturating_sub(1), what }

@@ -1,0 +1,198 @@
+//! `colar-engine data`: make, convert and measure data sets.
+
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+
+use crate::data::lengths::{Lengths, Spread};
+use crate::data::synth::{self, SynthConfig};
+use crate::data::{Format, load, write_jsonl};
+use crate::files::atomic::write_atomic;
+use crate::model::tokenizer::Tokenizer;
+use crate::{Error, Result};
+
+/// Make, convert and measure data sets.
+#[derive(Debug, Args)]
+pub struct DataArgs {
+    #[command(subcommand)]
+    command: DataCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum DataCommand {
+    Synth(SynthArgs),
+    Convert(ConvertArgs),
+    Stats(StatsArgs),
+}
+
+/// Make the embedded set of arithmetic word problems and its tokenizer
+///
+/// Writes train.jsonl, val.jsonl, test.jsonl, tokenizer.json and tokenizer_config.json. The same
+/// arguments give the same files; no chain of operations occurs in two of the splits.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  colar-engine data synth --out synth --seed 1 --train 40000")]
+struct SynthArgs {
+    /// Directory to write to; made if absent
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Seed of all draws
+    #[arg(long, default_value_t = SynthConfig::default().seed)]
+    seed: u64,
+    /// Training problems
+    #[arg(long, value_name = "N", default_value_t = SynthConfig::default().train)]
+    train: usize,
+    /// Validation problems
+    #[arg(long, value_name = "N", default_value_t = SynthConfig::default().val)]
+    val: usize,
+    /// Test problems
+    #[arg(long, value_name = "N", default_value_t = SynthConfig::default().test)]
+    test: usize,
+    /// Fewest steps of a problem
+    #[arg(long, value_name = "N", default_value_t = SynthConfig::default().min_steps)]
+    min_steps: u32,
+    /// Most steps of a problem
+    #[arg(long, value_name = "N", default_value_t = SynthConfig::default().max_steps)]
+    max_steps: u32,
+    /// Largest number, results included; up to 59 each is one token
+    #[arg(long, value_name = "N", default_value_t = SynthConfig::default().max_value)]
+    max_value: u32,
+}
+
+/// Convert a published data set to the engine's own form
+///
+/// Reads GSM8K, GSM8k-Aug, GSM-Hard, SVAMP, MultiArith, MATH (a file, or the directory tree as published)
+/// or the engine's own form, and writes {"question", "steps", "answer"}, a JSON object a line.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  colar-engine data convert gsm8k_train.jsonl train.jsonl\n  \
+                        colar-engine data convert --format math MATH/test math_test.jsonl")]
+struct ConvertArgs {
+    /// Form of the input; found out from its first record when not given
+    #[arg(long, value_enum, value_name = "FORM")]
+    format: Option<Format>,
+    /// File to read, or a directory in the MATH form
+    #[arg(value_name = "IN")]
+    input: PathBuf,
+    /// File to write
+    #[arg(value_name = "OUT")]
+    output: PathBuf,
+}
+
+/// Show how long a data set's questions, steps and answers are
+///
+/// Lengths are in tokens of the given tokenizer, or in characters when there is none.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  colar-engine data stats --data train.jsonl --model Llama-3.2-1B")]
+struct StatsArgs {
+    /// Data set, in any form that `data convert` reads
+    #[arg(long, value_name = "FILE")]
+    data: PathBuf,
+    /// Form of the data set; found out from its first record when not given
+    #[arg(long, value_enum, value_name = "FORM")]
+    format: Option<Format>,
+    /// A tokenizer.json to count tokens with
+    #[arg(long, value_name = "FILE", conflicts_with = "model")]
+    tokenizer: Option<PathBuf>,
+    /// A model directory whose tokenizer to count tokens with
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs `colar-engine data` with parsed arguments; results go to standard output, remarks to standard error.
+///
+/// # Errors
+/// Whatever reading, converting or writing the files says; see [`load`] and [`synth::generate`].
+pub fn run(args: DataArgs) -> Result<()> {
+    match args.command {
+        DataCommand::Synth(args) => synth(&args),
+        DataCommand::Convert(args) => convert(&args),
+        DataCommand::Stats(args) => stats(&args),
+    }
+}
+
+fn synth(args: &SynthArgs) -> Result<()> {
+    let config = SynthConfig {
+        seed: args.seed,
+        train: args.train,
+        val: args.val,
+        test: args.test,
+        min_steps: args.min_steps,
+        max_steps: args.max_steps,
+        max_value: args.max_value,
+    };
+    let splits = synth::generate(&config)?;
+    for (name, samples) in [("train", &splits.train), ("val", &splits.val), ("test", &splits.test)] {
+        write_jsonl(args.out.join(name).with_extension("jsonl"), samples)?;
+    }
+    write_text(&args.out.join("tokenizer.json"), &synth::tokenizer_json())?;
+    write_text(&args.out.join("tokenizer_config.json"), &synth::tokenizer_config_json())?;
+    eprintln!(
+        "{}: {} training, {} validation and {} test problems, and their tokenizer",
+        args.out.display(),
+        args.train,
+        args.val,
+        args.test
+    );
+    Ok(())
+}
+
+fn convert(args: &ConvertArgs) -> Result<()> {
+    let samples = load(&args.input, args.format)?;
+    write_jsonl(&args.output, &samples)?;
+    eprintln!("{}: {} samples", args.output.display(), samples.len());
+    Ok(())
+}
+
+fn stats(args: &StatsArgs) -> Result<()> {
+    let tokenizer = match (&args.tokenizer, &args.model) {
+        (Some(file), _) => Some(Tokenizer::load_file(file)?),
+        (None, Some(dir)) => Some(Tokenizer::load(dir)?),
+        (None, None) => None,
+    };
+    let samples = load(&args.data, args.format)?;
+    let (unit, lengths) = match &tokenizer {
+        Some(tokenizer) => ("tokens", Lengths::measure(&samples, |text| Ok(tokenizer.encode(text)?.len()))?),
+        None => ("characters", Lengths::measure(&samples, |text| Ok(text.chars().count()))?),
+    };
+    print(&if args.json { json(unit, &lengths) } else { table(unit, &lengths) })
+}
+
+/// One line: the unit, then the fields of [`Lengths`].
+fn json(unit: &str, lengths: &Lengths) -> String {
+    let mut object = serde_json::json!({ "unit": unit });
+    if let (Some(object), Ok(serde_json::Value::Object(fields))) =
+        (object.as_object_mut(), serde_json::to_value(lengths))
+    {
+        object.extend(fields);
+    }
+    format!("{object}\n")
+}
+
+fn table(unit: &str, lengths: &Lengths) -> String {
+    let row =
+        |name: &str, s: &Spread| format!("{name:<20}{:>8.1}{:>8}{:>8}{:>8}\n", s.mean, s.p50, s.p95, s.max);
+    let mut text = format!("{} samples\n\n{:<20}", lengths.samples, "");
+    text += &format!("{:>8}{:>8}{:>8}{:>8}\n", "mean", "p50", "p95", "max");
+    text += &row("steps a sample", &lengths.steps_per_sample);
+    for (part, spread) in
+        [("question", &lengths.question), ("steps", &lengths.steps), ("answer", &lengths.answer)]
+    {
+        text += &row(&format!("{part}, {unit}"), spread);
+    }
+    text
+}
+
+/// Writes to standard output; a reader that has seen enough (`| head`) is no error.
+fn print(text: &str) -> Result<()> {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(Error::io("standard output")(e)),
+        _ => Ok(()),
+    }
+}
+
+fn write_text(path: &Path, text: &str) -> Result<()> {
+    write_atomic(path, |out| out.write_all(text.as_bytes()))
+}

@@ -1,0 +1,85 @@
+//! The data subcommands, through the arguments a user types.
+
+use std::path::Path;
+
+use clap::{Parser, Subcommand};
+use colar_engine::cli::data::{DataArgs, run};
+use colar_engine::data::{load, synth};
+
+#[derive(Parser)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Data(DataArgs),
+}
+
+/// Parses and runs `colar-engine data ARGS…`; a parse error becomes its text.
+fn data(args: &[&str]) -> Result<(), String> {
+    let Cli { command: Command::Data(args) } =
+        Cli::try_parse_from(["colar-engine", "data"].iter().chain(args)).map_err(|e| e.to_string())?;
+    run(args).map_err(|e| e.to_string())
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+#[test]
+fn synth_writes_splits_and_tokenizer() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("new/synth");
+    let sizes = ["--seed", "5", "--train", "40", "--val", "10", "--test", "20"];
+    data(&[&["synth", "--out", text(&out)], &sizes[..]].concat()).unwrap();
+    let config = synth::SynthConfig { seed: 5, train: 40, val: 10, test: 20, ..Default::default() };
+    let splits = synth::generate(&config).unwrap();
+    for (name, samples) in
+        [("train.jsonl", splits.train), ("val.jsonl", splits.val), ("test.jsonl", splits.test)]
+    {
+        assert_eq!(load(out.join(name), None).unwrap(), samples);
+    }
+    let tokenizer = out.join("tokenizer.json");
+    let train = out.join("train.jsonl");
+    data(&["stats", "--data", text(&train), "--tokenizer", text(&tokenizer)]).unwrap();
+    data(&["stats", "--data", text(&train), "--model", text(&out), "--json"]).unwrap();
+    data(&["stats", "--data", text(&train)]).unwrap();
+}
+
+#[test]
+fn convert_reads_what_it_is_given() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/data");
+    let out = dir.path().join("out.jsonl");
+    for (form, name) in [
+        ("colar", "colar.json"),
+        ("gsm8k", "gsm8k.jsonl"),
+        ("gsm8k-aug", "gsm8k_aug.txt"),
+        ("gsm-hard", "gsm_hard.jsonl"),
+        ("svamp", "svamp.json"),
+        ("multiarith", "multiarith.json"),
+        ("math", "math"),
+    ] {
+        let input = fixtures.join(name);
+        data(&["convert", "--format", form, text(&input), text(&out)]).unwrap();
+        assert_eq!(load(&out, None).unwrap(), load(&input, None).unwrap(), "{form}");
+    }
+}
+
+#[test]
+fn mistakes_are_told_and_leave_no_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let (input, out) = (dir.path().join("in.jsonl"), dir.path().join("out.jsonl"));
+    std::fs::write(&input, "{\"question\": \"q\", \"answer\": \"#### 1\"}\n{}\n").unwrap();
+    let message = data(&["convert", text(&input), text(&out)]).unwrap_err();
+    assert!(message.ends_with("in.jsonl, line 2: missing field `question` (column 2)"), "{message}");
+    assert!(!out.exists());
+    let message = data(&["synth", "--out", text(&out), "--max-value", "3"]).unwrap_err();
+    assert!(message.contains("the largest value is 3"), "{message}");
+    assert!(!out.exists());
+    let both = ["stats", "--data", text(&input), "--tokenizer", "a", "--model", "b"];
+    assert!(data(&both).unwrap_err().contains("cannot be used with"));
+    assert!(data(&["convert", "--format", "csv", "a", "b"]).unwrap_err().contains("gsm8k-aug"));
+}
