@@ -1,5 +1,7 @@
 //! The model: configuration, weights, layers with forward and backward.
 
+pub mod adapter;
+pub mod colar_config;
 pub mod config;
 pub mod rope;
 pub mod tokenizer;
