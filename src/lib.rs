@@ -7,5 +7,6 @@ pub mod error;
 pub mod files;
 pub mod model;
 pub mod random;
+pub mod train;
 
 pub use error::{Error, Result};

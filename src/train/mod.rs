@@ -1,0 +1,3 @@
+//! Training, and what it leaves behind.
+
+pub mod tensorboard;
