@@ -3,6 +3,8 @@
 pub mod adapter;
 pub mod colar_config;
 pub mod config;
+pub mod init;
+pub mod presets;
 pub mod rope;
 pub mod tokenizer;
 mod tokenizer_outline;
