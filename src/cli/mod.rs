@@ -1,3 +1,4 @@
-//! The command line: one file per subcommand.
+//! The command line: one file a subcommand.
 
 pub mod data;
+pub mod init;

@@ -285,7 +285,7 @@ impl ModelConfig {
 }
 
 /// A float32 as the float64 with its short decimal form, so that 1e-6 is not written as 9.99…e-7.
-fn shortest(x: f32) -> f64 {
+pub(crate) fn shortest(x: f32) -> f64 {
     x.to_string().parse().unwrap_or(f64::from(x))
 }
 

@@ -7,6 +7,7 @@
 pub mod adapter;
 pub mod colar_config;
 pub mod config;
+pub mod init;
 pub mod kv_cache;
 pub mod latent_head;
 pub mod linear;
@@ -14,6 +15,7 @@ pub mod lora;
 pub mod merge;
 pub mod open;
 pub mod params;
+pub mod presets;
 pub mod prompt;
 pub mod rope;
 pub mod tokenizer;

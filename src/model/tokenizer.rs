@@ -52,15 +52,21 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Io`] or [`Error::File`] naming the file and what is wrong with it.
     pub fn load(dir: &Path) -> Result<Self> {
-        let mut tokenizer = Self::load_file(&dir.join("tokenizer.json"))?;
-        let path = dir.join("tokenizer_config.json");
-        if path.exists() {
-            tokenizer.eos_token_id = tokenizer.named_eos(&path)?;
-        }
-        Ok(tokenizer)
+        let tokenizer = Self::load_file(&dir.join("tokenizer.json"))?;
+        let settings = dir.join("tokenizer_config.json");
+        if settings.exists() { tokenizer.with_settings(&settings) } else { Ok(tokenizer) }
     }
 
-    /// Loads one `tokenizer.json`, with no `tokenizer_config.json` beside it.
+    /// This tokenizer with the end token that the `tokenizer_config.json` at `path` names.
+    ///
+    /// # Errors
+    /// [`Error::Io`], or [`Error::File`] if it names what is no token.
+    pub fn with_settings(mut self, path: &Path) -> Result<Self> {
+        self.eos_token_id = self.named_eos(path)?;
+        Ok(self)
+    }
+
+    /// Loads one `tokenizer.json` alone, whatever stands beside it.
     ///
     /// # Errors
     /// As [`load`](Self::load).
