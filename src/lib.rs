@@ -12,3 +12,4 @@ pub mod random;
 pub mod train;
 
 pub use error::{Error, Result};
+pub use infer::{Engine, EngineOptions, Event, Generation, Prompt, Request, Sampling};
