@@ -1,7 +1,9 @@
 //! The command line: one file a subcommand.
 
 pub mod data;
+mod embedded;
 pub mod init;
+pub mod train;
 
 use std::process::ExitCode;
 
@@ -19,6 +21,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Train(train::TrainArgs),
     Init(init::InitArgs),
     Data(data::DataArgs),
 }
@@ -47,6 +50,7 @@ pub fn main() -> ExitCode {
 
 fn dispatch(cli: Cli) -> Result<()> {
     match cli.command {
+        Command::Train(args) => train::run(args),
         Command::Init(args) => init::run(&args),
         Command::Data(args) => data::run(args),
     }

@@ -23,7 +23,7 @@ pub fn attention(
                     .map(|j| scale * super::math::dot(qr, &k[(sp.k_start + j) * kw + kh * d..][..d]))
                     .collect();
                 let l = super::math::log_sum_exp(&p);
-                super::math::vexp(&mut p, -l);
+                p.iter_mut().for_each(|x| *x = (*x - l).exp());
                 let o = &mut out[r * qw + h * d..][..d];
                 o.fill(0.0);
                 for j in 0..n {

@@ -1,6 +1,6 @@
 //! The output head: cross-entropy in chunks, token choice, and the end-of-latent event.
 
-use super::math::{dot, log_sum_exp, vexp};
+use super::math::{dot, exp, log_sum_exp};
 use super::matmul::{Mat, matmul_nn, matmul_nt, matmul_tn};
 use super::par::{self, SharedMut};
 use crate::device::{Draw, TokenChoice};
@@ -57,11 +57,7 @@ pub(super) fn cross_entropy(
                 own[0] = lse - mean;
                 if let Some(scale) = scale {
                     let scale = scale[r];
-                    vexp(logits, -lse);
-                    super::simd::dispatch(
-                        #[inline(always)]
-                        || logits.iter_mut().for_each(|p| *p *= scale),
-                    );
+                    exp_in_place(logits, lse, scale);
                     for &t in label {
                         logits[t as usize] -= scale * share;
                     }
@@ -74,6 +70,25 @@ pub(super) fn cross_entropy(
                 matmul_tn(n, vocab, hidden, 1.0, logits, h, 1.0, dw);
             }
         }
+    }
+}
+
+/// `x = scale · e^(x − shift)`, by way of a block that stays in the first-level cache.
+fn exp_in_place(x: &mut [f32], shift: f32, scale: f32) {
+    let mut block = [0.0; 1024];
+    for part in x.chunks_mut(block.len()) {
+        let from = &mut block[..part.len()];
+        from.copy_from_slice(part);
+        exp(from, shift, scale, part);
+    }
+}
+
+/// Some of a matrix's elements.
+fn slice(w: Mat<'_>, range: std::ops::Range<usize>) -> Mat<'_> {
+    match w {
+        Mat::F32(w) => Mat::F32(&w[range]),
+        Mat::Bf16(w) => Mat::Bf16(&w[range]),
+        Mat::F16(w) => Mat::F16(&w[range]),
     }
 }
 
@@ -128,7 +143,7 @@ fn choose(row: &mut [f32], choice: &TokenChoice) -> u32 {
     let inverse = 1.0 / choice.temperature;
     let top = row.iter().fold(f32::NEG_INFINITY, |m, &x| m.max(x)) * inverse;
     row.iter_mut().for_each(|x| *x *= inverse);
-    vexp(row, -top);
+    exp_in_place(row, top, 1.0);
     let total: f64 = row.iter().map(|&p| f64::from(p)).sum();
     let u = f64::from(uniform(choice.draw));
     if choice.top_p >= 1.0 {
@@ -216,7 +231,7 @@ pub(super) fn token_event(
         let end = (start + EVENT_TILE).min(vocab);
         let n = end - start;
         let logits = &mut logits[..rows * n];
-        matmul_nt(rows, n, hidden, 1.0, h, w.slice(start * hidden..end * hidden), 0.0, logits);
+        matmul_nt(rows, n, hidden, 1.0, h, slice(w, start * hidden..end * hidden), 0.0, logits);
         for ((scan, choice), row) in scans.iter_mut().zip(choices).zip(logits.chunks_exact_mut(n)) {
             if scan.lost {
                 continue;
@@ -233,7 +248,7 @@ pub(super) fn token_event(
             } else {
                 let inverse = 1.0 / choice.temperature;
                 row.iter_mut().for_each(|l| *l *= inverse);
-                vexp(row, -scan.own);
+                exp_in_place(row, scan.own, 1.0);
                 scan.z += row.iter().map(|&p| f64::from(p)).sum::<f64>();
                 scan.lost = scan.u * scan.z >= 1.0;
             }
