@@ -1,7 +1,11 @@
 //! The command line: one file a subcommand.
 
+pub mod common;
 pub mod data;
+pub mod eval;
+pub mod generate;
 pub mod init;
+pub mod score;
 
 use std::process::ExitCode;
 
@@ -19,6 +23,9 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Generate(generate::GenerateArgs),
+    Eval(eval::EvalArgs),
+    Score(score::ScoreArgs),
     Init(init::InitArgs),
     Data(data::DataArgs),
 }
@@ -47,6 +54,9 @@ pub fn main() -> ExitCode {
 
 fn dispatch(cli: Cli) -> Result<()> {
     match cli.command {
+        Command::Generate(args) => generate::run(&args),
+        Command::Eval(args) => eval::run(&args),
+        Command::Score(args) => score::run(&args),
         Command::Init(args) => init::run(&args),
         Command::Data(args) => data::run(args),
     }
