@@ -119,8 +119,12 @@ impl RopeScaling {
                     let what = format!("{high_freq_factor} must exceed low_freq_factor, {low_freq_factor}");
                     return Err(fields.error("high_freq_factor", what));
                 }
+                let factor = fields.positive("factor")?;
+                if factor < 1.0 {
+                    return Err(fields.error("factor", format!("must be at least 1, not {factor}")));
+                }
                 Ok(RopeScaling::Llama3 {
-                    factor: fields.positive("factor")?,
+                    factor,
                     low_freq_factor,
                     high_freq_factor,
                     original_max_position_embeddings: fields
