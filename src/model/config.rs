@@ -96,8 +96,9 @@ impl ModelConfig {
     /// `generation_config.json` where there is one.
     ///
     /// # Errors
-    /// [`Error::Io`](crate::Error::Io) if `config.json` cannot be read, [`Error::File`](crate::Error::File) naming file and field for
-    /// anything missing, malformed or not supported.
+    /// [`Error::Io`](crate::Error::Io) if `config.json` cannot be read,
+    /// [`Error::File`](crate::Error::File) naming file and field for anything missing, malformed or not
+    /// supported.
     pub fn load(dir: &Path) -> Result<Self> {
         let mut config = Self::load_file(&dir.join("config.json"))?;
         let path = dir.join("generation_config.json");
