@@ -1,3 +1,5 @@
 //! The CPU device.
 
+pub mod gemv;
 pub mod par;
+pub mod simd;

@@ -1,0 +1,197 @@
+//! Vectors of whatever width the machine has, and how stored weights become f32 in them.
+//!
+//! The compiler's baseline is SSE2 on x86-64, so loops that matter run through [`dispatch`], which picks
+//! AVX-512, AVX2 + FMA, NEON or scalar code once the program runs on a machine. Plain loops inside it are
+//! vectorised by the compiler; the products, which live or die by their registers, spell out vectors.
+//!
+//! Weights stay 16-bit in memory. A vector of 32-bit words holds two of them a lane, and taking the low and
+//! the high halves needs no shuffle, only a shift and a mask; so the products read weights as *even* and *odd*
+//! vectors, and the activations they meet are arranged the same way once per product ([`Element::arrange`]).
+
+use half::{bf16, f16};
+use pulp::Simd;
+
+/// Runs `op` with the widest vectors this machine has.
+#[inline(always)]
+pub fn dispatch<Op: pulp::WithSimd>(op: Op) -> Op::Output {
+    pulp::Arch::new().dispatch(op)
+}
+
+/// A type that weights are stored in.
+pub trait Element: bytemuck::Pod + Sync {
+    /// The `2 * F32_LANES` weights at `at` as f32, in two vectors: even and odd ones for 16-bit types, first
+    /// and second half for f32. Exact, including infinities and NaN.
+    ///
+    /// # Safety
+    /// `at` must be valid for reading `2 * F32_LANES` elements. It need not be aligned.
+    unsafe fn load_pair<S: Simd>(simd: S, at: *const Self) -> [S::f32s; 2];
+
+    /// Writes `pair` (at most `2 * lanes` values, the rest taken as 0) to `to` (`2 * lanes`) in the order in
+    /// which [`Element::load_pair`] gives weights.
+    fn arrange(pair: &[f32], lanes: usize, to: &mut [f32]);
+
+    /// Converts `from` to `to`, which must be as long.
+    fn widen(from: &[Self], to: &mut [f32]);
+}
+
+/// [`Element::arrange`] for types that load as even and odd vectors.
+#[inline(always)]
+fn arrange_even_odd(pair: &[f32], lanes: usize, to: &mut [f32]) {
+    let (even, odd) = to.split_at_mut(lanes);
+    for (i, (e, o)) in even.iter_mut().zip(odd).enumerate() {
+        *e = pair.get(2 * i).copied().unwrap_or(0.0);
+        *o = pair.get(2 * i + 1).copied().unwrap_or(0.0);
+    }
+}
+
+impl Element for f32 {
+    #[inline(always)]
+    unsafe fn load_pair<S: Simd>(_: S, at: *const Self) -> [S::f32s; 2] {
+        // SAFETY: the caller vouches for the elements; vectors of f32 hold any bits.
+        unsafe { [at.cast::<S::f32s>().read_unaligned(), at.cast::<S::f32s>().add(1).read_unaligned()] }
+    }
+
+    #[inline(always)]
+    fn arrange(pair: &[f32], _: usize, to: &mut [f32]) {
+        let (head, tail) = to.split_at_mut(pair.len());
+        head.copy_from_slice(pair);
+        tail.fill(0.0);
+    }
+
+    fn widen(from: &[Self], to: &mut [f32]) {
+        to.copy_from_slice(from);
+    }
+}
+
+impl Element for bf16 {
+    #[inline(always)]
+    unsafe fn load_pair<S: Simd>(simd: S, at: *const Self) -> [S::f32s; 2] {
+        // SAFETY: the caller vouches for the elements; vectors of u32 hold any bits.
+        let words = unsafe { at.cast::<S::u32s>().read_unaligned() };
+        let even = simd.wrapping_dyn_shl_u32s(words, simd.splat_u32s(16));
+        let odd = simd.and_u32s(words, simd.splat_u32s(0xffff_0000));
+        [simd.transmute_f32s_u32s(even), simd.transmute_f32s_u32s(odd)]
+    }
+
+    #[inline(always)]
+    fn arrange(pair: &[f32], lanes: usize, to: &mut [f32]) {
+        arrange_even_odd(pair, lanes, to);
+    }
+
+    fn widen(from: &[Self], to: &mut [f32]) {
+        assert_eq!(from.len(), to.len());
+        dispatch(
+            #[inline(always)]
+            || from.iter().zip(to).for_each(|(b, f)| *f = f32::from_bits(u32::from(b.to_bits()) << 16)),
+        );
+    }
+}
+
+/// The f32 values of f16 bits in the low 15 bits of each lane, `sign` in the top bit.
+#[inline(always)]
+fn half_bits<S: Simd>(simd: S, magnitude: S::u32s, sign: S::u32s) -> S::f32s {
+    // Shifted in place, exponent and mantissa mean 2^-112 times their value, subnormals included. An f16
+    // exponent of all ones must become an f32 one.
+    let bits = simd.wrapping_dyn_shl_u32s(magnitude, simd.splat_u32s(13));
+    let scale = simd.splat_f32s(f32::from_bits((127 + 112) << 23));
+    let value = simd.transmute_u32s_f32s(simd.mul_f32s(simd.transmute_f32s_u32s(bits), scale));
+    let special = simd.greater_than_or_equal_u32s(bits, simd.splat_u32s(31 << 23));
+    let infinite = simd.or_u32s(bits, simd.splat_u32s(0x7f80_0000));
+    simd.transmute_f32s_u32s(simd.or_u32s(simd.select_u32s(special, infinite, value), sign))
+}
+
+impl Element for f16 {
+    #[inline(always)]
+    unsafe fn load_pair<S: Simd>(simd: S, at: *const Self) -> [S::f32s; 2] {
+        // SAFETY: the caller vouches for the elements; vectors of u32 hold any bits.
+        let words = unsafe { at.cast::<S::u32s>().read_unaligned() };
+        let (magnitude, sign) = (simd.splat_u32s(0x7fff), simd.splat_u32s(0x8000_0000));
+        let even_sign = simd.and_u32s(simd.wrapping_dyn_shl_u32s(words, simd.splat_u32s(16)), sign);
+        let high = simd.wrapping_dyn_shr_u32s(words, simd.splat_u32s(16));
+        [
+            half_bits(simd, simd.and_u32s(words, magnitude), even_sign),
+            half_bits(simd, simd.and_u32s(high, magnitude), simd.and_u32s(words, sign)),
+        ]
+    }
+
+    #[inline(always)]
+    fn arrange(pair: &[f32], lanes: usize, to: &mut [f32]) {
+        arrange_even_odd(pair, lanes, to);
+    }
+
+    fn widen(from: &[Self], to: &mut [f32]) {
+        half::slice::HalfFloatSliceExt::convert_to_f32_slice(from, to);
+    }
+}
+
+// The even element of a word is its low half only where words are stored low half first.
+const _: () = assert!(cfg!(target_endian = "little"), "16-bit weights are read as little-endian words");
+
+/// Asks for the cache line at `at` ahead of its use. Any address will do: nothing is read.
+#[inline(always)]
+pub fn prefetch<T>(at: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: SSE is part of x86-64, and a prefetch never faults.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct LoadAll<'a, T>(&'a [T]);
+
+    impl<T: Element> pulp::WithSimd for LoadAll<'_, T> {
+        type Output = Vec<f32>;
+
+        fn with_simd<S: Simd>(self, simd: S) -> Vec<f32> {
+            let mut out = Vec::new();
+            let mut arranged = vec![0.0; 2 * S::F32_LANES];
+            for pair in self.0.chunks_exact(2 * S::F32_LANES) {
+                // SAFETY: the chunk has 2 * F32_LANES elements.
+                let loaded = unsafe { T::load_pair(simd, pair.as_ptr()) };
+                // The order of `arrange`, inverted, must give the pair back.
+                let index: Vec<f32> = (0..pair.len()).map(|i| i as f32).collect();
+                T::arrange(&index, S::F32_LANES, &mut arranged);
+                let loaded: &[f32] = bytemuck::cast_slice(&loaded);
+                let mut back = vec![0.0; pair.len()];
+                arranged.iter().zip(loaded).for_each(|(&i, &v)| back[i as usize] = v);
+                out.extend(back);
+            }
+            out
+        }
+    }
+
+    #[test]
+    fn every_16_bit_number_loads_and_widens_exactly() {
+        fn same(a: f32, b: f32) -> bool {
+            a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan())
+        }
+        let all: Vec<u16> = (0..=u16::MAX).collect();
+        let mut wide = vec![f32::NAN; all.len()];
+        let b: Vec<bf16> = all.iter().map(|&x| bf16::from_bits(x)).collect();
+        bf16::widen(&b, &mut wide);
+        for (i, (l, w)) in dispatch(LoadAll(&b)).into_iter().zip(&wide).enumerate() {
+            assert!(same(l, b[i].to_f32()) && same(*w, b[i].to_f32()), "bf16 {i:#x}: {l} {w}");
+        }
+        let h: Vec<f16> = all.iter().map(|&x| f16::from_bits(x)).collect();
+        f16::widen(&h, &mut wide);
+        for (i, (l, w)) in dispatch(LoadAll(&h)).into_iter().zip(&wide).enumerate() {
+            assert!(same(l, h[i].to_f32()) && same(*w, h[i].to_f32()), "f16 {i:#x}: {l} {w}");
+        }
+    }
+
+    #[test]
+    fn a_short_pair_is_padded_with_zeros() {
+        let mut to = [f32::NAN; 8];
+        bf16::arrange(&[1.0, 2.0, 3.0], 4, &mut to);
+        assert_eq!(to, [1.0, 3.0, 0.0, 0.0, 2.0, 0.0, 0.0, 0.0]);
+        f32::arrange(&[1.0, 2.0, 3.0], 4, &mut to);
+        assert_eq!(to, [1.0, 2.0, 3.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
+    }
+}
