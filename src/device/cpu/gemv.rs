@@ -116,8 +116,14 @@ impl<T: Element> pulp::WithSimd for Block<'_, T> {
                 match self.m - i {
                     1 => self.tile::<S, 4, 1>(simd, row, i),
                     2 => self.tile::<S, 4, 2>(simd, row, i),
-                    3 => [0, 2].iter().for_each(|r| self.tile::<S, 2, 3>(simd, row + r, i)),
-                    _ => [0, 2].iter().for_each(|r| self.tile::<S, 2, 4>(simd, row + r, i)),
+                    3 => {
+                        self.tile::<S, 2, 3>(simd, row, i);
+                        self.tile::<S, 2, 3>(simd, row + 2, i);
+                    }
+                    _ => {
+                        self.tile::<S, 2, 4>(simd, row, i);
+                        self.tile::<S, 2, 4>(simd, row + 2, i);
+                    }
                 }
                 i += 4;
             }
@@ -136,37 +142,35 @@ impl<T: Element> Block<'_, T> {
     #[inline(always)]
     fn tile<S: Simd, const R: usize, const M: usize>(&self, simd: S, row: usize, i: usize) {
         let pair = 2 * S::F32_LANES;
-        let w: [&[T]; R] = std::array::from_fn(|r| &self.w[(row + r) * self.k..][..self.k]);
-        let x: [&[f32]; M] = std::array::from_fn(|a| &self.x[(i + a) * self.padded..][..self.padded]);
+        let (mut w, mut x) = ([&self.w[..0]; R], [&self.x[..0]; M]);
+        for (r, w) in w.iter_mut().enumerate() {
+            *w = &self.w[(row + r) * self.k..][..self.k];
+        }
+        for (a, x) in x.iter_mut().enumerate() {
+            *x = &self.x[(i + a) * self.padded..][..self.padded];
+        }
         let mut sums = [[[simd.splat_f32s(0.0); 2]; M]; R];
 
-        let mut add = |at: usize, weights: [*const T; R]| {
-            for r in 0..R {
-                // SAFETY: the callers below give pointers to a pair of vectors.
-                let w = unsafe { T::load_pair(simd, weights[r]) };
-                for a in 0..M {
-                    // SAFETY: `at` is a multiple of `pair` below `padded`, the length of x[a] and itself
-                    // a multiple of `pair`.
-                    let x = unsafe { f32::load_pair(simd, x[a].as_ptr().add(at)) };
-                    for h in 0..2 {
-                        sums[r][a][h] = simd.mul_add_e_f32s(w[h], x[h], sums[r][a][h]);
-                    }
-                }
-            }
-        };
         let whole = self.k - self.k % pair;
         for at in (0..whole).step_by(pair) {
-            // SAFETY: at + pair <= k, the length of every w[r].
-            add(at, std::array::from_fn(|r| unsafe { w[r].as_ptr().add(at) }));
+            let mut weights = [std::ptr::null(); R];
+            for (weights, w) in weights.iter_mut().zip(w) {
+                *weights = w[at..at + pair].as_ptr();
+            }
+            // SAFETY: the slices just taken and `at + pair <= padded` bound the reads.
+            unsafe { add_pair(simd, weights, &x, at, &mut sums) };
         }
         if whole < self.k {
             // Zeros stand in for what is missing; they meet the zeros that pad x.
-            let mut rest = [[T::zeroed(); MAX_PAIR]; R];
-            for (rest, w) in rest.iter_mut().zip(w) {
-                rest[..self.k - whole].copy_from_slice(&w[whole..]);
-            }
             const { assert!(2 * S::F32_LANES <= MAX_PAIR) };
-            add(whole, std::array::from_fn(|r| rest[r].as_ptr()));
+            let mut rest = [[T::zeroed(); MAX_PAIR]; R];
+            let mut weights = [std::ptr::null(); R];
+            for r in 0..R {
+                rest[r][..self.k - whole].copy_from_slice(&w[r][whole..]);
+                weights[r] = rest[r].as_ptr();
+            }
+            // SAFETY: `rest` holds MAX_PAIR weights a row, and `whole + pair <= padded`.
+            unsafe { add_pair(simd, weights, &x, whole, &mut sums) };
         }
         for r in 0..R {
             for a in 0..M {
@@ -176,6 +180,34 @@ impl<T: Element> Block<'_, T> {
                 let y = unsafe { &mut self.out.slice(at..at + 1)[0] };
                 *y = if self.beta == 0.0 { self.alpha * dot } else { self.beta * *y + self.alpha * dot };
             }
+        }
+    }
+}
+
+/// Adds to `sums` the products of the pair of vectors at each of `weights` with that at `at` of each `x`.
+///
+/// A function rather than a closure: vector code is fast only where it is inlined into a function that has
+/// the vectors enabled, and only a function can demand that.
+///
+/// # Safety
+/// Every one of `weights` must be good for reading `2 * F32_LANES` elements, and `at + 2 * F32_LANES` must be
+/// within every `x`.
+#[inline(always)]
+unsafe fn add_pair<S: Simd, T: Element, const R: usize, const M: usize>(
+    simd: S,
+    weights: [*const T; R],
+    x: &[&[f32]; M],
+    at: usize,
+    sums: &mut [[[S::f32s; 2]; M]; R],
+) {
+    for (at_w, sums) in weights.into_iter().zip(sums) {
+        // SAFETY: the caller vouches for the pointer.
+        let w = unsafe { T::load_pair(simd, at_w) };
+        for (x, sums) in x.iter().zip(sums) {
+            // SAFETY: the caller vouches for `at`.
+            let x = unsafe { f32::load_pair(simd, x.as_ptr().add(at)) };
+            sums[0] = simd.mul_add_e_f32s(w[0], x[0], sums[0]);
+            sums[1] = simd.mul_add_e_f32s(w[1], x[1], sums[1]);
         }
     }
 }
