@@ -17,7 +17,7 @@ use super::par::{self, SharedMut};
 use super::simd::{self, Element};
 
 /// The most activation rows for which these products beat a blocked one.
-pub const MAX_ROWS: usize = 16;
+pub const MAX_ROWS: usize = 32;
 
 /// Bytes of weights below which a block of output rows is not worth a thread's attention.
 const GRAIN_BYTES: usize = 16 << 10;

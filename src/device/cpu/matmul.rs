@@ -49,16 +49,22 @@ impl Mat<'_> {
 /// cache, which the activations share.
 const SCRATCH: usize = 128 << 10;
 
-/// Widest and tallest tile of an output. Large enough to repay the packing that each makes anew.
-const TILE: usize = 384;
+/// The widest tile of an output, in columns.
+const WIDE_TILE: usize = 384;
 
-/// Tiles are cut to at least so many, as long as none falls below [`TILE_WORK`].
+/// The tallest tile of an output, in rows. A tile packs (and widens) its weights anew, so it should be tall.
+const TALL_TILE: usize = 768;
+
+/// No output is cut into tiles below this height for the sake of more tiles.
+const LOW_TILE: usize = 192;
+
+/// An output is cut into about so many tiles at least, unless they would be too small.
 const TILES: usize = 16;
 
 /// Multiply-adds below which a tile is not worth a thread's attention.
 const TILE_WORK: usize = 1 << 19;
 
-/// What tile edges are multiples of: whole registers along the columns, whole micro-tiles along the rows.
+/// What the width of a tile is a multiple of: three registers of AVX-512, the height of `gemm`'s micro-tile.
 const EDGE: usize = 48;
 
 thread_local! {
@@ -180,22 +186,14 @@ fn tiled(
     });
 }
 
-/// The size of a tile: [`TILE`] each way, halved along the longer edge while there are fewer than [`TILES`].
+/// The height and width of the tiles of an output. They follow from the shape and nothing else.
 fn tile_size(rows: usize, cols: usize, inner: usize) -> (usize, usize) {
-    // Equal tiles rather than full ones and a rest.
-    let even = |len: usize, most: usize| len.div_ceil(len.div_ceil(most)).next_multiple_of(EDGE);
-    let (mut tall, mut wide) = (even(rows, TILE), even(cols, TILE));
-    while rows.div_ceil(tall) * cols.div_ceil(wide) < TILES
-        && tall.min(rows) * wide.min(cols) * inner >= 2 * TILE_WORK
-        && tall.max(wide) > EDGE
-    {
-        if tall.min(rows) > wide.min(cols) {
-            tall = even(rows, tall / 2);
-        } else {
-            wide = even(cols, wide / 2);
-        }
-    }
-    (tall, wide)
+    let work = rows.saturating_mul(cols).saturating_mul(inner);
+    let want = (work / TILE_WORK).clamp(1, TILES);
+    let down = rows.div_ceil(TALL_TILE);
+    let across = cols.div_ceil(WIDE_TILE).max(cols.div_ceil(EDGE).min(want.div_ceil(down)));
+    let down = down.max((rows / LOW_TILE).min(want.div_ceil(across)));
+    (rows.div_ceil(down), cols.div_ceil(across).next_multiple_of(EDGE))
 }
 
 /// Widens the given rows and columns of `w` (rows of `stride`) in blocks of `block` rows and runs
@@ -389,12 +387,12 @@ mod tests {
     }
 
     #[test]
-    fn tiles_cover_large_outputs_evenly_and_leave_small_ones_whole() {
-        assert_eq!(tile_size(20, 32, 32), (EDGE, EDGE));
-        for (rows, cols, inner) in [(1200, 1536, 576), (2560, 128, 128), (49152, 576, 64), (600, 128, 576)] {
+    fn large_outputs_give_every_thread_a_tile_and_small_ones_stay_whole() {
+        assert_eq!(tile_size(20, 32, 32), (20, 48));
+        for (rows, cols, inner) in [(1200, 1536, 576), (2560, 128, 128), (49152, 576, 64), (600, 576, 128)] {
             let (tall, wide) = tile_size(rows, cols, inner);
-            assert!(tall <= TILE && wide <= TILE && tall % EDGE == 0 && wide % EDGE == 0);
-            assert!(rows.div_ceil(tall) * cols.div_ceil(wide) >= TILES);
+            assert!(tall <= TALL_TILE && wide <= WIDE_TILE && wide % EDGE == 0);
+            assert!(rows.div_ceil(tall) * cols.div_ceil(wide) >= TILES / 2);
         }
     }
 }
