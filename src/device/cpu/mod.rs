@@ -1,6 +1,7 @@
 //! The CPU device.
 
 pub mod gemv;
+pub mod math;
 pub mod matmul;
 pub mod par;
 pub mod simd;
