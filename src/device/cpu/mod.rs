@@ -4,4 +4,6 @@ pub mod gemv;
 pub mod math;
 pub mod matmul;
 pub mod par;
+pub mod product;
 pub mod simd;
+pub mod transpose;
