@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::train::Shown;
 use crate::device::cpu::CpuDevice;
 use crate::eval::table;
-use crate::files::run_name::new_run_dir;
+use crate::files::runs;
 use crate::train::TrainFlags;
 use crate::train::embedded::{self, EmbeddedOptions, Stage};
 use crate::{Error, Result};
@@ -26,7 +26,7 @@ pub(super) fn run(flags: TrainFlags, resume: bool) -> Result<()> {
     }
     let out = match (flags.out, resume) {
         (Some(out), _) => out,
-        (None, false) => new_run_dir(),
+        (None, false) => runs::new_dir(),
         (None, true) => return Err(Error::usage("--resume needs --out, the run to go on with")),
     };
     let options = EmbeddedOptions { out, seed: flags.seed.unwrap_or(0), resume, shorten: 1 };

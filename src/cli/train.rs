@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::device::cpu::CpuDevice;
 use crate::files::atomic::write_atomic;
-use crate::files::run_name::new_run_dir;
+use crate::files::runs;
 use crate::train::{Progress, TrainFlags, Trainer};
 use crate::{Error, Result};
 
@@ -51,7 +51,7 @@ pub fn run(args: TrainArgs) -> Result<()> {
         if args.resume {
             return Err(Error::usage("--resume needs --out, the run to go on with"));
         }
-        flags.out = Some(new_run_dir());
+        flags.out = Some(runs::new_dir());
     }
     let options = flags.clone().resolve()?;
     let device = CpuDevice::new(options.threads)?;

@@ -3,6 +3,5 @@
 
 pub mod atomic;
 pub mod json;
-pub mod run_name;
 pub mod runs;
 pub mod safetensors;

@@ -14,6 +14,13 @@ use crate::{Error, Result};
 /// Where the command line puts its runs and looks for them.
 pub const RUNS: &str = "runs";
 
+/// `runs/<time>` for the present UTC time, to the second, so that names sort by age: where a run goes
+/// that was not told where.
+pub fn new_dir() -> PathBuf {
+    let now = jiff::Timestamp::now().strftime("%Y%m%d-%H%M%S").to_string();
+    Path::new(RUNS).join(now)
+}
+
 /// A finished run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Run {

@@ -12,6 +12,7 @@ mod gemv;
 mod latent;
 pub mod math;
 mod matmul;
+mod product;
 mod norm;
 mod optimizer;
 mod output;
@@ -19,6 +20,7 @@ pub mod par;
 mod rotary;
 mod rows;
 mod simd;
+mod transpose;
 
 use std::sync::Arc;
 

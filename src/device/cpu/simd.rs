@@ -30,6 +30,9 @@ pub trait Element: bytemuck::Pod + Sync {
     /// which [`Element::load_pair`] gives weights.
     fn arrange(pair: &[f32], lanes: usize, to: &mut [f32]);
 
+    /// The same number as f32.
+    fn to_f32(self) -> f32;
+
     /// Converts `from` to `to`, which must be as long.
     fn widen(from: &[Self], to: &mut [f32]);
 }
@@ -58,6 +61,11 @@ impl Element for f32 {
         tail.fill(0.0);
     }
 
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        self
+    }
+
     fn widen(from: &[Self], to: &mut [f32]) {
         to.copy_from_slice(from);
     }
@@ -78,11 +86,16 @@ impl Element for bf16 {
         arrange_even_odd(pair, lanes, to);
     }
 
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+
     fn widen(from: &[Self], to: &mut [f32]) {
         assert_eq!(from.len(), to.len());
         dispatch(
             #[inline(always)]
-            || from.iter().zip(to).for_each(|(b, f)| *f = f32::from_bits(u32::from(b.to_bits()) << 16)),
+            || from.iter().zip(to).for_each(|(b, f)| *f = Element::to_f32(*b)),
         );
     }
 }
@@ -117,6 +130,11 @@ impl Element for f16 {
     #[inline(always)]
     fn arrange(pair: &[f32], lanes: usize, to: &mut [f32]) {
         arrange_even_odd(pair, lanes, to);
+    }
+
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        f16::to_f32(self)
     }
 
     fn widen(from: &[Self], to: &mut [f32]) {
