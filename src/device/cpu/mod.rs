@@ -6,21 +6,21 @@
 //! `gemm` crate, those with few rows through [`gemv`]. All threads come from [`par`].
 
 mod activation;
-mod attention;
+pub mod attention;
 mod buffer;
-mod gemv;
+pub mod gemv;
 mod latent;
 pub mod math;
-mod matmul;
-mod product;
+pub mod matmul;
+pub mod product;
 mod norm;
 mod optimizer;
 mod output;
 pub mod par;
 mod rotary;
 mod rows;
-mod simd;
-mod transpose;
+pub mod simd;
+pub mod transpose;
 
 use std::sync::Arc;
 
