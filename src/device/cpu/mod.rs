@@ -1,5 +1,6 @@
 //! The CPU device.
 
+pub mod attention;
 pub mod gemv;
 pub mod math;
 pub mod matmul;
