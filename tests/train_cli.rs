@@ -139,7 +139,11 @@ fn bad_flags_and_files_give_one_line() {
         (&["--model", &model, "--data", &train, "--lora-targets", "x_proj"], 2, "x_proj"),
         (&["--model", &model, "--data", &train, "--auto-prob", "1.5"], 2, "--auto-prob"),
         (&["--model", &model, "--data", &train, "--freeze-embedding"], 2, "--full"),
-        (&["--model", &model, "--data", &train, "--deterministic-head", "--latent-loss", "nll"], 2, "likelihood"),
+        (
+            &["--model", &model, "--data", &train, "--deterministic-head", "--latent-loss", "nll"],
+            2,
+            "likelihood",
+        ),
         (&["--model", "/nonexistent", "--data", &train], 1, "/nonexistent"),
         (&["--model", &model, "--data", &path("empty.jsonl")], 1, "empty.jsonl"),
         (&["--model", &model, "--data", &train, "--init", "/nonexistent"], 1, "/nonexistent"),

@@ -141,7 +141,11 @@ pub fn run<D: Device>(
     join_metrics(options)?;
     let rows = evaluate_all(device, options, on_stage)?;
     table::write_json(&options.out.join("table.json"), &rows)?;
-    plot::write(&options.out.join("table.svg"), "Accuracy against reasoning length, held-out questions", &rows)?;
+    plot::write(
+        &options.out.join("table.svg"),
+        "Accuracy against reasoning length, held-out questions",
+        &rows,
+    )?;
     Ok(rows)
 }
 

@@ -17,6 +17,26 @@ pub fn dispatch<Op: pulp::WithSimd>(op: Op) -> Op::Output {
     pulp::Arch::new().dispatch(op)
 }
 
+/// The vector at `x[at..]`.
+///
+/// # Panics
+/// When it does not lie in the slice.
+#[inline(always)]
+pub fn load<S: Simd>(_: S, x: &[f32], at: usize) -> S::f32s {
+    // SAFETY: the slice has as many elements as the vector, which holds any bits.
+    unsafe { x[at..at + S::F32_LANES].as_ptr().cast::<S::f32s>().read_unaligned() }
+}
+
+/// Writes a vector to `x[at..]`.
+///
+/// # Panics
+/// When it does not lie in the slice.
+#[inline(always)]
+pub fn store<S: Simd>(_: S, x: &mut [f32], at: usize, value: S::f32s) {
+    // SAFETY: the slice has as many elements as the vector.
+    unsafe { x[at..at + S::F32_LANES].as_mut_ptr().cast::<S::f32s>().write_unaligned(value) }
+}
+
 /// A type that weights are stored in.
 pub trait Element: bytemuck::Pod + Sync {
     /// The `2 * F32_LANES` weights at `at` as f32, in two vectors: even and odd ones for 16-bit types, first
