@@ -112,7 +112,7 @@ impl Stream {
     /// Stream `id` of `seed` after `position` words have been drawn.
     pub fn at(seed: u64, id: u64, position: u64) -> Self {
         let mut stream = Stream { philox: Philox::new(seed), id, position, block: [0; 4] };
-        if position % 4 != 0 {
+        if !position.is_multiple_of(4) {
             stream.load();
         }
         stream

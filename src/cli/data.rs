@@ -1,16 +1,16 @@
 //! `colar-engine data`: make, convert and measure data sets.
 
-use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 
+use super::common::print;
+use crate::Result;
 use crate::data::lengths::{Lengths, Spread};
 use crate::data::synth::{self, SynthConfig};
 use crate::data::{Format, load, write_jsonl};
 use crate::files::atomic::write_atomic;
 use crate::model::tokenizer::Tokenizer;
-use crate::{Error, Result};
 
 /// Make, convert and measure data sets.
 #[derive(Debug, Args)]
@@ -183,14 +183,6 @@ fn table(unit: &str, lengths: &Lengths) -> String {
         text += &row(&format!("{part}, {unit}"), spread);
     }
     text
-}
-
-/// Writes to standard output; a reader that has seen enough (`| head`) is no error.
-fn print(text: &str) -> Result<()> {
-    match std::io::stdout().lock().write_all(text.as_bytes()) {
-        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(Error::io("standard output")(e)),
-        _ => Ok(()),
-    }
 }
 
 fn write_text(path: &Path, text: &str) -> Result<()> {

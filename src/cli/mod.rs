@@ -1,7 +1,13 @@
 //! The command line: one file a subcommand.
 
+pub mod common;
 pub mod data;
+mod embedded;
+pub mod eval;
+pub mod generate;
 pub mod init;
+pub mod score;
+pub mod train;
 
 use std::process::ExitCode;
 
@@ -19,6 +25,10 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Train(train::TrainArgs),
+    Generate(generate::GenerateArgs),
+    Eval(eval::EvalArgs),
+    Score(score::ScoreArgs),
     Init(init::InitArgs),
     Data(data::DataArgs),
 }
@@ -47,6 +57,10 @@ pub fn main() -> ExitCode {
 
 fn dispatch(cli: Cli) -> Result<()> {
     match cli.command {
+        Command::Train(args) => train::run(args),
+        Command::Generate(args) => generate::run(&args),
+        Command::Eval(args) => eval::run(&args),
+        Command::Score(args) => score::run(&args),
         Command::Init(args) => init::run(&args),
         Command::Data(args) => data::run(args),
     }

@@ -58,6 +58,16 @@ impl HeadShape {
     pub fn kv_width(&self) -> usize {
         self.kv_heads * self.head_dim
     }
+
+    /// Query heads that share a head of keys and values.
+    pub(crate) fn group(&self) -> usize {
+        self.heads / self.kv_heads
+    }
+
+    /// The columns of one head.
+    pub(crate) fn columns(&self, head: usize) -> std::ops::Range<usize> {
+        head * self.head_dim..(head + 1) * self.head_dim
+    }
 }
 
 /// One sequence's part in an attention call.
@@ -75,6 +85,13 @@ pub struct Span {
     pub k_start: usize,
     /// Key and value rows; at least `q_len`.
     pub k_len: usize,
+}
+
+impl Span {
+    /// How many keys query `i` sees.
+    pub(crate) fn sees(&self, i: usize) -> usize {
+        self.k_len - self.q_len + i + 1
+    }
 }
 
 /// Where the draws of one row come from: counter-based, so the same key and counter give the same

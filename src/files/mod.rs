@@ -3,4 +3,5 @@
 
 pub mod atomic;
 pub mod json;
+pub mod runs;
 pub mod safetensors;

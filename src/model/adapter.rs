@@ -27,8 +27,11 @@ pub const ADAPTER_CONFIG_FILE: &str = "adapter_config.json";
 pub const ADAPTER_WEIGHTS_FILE: &str = "adapter_model.safetensors";
 
 /// The projections of a layer that can carry an adapter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum, serde::Serialize, serde::Deserialize,
+)]
 #[value(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
 pub enum LoraTarget {
     /// Queries.
     QProj,
@@ -150,13 +153,17 @@ impl AdapterConfig {
             }
         }
         refuse_variants(&fields)?;
-        Ok(Self {
+        let config = Self {
             r: fields.size("r", 1 << 16)?,
             lora_alpha: fields.positive("lora_alpha")?,
             use_rslora: fields.opt_bool("use_rslora")?.unwrap_or(false),
             target_modules: targets(&fields)?,
             base_model_name_or_path: fields.opt_str("base_model_name_or_path")?.map(str::to_owned),
-        })
+        };
+        if !config.scale().is_normal() {
+            return Err(fields.error("lora_alpha", format!("{} is out of range", config.lora_alpha)));
+        }
+        Ok(config)
     }
 
     /// The `adapter_config.json` of this adapter. Only fields that every release of PEFT since 0.9
@@ -283,9 +290,22 @@ fn refuse_variants(fields: &Fields<'_>) -> Result<()> {
         "target_parameters",
         "alora_invocation_tokens",
         "arrow_config",
+        "kasa_config",
+        "monteclora_config",
+        "velora_config",
     ] {
         if fields.value(name).is_some_and(|value| !off(value)) {
             return Err(fields.error(name, "is not supported"));
+        }
+    }
+    // The other ways to initialise (pissa, olora, corda, loftq, lora_ga) take something out of the base
+    // weights, which the file does not hold and PEFT computes anew when loading.
+    match fields.value("init_lora_weights") {
+        None | Some(Value::Bool(_)) => {}
+        Some(Value::String(way)) if matches!(way.as_str(), "gaussian" | "eva" | "orthogonal") => {}
+        Some(other) => {
+            let what = format!("{} is not supported", one_line(&other.to_string()));
+            return Err(fields.error("init_lora_weights", what));
         }
     }
     match fields.opt_str("bias")? {
@@ -357,9 +377,12 @@ mod tests {
             ("exclude_modules", json!("v_proj")),
             ("trainable_token_indices", json!([1])),
             ("fan_in_fan_out", json!(true)),
+            ("init_lora_weights", json!("pissa")),
+            ("kasa_config", json!({"beta": 1e-4})),
             ("peft_type", json!("IA3")),
             ("r", json!(0)),
             ("lora_alpha", json!("16")),
+            ("lora_alpha", json!(1e-200)),
         ] {
             let mut change = json!({});
             change[name] = value;

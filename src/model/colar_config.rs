@@ -61,8 +61,8 @@ pub struct ColarConfig {
     pub embeds_std: f32,
     /// How the embeddings of a chunk are merged.
     pub merge: Merge,
-    /// The shape of the latent head.
-    pub latent_head: LatentHeadConfig,
+    /// The shape of the latent head; a checkpoint trained for CoT has none.
+    pub latent_head: Option<LatentHeadConfig>,
     /// The text of the token that ends the reasoning: `###`.
     pub thinking_separator: String,
     /// How the checkpoint was trained; absent in files of the authors' checkpoints.
@@ -103,12 +103,16 @@ impl ColarConfig {
             return Err(fields.error("thinking_separator", "is empty"));
         }
         let known = ["embeds_std", "merge", "latent_head", "thinking_separator", "method"];
+        let method = named(&fields, "method", Method::value_variants(), Method::name)?;
+        if latent_head.is_none() && method != Some(Method::Cot) {
+            return Err(fields.error("latent_head", "is missing"));
+        }
         Ok(Self {
             embeds_std,
             merge,
-            latent_head: latent_head.ok_or_else(|| fields.error("latent_head", "is missing"))?,
+            latent_head,
             thinking_separator,
-            method: named(&fields, "method", Method::value_variants(), Method::name)?,
+            method,
             extra: map
                 .iter()
                 .filter(|(name, _)| !known.contains(&name.as_str()))
@@ -122,13 +126,16 @@ impl ColarConfig {
         let mut json = json!({
             "embeds_std": shortest(self.embeds_std),
             "merge": self.merge.name(),
-            "latent_head": {
-                "intermediate_size": self.latent_head.intermediate_size,
-                "deterministic": self.latent_head.deterministic,
-            },
             "thinking_separator": self.thinking_separator,
         });
         if let Value::Object(map) = &mut json {
+            if let Some(head) = self.latent_head {
+                let head = json!({
+                    "intermediate_size": head.intermediate_size,
+                    "deterministic": head.deterministic,
+                });
+                map.insert("latent_head".into(), head);
+            }
             if let Some(method) = self.method {
                 map.insert("method".into(), json!(method.name()));
             }
@@ -179,7 +186,7 @@ mod tests {
         let config = ColarConfig {
             embeds_std: 0.018,
             merge: Merge::Mean,
-            latent_head: LatentHeadConfig { intermediate_size: 40, deterministic: true },
+            latent_head: Some(LatentHeadConfig { intermediate_size: 40, deterministic: true }),
             thinking_separator: "###".into(),
             method: Some(Method::Colar),
             extra: json!({"c_max": 5}).as_object().unwrap().clone(),
@@ -198,7 +205,7 @@ mod tests {
             assert_eq!((config.embeds_std, config.merge, config.method), (0.05, Merge::Sqrt, None));
             let weights = Weights::open_file(&dir.join("adapter").join(LATENT_HEAD_FILE)).unwrap();
             let hidden_size = ModelConfig::load(&dir).unwrap().hidden_size;
-            let tensors = config.latent_head.tensors(hidden_size);
+            let tensors = config.latent_head.unwrap().tensors(hidden_size);
             assert_eq!(tensors.len(), weights.names().count());
             for (name, shape) in tensors {
                 weights.get(&name, &shape).unwrap();

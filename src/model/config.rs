@@ -96,8 +96,9 @@ impl ModelConfig {
     /// `generation_config.json` where there is one.
     ///
     /// # Errors
-    /// [`Error::Io`] if `config.json` cannot be read, [`Error::File`] naming file and field for
-    /// anything missing, malformed or not supported.
+    /// [`Error::Io`](crate::Error::Io) if `config.json` cannot be read,
+    /// [`Error::File`](crate::Error::File) naming file and field for anything missing, malformed or not
+    /// supported.
     pub fn load(dir: &Path) -> Result<Self> {
         let mut config = Self::load_file(&dir.join("config.json"))?;
         let path = dir.join("generation_config.json");
@@ -123,7 +124,7 @@ impl ModelConfig {
     /// Reads the fields of `map`; `path` is for messages.
     ///
     /// # Errors
-    /// [`Error::File`] naming `path` and the field at fault.
+    /// [`Error::File`](crate::Error::File) naming `path` and the field at fault.
     pub fn from_map(path: &Path, map: &Map<String, Value>) -> Result<Self> {
         let fields = Fields::new(path, map);
         let model_type = match fields.str("model_type")? {

@@ -119,9 +119,9 @@ pub fn open<D: Device>(
         if checkpoint.join(COLAR_FILE).exists() { Some(ColarConfig::load(checkpoint)?) } else { None };
     let hidden = config.hidden_size;
     let head_file = checkpoint.join(LATENT_HEAD_FILE);
-    let (latent_head, head) = match (&colar, &additions.latent_head) {
-        (Some(colar), wanted) if head_file.exists() => {
-            let stored = colar.latent_head;
+    let stored_head = colar.as_ref().and_then(|c| c.latent_head).filter(|_| head_file.exists());
+    let (latent_head, head) = match (stored_head, &additions.latent_head) {
+        (Some(stored), wanted) => {
             if wanted.is_some_and(|w| w.deterministic != stored.deterministic) {
                 return Err(Error::usage(format!(
                     "the latent head of {} is{} deterministic; --deterministic-head must agree",
@@ -132,11 +132,11 @@ pub fn open<D: Device>(
             let file = Weights::open_file(&head_file)?;
             (Some(stored), Some(LatentHead::load(device, &mut params, &file, &stored, hidden)?))
         }
-        (_, Some(wanted)) => {
+        (None, Some(wanted)) => {
             let head = LatentHead::random(device, &mut params, wanted, hidden, additions.seed)?;
             (Some(*wanted), Some(head))
         }
-        _ => (None, None),
+        (None, None) => (None, None),
     };
     let embeds_std = match additions.embeds_std.or(colar.as_ref().map(|c| c.embeds_std)) {
         Some(std) => std,

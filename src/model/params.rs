@@ -49,9 +49,24 @@ impl<D: Device> Params<D> {
         &mut self.entries[id.0].value
     }
 
+    /// The name of a weight.
+    pub fn name(&self, id: ParamId) -> &str {
+        &self.entries[id.0].name
+    }
+
+    /// The shape of a weight in the files.
+    pub fn shape(&self, id: ParamId) -> &[usize] {
+        &self.entries[id.0].shape
+    }
+
     /// All weights with their numbers, in the order they were added.
     pub fn iter(&self) -> impl Iterator<Item = (ParamId, &Param<D>)> {
         self.entries.iter().enumerate().map(|(i, p)| (ParamId(i), p))
+    }
+
+    /// All values for writing, with their numbers.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (ParamId, &mut D::Tensor)> {
+        self.entries.iter_mut().enumerate().map(|(i, p)| (ParamId(i), &mut p.value))
     }
 
     /// The weight of that name.

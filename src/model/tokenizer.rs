@@ -3,7 +3,7 @@
 //! The engine concatenates segments that it tokenises one by one, without special tokens (spec
 //! section 1), so truncation, padding and post-processing of a `tokenizer.json` are switched off, and
 //! dropout, which would make tokens random, is refused. The crate checks some things late and by
-//! panicking; [`outline`](super::tokenizer_outline) looks for those first.
+//! panicking; `tokenizer_outline` looks for those first.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};

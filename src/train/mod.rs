@@ -1,5 +1,18 @@
-//! Training: batches, the objective, and what a run leaves behind.
+//! Training: batches, the objective, the run, and what it leaves behind.
 
 pub mod batch;
+pub mod checkpoint;
+pub mod embedded;
+mod feed;
+mod metrics;
+pub mod optimizer;
+mod options;
+mod schedule;
 pub mod sft;
 pub mod tensorboard;
+mod trainer;
+
+pub use feed::expectation_batches;
+pub use options::{LatentLossName, LatentNoise, Monitor, TrainFlags, TrainOptions};
+pub use schedule::Schedule;
+pub use trainer::{Progress, StepReport, Summary, Trainer, Validation};

@@ -152,11 +152,11 @@ impl LossSums {
 }
 
 /// A batch on the device.
-struct Uploaded<D: Device> {
-    ids: D::Index,
-    offsets: D::Index,
-    scale: D::Tensor,
-    layout: Layout<D>,
+pub(crate) struct Uploaded<D: Device> {
+    pub(crate) ids: D::Index,
+    pub(crate) offsets: D::Index,
+    pub(crate) scale: D::Tensor,
+    pub(crate) layout: Layout<D>,
     ce_rows: D::Index,
     label_ids: D::Index,
     label_offsets: D::Index,
@@ -165,7 +165,7 @@ struct Uploaded<D: Device> {
 }
 
 impl<D: Device> Uploaded<D> {
-    fn new(device: &D, batch: &Batch) -> Result<Self> {
+    pub(crate) fn new(device: &D, batch: &Batch) -> Result<Self> {
         Ok(Uploaded {
             ids: device.index(&batch.ids)?,
             offsets: device.index(&batch.offsets)?,
@@ -288,7 +288,7 @@ pub fn run<D: Device>(
 }
 
 /// The targets of the latent loss: the next row's input embedding over `embeds_std`, detached.
-fn latent_target<D: Device>(
+pub(crate) fn latent_target<D: Device>(
     device: &D,
     model: &ColarModel<D>,
     batch: &Batch,
@@ -372,7 +372,7 @@ fn latent_forward<D: Device>(
 }
 
 /// Cross-entropy of the labelled rows; their gradients go into `dh` and into the output head.
-fn labels_loss<D: Device>(
+pub(crate) fn labels_loss<D: Device>(
     device: &D,
     model: &ColarModel<D>,
     up: &Uploaded<D>,

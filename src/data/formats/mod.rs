@@ -3,7 +3,7 @@
 //! Six public sets are published in six forms, and each would otherwise need a conversion script of
 //! its own before a first run. A form is a small type that serde reads and that turns into a
 //! [`Sample`] or says in one phrase why it cannot; reading files, counting lines and naming them in
-//! errors is written once, in [`records`].
+//! errors is written once, in `records`.
 //!
 //! Nothing is repaired in silence: a record that lacks a field, has an empty question or no answer
 //! stops the load with its file and line, since a sample dropped here would move a published figure.
@@ -32,7 +32,7 @@ pub enum Format {
     Colar,
     /// GSM8K: {"question", "answer": "steps\n#### 72"}, a line each
     Gsm8k,
-    /// GSM8k-Aug: question||<<a>> <<b>> #### 72, a line each
+    /// GSM8k-Aug: `question||<<a>> <<b>> #### 72`, a line each
     Gsm8kAug,
     /// GSM-Hard: {"input", "code", "target"}, a line each
     GsmHard,

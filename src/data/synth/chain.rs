@@ -149,7 +149,9 @@ fn continuation(draw: &mut Stream, value: u32, max_value: u32) -> Option<(Op, u3
         Op::Add if value + 2 <= max_value => between(draw, 2, max_operand(max_value).min(max_value - value)),
         Op::Sub if value > 2 => between(draw, 2, max_operand(max_value).min(value - 1)),
         Op::Mul => one_of(draw, (2..=MAX_FACTOR).filter(|factor| value * factor <= max_value).collect())?,
-        Op::Div => one_of(draw, (2..=MAX_DIVISOR).filter(|divisor| value % divisor == 0).collect())?,
+        Op::Div => {
+            one_of(draw, (2..=MAX_DIVISOR).filter(|divisor| value.is_multiple_of(*divisor)).collect())?
+        }
         Op::Add | Op::Sub => return None,
     };
     Some((op, operand))

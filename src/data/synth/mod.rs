@@ -2,7 +2,7 @@
 //!
 //! A first run must show compressed reasoning work without a download and within minutes, so the
 //! problems are as small as they can be while still needing a chain: two to four steps, each feeding
-//! the next, numbers that are single tokens, and stories of a few templates ([`story`]) over a
+//! the next, numbers that are single tokens, and stories of a few templates (`story`) over a
 //! vocabulary of their own ([`tokenizer`]). A model that skips the chain has to guess.
 //!
 //! Accuracy on the test set means something only if its problems are new. So no two splits share a

@@ -1,8 +1,7 @@
 //! SwiGLU and exact GELU, forward and backward.
 
-use super::math::sigmoid;
+use super::math;
 use super::par::{self, SharedMut};
-use super::simd::dispatch;
 
 /// Elements a task should at least have.
 const GRAIN: usize = 4096;
@@ -10,37 +9,25 @@ const GRAIN: usize = 4096;
 /// `out = silu(gate) · up`.
 pub(super) fn swiglu(gate: &[f32], up: &[f32], out: &mut [f32]) {
     par::split_rows(out, 1, GRAIN, |first, out| {
-        let (gate, up) = (&gate[first..first + out.len()], &up[first..first + out.len()]);
-        dispatch(
-            #[inline(always)]
-            || {
-                for ((o, &g), &u) in out.iter_mut().zip(gate).zip(up) {
-                    *o = g * sigmoid(g) * u;
-                }
-            },
-        );
+        let at = first..first + out.len();
+        math::swiglu(&gate[at.clone()], &up[at], out);
     });
 }
 
-/// Replaces `gate` and `up` by their gradients.
+/// Replaces `gate` and `up` by their gradients, by way of blocks that stay in the first-level cache.
 pub(super) fn swiglu_backward(dout: &[f32], gate: &mut [f32], up: &mut [f32]) {
+    const BLOCK: usize = 1024;
     let up = SharedMut::new(up);
     par::split_rows(gate, 1, GRAIN, |first, gate| {
-        let at = first..first + gate.len();
-        // SAFETY: `split_rows` hands out disjoint ranges, and `up` is cut alike.
-        let up = unsafe { up.slice(at.clone()) };
-        let dout = &dout[at];
-        dispatch(
-            #[inline(always)]
-            || {
-                for ((g, u), &d) in gate.iter_mut().zip(up).zip(dout) {
-                    let s = sigmoid(*g);
-                    let silu = *g * s;
-                    let dg = d * *u * (s + silu * (1.0 - s));
-                    (*g, *u) = (dg, d * silu);
-                }
-            },
-        );
+        let (mut g, mut u) = ([0.0; BLOCK], [0.0; BLOCK]);
+        for (i, gate) in gate.chunks_mut(BLOCK).enumerate() {
+            let (n, start) = (gate.len(), first + i * BLOCK);
+            // SAFETY: `split_rows` hands out disjoint ranges, and `up` is cut alike.
+            let up = unsafe { up.slice(start..start + n) };
+            g[..n].copy_from_slice(gate);
+            u[..n].copy_from_slice(up);
+            math::swiglu_backward(&g[..n], &u[..n], &dout[start..start + n], gate, up);
+        }
     });
 }
 

@@ -6,19 +6,21 @@
 //! `gemm` crate, those with few rows through [`gemv`]. All threads come from [`par`].
 
 mod activation;
-mod attention;
+pub mod attention;
 mod buffer;
-mod gemv;
+pub mod gemv;
 mod latent;
 pub mod math;
-mod matmul;
+pub mod matmul;
 mod norm;
 mod optimizer;
 mod output;
 pub mod par;
+pub mod product;
 mod rotary;
 mod rows;
-mod simd;
+pub mod simd;
+pub mod transpose;
 
 use std::sync::Arc;
 
@@ -383,7 +385,16 @@ impl Device for CpuDevice {
             None => None,
         };
         let scale = attention_scale(shape);
-        attention::attention(shape, scale, spans, q.f32(OP)?, k.f32(OP)?, v.f32(OP)?, out.f32_mut(OP)?, lse);
+        attention::attention(
+            shape,
+            scale,
+            spans,
+            columns(OP, q)?,
+            columns(OP, k)?,
+            columns(OP, v)?,
+            columns_mut(OP, out)?,
+            lse,
+        );
         Ok(())
     }
 
@@ -414,15 +425,15 @@ impl Device for CpuDevice {
             shape,
             attention_scale(shape),
             spans,
-            q.f32(OP)?,
-            k.f32(OP)?,
-            v.f32(OP)?,
-            out.f32(OP)?,
+            columns(OP, q)?,
+            columns(OP, k)?,
+            columns(OP, v)?,
+            columns(OP, out)?,
             lse.f32(OP)?,
-            dout.f32(OP)?,
-            dq.f32_mut(OP)?,
-            dk.f32_mut(OP)?,
-            dv.f32_mut(OP)?,
+            columns(OP, dout)?,
+            columns_mut(OP, dq)?,
+            columns_mut(OP, dk)?,
+            columns_mut(OP, dv)?,
         );
         Ok(())
     }
@@ -681,6 +692,17 @@ fn optional<'a>(
     let Some(t) = t else { return Ok(None) };
     check(op, name, t, like.rows(), like.cols())?;
     Ok(Some(t.f32(op)?))
+}
+
+/// A whole matrix as columns for attention.
+fn columns<'a>(op: &'static str, t: &'a CpuTensor) -> Result<attention::Columns<'a>> {
+    Ok(attention::Columns::new(t.f32(op)?, t.cols()))
+}
+
+/// As [`columns`], for writing.
+fn columns_mut<'a>(op: &'static str, t: &'a mut CpuTensor) -> Result<attention::ColumnsMut<'a>> {
+    let stride = t.cols();
+    Ok(attention::ColumnsMut::new(t.f32_mut(op)?, stride))
 }
 
 fn attention_scale(shape: HeadShape) -> f32 {

@@ -15,7 +15,7 @@ pub(super) fn row_grain(cols: usize) -> usize {
 }
 
 fn inverse_rms(row: &[f32], eps: f32) -> f32 {
-    1.0 / (sum_squares(row) / row.len() as f32 + eps).sqrt()
+    1.0 / ((sum_squares(row) / row.len() as f64) as f32 + eps).sqrt()
 }
 
 #[inline(always)]

@@ -1,6 +1,6 @@
 //! The output head: cross-entropy in chunks, token choice, and the end-of-latent event.
 
-use super::math::{log_sum_exp, vexp};
+use super::math::{exp, log_sum_exp};
 use super::matmul::{Mat, matmul_nn, matmul_nt, matmul_tn};
 use super::par::{self, SharedMut};
 use crate::device::{Draw, TokenChoice};
@@ -57,11 +57,7 @@ pub(super) fn cross_entropy(
                 own[0] = lse - mean;
                 if let Some(scale) = scale {
                     let scale = scale[r];
-                    vexp(logits, -lse);
-                    super::simd::dispatch(
-                        #[inline(always)]
-                        || logits.iter_mut().for_each(|p| *p *= scale),
-                    );
+                    exp_in_place(logits, lse, scale);
                     for &t in label {
                         logits[t as usize] -= scale * share;
                     }
@@ -74,6 +70,25 @@ pub(super) fn cross_entropy(
                 matmul_tn(n, vocab, hidden, 1.0, logits, h, 1.0, dw);
             }
         }
+    }
+}
+
+/// `x = scale · e^(x − shift)`, by way of a block that stays in the first-level cache.
+fn exp_in_place(x: &mut [f32], shift: f32, scale: f32) {
+    let mut block = [0.0; 1024];
+    for part in x.chunks_mut(block.len()) {
+        let from = &mut block[..part.len()];
+        from.copy_from_slice(part);
+        exp(from, shift, scale, part);
+    }
+}
+
+/// Some of a matrix's elements.
+fn slice(w: Mat<'_>, range: std::ops::Range<usize>) -> Mat<'_> {
+    match w {
+        Mat::F32(w) => Mat::F32(&w[range]),
+        Mat::Bf16(w) => Mat::Bf16(&w[range]),
+        Mat::F16(w) => Mat::F16(&w[range]),
     }
 }
 
@@ -124,7 +139,7 @@ fn arg_max(row: &[f32]) -> u32 {
 fn scaled_exp(row: &mut [f32], origin: f32, temperature: f32) {
     let inverse = temperature.recip().min(f32::MAX);
     row.iter_mut().for_each(|x| *x = (*x - origin) * inverse);
-    vexp(row, 0.0);
+    exp_in_place(row, 0.0, 1.0);
 }
 
 /// Draws from softmax(row / temperature), restricted to the smallest set of most likely tokens whose
@@ -216,7 +231,7 @@ pub(super) fn token_event(
         let end = (start + EVENT_TILE).min(vocab);
         let n = end - start;
         let logits = &mut logits[..rows * n];
-        matmul_nt(rows, n, hidden, 1.0, h, w.slice(start * hidden..end * hidden), 0.0, logits);
+        matmul_nt(rows, n, hidden, 1.0, h, slice(w, start * hidden..end * hidden), 0.0, logits);
         for ((scan, choice), row) in scans.iter_mut().zip(choices).zip(logits.chunks_exact_mut(n)) {
             if tile == home {
                 scan.own = row[token - start] + bias;

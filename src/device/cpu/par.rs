@@ -369,6 +369,17 @@ impl<'a, T> SharedMut<'a, T> {
         SharedMut { data: data.as_mut_ptr(), len: data.len(), borrow: PhantomData }
     }
 
+    /// A pointer to the first element of `range`, good for all of it, to reach a part with strides of its own.
+    /// Two tasks must not reach one element through such pointers at the same time.
+    ///
+    /// # Panics
+    /// When `range` does not lie in the slice.
+    pub fn as_ptr_at(&self, range: Range<usize>) -> *mut T {
+        assert!(range.start <= range.end && range.end <= self.len, "{range:?} of {}", self.len);
+        // SAFETY: in bounds as just checked.
+        unsafe { self.data.add(range.start) }
+    }
+
     /// The elements of `range`.
     ///
     /// # Safety

@@ -17,6 +17,26 @@ pub fn dispatch<Op: pulp::WithSimd>(op: Op) -> Op::Output {
     pulp::Arch::new().dispatch(op)
 }
 
+/// The vector at `x[at..]`.
+///
+/// # Panics
+/// When it does not lie in the slice.
+#[inline(always)]
+pub fn load<S: Simd>(_: S, x: &[f32], at: usize) -> S::f32s {
+    // SAFETY: the slice has as many elements as the vector, which holds any bits.
+    unsafe { x[at..at + S::F32_LANES].as_ptr().cast::<S::f32s>().read_unaligned() }
+}
+
+/// Writes a vector to `x[at..]`.
+///
+/// # Panics
+/// When it does not lie in the slice.
+#[inline(always)]
+pub fn store<S: Simd>(_: S, x: &mut [f32], at: usize, value: S::f32s) {
+    // SAFETY: the slice has as many elements as the vector.
+    unsafe { x[at..at + S::F32_LANES].as_mut_ptr().cast::<S::f32s>().write_unaligned(value) }
+}
+
 /// A type that weights are stored in.
 pub trait Element: bytemuck::Pod + Sync {
     /// The `2 * F32_LANES` weights at `at` as f32, in two vectors: even and odd ones for 16-bit types, first
@@ -29,6 +49,9 @@ pub trait Element: bytemuck::Pod + Sync {
     /// Writes `pair` (at most `2 * lanes` values, the rest taken as 0) to `to` (`2 * lanes`) in the order in
     /// which [`Element::load_pair`] gives weights.
     fn arrange(pair: &[f32], lanes: usize, to: &mut [f32]);
+
+    /// The same number as f32.
+    fn to_f32(self) -> f32;
 
     /// Converts `from` to `to`, which must be as long.
     fn widen(from: &[Self], to: &mut [f32]);
@@ -58,6 +81,11 @@ impl Element for f32 {
         tail.fill(0.0);
     }
 
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        self
+    }
+
     fn widen(from: &[Self], to: &mut [f32]) {
         to.copy_from_slice(from);
     }
@@ -78,11 +106,16 @@ impl Element for bf16 {
         arrange_even_odd(pair, lanes, to);
     }
 
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+
     fn widen(from: &[Self], to: &mut [f32]) {
         assert_eq!(from.len(), to.len());
         dispatch(
             #[inline(always)]
-            || from.iter().zip(to).for_each(|(b, f)| *f = f32::from_bits(u32::from(b.to_bits()) << 16)),
+            || from.iter().zip(to).for_each(|(b, f)| *f = Element::to_f32(*b)),
         );
     }
 }
@@ -117,6 +150,11 @@ impl Element for f16 {
     #[inline(always)]
     fn arrange(pair: &[f32], lanes: usize, to: &mut [f32]) {
         arrange_even_odd(pair, lanes, to);
+    }
+
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        f16::to_f32(self)
     }
 
     fn widen(from: &[Self], to: &mut [f32]) {

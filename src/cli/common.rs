@@ -1,0 +1,196 @@
+//! What several subcommands share: flags that mean the same everywhere, and how results are printed.
+
+use std::io::{ErrorKind, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::files::runs::{self, RUNS};
+use crate::infer::{DeviceKind, Engine, EngineOptions, Sampling};
+use crate::model::prompt::Method;
+use crate::{Error, Result};
+
+/// Which model, and where it runs.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Model")]
+pub struct ModelArgs {
+    /// Model directory: config.json, weights, tokenizer.json [default: that of the newest run in runs/]
+    #[arg(long, value_name = "DIR")]
+    pub model: Option<PathBuf>,
+    /// Checkpoint over it, as `train` writes them
+    #[arg(long, value_name = "DIR", requires = "model")]
+    pub adapter: Option<PathBuf>,
+    /// Where to run
+    #[arg(long, value_enum, default_value_t = DeviceKind::Auto)]
+    pub device: DeviceKind,
+    /// CPU threads; 0 means one a core
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub threads: usize,
+}
+
+impl ModelArgs {
+    /// Loads the model, or with neither `--model` nor `--adapter` the newest run's.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if there is no run; what [`Engine::with_options`] says.
+    pub fn open(&self) -> Result<Engine> {
+        let (model, adapter) = match &self.model {
+            Some(model) => (model.clone(), self.adapter.clone()),
+            None => {
+                let run = runs::newest(Path::new(RUNS))?;
+                tracing::info!("{}, {}", run.model.display(), run.checkpoint.display());
+                (run.model, Some(run.checkpoint))
+            }
+        };
+        Engine::with_options(&EngineOptions { model, adapter, device: self.device, threads: self.threads })
+    }
+}
+
+/// How the model reasons, where `--method` does not say: as the checkpoint's colar.json does, else in
+/// latents if there is a latent head to draw them; `None` for a bare model.
+pub fn method_of(engine: &Engine) -> Option<Method> {
+    let has_head = engine.loaded().opened.model.head.is_some();
+    engine.method().or(has_head.then_some(Method::Colar))
+}
+
+/// How to sample (spec section 5).
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Sampling")]
+pub struct SamplingArgs {
+    /// Factor on the latents' standard deviation; 0 takes the mean
+    #[arg(long, value_name = "T", default_value_t = Sampling::default().latent_temperature,
+          allow_negative_numbers = true)]
+    pub latent_temperature: f32,
+    /// Temperature of the draw that ends the latents; 0 takes the likeliest
+    #[arg(long, value_name = "T", default_value_t = Sampling::default().eol_temperature,
+          allow_negative_numbers = true)]
+    pub eol_temperature: f32,
+    /// Temperature of tokens; 0 takes the likeliest
+    #[arg(long, value_name = "T", default_value_t = Sampling::default().temperature,
+          allow_negative_numbers = true)]
+    pub temperature: f32,
+    /// Nucleus of tokens: the likeliest that make up this mass
+    #[arg(long, value_name = "P", default_value_t = Sampling::default().top_p, allow_negative_numbers = true)]
+    pub top_p: f32,
+    /// Most latents of a chain
+    #[arg(long, value_name = "N", default_value_t = Sampling::default().max_latents, value_parser = length)]
+    pub max_latents: usize,
+    /// Most tokens of a written chain (CoT)
+    #[arg(long, value_name = "N", default_value_t = Sampling::default().max_cot_tokens, value_parser = length)]
+    pub max_cot_tokens: usize,
+    /// Most tokens of the answer
+    #[arg(long, value_name = "N", default_value_t = Sampling::default().max_new_tokens, value_parser = length)]
+    pub max_new_tokens: usize,
+    /// Seed of all draws
+    #[arg(long, default_value_t = Sampling::default().seed)]
+    pub seed: u64,
+    /// Deterministic: every temperature 0
+    #[arg(long, conflicts_with_all = ["latent_temperature", "eol_temperature", "temperature", "top_p"])]
+    pub greedy: bool,
+}
+
+impl SamplingArgs {
+    /// The settings, checked.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] naming a value out of range.
+    pub fn sampling(&self) -> Result<Sampling> {
+        let sampling = Sampling {
+            latent_temperature: self.latent_temperature,
+            eol_temperature: self.eol_temperature,
+            temperature: self.temperature,
+            top_p: self.top_p,
+            max_latents: self.max_latents,
+            max_cot_tokens: self.max_cot_tokens,
+            max_new_tokens: self.max_new_tokens,
+            seed: self.seed,
+            separator_bias: 0.0,
+        };
+        let sampling = if self.greedy { sampling.greedy() } else { sampling };
+        sampling.validate()?;
+        Ok(sampling)
+    }
+}
+
+/// A length of generated text. Bounded, because room for it is set aside before the first token.
+fn length(text: &str) -> Result<usize, String> {
+    bounded(text, 1 << 20)
+}
+
+/// Sequences that run together; bounded for the same reason.
+pub fn batch_size(text: &str) -> Result<usize, String> {
+    bounded(text, 4096)
+}
+
+/// A whole number of at least 1.
+pub fn count(text: &str) -> Result<usize, String> {
+    bounded(text, usize::MAX)
+}
+
+fn bounded(text: &str, most: usize) -> Result<usize, String> {
+    match text.parse::<usize>() {
+        Ok(0) => Err("must be at least 1".to_owned()),
+        Ok(n) if n > most => Err(format!("must be at most {most}")),
+        Ok(n) => Ok(n),
+        Err(e) => Err(e.to_string()),
+    }
+}
+
+/// A compression factor as the prompt takes it: a number above 0 in plain decimals, or `auto`.
+pub fn speed(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    let plain = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    let positive = text.parse::<f64>().is_ok_and(|x| x > 0.0 && x.is_finite());
+    if text == "auto" || (plain && positive) {
+        Ok(text.to_owned())
+    } else {
+        Err("not a number above 0 (2, 1.5) nor `auto`".to_owned())
+    }
+}
+
+/// Writes to standard output; a reader that has seen enough (`| head`) is no error.
+///
+/// # Errors
+/// [`Error::Io`] for anything else that the operating system refuses.
+pub fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(Error::io("standard output")(e)),
+        _ => Ok(()),
+    }
+}
+
+/// A bar on standard error that counts to `len`; hidden where that is not a terminal.
+pub fn progress(len: usize, what: &str) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{msg:<14} {wide_bar} {pos}/{len} {eta}");
+    ProgressBar::new(len as u64)
+        .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+        .with_message(what.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn factors() {
+        for text in ["1", "2", "1.5", "7", "auto", " 2 ", "0.5"] {
+            assert_eq!(speed(text).as_deref(), Ok(text.trim()));
+        }
+        for text in ["", "0", "-1", "0.0", "two", "inf", "nan", "1e3", "+2", ".", "1.5.2", "AUTO"] {
+            assert!(speed(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn counts_are_bounded() {
+        assert_eq!(bounded("4", 4), Ok(4));
+        for text in ["0", "5", "-1", "", "x", "99999999999999999999999"] {
+            assert!(bounded(text, 4).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! `train` without a model: the embedded default, and how it is shown.
+
+use std::time::Instant;
+
+use super::train::Shown;
+use crate::device::cpu::CpuDevice;
+use crate::eval::table;
+use crate::files::runs;
+use crate::train::TrainFlags;
+use crate::train::embedded::{self, EmbeddedOptions, Stage};
+use crate::{Error, Result};
+
+/// Runs the embedded default with those of the flags that it knows.
+pub(super) fn run(flags: TrainFlags, resume: bool) -> Result<()> {
+    let known = TrainFlags {
+        out: flags.out.clone(),
+        seed: flags.seed,
+        threads: flags.threads,
+        device: flags.device,
+        ..TrainFlags::default()
+    };
+    if known != flags {
+        return Err(Error::usage(
+            "without --model and --data only --out, --seed, --threads, --device and --resume apply",
+        ));
+    }
+    let out = match (flags.out, resume) {
+        (Some(out), _) => out,
+        (None, false) => runs::new_dir(),
+        (None, true) => return Err(Error::usage("--resume needs --out, the run to go on with")),
+    };
+    let options = EmbeddedOptions { out, seed: flags.seed.unwrap_or(0), resume, shorten: 1 };
+    let device = CpuDevice::new(flags.threads.unwrap_or(0))?;
+    let started = Instant::now();
+    println!("run directory: {}", options.out.display());
+    let mut shown: Option<(String, Shown)> = None;
+    let rows = embedded::run(&device, &options, &mut |stage| match stage {
+        Stage::Prepared { samples: [train, val, test], parameters } => println!(
+            "data: {train} training, {val} validation, {test} test questions; model: {parameters} weights"
+        ),
+        Stage::Training(name, progress) => {
+            if shown.as_ref().is_none_or(|(n, _)| n != name) {
+                if let Some((_, bar)) = shown.take() {
+                    bar.finish();
+                }
+                shown = Some((name.to_owned(), Shown::new(name)));
+            }
+            if let Some((_, bar)) = &mut shown {
+                bar.update(&progress);
+            }
+        }
+        Stage::Evaluated(_) => {
+            if let Some((_, bar)) = shown.take() {
+                bar.finish();
+            }
+        }
+    })?;
+    println!("\n{}", table::text(&rows));
+    println!(
+        "{:.0} s; table.json, table.svg and metrics.jsonl in {}",
+        started.elapsed().as_secs_f64(),
+        options.out.display()
+    );
+    println!(
+        "ask it: colar-engine generate --cf 2 \"Tom has 12 apples. He buys 7 more. Then he gives away 4. How many apples does he have?\""
+    );
+    Ok(())
+}

@@ -1,0 +1,115 @@
+//! `eval`: accuracy and reasoning length.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::common::{self, ModelArgs, SamplingArgs};
+use crate::data::load;
+use crate::eval::accuracy::{EvalOptions, evaluate};
+use crate::eval::{TableRow, plot, table};
+use crate::infer::Sampling;
+use crate::model::prompt::Method;
+use crate::{Error, Result};
+
+/// Measure how often a model is right and how long it thinks
+///
+/// Prints accuracy, mean reasoning length #L (latents, or under CoT tokens of the chain), #L of correct
+/// answers and answer length for every compression factor, each with its 95 % confidence interval over
+/// seeds: as the paper's table 1.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  colar-engine eval --data test.jsonl
+  colar-engine eval --model Llama-3.2-1B --adapter runs/gsm/best --data test.jsonl --cf 2,5 --plot gsm.svg
+  colar-engine eval --model Llama-3.2-1B --adapter runs/cot/best --data test.jsonl --method cot --greedy")]
+pub struct EvalArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Data set, in any form that `data convert` reads
+    #[arg(long, value_name = "FILE")]
+    data: PathBuf,
+    /// Compression factors: numbers above 0 or `auto` [default: 1,2,5; under CoT 1]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = common::speed,
+          allow_negative_numbers = true)]
+    cf: Vec<String>,
+    /// Latent or written reasoning [default: what the checkpoint was trained for; cot for a bare model]
+    #[arg(long, value_enum)]
+    method: Option<Method>,
+    /// Runs that differ in their seed: SEED, SEED + 1, …; one under --greedy [default: 5]
+    #[arg(long, value_name = "N", value_parser = common::count)]
+    seeds: Option<usize>,
+    /// Only the first N samples
+    #[arg(long, value_name = "N", value_parser = common::count)]
+    limit: Option<usize>,
+    /// Questions that run together
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = common::batch_size)]
+    batch_size: usize,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    /// Print a JSON list, an object a row, instead of the table
+    #[arg(long)]
+    json: bool,
+    /// Draw accuracy against reasoning length
+    #[arg(long, value_name = "FILE.svg")]
+    plot: Option<PathBuf>,
+}
+
+/// Runs `eval`; the table goes to standard output, progress to standard error.
+///
+/// # Errors
+/// What reading the model and the data says; [`Error::Usage`] for values out of range, several seeds of
+/// a deterministic run or a compression factor under CoT; a method that the model has no head for.
+pub fn run(args: &EvalArgs) -> Result<()> {
+    let sampling = args.sampling.sampling()?;
+    let seeds = match (args.seeds, args.sampling.greedy) {
+        (Some(n), true) if n > 1 => {
+            return Err(Error::usage(format!("--seeds {n}: a greedy run has no seed")));
+        }
+        (_, true) => 1,
+        (n, false) => n.unwrap_or(5),
+    };
+    let mut samples = load(&args.data, None)?;
+    samples.truncate(args.limit.unwrap_or(usize::MAX));
+    let engine = args.model.open()?;
+    let method = args.method.or(common::method_of(&engine)).unwrap_or(Method::Cot);
+    let mut rows = Vec::new();
+    for speed in speeds(method, &args.cf)? {
+        let mut runs = Vec::with_capacity(seeds.min(1024));
+        for run in 0..seeds {
+            let sampling = Sampling { seed: sampling.seed.wrapping_add(run as u64), ..sampling };
+            let options = EvalOptions { method, speed: speed.clone(), sampling, batch_size: args.batch_size };
+            let bar = common::progress(samples.len(), &format!("c = {speed}, {}/{seeds}", run + 1));
+            let mut evaluation = evaluate(engine.loaded(), &samples, &options, &mut |done| {
+                bar.set_position(done as u64);
+            })?;
+            bar.finish_and_clear();
+            // The figures are all that is printed; many seeds of a large set would fill the memory.
+            evaluation.outcomes = Vec::new();
+            runs.push(evaluation);
+        }
+        rows.extend(TableRow::from_runs(method, &speed, &runs));
+    }
+    if let Some(path) = &args.plot {
+        plot::write(path, "Accuracy against reasoning length", &rows)?;
+    }
+    common::print(&if args.json { table::json(&rows)? } else { table::text(&rows) })
+}
+
+/// The factors to evaluate at.
+fn speeds(method: Method, given: &[String]) -> Result<Vec<String>> {
+    let default: &[&str] = match method {
+        Method::Cot => &["1"],
+        Method::Colar => &["1", "2", "5"],
+    };
+    if given.is_empty() {
+        return Ok(default.iter().map(|&s| s.to_owned()).collect());
+    }
+    if method == Method::Cot && given != ["1"] {
+        return Err(Error::usage(format!(
+            "--cf {}: a written chain (method cot) has factor 1",
+            given.join(",")
+        )));
+    }
+    Ok(given.to_vec())
+}

@@ -1,0 +1,234 @@
+//! `generate`: answers questions.
+
+use std::fmt::Write as _;
+use std::io::{BufRead, IsTerminal, Write};
+
+use clap::{Args, ValueEnum};
+use serde_json::Value;
+
+use super::common::{self, ModelArgs, SamplingArgs};
+use crate::eval::table::cf_value;
+use crate::infer::{Engine, Event, Generation, Prompt, Request, Sampling, TraceToken};
+use crate::model::prompt::Method;
+use crate::{Error, Result};
+
+/// Answer questions, thinking in compressed latent vectors or in words
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  colar-engine generate \"Tom has 3 boxes of 24 pens and gives 10 away. How many are left?\"
+  colar-engine generate --model Llama-3.2-1B --adapter runs/gsm/best --cf 5 --json < questions.txt
+  colar-engine generate --trace --greedy \"What is 12 + 7?\"
+  colar-engine generate --model SmolLM2-135M --method plain --greedy \"The capital of France is\"")]
+pub struct GenerateArgs {
+    /// Questions, or under `plain` texts to continue; from standard input, a line each, when none is given
+    #[arg(value_name = "QUESTION")]
+    questions: Vec<String>,
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Compression factor: a number above 0 (2, 1.5) or `auto`; written chains have 1
+    #[arg(long, value_name = "C", default_value = "2", value_parser = common::speed,
+          allow_negative_numbers = true)]
+    cf: String,
+    /// How to reason [default: as the checkpoint's colar.json says, else colar if there is a latent head,
+    /// else plain]
+    #[arg(long, value_enum)]
+    method: Option<Mode>,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    /// Questions that run together
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = common::batch_size)]
+    batch_size: usize,
+    /// Print a JSON object a question
+    #[arg(long)]
+    json: bool,
+    /// Show the tokens nearest to each latent, by cosine to the embedding matrix
+    #[arg(long)]
+    trace: bool,
+}
+
+/// The values of `--method`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Mode {
+    /// Written steps, then the answer
+    Cot,
+    /// Latent vectors, then the answer
+    Colar,
+    /// The raw text continued, without template: for checking a base model
+    Plain,
+}
+
+impl Mode {
+    fn of(engine: &Engine) -> Self {
+        match common::method_of(engine) {
+            Some(Method::Colar) => Mode::Colar,
+            Some(Method::Cot) => Mode::Cot,
+            None => Mode::Plain,
+        }
+    }
+}
+
+/// Runs `generate`; results go to standard output, timings to standard error if that is a terminal.
+///
+/// # Errors
+/// [`Error::Usage`] without a question or for values out of range; what reading the model says; a method
+/// that the model has no head for.
+pub fn run(args: &GenerateArgs) -> Result<()> {
+    let sampling = args.sampling.sampling()?;
+    let engine = args.model.open()?;
+    let mode = args.method.unwrap_or_else(|| Mode::of(&engine));
+    if args.method.is_none() && mode == Mode::Plain {
+        tracing::warn!("the model has no latent head: the text is continued as it is (--method plain)");
+    }
+    let request = |text: String| request(text, mode, &args.cf, sampling, args.trace);
+    if args.questions.is_empty() {
+        let stdin = std::io::stdin();
+        if stdin.is_terminal() {
+            eprintln!("questions, a line each; end with Ctrl-D:");
+        }
+        // One who types sees each answer before the next question; a file is answered in batches.
+        let batch = if stdin.is_terminal() { 1 } else { args.batch_size };
+        return from_lines(&engine, args, batch, stdin.lock(), request);
+    }
+    let requests: Vec<Request> = args.questions.iter().cloned().map(request).collect();
+    if requests.len() == 1 && !args.json && !args.trace && std::io::stdout().is_terminal() {
+        return stream(&engine, &requests[0]);
+    }
+    let titled = requests.len() > 1;
+    for batch in requests.chunks(args.batch_size) {
+        answer(&engine, args, batch, titled)?;
+    }
+    Ok(())
+}
+
+fn request(text: String, mode: Mode, cf: &str, sampling: Sampling, trace: bool) -> Request {
+    let prompt = match mode {
+        Mode::Plain => Prompt::Plain(text),
+        Mode::Cot => Prompt::Question { text, method: Method::Cot, speed: "1".to_owned() },
+        Mode::Colar => Prompt::Question { text, method: Method::Colar, speed: cf.to_owned() },
+    };
+    Request { prompt, sampling, trace }
+}
+
+/// Answers the lines of `input` as they come, `batch` at a time.
+fn from_lines(
+    engine: &Engine,
+    args: &GenerateArgs,
+    batch: usize,
+    input: impl BufRead,
+    request: impl Fn(String) -> Request,
+) -> Result<()> {
+    let (mut waiting, mut any) = (Vec::with_capacity(batch), false);
+    for line in input.lines() {
+        let line = line.map_err(Error::io("standard input"))?;
+        if line.trim().is_empty() {
+            continue;
+        }
+        any = true;
+        waiting.push(request(line));
+        if waiting.len() == batch {
+            answer(engine, args, &waiting, true)?;
+            waiting.clear();
+        }
+    }
+    if !any {
+        return Err(Error::usage("no question: give one as an argument, or a line each on standard input"));
+    }
+    answer(engine, args, &waiting, true)
+}
+
+/// Runs a batch and prints what came out; `titled` puts each question before its answer.
+fn answer(engine: &Engine, args: &GenerateArgs, batch: &[Request], titled: bool) -> Result<()> {
+    let mut out = String::new();
+    for g in engine.generate_batch(batch)? {
+        if args.json {
+            out += &line(&g)?;
+        } else {
+            if titled {
+                let _ = writeln!(out, "> {}", g.question);
+            }
+            out += &trace(&g.trace);
+            let _ = writeln!(out, "{}", g.text.trim_end());
+            if titled {
+                out.push('\n');
+            }
+        }
+        if std::io::stderr().is_terminal() && !args.json && !titled {
+            common::print(&std::mem::take(&mut out))?;
+            eprintln!("{}", timings(&g));
+        }
+    }
+    common::print(&out)
+}
+
+/// One line of JSON; the factor is a number where it is one, and null for a raw text.
+fn line(g: &Generation) -> Result<String> {
+    let mut value = serde_json::to_value(g).map_err(|e| Error::other(format!("a generation: {e}")))?;
+    if let Some(cf) = value.get_mut("cf") {
+        *cf = if g.cf.is_empty() { Value::Null } else { cf_value(&g.cf) };
+    }
+    Ok(format!("{value}\n"))
+}
+
+/// A line a latent: its nearest tokens and their cosines.
+fn trace(latents: &[Vec<TraceToken>]) -> String {
+    let mut out = String::new();
+    for (i, tokens) in latents.iter().enumerate() {
+        let _ = write!(out, "latent {:>3}", i + 1);
+        for t in tokens {
+            let _ = write!(out, "  {:?} {:.2}", t.text, t.cosine);
+        }
+        out.push('\n');
+    }
+    out
+}
+
+fn timings(g: &Generation) -> String {
+    let chain = match (g.cf.is_empty(), g.n_latents) {
+        (true, _) => String::new(),
+        (false, n) => format!(", {n} latents in {:.0} ms", g.latents_ms),
+    };
+    format!(
+        "[prompt of {} tokens in {:.0} ms{chain}, answer of {} tokens in {:.0} ms]",
+        g.prompt_tokens, g.prefill_ms, g.answer_tokens, g.answer_ms
+    )
+}
+
+/// Answers one question on a terminal: a dot a latent, then the text as it is written.
+fn stream(engine: &Engine, request: &Request) -> Result<()> {
+    let mut out = std::io::stdout();
+    let (mut ids, mut shown, mut dots, mut failure) = (Vec::new(), 0, false, None);
+    let mut show = |event: Event| -> Result<()> {
+        let text = match event {
+            Event::Latent { .. } => {
+                dots = true;
+                "·".to_owned()
+            }
+            Event::Token { id, .. } => {
+                ids.push(id);
+                let text = engine.loaded().opened.tokenizer.decode(&ids, true)?;
+                // A character may be cut between two tokens: it waits for its end.
+                let whole = text.trim_end_matches('\u{fffd}').len();
+                let new = text.get(shown..whole).unwrap_or_default().to_owned();
+                shown = shown.max(whole);
+                if std::mem::take(&mut dots) { format!("\n{new}") } else { new }
+            }
+            Event::Done { .. } => "\n".to_owned(),
+        };
+        out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Error::io("standard output"))
+    };
+    let generations = engine.generate_streaming(std::slice::from_ref(request), |event| {
+        if failure.is_none() {
+            failure = show(event).err();
+        }
+    })?;
+    if let Some(failure) = failure {
+        return Err(failure);
+    }
+    if std::io::stderr().is_terminal() {
+        for g in &generations {
+            eprintln!("{}", timings(g));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,105 @@
+//! `score`: teacher-forced losses.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::common::{self, ModelArgs};
+use crate::data::load;
+use crate::eval::score::{Losses, SampleScore, Score, ScoreOptions, score};
+use crate::model::prompt::Method;
+use crate::{Error, Result};
+
+/// Measure how well a model predicts a data set: its losses when the steps are given
+///
+/// Cross-entropy in nats a labelled position, the labels of a compressed chunk in the mean form; the
+/// latent losses and the entropy as means over the latent dimension. Nothing is sampled: the losses are
+/// the expectations over labels and noise, so the same files give the same figures.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  colar-engine score --data test.jsonl --cf 2
+  colar-engine score --model Llama-3.2-1B --adapter runs/gsm/best --data test.jsonl --cf 5 --json")]
+pub struct ScoreArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Data set, in any form that `data convert` reads
+    #[arg(long, value_name = "FILE")]
+    data: PathBuf,
+    /// Compression factor: tokens of a chunk; 1 under CoT
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = common::count)]
+    cf: usize,
+    /// Latent or written reasoning [default: what the checkpoint was trained for; cot for a bare model]
+    #[arg(long, value_enum)]
+    method: Option<Method>,
+    /// Most positions of a forward pass
+    #[arg(long, value_name = "N", default_value_t = 2048, value_parser = common::count)]
+    batch_tokens: usize,
+    /// Print a JSON object a sample, then one with "total": true
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs `score`.
+///
+/// # Errors
+/// What reading the model and the data says; [`Error::Usage`] for a compression factor under CoT; a loss
+/// that is not finite.
+pub fn run(args: &ScoreArgs) -> Result<()> {
+    let samples = load(&args.data, None)?;
+    let engine = args.model.open()?;
+    let method = args.method.or(common::method_of(&engine)).unwrap_or(Method::Cot);
+    if method == Method::Cot && args.cf != 1 {
+        return Err(Error::usage(format!("--cf {}: a written chain (method cot) has factor 1", args.cf)));
+    }
+    let options = ScoreOptions { method, cf: args.cf, batch_tokens: args.batch_tokens };
+    let bar = common::progress(samples.len(), "scoring");
+    let scores = score(engine.loaded(), &samples, &options, &mut |done| bar.set_position(done as u64))?;
+    bar.finish_and_clear();
+    common::print(&if args.json { lines(&scores)? } else { table(&scores) })
+}
+
+/// A JSON object a sample, then the total.
+fn lines(score: &Score) -> Result<String> {
+    let mut out = String::new();
+    for sample in &score.samples {
+        out += &format!("{}\n", value(sample)?);
+    }
+    let mut total = json!({ "total": true, "samples": score.samples.len() });
+    if let (Some(total), Value::Object(losses)) = (total.as_object_mut(), value(&score.total)?) {
+        total.extend(losses);
+    }
+    Ok(out + &format!("{total}\n"))
+}
+
+fn value(of: &impl serde::Serialize) -> Result<Value> {
+    serde_json::to_value(of).map_err(|e| Error::other(format!("a score: {e}")))
+}
+
+/// A line a sample and one for the total.
+fn table(score: &Score) -> String {
+    let mut out = format!(
+        "{:<40}{:>10}{:>10}{:>12}{:>12}{:>10}{:>9}\n",
+        "", "positions", "ce", "latent mse", "latent nll", "entropy", "latents"
+    );
+    for SampleScore { question, losses } in &score.samples {
+        out += &row(question, losses);
+    }
+    let (plural, n) = (if score.samples.len() == 1 { "" } else { "s" }, score.samples.len());
+    out + &row(&format!("all of {n} sample{plural}"), &score.total)
+}
+
+fn row(name: &str, l: &Losses) -> String {
+    let name: String = name.chars().map(|c| if c.is_control() { ' ' } else { c }).take(38).collect();
+    let latent = |x: Option<f64>| x.map_or("–".to_owned(), |x| format!("{x:.4}"));
+    format!(
+        "{name:<40}{:>10}{:>10.4}{:>12}{:>12}{:>10}{:>9}\n",
+        l.ce_positions,
+        l.ce,
+        latent(l.latent_mse),
+        latent(l.latent_nll),
+        latent(l.entropy),
+        l.latent_positions
+    )
+}

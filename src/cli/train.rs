@@ -1,0 +1,132 @@
+//! `train`: a supervised run on your own model and data, or the embedded default.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::device::cpu::CpuDevice;
+use crate::files::atomic::write_atomic;
+use crate::files::runs;
+use crate::train::{Progress, TrainFlags, Trainer};
+use crate::{Error, Result};
+
+/// Train a model, in chains of thought or in compressed latents
+///
+/// With neither --model nor --data: the embedded default. It makes a small tokenizer, model and data
+/// set of arithmetic word problems, trains CoT, then CoLaR from that checkpoint, and prints accuracy
+/// and reasoning length of both.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  colar-engine train
+  colar-engine train --method cot --model models/SmolLM2-135M --data train.jsonl --val val.jsonl --out runs/cot
+  colar-engine train --model models/SmolLM2-135M --data train.jsonl --init runs/cot/best --out runs/colar
+  colar-engine train --config runs/colar/config.toml --resume")]
+pub struct TrainArgs {
+    /// TOML file with any of the flags below as keys (`batch-size = 16`); flags override it
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Go on with the run in --out from its last training state
+    #[arg(long)]
+    resume: bool,
+    #[command(flatten)]
+    flags: Box<TrainFlags>,
+}
+
+/// Runs `train`.
+///
+/// # Errors
+/// What the run says; [`Error::Usage`] for flags that do not fit together.
+pub fn run(args: TrainArgs) -> Result<()> {
+    let mut flags = *args.flags;
+    if let Some(path) = &args.config {
+        flags = flags.over(TrainFlags::from_toml(path)?);
+    }
+    if flags.model.is_none() && flags.data.is_none() {
+        return super::embedded::run(flags, args.resume);
+    }
+    if flags.out.is_none() {
+        if args.resume {
+            return Err(Error::usage("--resume needs --out, the run to go on with"));
+        }
+        flags.out = Some(runs::new_dir());
+    }
+    let options = flags.clone().resolve()?;
+    let device = CpuDevice::new(options.threads)?;
+    let out = options.out.clone();
+    let mut trainer = Trainer::new(device, options, args.resume)?;
+    let stored =
+        toml::to_string(&flags).map_err(|e| Error::other(format!("cannot store the configuration: {e}")))?;
+    write_atomic(&trainer.dir().config(), |w| w.write_all(stored.as_bytes()))?;
+    let mut shown = Shown::new("train");
+    let summary = trainer.run(&mut |p| shown.update(&p))?;
+    shown.finish();
+    if summary.bounded > 0 {
+        eprintln!(
+            "note: {} log_sigma values met their bound (see bounded_log_sigma in metrics.jsonl)",
+            summary.bounded
+        );
+    }
+    println!("{} steps; best checkpoint in {}", summary.steps, out.join("best").display());
+    Ok(())
+}
+
+/// A progress bar with loss, speed and time left; a line per validation.
+pub(super) struct Shown {
+    bar: ProgressBar,
+    name: String,
+}
+
+impl Shown {
+    pub(super) fn new(name: &str) -> Self {
+        Shown { bar: ProgressBar::no_length(), name: name.to_owned() }
+    }
+
+    pub(super) fn update(&mut self, progress: &Progress) {
+        match progress {
+            Progress::Resumed(step) => self.line(&format!("{}: resumed after step {step}", self.name)),
+            Progress::Step(s) => {
+                if self.bar.length() != Some(s.total) {
+                    self.begin(s.total, s.step);
+                }
+                self.bar.set_position(s.step);
+                self.bar.set_message(format!("loss {:.4}  {:.0} tokens/s", s.loss, s.tokens_per_second));
+            }
+            Progress::Validated(v) => {
+                let accuracy = v.accuracy.map_or(String::new(), |a| format!(", accuracy {:.1} %", 100.0 * a));
+                self.line(&format!(
+                    "{}: step {}: validation loss {:.4}{accuracy}",
+                    self.name, v.step, v.loss
+                ));
+            }
+        }
+    }
+
+    fn begin(&mut self, total: u64, step: u64) {
+        let template = "{prefix:>6} {bar:30} {pos}/{len}  {msg}  {eta} left";
+        // The template is a constant; were it ever malformed, the default style serves.
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            self.bar.set_style(style);
+        }
+        self.bar.set_length(total);
+        self.bar.set_prefix(self.name.clone());
+        self.bar.set_position(step.saturating_sub(1));
+        self.bar.reset_eta();
+        self.bar.enable_steady_tick(Duration::from_millis(500));
+    }
+
+    /// A line above the bar, or alone where there is no terminal.
+    pub(super) fn line(&self, text: &str) {
+        if self.bar.is_hidden() {
+            eprintln!("{text}");
+        } else {
+            self.bar.println(text);
+        }
+    }
+
+    pub(super) fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}

@@ -1,0 +1,262 @@
+//! Accuracy and reasoning length over a data set: the two figures of the paper's table 1.
+//!
+//! Questions of similar length share a batch, so that one long prompt does not size the cache of many
+//! short ones. What a question gets must not depend on that: its draws are keyed by the evaluation's
+//! seed and its own place in the data set ([`sample_seed`]), so neither the batch size nor the order
+//! of the batches moves a figure.
+
+use crate::data::{Sample, answer};
+use crate::device::Device;
+use crate::infer::{Generation, Loaded, Prompt, Request, Sampling};
+use crate::model::prompt::{self, Method};
+use crate::random::Philox;
+use crate::{Error, Result};
+
+/// How to evaluate.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EvalOptions {
+    /// Latent or written reasoning.
+    pub method: Method,
+    /// The compression factor as text: an integer, a fraction or `auto`. `1` under CoT.
+    pub speed: String,
+    /// How to sample; its seed is the evaluation's, from which every question's own is derived.
+    pub sampling: Sampling,
+    /// Questions that run together; at least 1.
+    pub batch_size: usize,
+}
+
+/// One question, and what became of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    /// The question as asked.
+    pub question: String,
+    /// The gold answer.
+    pub gold: String,
+    /// What the model wrote.
+    pub generation: Generation,
+    /// Whether its answer [`matches`](answer::matches) the gold one; never, where it gave none.
+    pub correct: bool,
+}
+
+/// The figures of one run over a data set.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Evaluation {
+    /// Questions.
+    pub n: usize,
+    /// Questions answered correctly.
+    pub correct: usize,
+    /// `correct / n`, from 0 to 1.
+    pub accuracy: f64,
+    /// Mean reasoning length #L: latents, or under CoT tokens of the chain.
+    pub mean_length: f64,
+    /// The same over correctly answered questions; `None` where there are none.
+    pub mean_length_correct: Option<f64>,
+    /// Mean tokens of the answer, the end of sequence included.
+    pub mean_answer_tokens: f64,
+    /// Every question, in the order of the data set.
+    pub outcomes: Vec<Outcome>,
+}
+
+/// Word 2 of the counter under which questions' seeds are drawn.
+const PURPOSE: u32 = 0x20;
+
+/// The seed of question `index` in a run of seed `seed`: words 0 and 1 of the Philox block at
+/// `[index, index >> 32, 0x20, 0]`.
+pub fn sample_seed(seed: u64, index: usize) -> u64 {
+    let index = index as u64;
+    let [low, high, ..] = Philox::new(seed).block([index as u32, (index >> 32) as u32, PURPOSE, 0]);
+    u64::from(low) | u64::from(high) << 32
+}
+
+/// Answers every question of `samples` and counts; `progress` hears how many are done after each batch.
+///
+/// # Errors
+/// [`Error::Usage`] for an empty data set, a batch size of 0 or sampling values out of range; a method
+/// that the model has no head for; and what the device says.
+pub fn evaluate<D: Device>(
+    loaded: &Loaded<D>,
+    samples: &[Sample],
+    options: &EvalOptions,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Evaluation> {
+    if samples.is_empty() {
+        return Err(Error::usage("there is nothing to evaluate: the data set is empty"));
+    }
+    if options.batch_size == 0 {
+        return Err(Error::usage("the batch size must be at least 1"));
+    }
+    let lengths = samples
+        .iter()
+        .map(|s| Ok(prompt::inference(&loaded.opened.tokenizer, &s.question, &options.speed)?.len()))
+        .collect::<Result<Vec<_>>>()?;
+    let mut order: Vec<usize> = (0..samples.len()).collect();
+    order.sort_by_key(|&i| lengths[i]);
+    let mut outcomes: Vec<Option<Outcome>> = vec![None; samples.len()];
+    let mut done = 0;
+    for batch in order.chunks(options.batch_size) {
+        let requests: Vec<Request> = batch.iter().map(|&i| request(&samples[i], i, options)).collect();
+        let generations = loaded.generate(&requests, &mut |_| ())?;
+        for (&i, generation) in batch.iter().zip(generations) {
+            outcomes[i] = Some(judge(&samples[i], generation));
+        }
+        done += batch.len();
+        progress(done);
+    }
+    Ok(Evaluation::of(outcomes.into_iter().flatten().collect()))
+}
+
+fn request(sample: &Sample, index: usize, options: &EvalOptions) -> Request {
+    Request {
+        prompt: Prompt::Question {
+            text: sample.question.clone(),
+            method: options.method,
+            speed: options.speed.clone(),
+        },
+        sampling: Sampling { seed: sample_seed(options.sampling.seed, index), ..options.sampling },
+        trace: false,
+    }
+}
+
+fn judge(sample: &Sample, generation: Generation) -> Outcome {
+    let correct = answer::extract(&generation.text).is_some_and(|a| answer::matches(a, &sample.answer));
+    Outcome { question: sample.question.clone(), gold: sample.answer.clone(), generation, correct }
+}
+
+impl Evaluation {
+    /// The figures of these outcomes; all means of none are 0.
+    pub fn of(outcomes: Vec<Outcome>) -> Self {
+        let n = outcomes.len();
+        let mean = |sum: usize, count: usize| sum as f64 / count.max(1) as f64;
+        let (mut correct, mut length, mut length_correct, mut answer) = (0, 0, 0, 0);
+        for o in &outcomes {
+            correct += usize::from(o.correct);
+            length += o.generation.n_latents;
+            length_correct += if o.correct { o.generation.n_latents } else { 0 };
+            answer += o.generation.answer_tokens;
+        }
+        Evaluation {
+            n,
+            correct,
+            accuracy: mean(correct, n),
+            mean_length: mean(length, n),
+            mean_length_correct: (correct > 0).then(|| mean(length_correct, correct)),
+            mean_answer_tokens: mean(answer, n),
+            outcomes,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+
+    use super::*;
+    use crate::device::cpu::CpuDevice;
+
+    fn sample(question: &str, answer: &str) -> Sample {
+        Sample {
+            question: question.to_owned(),
+            steps: vec!["<<1+1=2>>".to_owned()],
+            answer: answer.to_owned(),
+        }
+    }
+
+    fn model() -> Loaded<CpuDevice> {
+        let dir: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/llama-tiny");
+        Loaded::new(CpuDevice::new(2).unwrap(), &dir, Some(&dir.join("adapter"))).unwrap()
+    }
+
+    fn generation(text: &str, n_latents: usize, answer_tokens: usize) -> Generation {
+        Generation {
+            question: String::new(),
+            cf: "2".to_owned(),
+            n_latents,
+            text: text.to_owned(),
+            answer: None,
+            token_ids: Vec::new(),
+            answer_tokens,
+            finished: true,
+            prompt_tokens: 1,
+            prefill_ms: 0.0,
+            latents_ms: 0.0,
+            answer_ms: 0.0,
+            trace: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn counts_and_means() {
+        let outcomes = vec![
+            judge(&sample("a", "14"), generation("Answer:14.0", 4, 3)),
+            judge(&sample("b", "14"), generation("Answer:15", 7, 3)),
+            judge(&sample("c", "1,000"), generation("Answer: 1000.", 6, 6)),
+            // The right number without the mark is no answer.
+            judge(&sample("d", "14"), generation("14", 1, 4)),
+        ];
+        let e = Evaluation::of(outcomes);
+        assert_eq!((e.n, e.correct), (4, 2));
+        assert_eq!(e.accuracy, 0.5);
+        assert_eq!(e.mean_length, 4.5);
+        assert_eq!(e.mean_length_correct, Some(5.0));
+        assert_eq!(e.mean_answer_tokens, 4.0);
+        let none = Evaluation::of(vec![judge(&sample("a", "1"), generation("Answer:2", 3, 2))]);
+        assert_eq!(none.mean_length_correct, None);
+    }
+
+    #[test]
+    fn seeds_differ_by_sample_and_by_run() {
+        let mut seeds: Vec<u64> = (0..4).flat_map(|run| (0..100).map(move |i| sample_seed(run, i))).collect();
+        seeds.sort_unstable();
+        seeds.dedup();
+        assert_eq!(seeds.len(), 400);
+    }
+
+    /// Sampling with every temperature on, so that a seed that followed the batch would show.
+    #[test]
+    fn neither_batch_size_nor_order_of_lengths_moves_a_result() {
+        let loaded = model();
+        let samples: Vec<Sample> = ["Tom has 3 boxes with 24 pens each.", "1+1?", "A shop has 12 apples."]
+            .iter()
+            .cycle()
+            .take(7)
+            .map(|q| sample(q, "2"))
+            .collect();
+        let run = |batch_size| {
+            let sampling = Sampling {
+                max_latents: 6,
+                max_new_tokens: 6,
+                separator_bias: 2.0,
+                seed: 3,
+                ..Sampling::default()
+            };
+            let options = EvalOptions { method: Method::Colar, speed: "2".to_owned(), sampling, batch_size };
+            let mut heard = Vec::new();
+            let e = evaluate(&loaded, &samples, &options, &mut |done| heard.push(done)).unwrap();
+            assert_eq!(heard.last(), Some(&7));
+            e.outcomes
+                .into_iter()
+                .map(|o| (o.question, o.generation.n_latents, o.generation.token_ids))
+                .collect::<Vec<_>>()
+        };
+        let alone = run(1);
+        assert_eq!(alone.len(), 7);
+        assert!(alone.iter().zip(&samples).all(|(o, s)| o.0 == s.question));
+        // The same question at another place draws anew.
+        assert_ne!((alone[0].1, &alone[0].2), (alone[3].1, &alone[3].2));
+        assert_eq!(alone, run(3));
+        assert_eq!(alone, run(100));
+    }
+
+    #[test]
+    fn nothing_to_evaluate_is_an_error() {
+        let loaded = model();
+        let options = EvalOptions {
+            method: Method::Colar,
+            speed: "2".to_owned(),
+            sampling: Sampling::default(),
+            batch_size: 0,
+        };
+        assert!(evaluate(&loaded, &[], &options, &mut |_| ()).is_err());
+        assert!(evaluate(&loaded, &[sample("q", "1")], &options, &mut |_| ()).is_err());
+    }
+}

@@ -1,0 +1,184 @@
+//! Accuracy against reasoning length, as an SVG: the trade that compression makes, at a glance.
+//!
+//! Text is left to whatever shows the picture, so no font need be on the machine that draws it.
+
+use std::ops::Range;
+use std::path::Path;
+
+use plotters::coord::Shift;
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+
+use super::table::TableRow;
+use crate::files::atomic::write_atomic;
+use crate::model::prompt::Method;
+use crate::{Error, Result};
+
+/// Width and height in pixels.
+const SIZE: (u32, u32) = (760, 480);
+/// The CoLaR points: a blue that stays apart from the orange for colour-blind eyes and in grey.
+const COLAR: RGBColor = RGBColor(0, 94, 168);
+/// The CoT point.
+const COT: RGBColor = RGBColor(213, 94, 0);
+const INK: RGBColor = RGBColor(38, 38, 38);
+const GRID: RGBColor = RGBColor(226, 226, 226);
+const FONT: &str = "Helvetica, Arial, sans-serif";
+
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+
+/// Draws `rows` to the file `path`, whole or not at all.
+///
+/// # Errors
+/// As [`render`], and [`Error::Io`] naming `path`.
+pub fn write(path: &Path, title: &str, rows: &[TableRow]) -> Result<()> {
+    let svg = render(title, rows)?;
+    write_atomic(path, |out| out.write_all(svg.as_bytes()))
+}
+
+/// The picture as SVG text: CoLaR points joined in the order of their length and labelled by their
+/// factor, CoT points as diamonds, 95 % intervals as bars where the rows have them.
+///
+/// # Errors
+/// [`Error::Usage`] without rows or with figures that are not finite.
+pub fn render(title: &str, rows: &[TableRow]) -> Result<String> {
+    if rows.is_empty() {
+        return Err(Error::usage("there is nothing to plot"));
+    }
+    if rows.iter().any(|r| !(r.accuracy.is_finite() && r.mean_length.is_finite())) {
+        return Err(Error::usage("a figure to plot is not finite"));
+    }
+    let mut svg = String::new();
+    draw(&SVGBackend::with_string(&mut svg, SIZE).into_drawing_area(), title, rows)
+        .map_err(|e| Error::other(format!("the plot: {e}")))?;
+    Ok(svg)
+}
+
+/// A row's point and half widths, accuracy in percent.
+struct Point {
+    at: (f64, f64),
+    ci: (f64, f64),
+    label: String,
+}
+
+impl Point {
+    fn of(row: &TableRow) -> Self {
+        Point {
+            at: (row.mean_length, 100.0 * row.accuracy),
+            ci: (row.mean_length_ci.unwrap_or(0.0), 100.0 * row.accuracy_ci.unwrap_or(0.0)),
+            label: if row.method == Method::Cot { "CoT".to_owned() } else { format!("c = {}", row.cf) },
+        }
+    }
+}
+
+fn points(rows: &[TableRow], method: Method) -> Vec<Point> {
+    let mut points: Vec<Point> = rows.iter().filter(|r| r.method == method).map(Point::of).collect();
+    points.sort_by(|a, b| a.at.0.total_cmp(&b.at.0));
+    points
+}
+
+fn draw(area: &Area<'_>, title: &str, rows: &[TableRow]) -> Result<(), Box<dyn std::error::Error>> {
+    let (colar, cot) = (points(rows, Method::Colar), points(rows, Method::Cot));
+    let (x, y) = ranges(colar.iter().chain(&cot));
+    area.fill(&WHITE)?;
+    let mut chart = ChartBuilder::on(area)
+        .caption(title, (FONT, 21).into_font().color(&INK))
+        .margin(14)
+        .margin_right(26)
+        .x_label_area_size(52)
+        .y_label_area_size(64)
+        .build_cartesian_2d(x, y)?;
+    chart
+        .configure_mesh()
+        .bold_line_style(GRID)
+        .light_line_style(TRANSPARENT)
+        .axis_style(INK)
+        .x_labels(9)
+        .y_labels(9)
+        .x_label_formatter(&|x| tick(*x))
+        .y_label_formatter(&|y| tick(*y))
+        .label_style((FONT, 14).into_font().color(&INK))
+        .axis_desc_style((FONT, 16).into_font().color(&INK))
+        .x_desc("mean reasoning length (latents or tokens)")
+        .y_desc("accuracy (%)")
+        .draw()?;
+
+    for (series, colour) in [(&colar, COLAR), (&cot, COT)] {
+        for p in series {
+            chart.draw_series(bars(p, colour))?;
+        }
+    }
+    if !colar.is_empty() {
+        chart
+            .draw_series(LineSeries::new(colar.iter().map(|p| p.at), COLAR.stroke_width(2)))?
+            .label("CoLaR, by compression factor")
+            .legend(|(x, y)| {
+                EmptyElement::at((x, y))
+                    + PathElement::new([(0, 0), (22, 0)], COLAR.stroke_width(2))
+                    + Circle::new((11, 0), 4, COLAR.filled())
+            });
+        chart.draw_series(colar.iter().map(|p| Circle::new(p.at, 5, COLAR.filled())))?;
+    }
+    if !cot.is_empty() {
+        chart
+            .draw_series(cot.iter().map(|p| EmptyElement::at(p.at) + diamond((0, 0))))?
+            .label("CoT")
+            .legend(|(x, y)| diamond((x + 11, y)));
+    }
+    for (series, colour) in [(&colar, COLAR), (&cot, COT)] {
+        let style = (FONT, 15).into_font().color(&colour).pos(Pos::new(HPos::Left, VPos::Top));
+        for p in series {
+            let label = Text::new(p.label.clone(), (9, 7), style.clone());
+            chart.draw_series([EmptyElement::at(p.at) + label])?;
+        }
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::LowerRight)
+        .margin(12)
+        .background_style(WHITE)
+        .border_style(GRID)
+        .label_font((FONT, 15).into_font().color(&INK))
+        .draw()?;
+    area.present()?;
+    Ok(())
+}
+
+/// Error bars of a point, in both directions.
+fn bars(p: &Point, colour: RGBColor) -> Vec<PathElement<(f64, f64)>> {
+    let ((x, y), (dx, dy)) = (p.at, p.ci);
+    let style = colour.mix(0.55).stroke_width(2);
+    let mut bars = Vec::new();
+    if dy > 0.0 {
+        bars.push(PathElement::new([(x, y - dy), (x, y + dy)], style));
+    }
+    if dx > 0.0 {
+        bars.push(PathElement::new([(x - dx, y), (x + dx, y)], style));
+    }
+    bars
+}
+
+/// The marker of CoT.
+fn diamond((x, y): (i32, i32)) -> Polygon<(i32, i32)> {
+    const R: i32 = 7;
+    Polygon::new([(x - R, y), (x, y - R), (x + R, y), (x, y + R)], COT.filled())
+}
+
+/// Lengths from 0, so that half as long looks half as long; accuracies with a margin, in steps of ten,
+/// within what error bars leave of 0 to 100.
+fn ranges<'a>(points: impl Iterator<Item = &'a Point>) -> (Range<f64>, Range<f64>) {
+    let (mut right, mut low, mut high) = (0.0f64, f64::INFINITY, f64::NEG_INFINITY);
+    for p in points {
+        right = right.max(p.at.0 + p.ci.0);
+        low = low.min(p.at.1 - p.ci.1);
+        high = high.max(p.at.1 + p.ci.1);
+    }
+    let low = (((low - 5.0) / 10.0).floor() * 10.0).max(0.0);
+    let high = (((high + 3.0) / 10.0).ceil() * 10.0).min(100.0).max(low + 10.0);
+    // A point at 100 % keeps its whole marker.
+    (0.0..(1.14 * right).max(1.0), low..high + 0.02 * (high - low))
+}
+
+/// A tick as a whole number, or with one decimal where it is none.
+fn tick(x: f64) -> String {
+    if (x - x.round()).abs() < 1e-6 { format!("{x:.0}") } else { format!("{x:.1}") }
+}

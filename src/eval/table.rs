@@ -1,0 +1,230 @@
+//! The table of results: one row a method and compression factor, as the paper's table 1.
+//!
+//! The text form is Markdown with padded cells, so it reads as well in a terminal as in a document.
+//! The JSON form is a list of objects, for scripts; a field that was not measured is left out there.
+
+use std::path::Path;
+
+use serde::{Serialize, Serializer};
+use serde_json::Value;
+
+use super::accuracy::Evaluation;
+use super::stats::estimate;
+use crate::files::atomic::write_atomic;
+use crate::model::prompt::Method;
+use crate::{Error, Result};
+
+/// One row. Fields ending in `_ci` are half widths of 95 % confidence intervals over seeds.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TableRow {
+    /// `cot` or `colar`.
+    pub method: Method,
+    /// The compression factor as text; `1` under CoT. In JSON a number, where it is one.
+    #[serde(serialize_with = "serialize_cf")]
+    pub cf: String,
+    /// Share of correct answers, from 0 to 1, mean over seeds.
+    pub accuracy: f64,
+    /// Its interval, for several seeds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accuracy_ci: Option<f64>,
+    /// Mean reasoning length #L: latents, or under CoT tokens of the chain.
+    pub mean_length: f64,
+    /// Its interval.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mean_length_ci: Option<f64>,
+    /// #L over correctly answered questions; `None` where a run had none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mean_length_correct: Option<f64>,
+    /// Its interval.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mean_length_correct_ci: Option<f64>,
+    /// Mean tokens of the answer, the end of sequence included.
+    pub mean_answer_tokens: f64,
+    /// Its interval.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mean_answer_tokens_ci: Option<f64>,
+    /// Questions of the data set.
+    pub n: usize,
+    /// Runs over it.
+    pub seeds: usize,
+}
+
+impl TableRow {
+    /// The row of several runs that differ in their seed alone; `None` without a run.
+    pub fn from_runs(method: Method, speed: &str, runs: &[Evaluation]) -> Option<Self> {
+        let over = |value: &dyn Fn(&Evaluation) -> f64| estimate(&runs.iter().map(value).collect::<Vec<_>>());
+        let accuracy = over(&|e| e.accuracy)?;
+        let length = over(&|e| e.mean_length)?;
+        let answer = over(&|e| e.mean_answer_tokens)?;
+        // A run without a correct answer has no such length: a mean over the others would be another figure.
+        let correct: Option<Vec<f64>> = runs.iter().map(|e| e.mean_length_correct).collect();
+        let correct = correct.and_then(|lengths| estimate(&lengths));
+        Some(TableRow {
+            method,
+            cf: speed.to_owned(),
+            accuracy: accuracy.mean,
+            accuracy_ci: accuracy.half_width,
+            mean_length: length.mean,
+            mean_length_ci: length.half_width,
+            mean_length_correct: correct.map(|c| c.mean),
+            mean_length_correct_ci: correct.and_then(|c| c.half_width),
+            mean_answer_tokens: answer.mean,
+            mean_answer_tokens_ci: answer.half_width,
+            n: runs.first()?.n,
+            seeds: runs.len(),
+        })
+    }
+
+    /// `CoT`, or `CoLaR c = 2`.
+    pub fn label(&self) -> String {
+        match self.method {
+            Method::Cot => "CoT".to_owned(),
+            Method::Colar => format!("CoLaR c = {}", self.cf),
+        }
+    }
+}
+
+/// A compression factor in JSON: a number where the text is one, else the text (`auto`).
+pub fn cf_value(speed: &str) -> Value {
+    if let Ok(whole) = speed.parse::<u64>() {
+        return whole.into();
+    }
+    match speed.parse::<f64>() {
+        Ok(x) if x.is_finite() => x.into(),
+        _ => speed.into(),
+    }
+}
+
+fn serialize_cf<S: Serializer>(speed: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    cf_value(speed).serialize(serializer)
+}
+
+/// The heads of the columns.
+const HEADS: [&str; 6] = ["method", "accuracy (%)", "#L", "#L correct", "answer tokens", "n"];
+
+/// The table as Markdown with padded cells, one line a row.
+pub fn text(rows: &[TableRow]) -> String {
+    let cells: Vec<[String; 6]> = rows
+        .iter()
+        .map(|r| {
+            [
+                r.label(),
+                figure(100.0 * r.accuracy, r.accuracy_ci.map(|ci| 100.0 * ci)),
+                figure(r.mean_length, r.mean_length_ci),
+                r.mean_length_correct.map_or("–".to_owned(), |l| figure(l, r.mean_length_correct_ci)),
+                figure(r.mean_answer_tokens, r.mean_answer_tokens_ci),
+                if r.seeds > 1 { format!("{} × {}", r.n, r.seeds) } else { r.n.to_string() },
+            ]
+        })
+        .collect();
+    let widths: [usize; 6] = std::array::from_fn(|c| {
+        cells.iter().map(|row| row[c].chars().count()).chain([HEADS[c].len()]).max().unwrap_or(0)
+    });
+    let mut out = line(&HEADS.map(str::to_owned), &widths);
+    for (c, width) in widths.iter().enumerate() {
+        // Numbers are aligned to the right, in Markdown by a colon at the end of the dashes.
+        out +=
+            &if c == 0 { format!("|:{}-", "-".repeat(*width)) } else { format!("|-{}:", "-".repeat(*width)) };
+    }
+    out += "|\n";
+    for row in &cells {
+        out += &line(row, &widths);
+    }
+    out
+}
+
+/// A mean, with its interval where there is one.
+fn figure(mean: f64, ci: Option<f64>) -> String {
+    match ci {
+        Some(ci) => format!("{mean:.1} ± {ci:.1}"),
+        None => format!("{mean:.1}"),
+    }
+}
+
+fn line(cells: &[String; 6], widths: &[usize; 6]) -> String {
+    let mut out = String::new();
+    for (c, (cell, width)) in cells.iter().zip(widths).enumerate() {
+        out += &if c == 0 { format!("| {cell:<width$} ") } else { format!("| {cell:>width$} ") };
+    }
+    out + "|\n"
+}
+
+/// The table as a JSON list, one object a row, with a final newline.
+///
+/// # Errors
+/// [`Error::Other`] if a figure cannot be written as JSON.
+pub fn json(rows: &[TableRow]) -> Result<String> {
+    let text = serde_json::to_string_pretty(rows).map_err(|e| Error::other(format!("the table: {e}")))?;
+    Ok(text + "\n")
+}
+
+/// Writes the JSON form to `path`, whole or not at all.
+///
+/// # Errors
+/// [`Error::Io`] naming `path`.
+pub fn write_json(path: &Path, rows: &[TableRow]) -> Result<()> {
+    let text = json(rows)?;
+    write_atomic(path, |out| out.write_all(text.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn evaluation(accuracy: f64, mean_length: f64, mean_length_correct: Option<f64>) -> Evaluation {
+        Evaluation {
+            n: 200,
+            correct: (200.0 * accuracy) as usize,
+            accuracy,
+            mean_length,
+            mean_length_correct,
+            mean_answer_tokens: 5.0,
+            outcomes: Vec::new(),
+        }
+    }
+
+    fn rows() -> Vec<TableRow> {
+        let cot = TableRow::from_runs(Method::Cot, "1", &[evaluation(0.99, 21.0, Some(21.0))]);
+        let runs = [evaluation(0.9, 11.0, Some(10.0)), evaluation(0.92, 11.5, Some(10.5))];
+        let two = TableRow::from_runs(Method::Colar, "2", &runs);
+        let auto = TableRow::from_runs(Method::Colar, "auto", &[evaluation(0.0, 3.5, None)]);
+        [cot, two, auto].into_iter().flatten().collect()
+    }
+
+    #[test]
+    fn text_is_aligned_markdown() {
+        let expected = "\
+| method         | accuracy (%) |         #L | #L correct | answer tokens |       n |
+|:---------------|-------------:|-----------:|-----------:|--------------:|--------:|
+| CoT            |         99.0 |       21.0 |       21.0 |           5.0 |     200 |
+| CoLaR c = 2    |  91.0 ± 12.7 | 11.2 ± 3.2 | 10.2 ± 3.2 |     5.0 ± 0.0 | 200 × 2 |
+| CoLaR c = auto |          0.0 |        3.5 |          – |           5.0 |     200 |
+";
+        assert_eq!(text(&rows()), expected);
+    }
+
+    #[test]
+    fn json_holds_what_was_measured() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("table.json");
+        write_json(&path, &rows()).unwrap();
+        let list: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        assert_eq!(
+            list[0],
+            serde_json::json!({"method": "cot", "cf": 1, "accuracy": 0.99, "mean_length": 21.0,
+                "mean_length_correct": 21.0, "mean_answer_tokens": 5.0, "n": 200, "seeds": 1})
+        );
+        assert_eq!(list[1]["cf"], 2);
+        assert!(list[1]["accuracy_ci"].as_f64().unwrap() > 0.12);
+        assert_eq!(list[2]["cf"], "auto");
+        assert_eq!(list[2].get("mean_length_correct"), None);
+    }
+
+    #[test]
+    fn factors_are_numbers_where_they_can_be() {
+        assert_eq!(cf_value("7").to_string(), "7");
+        assert_eq!(cf_value("1.5").to_string(), "1.5");
+        assert_eq!(cf_value("auto").to_string(), "\"auto\"");
+        assert_eq!(cf_value("inf").to_string(), "\"inf\"");
+    }
+}

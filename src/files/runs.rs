@@ -1,0 +1,115 @@
+//! The runs that `train` left behind, and which of them is the newest.
+//!
+//! A default run is a directory `runs/<time>` with `model/`, a model directory, and one directory a
+//! training stage; the checkpoint to use is `colar/best` (spec section 8). A run that was stopped
+//! earlier has none, and is passed over.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use super::atomic::recover_dir;
+use crate::{Error, Result};
+
+/// Where the command line puts its runs and looks for them.
+pub const RUNS: &str = "runs";
+
+/// `runs/<time>` for the present UTC time, to the second, so that names sort by age: where a run goes
+/// that was not told where.
+pub fn new_dir() -> PathBuf {
+    let now = jiff::Timestamp::now().strftime("%Y%m%d-%H%M%S").to_string();
+    Path::new(RUNS).join(now)
+}
+
+/// A finished run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Run {
+    /// The model directory.
+    pub model: PathBuf,
+    /// The checkpoint over it.
+    pub checkpoint: PathBuf,
+}
+
+/// The run under `runs` whose checkpoint was written last; of two at once the later name.
+///
+/// # Errors
+/// [`Error::Usage`] if there is none, telling how to make one; [`Error::Io`] if `runs` exists and
+/// cannot be read.
+pub fn newest(runs: &Path) -> Result<Run> {
+    let mut newest: Option<(SystemTime, PathBuf)> = None;
+    let entries = match fs::read_dir(runs) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(none(runs)),
+        Err(e) => return Err(Error::io(runs)(e)),
+    };
+    for entry in entries {
+        let dir = entry.map_err(Error::io(runs))?.path();
+        let Some(written) = finished(&dir) else { continue };
+        if newest.as_ref().is_none_or(|(time, name)| (*time, name) < (written, &dir)) {
+            newest = Some((written, dir));
+        }
+    }
+    let (_, dir) = newest.ok_or_else(|| none(runs))?;
+    Ok(Run { model: dir.join("model"), checkpoint: checkpoint(&dir) })
+}
+
+fn checkpoint(run: &Path) -> PathBuf {
+    run.join("colar").join("best")
+}
+
+/// When the checkpoint of the run `dir` was written; `None` if `dir` is no finished run.
+fn finished(dir: &Path) -> Option<SystemTime> {
+    if !dir.join("model").join("config.json").is_file() {
+        return None;
+    }
+    // A kill in the middle of a replacement leaves the checkpoint under another name.
+    recover_dir(&checkpoint(dir)).ok()?;
+    fs::metadata(checkpoint(dir)).ok().filter(fs::Metadata::is_dir)?.modified().ok()
+}
+
+fn none(runs: &Path) -> Error {
+    Error::usage(format!(
+        "no finished run in {}/: run `colar-engine train` first, or give --model",
+        runs.display()
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn make(runs: &Path, name: &str, age: u64) {
+        let dir = runs.join(name);
+        fs::create_dir_all(dir.join("model")).unwrap();
+        fs::write(dir.join("model/config.json"), "{}").unwrap();
+        fs::create_dir_all(checkpoint(&dir)).unwrap();
+        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000 - age);
+        fs::File::open(checkpoint(&dir)).unwrap().set_modified(time).unwrap();
+    }
+
+    #[test]
+    fn the_checkpoint_written_last_wins_and_unfinished_runs_do_not_count() {
+        let dir = tempfile::tempdir().unwrap();
+        make(dir.path(), "b", 10);
+        make(dir.path(), "c", 20);
+        fs::create_dir_all(dir.path().join("z/model")).unwrap();
+        fs::create_dir_all(dir.path().join("z/colar/best")).unwrap();
+        fs::write(dir.path().join("notes.txt"), "").unwrap();
+        let run = newest(dir.path()).unwrap();
+        assert_eq!(run.model, dir.path().join("b/model"));
+        assert_eq!(run.checkpoint, dir.path().join("b/colar/best"));
+        make(dir.path(), "d", 10);
+        assert_eq!(newest(dir.path()).unwrap().model, dir.path().join("d/model"));
+    }
+
+    #[test]
+    fn without_a_run_the_error_says_how_to_get_one() {
+        let dir = tempfile::tempdir().unwrap();
+        for runs in [dir.path().to_owned(), dir.path().join("absent")] {
+            let error = newest(&runs).unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            assert!(error.to_string().contains("colar-engine train"), "{error}");
+        }
+    }
+}

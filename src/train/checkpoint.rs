@@ -1,0 +1,223 @@
+//! Checkpoints and training states (spec section 8).
+//!
+//! A checkpoint is what generation needs and PEFT can load: the adapter, or all weights after full
+//! fine-tuning; the latent head; `colar.json`. A training state is a checkpoint plus the optimiser's
+//! moments and the step, so a run that is killed goes on with the same numbers. Both are directories
+//! that appear whole or not at all.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::optimizer::Optimizer;
+use crate::device::Device;
+use crate::files::atomic::{StagedDir, write_atomic};
+use crate::files::safetensors::{Dtype, TensorSpec, write_safetensors};
+use crate::model::adapter::{ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE};
+use crate::model::colar_config::{ColarConfig, LATENT_HEAD_FILE};
+use crate::model::lora::PEFT_PREFIX;
+use crate::model::open::Opened;
+use crate::model::params::ParamId;
+use crate::model::prompt::{Method, SEPARATOR};
+use crate::model::weights::{WEIGHTS_FILE, Weights};
+use crate::{Error, Result};
+
+const MOMENTS_FILE: &str = "optimizer.safetensors";
+const STATE_FILE: &str = "train_state.json";
+
+/// A kept checkpoint and what it was kept for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Kept {
+    /// Step after which it was written.
+    pub step: u64,
+    /// The monitored value: higher is better.
+    pub monitor: f64,
+}
+
+/// Where a run stands.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct TrainState {
+    /// Steps done.
+    pub step: u64,
+    /// The best checkpoints, best first.
+    pub best: Vec<Kept>,
+}
+
+/// Writes named float32 tensors that are read off the device one at a time.
+fn write_tensors<'a, D: Device>(
+    device: &D,
+    path: &Path,
+    tensors: &[(String, Vec<usize>, &'a D::Tensor)],
+) -> Result<()> {
+    let specs: Vec<TensorSpec> = tensors
+        .iter()
+        .map(|(name, shape, _)| TensorSpec { name: name.clone(), shape: shape.clone(), dtype: Dtype::F32 })
+        .collect();
+    write_safetensors(path, &specs, &[("format", "pt")], |i, out| {
+        let values = device.read(tensors[i].2).map_err(std::io::Error::other)?;
+        out.write_all(bytemuck::cast_slice(&values))
+    })
+}
+
+/// Writes the files of a checkpoint into `dir`. `full` says that the base weights were trained.
+///
+/// # Errors
+/// [`Error::Io`] naming the file.
+pub fn write_files<D: Device>(
+    device: &D,
+    opened: &Opened<D>,
+    method: Method,
+    full: bool,
+    dir: &Path,
+) -> Result<()> {
+    let all = |keep: &dyn Fn(&str) -> bool, prefix: &str| -> Vec<(String, Vec<usize>, &D::Tensor)> {
+        let params = opened.model.params.iter().filter(|(_, p)| keep(&p.name));
+        params.map(|(_, p)| (format!("{prefix}{}", p.name), p.shape.clone(), &p.value)).collect()
+    };
+    let is_lora = |name: &str| name.contains(".lora_");
+    let is_head = |name: &str| name.starts_with("latent_policy.");
+    if let Some(adapter) = &opened.adapter {
+        write_tensors(device, &dir.join(ADAPTER_WEIGHTS_FILE), &all(&is_lora, PEFT_PREFIX))?;
+        let mut adapter = adapter.clone();
+        adapter.base_model_name_or_path = Some(opened.model_dir.display().to_string());
+        let text = format!("{:#}\n", adapter.to_json());
+        write_atomic(&dir.join(ADAPTER_CONFIG_FILE), |out| out.write_all(text.as_bytes()))?;
+    }
+    if full {
+        let base = all(&|n: &str| !is_lora(n) && !is_head(n), "");
+        write_tensors(device, &dir.join(WEIGHTS_FILE), &base)?;
+        // With these beside its weights the checkpoint is a model directory of its own.
+        for file in ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"] {
+            let from = opened.model_dir.join(file);
+            if from.exists() {
+                std::fs::copy(&from, dir.join(file)).map_err(Error::io(&from))?;
+            }
+        }
+    }
+    if opened.latent_head.is_some() {
+        write_tensors(device, &dir.join(LATENT_HEAD_FILE), &all(&is_head, ""))?;
+    }
+    ColarConfig {
+        embeds_std: opened.model.embeds_std,
+        merge: opened.model.merge,
+        latent_head: opened.latent_head,
+        thinking_separator: SEPARATOR.into(),
+        method: Some(method),
+        extra: Default::default(),
+    }
+    .save(dir)
+}
+
+/// The name of a weight's moments.
+fn moment_name<D: Device>(opened: &Opened<D>, id: ParamId, which: &str) -> String {
+    format!("{which}.{}", opened.model.params.name(id))
+}
+
+/// Writes the whole training state as directory `target`.
+///
+/// # Errors
+/// [`Error::Io`] naming the file; `target` is then as it was.
+pub fn save_state<D: Device>(
+    device: &D,
+    opened: &Opened<D>,
+    optimizer: &Optimizer<D>,
+    state: &TrainState,
+    method: Method,
+    full: bool,
+    target: &Path,
+) -> Result<()> {
+    let staged = StagedDir::create(target)?;
+    let dir = staged.path();
+    write_files(device, opened, method, full, dir)?;
+    let mut moments = Vec::new();
+    for (id, m, v) in optimizer.moments() {
+        let shape = opened.model.params.shape(id).to_vec();
+        moments.push((moment_name(opened, id, "m"), shape.clone(), m));
+        moments.push((moment_name(opened, id, "v"), shape, v));
+    }
+    write_tensors(device, &dir.join(MOMENTS_FILE), &moments)?;
+    let text = serde_json::to_string(state).map_err(|e| Error::other(e.to_string()))?;
+    write_atomic(&dir.join(STATE_FILE), |out| out.write_all(text.as_bytes()))?;
+    staged.commit()
+}
+
+/// Writes a checkpoint as directory `target`.
+///
+/// # Errors
+/// [`Error::Io`] naming the file; `target` is then as it was.
+pub fn save<D: Device>(
+    device: &D,
+    opened: &Opened<D>,
+    method: Method,
+    full: bool,
+    target: &Path,
+) -> Result<()> {
+    let staged = StagedDir::create(target)?;
+    write_files(device, opened, method, full, staged.path())?;
+    staged.commit()
+}
+
+/// Reads where the run stood whose state is in `dir`.
+///
+/// # Errors
+/// [`Error::Io`] or [`Error::File`] naming the file.
+pub fn load_state(dir: &Path) -> Result<TrainState> {
+    let path = dir.join(STATE_FILE);
+    let text = std::fs::read(&path).map_err(Error::io(&path))?;
+    serde_json::from_slice(&text).map_err(|e| Error::file(&path, e.to_string()))
+}
+
+/// Restores the optimiser's moments from the state in `dir`.
+///
+/// # Errors
+/// A missing tensor, a wrong shape, or what the device says.
+pub fn load_moments<D: Device>(
+    device: &D,
+    opened: &Opened<D>,
+    optimizer: &mut Optimizer<D>,
+    dir: &Path,
+) -> Result<()> {
+    let weights = Weights::open_file(&dir.join(MOMENTS_FILE))?;
+    for (id, m, v) in optimizer.moments_mut() {
+        let shape = opened.model.params.shape(id);
+        for (which, t) in [("m", m), ("v", v)] {
+            let values = weights.get(&moment_name(opened, id, which), shape)?.to_f32_vec();
+            device.write(t, &values)?;
+        }
+    }
+    Ok(())
+}
+
+/// The places of a run's files.
+#[derive(Debug, Clone)]
+pub struct RunDir {
+    /// The run directory.
+    pub root: PathBuf,
+}
+
+impl RunDir {
+    /// The resolved configuration.
+    pub fn config(&self) -> PathBuf {
+        self.root.join("config.toml")
+    }
+
+    /// The newest training state.
+    pub fn last(&self) -> PathBuf {
+        self.root.join("last")
+    }
+
+    /// The best checkpoint; the last one where there is no validation.
+    pub fn best(&self) -> PathBuf {
+        self.root.join("best")
+    }
+
+    /// A checkpoint among the best.
+    pub fn kept(&self, step: u64) -> PathBuf {
+        self.root.join("checkpoints").join(format!("step-{step:06}"))
+    }
+
+    /// One JSON object a step.
+    pub fn metrics(&self) -> PathBuf {
+        self.root.join("metrics.jsonl")
+    }
+}

@@ -1,0 +1,239 @@
+//! The embedded default: everything that `colar-engine train` needs when it is given nothing.
+//!
+//! A run directory is filled stage by stage: a data set of arithmetic word problems and a small model
+//! with random weights; a CoT run; a CoLaR run from its checkpoint; a table of both on held-out
+//! questions. Every stage is skipped where it is already complete, so a run that was cut off goes on.
+
+use std::path::{Path, PathBuf};
+
+use super::options::{Monitor, TrainFlags};
+use super::schedule::Schedule;
+use super::trainer::{Progress, Trainer};
+use crate::data::synth::{self, SynthConfig};
+use crate::data::{self, Sample};
+use crate::device::Device;
+use crate::eval::{EvalOptions, Evaluation, TableRow, evaluate, plot, table};
+use crate::files::atomic::{StagedDir, write_atomic};
+use crate::files::safetensors::Dtype;
+use crate::infer::{Loaded, Sampling};
+use crate::model::config::ModelConfig;
+use crate::model::init::write_random_model;
+use crate::model::presets::Preset;
+use crate::model::prompt::Method;
+use crate::{Error, Result};
+
+/// The stages of training, in order, with their directories.
+const STAGES: [(Method, &str); 2] = [(Method::Cot, "cot"), (Method::Colar, "colar")];
+
+/// Compression factors of the table.
+const TABLE_FACTORS: [usize; 4] = [1, 2, 3, 5];
+
+/// Questions that are evaluated together.
+const EVAL_BATCH: usize = 128;
+
+/// What the default run may be told.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EmbeddedOptions {
+    /// Run directory.
+    pub out: PathBuf,
+    /// Seed of data, weights, order and draws.
+    pub seed: u64,
+    /// Whether to go on with a run that was cut off.
+    pub resume: bool,
+    /// Divides the number of steps and of samples, for a quick look.
+    pub shorten: u64,
+}
+
+/// What happens during the run.
+pub enum Stage<'a> {
+    /// Data and model are there: samples of the three splits, and weights of the model.
+    Prepared {
+        /// Training, validation and test samples.
+        samples: [usize; 3],
+        /// Number of weights.
+        parameters: u64,
+    },
+    /// A training stage goes on.
+    Training(&'a str, Progress),
+    /// A row of the table is done.
+    Evaluated(&'a TableRow),
+}
+
+impl EmbeddedOptions {
+    fn data(&self, split: &str) -> PathBuf {
+        self.out.join("data").join(format!("{split}.jsonl"))
+    }
+
+    fn model(&self) -> PathBuf {
+        self.out.join("model")
+    }
+
+    fn synth(&self) -> SynthConfig {
+        let d = SynthConfig::default();
+        let short = |n: usize| (n / self.shorten as usize).max(8);
+        SynthConfig { seed: self.seed, train: short(d.train), val: short(d.val), test: short(d.test), ..d }
+    }
+
+    /// The flags of a stage. They were chosen on the validation split.
+    fn stage(&self, method: Method, name: &str) -> TrainFlags {
+        let steps = match method {
+            Method::Cot => 1200,
+            Method::Colar => 1500,
+        };
+        let steps = (steps / self.shorten).max(2);
+        let common = TrainFlags {
+            method: Some(method),
+            model: Some(self.model()),
+            data: Some(self.data("train")),
+            val: Some(self.data("val")),
+            out: Some(self.out.join(name)),
+            full: Some(true),
+            batch_size: Some(64),
+            max_steps: Some(steps),
+            warmup: Some(steps / 20),
+            schedule: Some(Schedule::Cosine),
+            monitor: Some(Monitor::Accuracy),
+            val_every: Some(steps.div_ceil(4)),
+            save_every: Some(steps.div_ceil(4)),
+            save_top_k: Some(1),
+            seed: Some(self.seed),
+            ..TrainFlags::default()
+        };
+        match method {
+            Method::Cot => TrainFlags { lr: Some(2e-3), ..common },
+            Method::Colar => TrainFlags {
+                init: Some(self.out.join("cot").join("best")),
+                freeze_embedding: Some(true),
+                lr: Some(1e-3),
+                c_max: Some(5),
+                ..common
+            },
+        }
+    }
+}
+
+/// Runs the embedded default to its end and returns its table.
+///
+/// # Errors
+/// A run directory that is in use (without `resume`), I/O errors, and what training says.
+pub fn run<D: Device>(
+    device: &D,
+    options: &EmbeddedOptions,
+    on_stage: &mut (dyn FnMut(Stage<'_>) + Send),
+) -> Result<Vec<TableRow>> {
+    if !options.resume && options.out.join("data").exists() {
+        return Err(Error::usage(format!(
+            "{} holds a run already; --resume goes on with it, another --out starts afresh",
+            options.out.display()
+        )));
+    }
+    prepare(options, on_stage)?;
+    for (method, name) in STAGES {
+        let flags = options.stage(method, name);
+        let resolved = flags.clone().resolve()?;
+        let dir = options.out.join(name);
+        std::fs::create_dir_all(&dir).map_err(Error::io(&dir))?;
+        let text = toml::to_string(&flags).map_err(|e| Error::other(e.to_string()))?;
+        write_atomic(&dir.join("config.toml"), |w| w.write_all(text.as_bytes()))?;
+        let mut trainer = Trainer::new(device.clone(), resolved, options.resume)?;
+        trainer.run(&mut |p| on_stage(Stage::Training(name, p)))?;
+    }
+    join_metrics(options)?;
+    let rows = evaluate_all(device, options, on_stage)?;
+    table::write_json(&options.out.join("table.json"), &rows)?;
+    plot::write(
+        &options.out.join("table.svg"),
+        "Accuracy against reasoning length, held-out questions",
+        &rows,
+    )?;
+    Ok(rows)
+}
+
+/// Makes the data set and the model, unless they are there.
+fn prepare(options: &EmbeddedOptions, on_stage: &mut (dyn FnMut(Stage<'_>) + Send)) -> Result<()> {
+    let (data_dir, model_dir) = (options.out.join("data"), options.model());
+    if !data_dir.exists() {
+        let splits = synth::generate(&options.synth())?;
+        let staged = StagedDir::create(&data_dir)?;
+        for (name, samples) in [("train", &splits.train), ("val", &splits.val), ("test", &splits.test)] {
+            data::write_jsonl(&staged.path().join(format!("{name}.jsonl")), samples)?;
+        }
+        staged.commit()?;
+    }
+    if !model_dir.exists() {
+        let config =
+            ModelConfig { vocab_size: synth::tokenizer::vocabulary().len(), ..Preset::Tiny.config() };
+        let staged = StagedDir::create(&model_dir)?;
+        write_random_model(staged.path(), &config, Dtype::F32, options.seed)?;
+        for (name, text) in [
+            ("tokenizer.json", synth::tokenizer_json()),
+            ("tokenizer_config.json", synth::tokenizer_config_json()),
+        ] {
+            write_atomic(&staged.path().join(name), |w| w.write_all(text.as_bytes()))?;
+        }
+        staged.commit()?;
+    }
+    let count = |split: &str| Ok::<_, Error>(data::load(&options.data(split), None)?.len());
+    on_stage(Stage::Prepared {
+        samples: [count("train")?, count("val")?, count("test")?],
+        parameters: ModelConfig::load(&model_dir)?.num_parameters(),
+    });
+    Ok(())
+}
+
+/// Puts the metrics of all stages into one file, each line with its stage.
+fn join_metrics(options: &EmbeddedOptions) -> Result<()> {
+    let mut joined = String::new();
+    for (_, name) in STAGES {
+        let path = options.out.join(name).join("metrics.jsonl");
+        let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
+        for line in text.lines() {
+            let rest = line.strip_prefix('{').unwrap_or(line);
+            joined.push_str(&format!("{{\"stage\":\"{name}\",{rest}\n"));
+        }
+    }
+    write_atomic(&options.out.join("metrics.jsonl"), |w| w.write_all(joined.as_bytes()))
+}
+
+fn evaluate_all<D: Device>(
+    device: &D,
+    options: &EmbeddedOptions,
+    on_stage: &mut (dyn FnMut(Stage<'_>) + Send),
+) -> Result<Vec<TableRow>> {
+    let test = data::load(&options.data("test"), None)?;
+    let mut rows = Vec::new();
+    for (method, name) in STAGES {
+        let checkpoint = options.out.join(name).join("best");
+        let loaded = Loaded::new(device.clone(), &options.model(), Some(&checkpoint))?;
+        let factors = if method == Method::Cot { &TABLE_FACTORS[..1] } else { &TABLE_FACTORS[..] };
+        for cf in factors {
+            let evaluation = evaluate_one(&loaded, &test, method, &cf.to_string())?;
+            let row = TableRow::from_runs(method, &cf.to_string(), &[evaluation])
+                .ok_or_else(|| Error::other("the evaluation came back empty"))?;
+            on_stage(Stage::Evaluated(&row));
+            rows.push(row);
+        }
+    }
+    Ok(rows)
+}
+
+/// Deterministic generation over all samples.
+fn evaluate_one<D: Device>(
+    loaded: &Loaded<D>,
+    samples: &[Sample],
+    method: Method,
+    speed: &str,
+) -> Result<Evaluation> {
+    let options = EvalOptions {
+        method,
+        speed: speed.to_owned(),
+        sampling: Sampling::default().greedy(),
+        batch_size: EVAL_BATCH,
+    };
+    evaluate(loaded, samples, &options, &mut |_| ())
+}
+
+/// Whether `dir` is the run directory of an embedded default.
+pub fn is_run(dir: &Path) -> bool {
+    dir.join("data").is_dir() && dir.join("model").is_dir()
+}

@@ -1,0 +1,367 @@
+//! The training run: steps, validation, checkpoints, and going on after a kill.
+
+use std::time::Instant;
+
+use super::batch::Packing;
+use super::checkpoint::{self, Kept, RunDir, TrainState};
+use super::feed::{Feed, expectation_batches};
+use super::metrics::Metrics;
+use super::optimizer::Optimizer;
+use super::options::{LatentNoise, Monitor, TrainOptions};
+use super::sft::{Counts, LossSums, Noise, Objective, run};
+use crate::data::{self, Sample};
+use crate::device::{AdamW, Device, LatentLoss};
+use crate::eval::accuracy::{EvalOptions, evaluate};
+use crate::infer::{Loaded, Sampling};
+use crate::model::colar_config::LatentHeadConfig;
+use crate::model::config::ModelConfig;
+use crate::model::open::{Additions, open};
+use crate::model::params::Grads;
+use crate::model::prompt::Method;
+use crate::{Error, Result};
+
+/// What a step did.
+#[derive(Debug, Clone, Copy)]
+pub struct StepReport {
+    /// The step, counted from 1.
+    pub step: u64,
+    /// Steps of the whole run.
+    pub total: u64,
+    /// The weighted total of the losses.
+    pub loss: f64,
+    /// Packed positions a second, over this step.
+    pub tokens_per_second: f64,
+}
+
+/// What a validation found.
+#[derive(Debug, Clone, Copy)]
+pub struct Validation {
+    /// After which step.
+    pub step: u64,
+    /// Validation loss in the expectation forms, at the largest compression factor below 3.
+    pub loss: f64,
+    /// Accuracy of greedy generation at that factor; `None` where only the loss is monitored.
+    pub accuracy: Option<f64>,
+}
+
+/// What happens during a run, for whoever shows it.
+#[derive(Debug, Clone, Copy)]
+pub enum Progress {
+    /// The run goes on after this many steps.
+    Resumed(u64),
+    /// A step is done.
+    Step(StepReport),
+    /// A validation is done.
+    Validated(Validation),
+}
+
+/// How a run ended.
+#[derive(Debug, Clone)]
+pub struct Summary {
+    /// Steps done.
+    pub steps: u64,
+    /// The total loss of the last step, if one was run.
+    pub last_loss: Option<f64>,
+    /// The best validation, if there was one.
+    pub best: Option<Kept>,
+    /// log_sigma values that met their bound over the run (since the start or the last resume).
+    pub bounded: u64,
+}
+
+/// A supervised run (spec section 3).
+///
+/// ```no_run
+/// use colar_engine::device::cpu::CpuDevice;
+/// use colar_engine::train::{TrainFlags, Trainer};
+///
+/// # fn main() -> colar_engine::Result<()> {
+/// let options = TrainFlags {
+///     model: Some("models/SmolLM2-135M".into()),
+///     data: Some("train.jsonl".into()),
+///     out: Some("runs/sft".into()),
+///     ..TrainFlags::default()
+/// };
+/// let mut trainer = Trainer::new(CpuDevice::new(0)?, options.resolve()?, false)?;
+/// trainer.run(&mut |_| ())?;
+/// # Ok(())
+/// # }
+/// ```
+pub struct Trainer<D: Device> {
+    options: TrainOptions,
+    dir: RunDir,
+    loaded: Loaded<D>,
+    grads: Grads<D>,
+    optimizer: Optimizer<D>,
+    samples: Vec<Sample>,
+    val: Vec<Sample>,
+    state: TrainState,
+}
+
+impl<D: Device> Trainer<D> {
+    /// Loads model and data. With `resume`, goes on from the run's last training state, if it has one.
+    ///
+    /// # Errors
+    /// Bad data or model files, and a run directory that is in use while `resume` is false.
+    pub fn new(device: D, options: TrainOptions, resume: bool) -> Result<Self> {
+        let dir = RunDir { root: options.out.clone() };
+        std::fs::create_dir_all(&dir.root).map_err(Error::io(&dir.root))?;
+        crate::files::atomic::remove_leftovers(&dir.root)?;
+        crate::files::atomic::recover_dir(&dir.last())?;
+        let last = dir.last();
+        if !resume && (last.exists() || dir.metrics().exists()) {
+            return Err(Error::usage(format!(
+                "{} holds a run already; --resume goes on with it, another --out starts afresh",
+                dir.root.display()
+            )));
+        }
+        let resumed = resume && last.exists();
+        let config = ModelConfig::load(&options.model)?;
+        let additions = Additions {
+            lora: (!options.full).then(|| options.lora.clone()),
+            latent_head: (options.method == Method::Colar).then(|| LatentHeadConfig {
+                intermediate_size: options.latent_head_size.unwrap_or(config.intermediate_size.min(2048)),
+                deterministic: options.deterministic_head,
+            }),
+            embeds_std: options.embeds_std,
+            merge: options.merge,
+            seed: options.seed,
+        };
+        let checkpoint = if resumed { Some(last.as_path()) } else { options.init.as_deref() };
+        let opened = open(&device, &options.model, checkpoint, &additions, &|n| options.trains(n))?;
+        let grads = Grads::new(&device, &opened.model.params, |n| options.trains(n))?;
+        let mut optimizer = Optimizer::new(&device, &opened.model.params, &grads)?;
+        let mut state = TrainState::default();
+        if resumed {
+            checkpoint::load_moments(&device, &opened, &mut optimizer, &last)?;
+            state = checkpoint::load_state(&last)?;
+        }
+        let samples = data::load(&options.data, None)?;
+        let mut val = match &options.val {
+            Some(path) => data::load(path, None)?,
+            None => Vec::new(),
+        };
+        val.truncate(options.val_samples);
+        let loaded = Loaded::from_opened(device, opened);
+        Ok(Trainer { options, dir, loaded, grads, optimizer, samples, val, state })
+    }
+
+    /// The model as it stands.
+    pub fn loaded(&self) -> &Loaded<D> {
+        &self.loaded
+    }
+
+    /// Gives up training and keeps the model as it stands.
+    pub fn into_loaded(self) -> Loaded<D> {
+        self.loaded
+    }
+
+    /// The places of the run's files.
+    pub fn dir(&self) -> &RunDir {
+        &self.dir
+    }
+
+    /// Runs to the end.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`] naming the step when a loss or gradient stops being a number (the last
+    /// training state is kept), and I/O errors.
+    pub fn run(&mut self, on_progress: &mut (dyn FnMut(Progress) + Send)) -> Result<Summary> {
+        let device = self.loaded.device.clone();
+        device.scope(|| self.run_in_scope(on_progress))
+    }
+
+    fn run_in_scope(&mut self, on_progress: &mut (dyn FnMut(Progress) + Send)) -> Result<Summary> {
+        let samples = std::mem::take(&mut self.samples);
+        let options = self.options.clone();
+        let opened = &self.loaded.opened;
+        let mut feed = Feed::new(&samples, opened.eos.append, opened.model.merge, &options)?;
+        let steps_per_epoch = feed.steps_per_epoch();
+        let total = options.max_steps.unwrap_or(steps_per_epoch.saturating_mul(options.epochs));
+        let val_every = options.val_every.unwrap_or(steps_per_epoch);
+        let mut metrics = Metrics::open(&self.dir, self.state.step)?;
+        if self.state.step > 0 {
+            on_progress(Progress::Resumed(self.state.step));
+        }
+        let mut summary = Summary {
+            steps: self.state.step,
+            last_loss: None,
+            best: self.state.best.first().cloned(),
+            bounded: 0,
+        };
+        while self.state.step < total {
+            let started = Instant::now();
+            let step = self.state.step + 1;
+            let (batches, cf) = feed.step(self.state.step, &self.loaded.opened.tokenizer)?;
+            let lr = options.schedule.lr(options.lr, step, options.warmup, total);
+            let (sums, norm) = self.step(&batches, step, lr)?;
+            let loss = sums.total(&options.objective());
+            self.state.step = step;
+            let rows: usize = batches.iter().map(|b| b.rows()).sum();
+            let tokens_per_second = rows as f64 / started.elapsed().as_secs_f64();
+            let mut values = vec![
+                ("loss", loss),
+                ("ce", sums.mean_ce()),
+                ("lr", f64::from(lr)),
+                ("grad_norm", norm),
+                ("cf", cf as f64),
+                ("rows", rows as f64),
+                ("tokens_per_second", tokens_per_second),
+            ];
+            if options.method == Method::Colar {
+                values.push(("latent", sums.mean_latent()));
+                values.push(("entropy", sums.mean_entropy()));
+                values.push(("bounded_log_sigma", sums.bounded as f64));
+            }
+            if options.pred_embed_forward_weight != 0.0 {
+                values.push(("second_ce", sums.mean_second_ce()));
+            }
+            metrics.record("train", step, &values)?;
+            summary.bounded += sums.bounded;
+            summary.last_loss = Some(loss);
+            on_progress(Progress::Step(StepReport { step, total, loss, tokens_per_second }));
+            if !self.val.is_empty() && (step.is_multiple_of(val_every) || step == total) {
+                let validation = self.validate(&mut metrics)?;
+                self.keep(&validation)?;
+                on_progress(Progress::Validated(validation));
+            }
+            if step.is_multiple_of(options.save_every) || step == total {
+                metrics.flush()?;
+                self.save_state()?;
+            }
+        }
+        if self.val.is_empty() && !self.dir.best().exists() {
+            checkpoint::save(
+                &self.loaded.device,
+                &self.loaded.opened,
+                options.method,
+                options.full,
+                &self.dir.best(),
+            )?;
+        }
+        summary.steps = self.state.step;
+        summary.best = self.state.best.first().cloned();
+        Ok(summary)
+    }
+
+    /// Forward, backward and update over the batches of one step.
+    fn step(&mut self, batches: &[super::batch::Batch], step: u64, lr: f32) -> Result<(LossSums, f64)> {
+        let o = &self.options;
+        let device = &self.loaded.device;
+        let counts = Counts::of(batches);
+        self.grads.clear(device)?;
+        let mut sums = LossSums::default();
+        let mut first_row = 0;
+        for batch in batches {
+            let noise = match o.latent_noise {
+                LatentNoise::Sample => Noise::Drawn { key: o.seed, step: step as u32, first_row },
+                LatentNoise::Expected => Noise::Off,
+            };
+            first_row += batch.latent_rows.len() as u32;
+            let model = &self.loaded.opened.model;
+            sums.add(&run(device, model, &o.objective(), batch, &noise, counts, Some(&mut self.grads))?);
+        }
+        if !sums.total(&o.objective()).is_finite() {
+            return Err(Error::NonFinite { step, what: "the loss".into() });
+        }
+        let hyper = AdamW {
+            lr,
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            weight_decay: o.weight_decay,
+            step,
+            grad_scale: 1.0,
+        };
+        let params = &mut self.loaded.opened.model.params;
+        let norm = self.optimizer.step(device, params, &self.grads, &hyper, o.clip)?;
+        Ok((sums, norm))
+    }
+
+    fn save_state(&self) -> Result<()> {
+        let (device, opened, o) = (&self.loaded.device, &self.loaded.opened, &self.options);
+        checkpoint::save_state(
+            device,
+            opened,
+            &self.optimizer,
+            &self.state,
+            o.method,
+            o.full,
+            &self.dir.last(),
+        )
+    }
+
+    /// The compression factor that validation looks at: the largest below 3, else the smallest.
+    fn validation_factor(&self) -> usize {
+        let f = &self.options.factors;
+        f.iter().copied().filter(|&c| c < 3).max().or(f.iter().copied().min()).unwrap_or(1)
+    }
+
+    fn validate(&self, metrics: &mut Metrics) -> Result<Validation> {
+        let (o, opened, device) = (&self.options, &self.loaded.opened, &self.loaded.device);
+        let cf = self.validation_factor();
+        let packing = Packing { method: o.method, cf, merge: opened.model.merge };
+        let objective = Objective {
+            latent_loss: match o.objective().latent_loss {
+                LatentLoss::Nll => LatentLoss::Nll,
+                _ => LatentLoss::MseExpected,
+            },
+            pred_embed_forward_weight: 0.0,
+            ..o.objective()
+        };
+        let mut sums = LossSums::default();
+        for batch in
+            expectation_batches(&self.val, &opened.tokenizer, opened.eos.append, packing, o.batch_size)?
+        {
+            let counts = Counts::of([&batch]);
+            sums.add(&run(device, &opened.model, &objective, &batch, &Noise::Off, counts, None)?);
+        }
+        let loss = sums.total(&objective);
+        let mut values = vec![("loss", loss), ("ce", sums.mean_ce()), ("latent", sums.mean_latent())];
+        let accuracy = match o.monitor {
+            Monitor::Loss => None,
+            Monitor::Accuracy => {
+                let options = EvalOptions {
+                    method: o.method,
+                    speed: cf.to_string(),
+                    sampling: Sampling::default().greedy(),
+                    batch_size: o.batch_size.max(32),
+                };
+                let evaluation = evaluate(&self.loaded, &self.val, &options, &mut |_| ())?;
+                values.push(("accuracy", evaluation.accuracy));
+                values.push(("mean_length", evaluation.mean_length));
+                Some(evaluation.accuracy)
+            }
+        };
+        let step = self.state.step;
+        metrics.record("val", step, &values)?;
+        Ok(Validation { step, loss, accuracy })
+    }
+
+    /// Keeps the model as a checkpoint if it is among the best.
+    fn keep(&mut self, validation: &Validation) -> Result<()> {
+        let monitor = validation.accuracy.unwrap_or(-validation.loss);
+        let kept = Kept { step: validation.step, monitor };
+        let best = &mut self.state.best;
+        // A resumed run meets steps again that it had validated before it was killed.
+        best.retain(|k| k.step != kept.step);
+        // Of equals the later is better trained.
+        let place = best.partition_point(|k| k.monitor > monitor);
+        if place >= self.options.save_top_k.max(1) {
+            return Ok(());
+        }
+        best.insert(place, kept);
+        let dropped = best.split_off(best.len().min(self.options.save_top_k.max(1)));
+        let (device, opened, o) = (&self.loaded.device, &self.loaded.opened, &self.options);
+        checkpoint::save(device, opened, o.method, o.full, &self.dir.kept(validation.step))?;
+        if place == 0 {
+            checkpoint::save(device, opened, o.method, o.full, &self.dir.best())?;
+        }
+        for old in dropped {
+            let path = self.dir.kept(old.step);
+            if path.exists() {
+                std::fs::remove_dir_all(&path).map_err(Error::io(&path))?;
+            }
+        }
+        Ok(())
+    }
+}

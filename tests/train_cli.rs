@@ -1,0 +1,166 @@
+//! Training from the command line: kills and resumes, numbers that stop being numbers, bad flags.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use assert_cmd::cargo::CommandCargoExt;
+use colar_engine::random::Stream;
+
+fn engine() -> Command {
+    let mut c = Command::cargo_bin("colar-engine").unwrap();
+    c.env_remove("COLAR_LOG");
+    c
+}
+
+/// Runs to the end; returns exit code, standard output and standard error.
+fn run(args: &[&str]) -> (i32, String, String) {
+    let out = engine().args(args).stdin(Stdio::null()).output().unwrap();
+    let text = |b: Vec<u8>| String::from_utf8(b).unwrap();
+    (out.status.code().unwrap_or(-1), text(out.stdout), text(out.stderr))
+}
+
+/// A small data set and a tiny model with its tokenizer, made by the engine itself.
+fn materials(dir: &Path) -> (String, String) {
+    let (data, model) = (dir.join("data"), dir.join("model"));
+    let (data, model) = (data.to_str().unwrap(), model.to_str().unwrap());
+    let sizes = ["--train", "64", "--val", "8", "--test", "8", "--seed", "3"];
+    let (code, _, err) = run(&[&["data", "synth", "--out", data][..], &sizes].concat());
+    assert_eq!(code, 0, "{err}");
+    let tokenizer = format!("{data}/tokenizer.json");
+    let (code, _, err) =
+        run(&["init", "--config", "tiny", "--out", model, "--tokenizer", &tokenizer, "--seed", "1"]);
+    assert_eq!(code, 0, "{err}");
+    (data.to_owned(), model.to_owned())
+}
+
+fn flags<'a>(data: &'a str, model: &'a str, out: &'a str) -> Vec<String> {
+    let fixed = "--batch-size 4 --accumulate 2 --latent-head-size 32 --lora-r 4 --lr 1e-3 --max-steps 24 --warmup 4 \
+                 --schedule cosine --save-every 2 --val-every 6 --val-samples 4 --threads 1 --seed 5 --auto-prob 0.3";
+    let mut all = vec!["train".to_owned(), "--model".into(), model.into(), "--out".into(), out.into()];
+    all.extend(["--data".into(), format!("{data}/train.jsonl"), "--val".into(), format!("{data}/val.jsonl")]);
+    all.extend(fixed.split_whitespace().map(str::to_owned));
+    all
+}
+
+/// The step lines of a run's metrics, without what a clock measured.
+fn metrics(out: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+    text.lines()
+        .map(|line| {
+            let mut v: serde_json::Value = serde_json::from_str(line).unwrap();
+            v.as_object_mut().unwrap().remove("tokens_per_second");
+            v.to_string()
+        })
+        .collect()
+}
+
+#[test]
+fn killed_twenty_times_ends_with_the_same_weights() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (data, model) = materials(tmp.path());
+    let (whole, broken) = (tmp.path().join("whole"), tmp.path().join("broken"));
+    let started = std::time::Instant::now();
+    let args = flags(&data, &model, whole.to_str().unwrap());
+    let out = engine().args(&args).output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let span = started.elapsed();
+
+    let args = flags(&data, &model, broken.to_str().unwrap());
+    let mut draw = Stream::new(99, 0);
+    let mut kills = 0;
+    while kills < 20 {
+        let mut child =
+            engine().args(&args).arg("--resume").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        // Short enough that most of them fall within the run, long enough for some to make progress.
+        std::thread::sleep(Duration::from_secs_f64(span.as_secs_f64() * 0.6 * draw.uniform_f64()));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        kills += 1;
+    }
+    let out = engine().args(&args).arg("--resume").output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    for file in ["adapter_model.safetensors", "latent_head.safetensors", "optimizer.safetensors"] {
+        let read = |run: &Path| std::fs::read(run.join("last").join(file)).unwrap();
+        assert!(read(&whole) == read(&broken), "{file} differs after {kills} kills");
+    }
+    let best = |run: &Path| std::fs::read(run.join("best/adapter_model.safetensors")).unwrap();
+    assert!(best(&whole) == best(&broken), "the best checkpoint differs");
+    assert_eq!(metrics(&whole), metrics(&broken));
+    let left: Vec<_> = std::fs::read_dir(&broken)
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .filter(|n| n.contains(".partial-") || n.contains(".replaced"))
+        .collect();
+    assert!(left.is_empty(), "left behind: {left:?}");
+}
+
+#[test]
+fn a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_state() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (data, model) = materials(tmp.path());
+    let out = tmp.path().join("run");
+    let mut args = flags(&data, &model, out.to_str().unwrap());
+    // The first two steps are sound and saved; then the rate explodes.
+    let at = args.iter().position(|a| a == "--max-steps").unwrap();
+    args[at + 1] = "2".into();
+    let done = engine().args(&args).output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let before = std::fs::read(out.join("last/adapter_model.safetensors")).unwrap();
+    args[at + 1] = "24".into();
+    let at = args.iter().position(|a| a == "--lr").unwrap();
+    args[at + 1] = "3e38".into();
+    let at = args.iter().position(|a| a == "--save-every").unwrap();
+    args[at + 1] = "100".into();
+    let stopped = engine().args(&args).arg("--resume").output().unwrap();
+    let err = String::from_utf8(stopped.stderr).unwrap();
+    assert_eq!(stopped.status.code(), Some(1), "{err}");
+    let line = err.lines().last().unwrap();
+    assert!(line.starts_with("error: step ") && line.ends_with("is not finite"), "{line}");
+    assert!(std::fs::read(out.join("last/adapter_model.safetensors")).unwrap() == before);
+}
+
+#[test]
+fn bad_flags_and_files_give_one_line() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (data, model) = materials(tmp.path());
+    let path = |name: &str| tmp.path().join(name).to_str().unwrap().to_owned();
+    let out = path("out");
+    let train = format!("{data}/train.jsonl");
+    std::fs::write(tmp.path().join("empty.jsonl"), "").unwrap();
+    std::fs::write(tmp.path().join("bad.toml"), "lr = 1e-4\nbatch_size = 3\n").unwrap();
+    let cases: &[(&[&str], i32, &str)] = &[
+        (&["--model", &model], 2, "--data"),
+        (&["--data", &train], 2, "--model"),
+        (&["--lr", "1"], 2, "embedded"),
+        (&["--model", &model, "--data", &train, "--lr", "-1"], 2, "lr"),
+        (&["--model", &model, "--data", &train, "--batch-size", "0"], 2, "--batch-size"),
+        (&["--model", &model, "--data", &train, "--c-max", "0"], 2, "--cf-list"),
+        (&["--model", &model, "--data", &train, "--lora-targets", "x_proj"], 2, "x_proj"),
+        (&["--model", &model, "--data", &train, "--auto-prob", "1.5"], 2, "--auto-prob"),
+        (&["--model", &model, "--data", &train, "--freeze-embedding"], 2, "--full"),
+        (
+            &["--model", &model, "--data", &train, "--deterministic-head", "--latent-loss", "nll"],
+            2,
+            "likelihood",
+        ),
+        (&["--model", "/nonexistent", "--data", &train], 1, "/nonexistent"),
+        (&["--model", &model, "--data", &path("empty.jsonl")], 1, "empty.jsonl"),
+        (&["--model", &model, "--data", &train, "--init", "/nonexistent"], 1, "/nonexistent"),
+        (&["--config", &path("bad.toml")], 1, "bad.toml, line 2"),
+        (&["--config", &path("absent.toml")], 1, "absent.toml"),
+    ];
+    for (args, code, needle) in cases {
+        let args = [&["train"][..], args, &["--out", &out]].concat();
+        let (got, _, err) = run(&args);
+        assert_eq!(got, *code, "{args:?}: {err}");
+        assert!(err.contains(needle), "{args:?} should name {needle}: {err}");
+        if *code == 1 {
+            assert_eq!(err.lines().count(), 1, "{args:?}: {err}");
+        }
+        assert!(!err.contains("panicked"), "{args:?}: {err}");
+    }
+    // A run directory that is in use is not written over.
+    let args = flags(&data, &model, &out);
+    assert!(engine().args(&args).args(["--max-steps", "1"]).output().unwrap().status.code() == Some(2));
+}
