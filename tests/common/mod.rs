@@ -1,6 +1,9 @@
 //! What several integration tests share: the golden fixtures and comparisons.
 #![allow(dead_code)]
 
+pub mod gradient;
+pub mod host;
+
 use std::path::{Path, PathBuf};
 
 use colar_engine::data::Sample;

@@ -420,6 +420,7 @@ impl Device for CpuDevice {
         check(OP, "dk", dk, k.rows(), shape.kv_width())?;
         check(OP, "dv", dv, k.rows(), shape.kv_width())?;
         check(OP, "lse", lse, q.rows(), shape.heads)?;
+        check_disjoint(OP, "keys", spans.iter().map(|s| (s.k_start, s.k_len)).collect())?;
         attention::attention_backward(
             shape,
             attention_scale(shape),
@@ -596,7 +597,7 @@ impl Device for CpuDevice {
     ) -> Result<()> {
         const OP: &str = "cross_entropy";
         let (hidden, vocab) = (h.cols(), w.rows());
-        check(OP, "w", w, vocab, hidden)?;
+        check(OP, "w", w, vocab.max(1), hidden)?;
         check(OP, "loss", loss, h.rows(), 1)?;
         check_offsets(OP, offsets, h.rows(), ids.len())?;
         check_below(OP, "ids", ids, vocab)?;
@@ -633,6 +634,9 @@ impl Device for CpuDevice {
         check(OP, "w", w, w.rows(), h.cols())?;
         check_len(OP, "choices", choices.len(), h.rows())?;
         check_below(OP, "bias token", bias.map(|b| b.0).as_slice(), w.rows())?;
+        if w.rows() == 0 {
+            return Err(Error::Shape { op: OP, what: "there is no token to choose from".into() });
+        }
         Ok(output::choose_tokens(h.cols(), w.rows(), h.f32(OP)?, w.mat(), choices, bias))
     }
 
@@ -713,16 +717,32 @@ fn check_attention(
     k: &CpuTensor,
     v: &CpuTensor,
 ) -> Result<()> {
+    let HeadShape { heads, kv_heads, head_dim } = shape;
+    if heads == 0 || kv_heads == 0 || head_dim == 0 || !heads.is_multiple_of(kv_heads) {
+        return Err(Error::Shape { op, what: format!("{shape:?} is no grouping of heads") });
+    }
     check(op, "q", q, q.rows(), shape.q_width())?;
     check(op, "k", k, k.rows(), shape.kv_width())?;
     check(op, "v", v, k.rows(), shape.kv_width())?;
+    let fits = |start: usize, len: usize, rows: usize| start.checked_add(len).is_some_and(|end| end <= rows);
     for s in spans {
-        if s.q_start + s.q_len > q.rows() || s.k_start + s.k_len > k.rows() || s.k_len < s.q_len {
+        if !fits(s.q_start, s.q_len, q.rows()) || !fits(s.k_start, s.k_len, k.rows()) || s.k_len < s.q_len {
             return Err(Error::Shape {
                 op,
                 what: format!("{s:?} does not fit {} query and {} key rows", q.rows(), k.rows()),
             });
         }
     }
-    Ok(())
+    check_disjoint(op, "queries", spans.iter().map(|s| (s.q_start, s.q_len)).collect())
+}
+
+/// Fails if two ranges `(start, len)` meet: spans are computed by different threads, and what each
+/// writes must be its own.
+fn check_disjoint(op: &'static str, name: &str, mut ranges: Vec<(usize, usize)>) -> Result<()> {
+    ranges.retain(|&(_, len)| len > 0);
+    ranges.sort_unstable();
+    match ranges.windows(2).find(|w| w[0].0 + w[0].1 > w[1].0) {
+        Some(w) => Err(Error::Shape { op, what: format!("{name} of two spans meet at row {}", w[1].0) }),
+        None => Ok(()),
+    }
 }

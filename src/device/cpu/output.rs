@@ -1,6 +1,6 @@
 //! The output head: cross-entropy in chunks, token choice, and the end-of-latent event.
 
-use super::math::{dot, exp, log_sum_exp};
+use super::math::{exp, log_sum_exp};
 use super::matmul::{Mat, matmul_nn, matmul_nt, matmul_tn};
 use super::par::{self, SharedMut};
 use crate::device::{Draw, TokenChoice};
@@ -134,16 +134,22 @@ fn arg_max(row: &[f32]) -> u32 {
     best as u32
 }
 
+/// Replaces each logit by exp((l − origin) / temperature). The difference is taken first: at a low
+/// temperature the quotients alone overflow, and equals would no longer be equal.
+fn scaled_exp(row: &mut [f32], origin: f32, temperature: f32) {
+    let inverse = temperature.recip().min(f32::MAX);
+    row.iter_mut().for_each(|x| *x = (*x - origin) * inverse);
+    exp_in_place(row, 0.0, 1.0);
+}
+
 /// Draws from softmax(row / temperature), restricted to the smallest set of most likely tokens whose
 /// mass reaches top-p. `row` is used as scratch.
 fn choose(row: &mut [f32], choice: &TokenChoice) -> u32 {
     if choice.temperature <= 0.0 {
         return arg_max(row);
     }
-    let inverse = 1.0 / choice.temperature;
-    let top = row.iter().fold(f32::NEG_INFINITY, |m, &x| m.max(x)) * inverse;
-    row.iter_mut().for_each(|x| *x *= inverse);
-    exp_in_place(row, top, 1.0);
+    let top = row.iter().fold(f32::NEG_INFINITY, |m, &x| m.max(x));
+    scaled_exp(row, top, choice.temperature);
     let total: f64 = row.iter().map(|&p| f64::from(p)).sum();
     let u = f64::from(uniform(choice.draw));
     if choice.top_p >= 1.0 {
@@ -184,11 +190,11 @@ fn choose(row: &mut [f32], choice: &TokenChoice) -> u32 {
 
 /// One row's state in the scan of [`token_event`].
 struct Scan {
-    /// The token's own logit over temperature (the logit itself when greedy).
+    /// The token's own logit.
     own: f32,
     /// Uniform number; unused when greedy.
     u: f64,
-    /// Σ exp(l − own) over the tiles seen, the token's own 1 included.
+    /// Σ exp((l − own) / temperature) over the tiles seen, the token's own 1 included.
     z: f64,
     /// Whether it is certain that the event did not happen.
     lost: bool,
@@ -196,6 +202,9 @@ struct Scan {
 
 /// See [`Device::token_event`](crate::device::Device::token_event): the event is
 /// `u < exp(own) / Z`, and Z only grows, so a row is decided against as soon as `u · Z ≥ exp(own)`.
+///
+/// The tile that holds the token goes first: its own logit is then rounded as its rivals' are, so
+/// that equals stay equal.
 pub(super) fn token_event(
     hidden: usize,
     vocab: usize,
@@ -207,38 +216,29 @@ pub(super) fn token_event(
 ) -> Vec<bool> {
     let rows = choices.len();
     let token = token as usize;
-    let mut own_row = vec![0.0; hidden];
-    super::rows::gather_rows(1.0, w, hidden, &[token as u32], &mut own_row);
     let mut scans: Vec<Scan> = choices
         .iter()
-        .zip(h.chunks_exact(hidden))
-        .map(|(c, h)| {
-            let own = dot(h, &own_row) + bias;
-            let greedy = c.temperature <= 0.0;
-            Scan {
-                own: if greedy { own } else { own / c.temperature },
-                u: if greedy { 0.0 } else { f64::from(uniform(c.draw)) },
-                z: 1.0,
-                lost: false,
-            }
-        })
+        .map(|c| Scan { own: f32::NAN, u: f64::from(uniform(c.draw)), z: 1.0, lost: false })
         .collect();
     let mut logits = vec![0.0; rows * EVENT_TILE.min(vocab)];
-    for start in (0..vocab).step_by(EVENT_TILE) {
+    let home = token / EVENT_TILE;
+    let others = (0..vocab.div_ceil(EVENT_TILE)).filter(|&tile| tile != home);
+    for tile in std::iter::once(home).chain(others) {
         if scans.iter().all(|s| s.lost) {
             break;
         }
+        let start = tile * EVENT_TILE;
         let end = (start + EVENT_TILE).min(vocab);
         let n = end - start;
         let logits = &mut logits[..rows * n];
         matmul_nt(rows, n, hidden, 1.0, h, slice(w, start * hidden..end * hidden), 0.0, logits);
         for ((scan, choice), row) in scans.iter_mut().zip(choices).zip(logits.chunks_exact_mut(n)) {
+            if tile == home {
+                scan.own = row[token - start] + bias;
+                row[token - start] = f32::NEG_INFINITY;
+            }
             if scan.lost {
                 continue;
-            }
-            // The token's own logit came from `own`, which no tile may contradict by a rounding.
-            if (start..end).contains(&token) {
-                row[token - start] = f32::NEG_INFINITY;
             }
             if choice.temperature <= 0.0 {
                 scan.lost = row
@@ -246,9 +246,7 @@ pub(super) fn token_event(
                     .enumerate()
                     .any(|(i, &l)| l > scan.own || (l == scan.own && start + i < token));
             } else {
-                let inverse = 1.0 / choice.temperature;
-                row.iter_mut().for_each(|l| *l *= inverse);
-                exp_in_place(row, scan.own, 1.0);
+                scaled_exp(row, scan.own, choice.temperature);
                 scan.z += row.iter().map(|&p| f64::from(p)).sum::<f64>();
                 scan.lost = scan.u * scan.z >= 1.0;
             }

@@ -1,0 +1,350 @@
+//! Buffers that do not fit together are an error that names the operation, whichever buffer it is.
+
+use colar_engine::Error;
+use colar_engine::device::{
+    AdamW, AdamWTensor, CrossEntropyGrads, Device, Draw, Dtype, HeadShape, LatentLoss, LatentWeights, Span,
+    TokenChoice,
+};
+
+use super::common::host::Host;
+use super::cpu;
+
+type Result = colar_engine::Result<()>;
+
+/// Runs `f` on buffers of the right shapes, which must work; then with each buffer in turn one row
+/// or one column larger or smaller, which must be refused.
+fn buffers<D: Device>(
+    d: &D,
+    op: &str,
+    right: &[(usize, usize)],
+    free: &[(usize, isize, isize)],
+    f: impl Fn(&mut [D::Tensor]) -> Result,
+) {
+    let make = |shapes: &[(usize, usize)]| -> Vec<D::Tensor> {
+        shapes.iter().map(|&(r, c)| d.zeros(r, c).unwrap()).collect()
+    };
+    f(&mut make(right)).unwrap_or_else(|e| panic!("{op}: {e}"));
+    for which in 0..right.len() {
+        for (rows, cols) in [(1, 0), (-1, 0), (0, 1), (0, -1)] {
+            // Some shapes of some operands are free: what they do not fix, no one checks.
+            if free.contains(&(which, rows, cols)) {
+                continue;
+            }
+            let mut wrong = right.to_vec();
+            let (r, c) = right[which];
+            wrong[which] = (r.checked_add_signed(rows).unwrap(), c.checked_add_signed(cols).unwrap());
+            refused(op, &format!("operand {which} [{r}, {c}] made {:?}", wrong[which]), f(&mut make(&wrong)));
+        }
+    }
+}
+
+fn refused(op: &str, what: &str, result: Result) {
+    match result {
+        Err(Error::Shape { op: named, what: said }) => {
+            assert_eq!(named, op);
+            assert!(!said.is_empty() && !said.contains('\n'), "{op}: {said}");
+        }
+        Err(other) => panic!("{op}, {what}: {other:?}"),
+        Ok(()) => panic!("{op}, {what}: accepted"),
+    }
+}
+
+#[test]
+fn products() {
+    let d = cpu();
+    let (m, n, k) = (3, 4, 5);
+    buffers(d, "matmul_nt", &[(m, k), (n, k), (m, n)], &[], |b| {
+        let [x, w, y] = b else { unreachable!() };
+        d.matmul_nt(1.0, x, w, 0.0, y)
+    });
+    buffers(d, "matmul_nn", &[(m, n), (n, k), (m, k)], &[], |b| {
+        let [dy, w, dx] = b else { unreachable!() };
+        d.matmul_nn(1.0, dy, w, 0.0, dx)
+    });
+    buffers(d, "matmul_tn", &[(m, n), (m, k), (n, k)], &[], |b| {
+        let [dy, x, dw] = b else { unreachable!() };
+        d.matmul_tn(1.0, dy, x, 0.0, dw)
+    });
+    buffers(d, "add_bias", &[(m, n), (1, n)], &[(0, 1, 0), (0, -1, 0)], |b| {
+        let [y, bias] = b else { unreachable!() };
+        d.add_bias(y, bias)
+    });
+    buffers(d, "add_bias_backward", &[(m, n), (1, n)], &[(0, 1, 0), (0, -1, 0)], |b| {
+        let [dy, db] = b else { unreachable!() };
+        d.add_bias_backward(dy, db)
+    });
+}
+
+#[test]
+fn rows() {
+    let d = cpu();
+    let (ids, offsets) = (d.index(&[0, 5, 2, 5]).unwrap(), d.index(&[0, 1, 3, 4]).unwrap());
+    // The table may have more rows than the ids need.
+    buffers(d, "gather_merge", &[(6, 4), (3, 1), (3, 4)], &[(0, 1, 0)], |b| {
+        let [table, scale, out] = b else { unreachable!() };
+        d.gather_merge(table, &ids, &offsets, scale, out)
+    });
+    buffers(d, "gather_merge_backward", &[(3, 4), (3, 1), (6, 4)], &[(2, 1, 0)], |b| {
+        let [dout, scale, dtable] = b else { unreachable!() };
+        d.gather_merge_backward(dout, &ids, &offsets, scale, dtable)
+    });
+    for bad in [&[0u32, 2, 1, 4][..], &[1, 2, 3, 4], &[0, 1, 2, 3], &[0, 1, 3, 5], &[0, 4], &[]] {
+        let [table, scale] = [Host::full(6, 4, 0.0).up(d), Host::full(3, 1, 1.0).up(d)];
+        let (mut out, mut dtable) = (d.zeros(3, 4).unwrap(), d.zeros(6, 4).unwrap());
+        let bad_offsets = d.index(bad).unwrap();
+        let result = d.gather_merge(&table, &ids, &bad_offsets, &scale, &mut out);
+        refused("gather_merge", &format!("offsets {bad:?}"), result);
+        let result = d.gather_merge_backward(&out, &ids, &bad_offsets, &scale, &mut dtable);
+        refused("gather_merge_backward", &format!("offsets {bad:?}"), result);
+    }
+    let at = d.index(&[5, 0]).unwrap();
+    buffers(d, "gather_rows", &[(6, 4), (2, 4)], &[(0, 1, 0)], |b| {
+        let [src, out] = b else { unreachable!() };
+        d.gather_rows(1.0, src, &at, out)
+    });
+    buffers(d, "scatter_add_rows", &[(2, 4), (6, 4)], &[(1, 1, 0)], |b| {
+        let [src, dst] = b else { unreachable!() };
+        d.scatter_add_rows(1.0, src, &at, dst)
+    });
+    buffers(d, "scatter_rows", &[(2, 4), (6, 4)], &[(1, 1, 0)], |b| {
+        let [src, dst] = b else { unreachable!() };
+        d.scatter_rows(1.0, src, &at, dst)
+    });
+    buffers(d, "add", &[(2, 4), (2, 4)], &[], |b| {
+        let [x, y] = b else { unreachable!() };
+        d.add(x, y)
+    });
+}
+
+#[test]
+fn layers() {
+    let d = cpu();
+    let same = (3, 8);
+    buffers(d, "rms_norm", &[same, (1, 8), same], &[], |b| {
+        let [x, w, out] = b else { unreachable!() };
+        d.rms_norm(x, w, 1e-5, out)
+    });
+    buffers(d, "add_rms_norm", &[same, same, (1, 8), same, same], &[], |b| {
+        let [x, delta, w, sum, out] = b else { unreachable!() };
+        d.add_rms_norm(x, delta, w, 1e-5, sum, out)
+    });
+    buffers(d, "rms_norm_backward", &[same, same, (1, 8), same, (1, 8)], &[], |b| {
+        let [dout, x, w, dx, dw] = b else { unreachable!() };
+        d.rms_norm_backward(dout, x, w, 1e-5, dx, Some(dw))
+    });
+    buffers(d, "layer_norm", &[same, (1, 8), (1, 8), same], &[], |b| {
+        let [x, w, bias, out] = b else { unreachable!() };
+        d.layer_norm(x, w, bias, out)
+    });
+    buffers(d, "layer_norm_backward", &[same, same, (1, 8), same, (1, 8), (1, 8)], &[], |b| {
+        let [dout, x, w, dx, dw, db] = b else { unreachable!() };
+        d.layer_norm_backward(dout, x, w, dx, Some((dw, db)))
+    });
+    let positions = d.index(&[0, 1, 2]).unwrap();
+    // One frequency for a head of two fits rows of eight as well as two for heads of four.
+    buffers(d, "rotary", &[same, (1, 2)], &[(1, 0, -1)], |b| {
+        let [x, inv_freq] = b else { unreachable!() };
+        d.rotary(x, &positions, inv_freq, 1.0)
+    });
+    buffers(d, "swiglu", &[same, same, same], &[], |b| {
+        let [gate, up, out] = b else { unreachable!() };
+        d.swiglu(gate, up, out)
+    });
+    buffers(d, "swiglu_backward", &[same, same, same], &[], |b| {
+        let [dout, gate, up] = b else { unreachable!() };
+        d.swiglu_backward(dout, gate, up)
+    });
+    buffers(d, "gelu", &[same, same], &[], |b| {
+        let [x, out] = b else { unreachable!() };
+        d.gelu(x, out)
+    });
+    buffers(d, "gelu_backward", &[same, same, same], &[], |b| {
+        let [dout, x, dx] = b else { unreachable!() };
+        d.gelu_backward(dout, x, dx)
+    });
+}
+
+#[test]
+fn attention() {
+    let d = cpu();
+    let shape = HeadShape { heads: 4, kv_heads: 2, head_dim: 3 };
+    let spans = [
+        Span { q_start: 0, q_len: 2, k_start: 0, k_len: 2 },
+        Span { q_start: 2, q_len: 3, k_start: 2, k_len: 3 },
+    ];
+    let (q, kv, lse) = ((5, 12), (5, 6), (5, 4));
+    buffers(d, "attention", &[q, kv, kv, q, lse], &[], |b| {
+        let [q, k, v, out, lse] = b else { unreachable!() };
+        d.attention(shape, &spans, q, k, v, out, Some(lse))
+    });
+    buffers(d, "attention_backward", &[q, kv, kv, q, lse, q, q, kv, kv], &[], |b| {
+        let [q, k, v, out, lse, dout, dq, dk, dv] = b else { unreachable!() };
+        d.attention_backward(shape, &spans, q, k, v, out, lse, dout, dq, dk, dv)
+    });
+
+    let attend = |shape: HeadShape, spans: &[Span]| {
+        let [q, k, v] = [(5, shape.q_width()), (5, shape.kv_width()), (5, shape.kv_width())]
+            .map(|(r, c)| d.zeros(r, c).unwrap());
+        let mut out = d.zeros(5, shape.q_width()).unwrap();
+        let mut lse = d.zeros(5, shape.heads).unwrap();
+        let forward = d.attention(shape, spans, &q, &k, &v, &mut out, Some(&mut lse));
+        let (mut dq, mut dk, mut dv) = (
+            d.zeros(5, shape.q_width()).unwrap(),
+            d.zeros(5, shape.kv_width()).unwrap(),
+            d.zeros(5, shape.kv_width()).unwrap(),
+        );
+        let dout = d.zeros(5, shape.q_width()).unwrap();
+        let backward = d.attention_backward(
+            shape, spans, &q, &k, &v, &out, &lse, &dout, &mut dq, &mut dk, &mut dv,
+        );
+        (forward, backward)
+    };
+    let span = |q_start, q_len, k_start, k_len| Span { q_start, q_len, k_start, k_len };
+    for bad in [
+        span(0, 6, 0, 6),
+        span(1, 5, 0, 5),
+        span(0, 5, 1, 5),
+        span(0, 3, 0, 2),
+        span(usize::MAX, 2, 0, 2),
+        span(0, 1, usize::MAX, 1),
+    ] {
+        let (forward, backward) = attend(shape, &[bad]);
+        refused("attention", &format!("{bad:?}"), forward);
+        refused("attention_backward", &format!("{bad:?}"), backward);
+    }
+    // Two spans that write the same rows.
+    let (forward, backward) = attend(shape, &[span(0, 3, 0, 3), span(2, 3, 2, 3)]);
+    refused("attention", "overlapping spans", forward);
+    refused("attention_backward", "overlapping spans", backward);
+    // A cache may be read by two sequences; a gradient of it may not be written by two.
+    let (forward, backward) = attend(shape, &[span(0, 2, 0, 3), span(2, 2, 0, 3)]);
+    forward.unwrap();
+    refused("attention_backward", "overlapping keys", backward);
+    for (heads, kv_heads, head_dim) in [(4, 3, 3), (4, 0, 3), (4, 2, 0), (0, 2, 3), (2, 4, 3)] {
+        let bad = HeadShape { heads, kv_heads, head_dim };
+        let (forward, backward) = attend(bad, &spans);
+        refused("attention", &format!("{bad:?}"), forward);
+        refused("attention_backward", &format!("{bad:?}"), backward);
+    }
+}
+
+#[test]
+fn latents() {
+    let d = cpu();
+    let same = (3, 8);
+    let draws = [Draw { key: 1, counter: [0, 0] }; 3];
+    buffers(d, "normal", &[same], &[(0, 0, 1), (0, 0, -1)], |b| d.normal(&draws, &mut b[0]));
+    buffers(d, "reparameterise", &[same, same, same, same], &[], |b| {
+        let [mu, ls, eps, out] = b else { unreachable!() };
+        d.reparameterise(mu, Some(ls), eps, 1.0, out)
+    });
+    buffers(d, "reparameterise_backward", &[same; 5], &[], |b| {
+        let [dz, ls, eps, dmu, dls] = b else { unreachable!() };
+        d.reparameterise_backward(dz, Some(ls), eps, dmu, Some(dls))
+    });
+    let weights = LatentWeights { loss: LatentLoss::Mse, loss_scale: 1.0, entropy_scale: 0.0 };
+    buffers(d, "latent_loss", &[same, same, same, same, (3, 3), same, same], &[], |b| {
+        let [mu, ls, eps, target, per_row, dmu, dls] = b else { unreachable!() };
+        d.latent_loss(weights, mu, Some(ls), Some(eps), target, per_row, Some((dmu, Some(dls))))
+    });
+}
+
+#[test]
+fn output_head() {
+    let d = cpu();
+    let (ids, offsets) = (d.index(&[0, 5, 2, 5]).unwrap(), d.index(&[0, 1, 3, 4]).unwrap());
+    buffers(d, "cross_entropy", &[(3, 4), (6, 4), (3, 1), (3, 1), (3, 4), (6, 4)], &[], |b| {
+        let [h, w, loss, row_scale, dh, dw] = b else { unreachable!() };
+        d.cross_entropy(h, w, &ids, &offsets, loss, Some(CrossEntropyGrads { row_scale, dh, dw: Some(dw) }))
+    });
+    for (ids, offsets) in [(&[0u32, 6, 2, 5][..], &[0u32, 1, 3, 4][..]), (&[0, 5, 2, 5], &[0, 0, 3, 4])] {
+        let (h, w) = (d.zeros(3, 4).unwrap(), d.zeros(6, 4).unwrap());
+        let mut loss = d.zeros(3, 1).unwrap();
+        let (ids, offsets) = (d.index(ids).unwrap(), d.index(offsets).unwrap());
+        refused("cross_entropy", "labels", d.cross_entropy(&h, &w, &ids, &offsets, &mut loss, None));
+    }
+    let choice = TokenChoice { temperature: 1.0, top_p: 0.9, draw: Draw { key: 1, counter: [0, 0] } };
+    let choices = [choice; 3];
+    let more_tokens = &[(1, 1, 0), (1, -1, 0)];
+    buffers(d, "choose_tokens", &[(3, 4), (6, 4)], more_tokens, |b| {
+        d.choose_tokens(&b[0], &b[1], &choices, None).map(drop)
+    });
+    buffers(d, "token_event", &[(3, 4), (6, 4)], more_tokens, |b| {
+        d.token_event(&b[0], &b[1], 2, &choices, 0.0).map(drop)
+    });
+    let (h, w) = (d.zeros(3, 4).unwrap(), d.zeros(6, 4).unwrap());
+    refused("choose_tokens", "token", d.choose_tokens(&h, &w, &choices, Some((6, 1.0))).map(drop));
+    refused("token_event", "token", d.token_event(&h, &w, 6, &choices, 0.0).map(drop));
+    let nothing = d.zeros(0, 4).unwrap();
+    refused("choose_tokens", "no vocabulary", d.choose_tokens(&h, &nothing, &choices, None).map(drop));
+}
+
+#[test]
+fn optimiser_and_memory() {
+    let d = cpu();
+    let hyper = AdamW {
+        lr: 0.1,
+        beta1: 0.9,
+        beta2: 0.999,
+        eps: 1e-8,
+        weight_decay: 0.0,
+        step: 1,
+        grad_scale: 1.0,
+    };
+    buffers(d, "adamw", &[(3, 4); 4], &[], |b| {
+        let [value, grad, m, v] = b else { unreachable!() };
+        d.adamw(&hyper, &mut [AdamWTensor { value, grad, m, v }])
+    });
+    let mut t = d.zeros(2, 3).unwrap();
+    refused("write", "values", d.write(&mut t, &[0.0; 5]));
+    assert!(matches!(d.upload(2, 3, &[0.0; 7]), Err(Error::Shape { .. })));
+    for (rows, cols) in [(usize::MAX, 2), (usize::MAX / 4, 3), (1 << 40, 1 << 40)] {
+        assert!(matches!(d.empty(rows, cols), Err(Error::Shape { op: "empty", .. })));
+        assert!(matches!(d.zeros(rows, cols), Err(Error::Shape { op: "zeros", .. })));
+    }
+}
+
+/// Weights of a mapped file are read only, and 16 bits wide only where an operation says so.
+#[test]
+fn mapped_weights() {
+    let d = cpu();
+    let (mut w, _) = Host::normal(3, 4, 1.0, 1).adopt(d, Dtype::Bf16);
+    let x = d.zeros(3, 4).unwrap();
+    refused("add", "a mapped output", d.add(&x, &mut w));
+    refused("clear", "a mapped output", d.clear(&mut w));
+    refused("write", "a mapped output", d.write(&mut w, &[0.0; 12]));
+    let mut y = d.zeros(3, 4).unwrap();
+    refused("add", "bf16 where float32 is needed", d.add(&w, &mut y));
+    refused("gelu", "bf16 where float32 is needed", d.gelu(&w, &mut y));
+}
+
+/// No rows are no work, and no panic.
+#[test]
+fn empty_batches() {
+    let d = cpu();
+    let none = || d.zeros(0, 4).unwrap();
+    let w = d.zeros(6, 4).unwrap();
+    let row = d.zeros(1, 4).unwrap();
+    let index = |values: &[u32]| d.index(values).unwrap();
+    d.matmul_nt(1.0, &none(), &w, 0.0, &mut d.zeros(0, 6).unwrap()).unwrap();
+    let mut dw = Host::full(6, 4, 1.0).up(d);
+    d.matmul_tn(1.0, &d.zeros(0, 6).unwrap(), &none(), 1.0, &mut dw).unwrap();
+    assert_eq!(d.read(&dw).unwrap(), [1.0; 24]);
+    d.matmul_tn(1.0, &d.zeros(0, 6).unwrap(), &none(), 0.0, &mut dw).unwrap();
+    assert_eq!(d.read(&dw).unwrap(), [0.0; 24]);
+    d.add_bias(&mut none(), &row).unwrap();
+    d.gather_merge(&w, &index(&[]), &index(&[0]), &d.zeros(0, 1).unwrap(), &mut none()).unwrap();
+    d.gather_rows(1.0, &w, &index(&[]), &mut none()).unwrap();
+    d.rms_norm(&none(), &row, 1e-5, &mut none()).unwrap();
+    let (x, mut dx) = (none(), none());
+    d.rms_norm_backward(&x, &x, &row, 1e-5, &mut dx, Some(&mut d.zeros(1, 4).unwrap())).unwrap();
+    d.layer_norm(&none(), &row, &row, &mut none()).unwrap();
+    let shape = HeadShape { heads: 2, kv_heads: 1, head_dim: 2 };
+    let kv = d.zeros(0, 2).unwrap();
+    d.attention(shape, &[], &none(), &kv, &kv, &mut none(), None).unwrap();
+    let mut loss = d.zeros(0, 1).unwrap();
+    d.cross_entropy(&none(), &w, &index(&[]), &index(&[0]), &mut loss, None).unwrap();
+    assert!(d.choose_tokens(&none(), &w, &[], None).unwrap().is_empty());
+    assert!(d.token_event(&none(), &w, 0, &[], 0.0).unwrap().is_empty());
+    assert_eq!(d.sum_squares(&[]).unwrap(), 0.0);
+}

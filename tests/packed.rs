@@ -1,0 +1,353 @@
+//! A packed batch is the sum of its samples, in training and in generation.
+
+mod common;
+
+use std::sync::OnceLock;
+
+use colar_engine::device::cpu::CpuDevice;
+use colar_engine::device::{Device, LatentLoss};
+use colar_engine::model::open::{Additions, Opened, open};
+use colar_engine::model::params::Grads;
+use colar_engine::model::prompt::{Method, Segments, training};
+use colar_engine::random::Stream;
+use colar_engine::train::batch::{Batch, Packing};
+use colar_engine::train::sft::{Counts, LossSums, Noise, Objective, run};
+use colar_engine::{Engine, Generation, Prompt, Request, Sampling};
+use common::golden;
+use proptest::prelude::*;
+use serde_json::Value;
+
+/// Largest relative difference, norm over norm, of sums taken in another order.
+const TOLERANCE: f64 = 1e-5;
+
+const MODELS: [&str; 2] = ["llama-tiny", "qwen2-tiny"];
+
+fn samples(name: &str) -> Vec<colar_engine::data::Sample> {
+    let text = std::fs::read(golden(name).join("sft.json")).unwrap();
+    let cases: Value = serde_json::from_slice(&text).unwrap();
+    cases["samples"].as_array().unwrap().iter().map(common::sample).collect()
+}
+
+/// A golden model open for training of adapter, head and embeddings.
+struct Trainee {
+    device: CpuDevice,
+    opened: Opened<CpuDevice>,
+}
+
+fn trained(name: &str) -> bool {
+    name.contains("lora") || name.contains("latent_policy") || name.contains("embed_tokens")
+}
+
+fn trainee(index: usize) -> &'static Trainee {
+    static OPENED: [OnceLock<Trainee>; 2] = [const { OnceLock::new() }; 2];
+    OPENED[index].get_or_init(|| {
+        let dir = golden(MODELS[index]);
+        let device = CpuDevice::new(2).unwrap();
+        let checkpoint = dir.join("adapter");
+        let opened = open(&device, &dir, Some(&checkpoint), &Additions::default(), &trained).unwrap();
+        Trainee { device, opened }
+    })
+}
+
+/// What one or more batches of a step add up to.
+struct Sums {
+    losses: LossSums,
+    grads: Vec<Vec<f32>>,
+}
+
+/// One sample of a step: its tokens, and where its draws of labels come from.
+#[derive(Debug, Clone)]
+struct Item {
+    question: Vec<u32>,
+    steps: Vec<u32>,
+    answer: Vec<u32>,
+    label_seed: Option<u64>,
+}
+
+impl Trainee {
+    fn push(&self, batch: &mut Batch, packing: Packing, item: &Item) {
+        let Item { question, steps, answer, label_seed } = item.clone();
+        let mut labels = label_seed.map(|seed| Stream::new(seed, 0));
+        batch.push(packing, &Segments { question, steps, answer }, labels.as_mut());
+    }
+
+    fn batch(&self, packing: Packing, items: &[Item]) -> Batch {
+        let mut batch = Batch::new();
+        items.iter().for_each(|item| self.push(&mut batch, packing, item));
+        batch
+    }
+
+    /// Runs the batches one after the other, each latent row with the noise of its place in the step.
+    fn sums(&self, objective: &Objective, batches: &[Batch]) -> Sums {
+        let counts = Counts::of(batches);
+        let mut grads = Grads::new(&self.device, &self.opened.model.params, trained).unwrap();
+        let mut losses = LossSums::default();
+        let mut first_row = 0;
+        for batch in batches {
+            let noise = Noise::Drawn { key: 11, step: 3, first_row };
+            let model = &self.opened.model;
+            let part =
+                run(&self.device, model, objective, batch, &noise, counts, Some(&mut grads)).unwrap();
+            assert_eq!((part.ce.len(), part.latent.len()), (batch.ce_rows.len(), batch.latent_rows.len()));
+            losses.add(&part);
+            first_row += batch.latent_rows.len() as u32;
+        }
+        let grads = grads.tensors().into_iter().map(|g| self.device.read(g).unwrap()).collect();
+        Sums { losses, grads }
+    }
+}
+
+impl Sums {
+    fn assert_equal(&self, other: &Sums, what: &str) {
+        let (a, b) = (&self.losses, &other.losses);
+        assert_eq!(a.counts, b.counts, "{what}");
+        assert_eq!(a.bounded, b.bounded, "{what}");
+        for (name, a, b) in [
+            ("ce", a.ce, b.ce),
+            ("latent", a.latent, b.latent),
+            ("entropy", a.entropy, b.entropy),
+            ("second ce", a.second_ce, b.second_ce),
+        ] {
+            let size = b.abs().max(1.0);
+            assert!((a - b).abs() <= TOLERANCE * size, "{what}, {name}: {a} instead of {b}");
+        }
+        for (i, (a, b)) in self.grads.iter().zip(&other.grads).enumerate() {
+            let error = common::relative(a, b);
+            assert!(error < TOLERANCE, "{what}: gradient {i} differs by {error:.1e}");
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Step {
+    model: usize,
+    method: Method,
+    cf: usize,
+    loss: LatentLoss,
+    items: Vec<Item>,
+    /// A place to cut the step in two.
+    cut: usize,
+}
+
+fn objective(step: &Step) -> Objective {
+    Objective {
+        ce_weight: 0.9,
+        latent_weight: 1.1,
+        entropy_weight: -0.01,
+        pred_embed_forward_weight: 0.5,
+        latent_loss: step.loss,
+    }
+}
+
+/// Tokens are arbitrary: lengths are what packing must get right, a chain of the separator alone, a
+/// question of one token and lengths around the factor among them.
+fn step() -> impl Strategy<Value = Step> {
+    let tokens = |len: std::ops::Range<usize>| prop::collection::vec(0u32..200, len);
+    let item = (tokens(1..24), tokens(1..26), tokens(1..6), prop::option::of(any::<u64>()))
+        .prop_map(|(question, steps, answer, label_seed)| Item { question, steps, answer, label_seed });
+    let loss = prop::sample::select(vec![LatentLoss::Nll, LatentLoss::Mse, LatentLoss::MseExpected]);
+    (0..MODELS.len(), any::<bool>(), 1..=5usize, loss, prop::collection::vec(item, 1..6), any::<usize>())
+        .prop_map(|(model, colar, cf, loss, items, cut)| {
+            let method = if colar { Method::Colar } else { Method::Cot };
+            let cf = if colar { cf } else { 1 };
+            Step { model, method, cf, loss, cut: cut % items.len(), items }
+        })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_batch_is_the_sum_of_its_samples(step in step()) {
+        let t = trainee(step.model);
+        let packing = Packing { method: step.method, cf: step.cf, merge: t.opened.model.merge };
+        let objective = objective(&step);
+        let whole = t.sums(&objective, &[t.batch(packing, &step.items)]);
+        let alone: Vec<Batch> = step.items.iter().map(|i| t.batch(packing, std::slice::from_ref(i))).collect();
+        whole.assert_equal(&t.sums(&objective, &alone), "alone");
+        // Accumulation over two batches, of which one may be empty of nothing but samples.
+        if step.cut > 0 {
+            let (a, b) = step.items.split_at(step.cut);
+            let parts = [t.batch(packing, a), t.batch(packing, b)];
+            whole.assert_equal(&t.sums(&objective, &parts), "accumulated");
+        }
+    }
+
+    #[test]
+    fn the_order_of_a_batch_does_not_matter(step in step()) {
+        let t = trainee(step.model);
+        let packing = Packing { method: step.method, cf: step.cf, merge: t.opened.model.merge };
+        // Noise goes by place, so it is left out here.
+        let objective = Objective { latent_loss: LatentLoss::MseExpected, ..objective(&step) };
+        let run_quietly = |items: &[Item]| {
+            let batch = t.batch(packing, items);
+            let counts = Counts::of([&batch]);
+            let mut grads = Grads::new(&t.device, &t.opened.model.params, trained).unwrap();
+            let mut losses = LossSums::default();
+            let model = &t.opened.model;
+            losses.add(
+                &run(&t.device, model, &objective, &batch, &Noise::Off, counts, Some(&mut grads)).unwrap(),
+            );
+            Sums { losses, grads: grads.tensors().into_iter().map(|g| t.device.read(g).unwrap()).collect() }
+        };
+        let mut reversed = step.items.clone();
+        reversed.reverse();
+        run_quietly(&step.items).assert_equal(&run_quietly(&reversed), "reversed");
+    }
+}
+
+/// Real samples, of both methods, at every factor.
+#[test]
+fn golden_samples_pack() {
+    for (model, name) in MODELS.into_iter().enumerate() {
+        let t = trainee(model);
+        for (method, cf) in [1, 2, 3, 4, 5].map(|cf| (Method::Colar, cf)).into_iter().chain([(Method::Cot, 1)]) {
+            let packing = Packing { method, cf, merge: t.opened.model.merge };
+            let items: Vec<Item> = samples(name)
+                .iter()
+                .map(|s| {
+                    let append = t.opened.eos.append;
+                    let Segments { question, steps, answer } =
+                        training(&t.opened.tokenizer, append, method, s, &cf.to_string()).unwrap();
+                    Item { question, steps, answer, label_seed: Some(cf as u64) }
+                })
+                .collect();
+            let objective = Objective { entropy_weight: -1e-6, ..Objective::default() };
+            let whole = t.sums(&objective, &[t.batch(packing, &items)]);
+            let alone: Vec<Batch> = items.iter().map(|i| t.batch(packing, std::slice::from_ref(i))).collect();
+            whole.assert_equal(&t.sums(&objective, &alone), &format!("{name}, {method:?}, cf {cf}"));
+        }
+    }
+}
+
+// ---- generation -----------------------------------------------------------------------------------
+
+fn engine(name: &str) -> Engine {
+    Engine::load(golden(name), Some(golden(name).join("adapter"))).unwrap()
+}
+
+/// What must not depend on the neighbours.
+fn outcome(g: &Generation) -> (usize, Vec<u32>, usize, bool, String, Option<String>, usize) {
+    (
+        g.n_latents,
+        g.token_ids.clone(),
+        g.answer_tokens,
+        g.finished,
+        g.text.clone(),
+        g.answer.clone(),
+        g.prompt_tokens,
+    )
+}
+
+/// Requests that leave the batch at different times: every limit, method and temperature differs.
+fn requests(name: &str, separator_bias: f32) -> Vec<Request> {
+    let samples = samples(name);
+    let speeds = ["2", "1", "5", "auto", "1.5", "7"];
+    let mut requests = Vec::new();
+    for i in 0..14usize {
+        let sample = &samples[i % samples.len()];
+        let mut request = Request::question(sample.question.clone(), speeds[i % speeds.len()]);
+        if i % 5 == 3 {
+            request.prompt = Prompt::Question {
+                text: sample.question.clone(),
+                method: Method::Cot,
+                speed: "1".into(),
+            };
+        }
+        if i % 7 == 5 {
+            request.prompt = Prompt::Plain(sample.question.clone());
+        }
+        let greedy = i % 3 == 0;
+        let sampling = Sampling {
+            max_latents: 1 + (i * 5) % 13,
+            max_cot_tokens: 2 + i,
+            max_new_tokens: 1 + (i * 7) % 16,
+            latent_temperature: [1.0, 0.5, 0.0][i % 3],
+            eol_temperature: [1.0, 2.0][i % 2],
+            temperature: [1.0, 0.7][i % 2],
+            top_p: [0.9, 1.0, 0.3][i % 3],
+            seed: 1000 + i as u64,
+            separator_bias,
+        };
+        request.sampling = if greedy { sampling.greedy() } else { sampling };
+        requests.push(request);
+    }
+    requests
+}
+
+#[test]
+fn generation_in_a_batch_is_that_of_each_alone() {
+    for name in MODELS {
+        let engine = engine(name);
+        let (mut lengths, mut answers) = (std::collections::BTreeSet::new(), std::collections::BTreeSet::new());
+        for bias in [0.0, 3.0] {
+            let requests = requests(name, bias);
+            let alone: Vec<Generation> = requests.iter().map(|r| engine.generate(r).unwrap()).collect();
+            let check = |order: &[usize], how: &str| {
+                let batch: Vec<Request> = order.iter().map(|&i| requests[i].clone()).collect();
+                for (&i, got) in order.iter().zip(engine.generate_batch(&batch).unwrap()) {
+                    assert_eq!(outcome(&got), outcome(&alone[i]), "{name}, bias {bias}, request {i}, {how}");
+                }
+            };
+            let n = requests.len();
+            check(&(0..n).collect::<Vec<_>>(), "in order");
+            check(&(0..n).rev().collect::<Vec<_>>(), "reversed");
+            check(&[3, 3, 3, 8], "repeated");
+            for i in 0..n - 1 {
+                check(&[i, i + 1], "in a pair");
+            }
+            lengths.extend(alone.iter().map(|g| g.n_latents));
+            answers.extend(alone.iter().map(|g| g.answer_tokens));
+        }
+        // The requests did leave the batch at different times.
+        assert!(lengths.len() > 4 && answers.len() > 4, "{name}: {lengths:?}, {answers:?}");
+    }
+}
+
+#[test]
+fn seeds_matter_and_repeat() {
+    for name in MODELS {
+        let engine = engine(name);
+        let question = &samples(name)[0].question;
+        let with_seed = |seed: u64| {
+            let mut request = Request::question(question.clone(), "2");
+            request.sampling.seed = seed;
+            request
+        };
+        let requests: Vec<Request> = (0..24).map(with_seed).collect();
+        let first: Vec<_> = engine.generate_batch(&requests).unwrap().iter().map(outcome).collect();
+        let second: Vec<_> = engine.generate_batch(&requests).unwrap().iter().map(outcome).collect();
+        assert_eq!(first, second, "{name}");
+        let distinct: std::collections::BTreeSet<_> = first.iter().map(|o| &o.1).collect();
+        assert!(distinct.len() > 12, "{name}: {} distinct answers of 24 seeds", distinct.len());
+        let greedy: Vec<Request> = requests.into_iter().map(Request::greedy).collect();
+        let greedy: Vec<_> = engine.generate_batch(&greedy).unwrap().iter().map(outcome).collect();
+        assert!(greedy.iter().all(|o| o == &greedy[0]), "{name}: a greedy run has no seed");
+    }
+}
+
+/// Sequences that end early disturb no others: one long sequence beside many that leave, one by one.
+#[test]
+fn those_who_stay_do_not_notice_who_leaves() {
+    for name in MODELS {
+        let engine = engine(name);
+        let question = &samples(name)[0].question;
+        let mut long = Request::question(question.clone(), "2");
+        long.sampling = Sampling { max_latents: 20, max_new_tokens: 40, seed: 5, ..long.sampling };
+        let alone = outcome(&engine.generate(&long).unwrap());
+        let mut batch: Vec<Request> = (1..10)
+            .map(|i| {
+                let mut short = Request::question(format!("{question} {i}"), "3").greedy();
+                short.sampling.max_latents = i;
+                short.sampling.max_new_tokens = 10 - i;
+                short
+            })
+            .collect();
+        for place in [0, 4, 9] {
+            batch.insert(place, long.clone());
+            let got = outcome(&engine.generate_batch(&batch).unwrap()[place]);
+            assert_eq!(got, alone, "{name}, place {place}");
+            batch.remove(place);
+        }
+    }
+}
