@@ -6,7 +6,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::options::{Monitor, TrainFlags};
+use super::batch::ChunkLabels;
+use super::options::{LatentNoise, Monitor, TrainFlags};
 use super::schedule::Schedule;
 use super::trainer::{Progress, Trainer};
 use crate::data::synth::{self, SynthConfig};
@@ -104,8 +105,13 @@ impl EmbeddedOptions {
             Method::Colar => TrainFlags {
                 init: Some(self.out.join("cot").join("best")),
                 freeze_embedding: Some(true),
-                lr: Some(1e-3),
+                lr: Some(2e-3),
                 c_max: Some(5),
+                // Expectations in place of draws: the same gradient on average, with less noise in the
+                // few steps there are.
+                chunk_labels: Some(ChunkLabels::Mean),
+                latent_noise: Some(LatentNoise::Expected),
+                latent_weight: Some(3.0),
                 ..common
             },
         }
