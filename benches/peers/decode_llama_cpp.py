@@ -2,9 +2,9 @@
 
     python decode_llama_cpp.py --model DIR --gguf FILE [--threads 2] [--new-tokens 128]
 
-Calls llama.cpp's C interface straight through the bindings (decode a batch, let its greedy sampler pick), so Python costs
-some microseconds a token; its defaults are kept: mapped weights, float16 key-value cache, automatic flash attention.
-The prompt is tokenised by tokenizer.json of the model directory, so every peer decodes the same ids.
+Calls llama.cpp's C interface straight through the bindings (decode a batch, let its greedy sampler pick), so
+Python costs some microseconds a token; its defaults are kept: mapped weights, float16 key-value cache, automatic
+flash attention. The prompt is tokenised by tokenizer.json of the model directory, so every peer decodes the same ids.
 """
 
 import ctypes
@@ -29,7 +29,9 @@ def main():
     model = ll.llama_model_load_from_file(args.gguf.encode(), ll.llama_model_default_params())
     if not model:
         raise SystemExit(f"llama.cpp cannot load {args.gguf}")
-    ids = Tokenizer.from_file(f"{args.model}/tokenizer.json").encode(args.prompt, add_special_tokens=False).ids
+    ids = (
+        Tokenizer.from_file(f"{args.model}/tokenizer.json").encode(args.prompt, add_special_tokens=False).ids
+    )
     params = ll.llama_context_default_params()
     params.n_ctx = len(ids) + args.new_tokens
     params.n_threads = params.n_threads_batch = args.threads
@@ -48,7 +50,9 @@ def main():
         if i == 0:
             first, alive = time.perf_counter(), peer.seconds_alive()
     end = time.perf_counter()
-    peer.decode_report("llama.cpp", "bfloat16", args.threads, len(ids), new_ids, load_s, first - t0, end - first, alive)
+    peer.decode_report(
+        "llama.cpp", "bfloat16", args.threads, len(ids), new_ids, load_s, first - t0, end - first, alive
+    )
 
 
 if __name__ == "__main__":

@@ -38,7 +38,15 @@ def main():
                 first, alive = time.perf_counter(), peer.seconds_alive()
         end = time.perf_counter()
     peer.decode_report(
-        "transformers", args.dtype, args.threads, ids.shape[1], new_ids, load_s, first - t0, end - first, alive
+        "transformers",
+        args.dtype,
+        args.threads,
+        ids.shape[1],
+        new_ids,
+        load_s,
+        first - t0,
+        end - first,
+        alive,
     )
 
 

@@ -48,26 +48,30 @@ def peak_rss_mib():
         return next(int(line.split()[1]) for line in f if line.startswith("VmHWM")) / 1024
 
 
-def decode_report(name, dtype, threads, prompt_tokens, new_ids, load_s, prefill_s, decode_s, first_token_alive_s):
+def decode_report(
+    name, dtype, threads, prompt_tokens, new_ids, load_s, prefill_s, decode_s, first_token_alive_s
+):
     """Prints the result of a decode run.
 
     `decode_s` covers every new token but the first, whose forward pass is the prefill. `start_to_first_token_s`
     counts from the start of the process, imports and loading included.
     """
-    emit({
-        "name": name,
-        "dtype": dtype,
-        "threads": threads,
-        "prompt_tokens": prompt_tokens,
-        "new_tokens": len(new_ids),
-        "load_s": round(load_s, 4),
-        "prefill_tokens_per_s": round(prompt_tokens / prefill_s, 2),
-        "decode_tokens_per_s": round((len(new_ids) - 1) / decode_s, 2),
-        "prefill_s": round(prefill_s, 4),
-        "start_to_first_token_s": round(first_token_alive_s, 3),
-        "peak_rss_mib": round(peak_rss_mib(), 1),
-        "token_ids": new_ids,
-    })
+    emit(
+        {
+            "name": name,
+            "dtype": dtype,
+            "threads": threads,
+            "prompt_tokens": prompt_tokens,
+            "new_tokens": len(new_ids),
+            "load_s": round(load_s, 4),
+            "prefill_tokens_per_s": round(prompt_tokens / prefill_s, 2),
+            "decode_tokens_per_s": round((len(new_ids) - 1) / decode_s, 2),
+            "prefill_s": round(prefill_s, 4),
+            "start_to_first_token_s": round(first_token_alive_s, 3),
+            "peak_rss_mib": round(peak_rss_mib(), 1),
+            "token_ids": new_ids,
+        }
+    )
 
 
 def emit(record):

@@ -2,11 +2,13 @@
 
     python run.py --model DIR --gguf FILE --engine target/release/colar-engine [--rounds 3] [--out results]
 
-Every measurement is a process of its own. The peers take turns (the order is reversed in every second round), so that a slow
-spell of the machine falls on all of them; the table shows the median of the rounds and their range. What the rest of
-the machine did meanwhile stands beside each figure, in busy cores: total CPU time less the measured process's own. Above
-some tenths of a core the figure says little, since the peers' threads spin while they wait for each other;
-`--quiet-wait` holds every run back until the machine is idle. A peer that cannot run is skipped with a line that says why.
+Every measurement is a process of its own. The peers take turns (the order is reversed in every second round),
+so that a slow spell of the machine falls on all of them; the table shows the median of the rounds and their
+range. What the rest of the machine did meanwhile stands beside each figure, in busy cores: total CPU time,
+that taken by other guests of a virtual machine's host included, less the measured process's own. Above some
+tenths of a core the figure says little, since the peers' threads spin while they wait for each other;
+`--quiet-wait` holds every run back until the machine is idle. A peer that cannot run is skipped with a line
+that says why.
 """
 
 import argparse
@@ -26,27 +28,32 @@ TICK = os.sysconf("SC_CLK_TCK")
 def tasks(args):
     """The measurements as (kind, label, command)."""
     model = ["--model", args.model]
-    threads = ["--threads", str(args.threads)]
     new_tokens = ["--new-tokens", str(args.new_tokens)]
-    python = lambda script, *more: [sys.executable, str(HERE / script), *model, *threads, *more]
-    decode = lambda *more: python("decode_torch.py", "--dtype", *more, *new_tokens)
     batch = ["--data", args.data, "--cf", str(args.cf), "--batch-size", str(args.batch_size)]
+
+    def python(script, *more):
+        return [sys.executable, str(HERE / script), *model, "--threads", str(args.threads), *more]
+
     if args.engine:
         yield "decode", "colar-engine", [args.engine, "bench", "decode", *model, "--json"]
         yield "train", "colar-engine", [args.engine, "bench", "train", *model, *batch, "--json"]
     if args.gguf:
         yield "decode", "llama.cpp, bf16", python("decode_llama_cpp.py", "--gguf", args.gguf, *new_tokens)
-    yield "decode", "transformers, bf16", decode("bfloat16")
-    yield "decode", "transformers, f32", decode("float32")
-    yield "train", "authors' procedure, f32", python("sft_step_torch.py", *batch, "--dtype", "float32")
-    yield "train", "authors' procedure, bf16 autocast", python("sft_step_torch.py", *batch, "--dtype", "bf16-autocast")
+    yield "decode", "transformers, bf16", python("decode_torch.py", "--dtype", "bfloat16", *new_tokens)
+    yield "decode", "transformers, f32", python("decode_torch.py", "--dtype", "float32", *new_tokens)
+    yield "train", "authors' step, f32", python("sft_step_torch.py", *batch, "--dtype", "float32")
+    yield (
+        "train",
+        "authors' step, bf16 autocast",
+        python("sft_step_torch.py", *batch, "--dtype", "bf16-autocast"),
+    )
 
 
 def busy_seconds():
-    """CPU seconds that all processes together have used since boot."""
+    """CPU seconds since boot that were not idle: of all processes, and those the host gave to other guests."""
     with open("/proc/stat") as f:
-        user, nice, system, _idle, _iowait, irq, softirq, *_ = map(int, f.readline().split()[1:])
-    return (user + nice + system + irq + softirq) / TICK
+        user, nice, system, _idle, _iowait, irq, softirq, steal, *_ = map(int, f.readline().split()[1:])
+    return (user + nice + system + irq + softirq + steal) / TICK
 
 
 def wait_for_quiet(limit_s):
@@ -73,7 +80,8 @@ def measure(command, timeout_s):
         status, usage = wait_or_kill(child, start + timeout_s)
         elapsed = time.monotonic() - start
         others = (busy_seconds() - busy - usage.ru_utime - usage.ru_stime) / elapsed
-        out.seek(0), err.seek(0)
+        out.seek(0)
+        err.seek(0)
         lines, complaint = out.read().splitlines(), err.read().splitlines()
     if status != 0:
         why = complaint[-1] if complaint else "no message"
@@ -82,8 +90,7 @@ def measure(command, timeout_s):
         record = json.loads(lines[-1])
     except (IndexError, json.JSONDecodeError):
         return {"error": "its last line of output is not JSON"}
-    record |= {"peak_rss_mib": usage.ru_maxrss / 1024, "other_cores": max(others, 0.0), "load_average_1min": os.getloadavg()[0]}
-    return record
+    return record | {"peak_rss_mib": usage.ru_maxrss / 1024, "other_cores": max(others, 0.0)}
 
 
 def wait_or_kill(child, end):
@@ -132,15 +139,22 @@ def markdown(results, args):
         "decode": f"One sequence, greedy, {args.new_tokens} new tokens",
         "train": f"One CoLaR supervised step: {args.batch_size} samples, c = {args.cf}, LoRA r 128",
     }
-    text = [f"{Path(args.model).resolve().name}, {args.threads} threads, {args.rounds} rounds: median (range)\n"]
+    text = [
+        f"{Path(args.model).resolve().name}, {args.threads} threads, {args.rounds} rounds: median (range)\n"
+    ]
     for kind, columns in COLUMNS.items():
-        text.append(f"\n{titles[kind]}\n\n| | {' | '.join(c[0] for c in columns)} |\n|---|{'---:|' * len(columns)}\n")
+        if not any(k == kind for k, _ in results):
+            continue
+        text.append(
+            f"\n{titles[kind]}\n\n| | {' | '.join(c[0] for c in columns)} |\n|---|{'---:|' * len(columns)}\n"
+        )
         for (k, label), records in results.items():
             good = [r for r in records if "error" not in r]
             if k == kind and good:
                 text.append(f"| {label} | {' | '.join(spread(good, key, d) for _, key, d in columns)} |\n")
-    errors = dict.fromkeys(f"\nSkipped: {label}, {k}: {r['error']}\n" for (k, label), rs in results.items() for r in rs if "error" in r)
-    return "".join([*text, *errors])
+    for (k, label), records in results.items():
+        text += dict.fromkeys(f"\nSkipped: {label}, {k}: {r['error']}\n" for r in records if "error" in r)
+    return "".join(text)
 
 
 def main():
@@ -153,10 +167,10 @@ def main():
     p.add_argument("--cf", type=int, default=2)
     p.add_argument("--batch-size", type=int, default=8)
     p.add_argument("--new-tokens", type=int, default=128)
-    p.add_argument("--threads", type=int, default=2, help="threads of the peers; the engine takes the same by environment")
+    p.add_argument("--threads", type=int, default=2, help="the engine gets it as RAYON_NUM_THREADS")
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--timeout", type=float, default=600, help="seconds until a single run is given up")
-    p.add_argument("--quiet-wait", type=float, default=0, help="wait up to this many seconds for an idle machine before each run")
+    p.add_argument("--quiet-wait", type=float, default=0, help="seconds to wait at most for an idle machine")
     p.add_argument("--out", default="peers", help="writes OUT.md and OUT.json (default ./peers)")
     args = p.parse_args()
 
@@ -168,7 +182,9 @@ def main():
             wait_for_quiet(args.quiet_wait)
             record = measure(command, args.timeout)
             results[kind, label].append(record)
-            shown = record.get("error") or {k: round(record[k], 3) for _, k, _ in COLUMNS[kind] if k in record}
+            shown = record.get("error") or {
+                k: round(record[k], 3) for _, k, _ in COLUMNS[kind] if k in record
+            }
             print(f"round {i + 1}, {kind}, {label}: {shown}", file=sys.stderr, flush=True)
             table = markdown(results, args)
             Path(f"{args.out}.md").write_text(table)

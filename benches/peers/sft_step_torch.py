@@ -1,9 +1,10 @@
 """One CoLaR supervised step in PyTorch, transformers and PEFT, doing the work that the authors' code does for it.
 
-    python sft_step_torch.py --model DIR --data samples.jsonl [--cf 2] [--batch-size 8] [--dtype float32|bf16-autocast]
+    python sft_step_torch.py --model DIR --data samples.jsonl [--cf 2] [--dtype float32|bf16-autocast]
 
-Written from the paper's procedure and from the shape of the authors' batches (arXiv 2505.16552, xiaomi-research/colar), to time
-it, not to train with: every step takes the same first `--batch-size` samples. What a step does:
+Written from the paper's procedure and from the shape of the authors' batches (arXiv 2505.16552,
+xiaomi-research/colar), to time it, not to train with: every step takes the same first `--batch-size` samples.
+What a step does:
 
 1. tokenise; questions are padded on the left, steps on the left to whole chunks of c, answers on the right;
 2. embed, and merge each chunk of c step tokens into one vector, sum / (sqrt(k) + 1e-5);
@@ -12,8 +13,8 @@ it, not to train with: every step takes the same first `--batch-size` samples. W
 4. the latent head on the steps' hidden states, a reparameterised draw, its squared error to the next input;
 5. backward, AdamW.
 
-As there, the weights are float32 (`bf16-autocast` runs the products in bfloat16), the vocabulary is grown by one [PAD] row, and
-the steps segment is padded to the same width. The time of a step includes its tokenisation, as there.
+As there, the weights are float32 (`bf16-autocast` runs the products in bfloat16), the vocabulary is grown by one
+[PAD] row, and the steps segment is padded to the same width. A step's time includes its tokenisation, as there.
 """
 
 import json
@@ -74,7 +75,10 @@ def latent_head(torch, hidden_size, head_size):
         def __init__(self):
             super().__init__()
             self.fc = nn.Sequential(
-                nn.Linear(hidden_size, head_size), nn.GELU(), nn.Linear(head_size, head_size), nn.LayerNorm(head_size)
+                nn.Linear(hidden_size, head_size),
+                nn.GELU(),
+                nn.Linear(head_size, head_size),
+                nn.LayerNorm(head_size),
             )
             self.mean = nn.Linear(head_size, hidden_size)
             self.log_std = nn.Linear(head_size, hidden_size)
@@ -90,7 +94,9 @@ def losses(torch, llm, head, tokenizer, embeds_std, samples, cf):
     """The loss of one batch (cross-entropy + latent), and its counts of real and padded positions."""
     embed, fill = llm.get_input_embeddings(), tokenizer.pad_token_id
     texts = [segments(s, cf) for s in samples]
-    encode = lambda i, end="": tokenizer([t[i] + end for t in texts], add_special_tokens=False)["input_ids"]
+
+    def encode(part, end=""):
+        return tokenizer([t[part] + end for t in texts], add_special_tokens=False)["input_ids"]
 
     q_ids, q_mask = pad(torch, encode(0), fill, "left")
     s_ids, s_mask = chunks(torch, encode(1), fill, cf)
@@ -127,7 +133,9 @@ def main():
     p.add_argument("--data", required=True, help="JSON lines of question, steps, answer")
     p.add_argument("--cf", type=int, default=2, help="compression factor c")
     p.add_argument("--batch-size", type=int, default=8)
-    p.add_argument("--head-size", type=int, help="width of the latent head's trunk (default: the hidden size)")
+    p.add_argument(
+        "--head-size", type=int, help="width of the latent head's trunk (default: the hidden size)"
+    )
     p.add_argument("--dtype", choices=["float32", "bf16-autocast"], default="float32")
     p.add_argument("--lr", type=float, default=1e-4)
     p.add_argument("--warmup", type=int, default=2)
@@ -170,22 +178,24 @@ def main():
         history.append([round(ce.item(), 5), round(latent.item(), 5)])
     timed = seconds[args.warmup :]
     median = statistics.median(timed)
-    peer.emit({
-        "name": "authors' procedure in torch",
-        "dtype": args.dtype,
-        "threads": args.threads,
-        "cf": args.cf,
-        "batch_size": args.batch_size,
-        "head_size": args.head_size or hidden_size,
-        "trained_parameters": sum(w.numel() for w in trained),
-        "positions": real,
-        "padded_positions": padded,
-        "step_s": round(median, 4),
-        "step_s_all": [round(s, 4) for s in timed],
-        "positions_per_s": round(real / median, 1),
-        "losses": history,
-        "peak_rss_mib": round(peer.peak_rss_mib(), 1),
-    })
+    peer.emit(
+        {
+            "name": "authors' procedure in torch",
+            "dtype": args.dtype,
+            "threads": args.threads,
+            "cf": args.cf,
+            "batch_size": args.batch_size,
+            "head_size": args.head_size or hidden_size,
+            "trained_parameters": sum(w.numel() for w in trained),
+            "positions": real,
+            "padded_positions": padded,
+            "step_s": round(median, 4),
+            "step_s_all": [round(s, 4) for s in timed],
+            "positions_per_s": round(real / median, 1),
+            "losses": history,
+            "peak_rss_mib": round(peer.peak_rss_mib(), 1),
+        }
+    )
 
 
 if __name__ == "__main__":
