@@ -7,7 +7,7 @@ so that a slow spell of the machine falls on all of them; the table shows the me
 range. What the rest of the machine did meanwhile stands beside each figure, in busy cores: total CPU time,
 that taken by other guests of a virtual machine's host included, less the measured process's own. Above some
 tenths of a core the figure says little, since the peers' threads spin while they wait for each other;
-`--quiet-wait` holds every run back until the machine is idle. A peer that cannot run is skipped with a line
+`--quiet-wait` holds every run back until the machine is idle. A peer that cannot run gets a line
 that says why.
 """
 
@@ -153,7 +153,11 @@ def markdown(results, args):
             if k == kind and good:
                 text.append(f"| {label} | {' | '.join(spread(good, key, d) for _, key, d in columns)} |\n")
     for (k, label), records in results.items():
-        text += dict.fromkeys(f"\nSkipped: {label}, {k}: {r['error']}\n" for r in records if "error" in r)
+        failed = [r["error"] for r in records if "error" in r]
+        if failed:
+            text.append(
+                f"\nNo figure from {len(failed)} of {len(records)} rounds: {label}, {k}: {failed[-1]}\n"
+            )
     return "".join(text)
 
 
