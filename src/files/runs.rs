@@ -1,8 +1,8 @@
 //! The runs that `train` left behind, and which of them is the newest.
 //!
 //! A default run is a directory `runs/<time>` with `model/`, a model directory, and one directory a
-//! training stage; the checkpoint to use is `colar/best` (spec section 8). A run that was stopped
-//! earlier has none, and is passed over.
+//! training stage; the checkpoint to use is `colar/best`. A run that was stopped before it had one is
+//! passed over.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ pub fn new_dir() -> PathBuf {
     Path::new(RUNS).join(now)
 }
 
-/// A finished run.
+/// A run that can be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Run {
     /// The model directory.
@@ -44,7 +44,7 @@ pub fn newest(runs: &Path) -> Result<Run> {
     };
     for entry in entries {
         let dir = entry.map_err(Error::io(runs))?.path();
-        let Some(written) = finished(&dir) else { continue };
+        let Some(written) = written(&dir) else { continue };
         if newest.as_ref().is_none_or(|(time, name)| (*time, name) < (written, &dir)) {
             newest = Some((written, dir));
         }
@@ -57,8 +57,8 @@ fn checkpoint(run: &Path) -> PathBuf {
     run.join("colar").join("best")
 }
 
-/// When the checkpoint of the run `dir` was written; `None` if `dir` is no finished run.
-fn finished(dir: &Path) -> Option<SystemTime> {
+/// When the checkpoint of the run `dir` was written; `None` if there is none.
+fn written(dir: &Path) -> Option<SystemTime> {
     if !dir.join("model").join("config.json").is_file() {
         return None;
     }
@@ -69,7 +69,7 @@ fn finished(dir: &Path) -> Option<SystemTime> {
 
 fn none(runs: &Path) -> Error {
     Error::usage(format!(
-        "no finished run in {}/: run `colar-engine train` first, or give --model",
+        "no run with a CoLaR checkpoint in {}: run `colar-engine train` first, or give --model",
         runs.display()
     ))
 }
