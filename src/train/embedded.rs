@@ -171,12 +171,7 @@ fn prepare(options: &EmbeddedOptions, on_stage: &mut (dyn FnMut(Stage<'_>) + Sen
             ModelConfig { vocab_size: synth::tokenizer::vocabulary().len(), ..Preset::Tiny.config() };
         let staged = StagedDir::create(&model_dir)?;
         write_random_model(staged.path(), &config, Dtype::F32, options.seed)?;
-        for (name, text) in [
-            ("tokenizer.json", synth::tokenizer_json()),
-            ("tokenizer_config.json", synth::tokenizer_config_json()),
-        ] {
-            write_atomic(&staged.path().join(name), |w| w.write_all(text.as_bytes()))?;
-        }
+        synth::write_tokenizer(staged.path())?;
         staged.commit()?;
     }
     let count = |split: &str| Ok::<_, Error>(data::load(&options.data(split), None)?.len());
