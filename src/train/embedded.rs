@@ -78,8 +78,8 @@ impl EmbeddedOptions {
     /// The flags of a stage. They were chosen on the validation split.
     fn stage(&self, method: Method, name: &str) -> TrainFlags {
         let steps = match method {
-            Method::Cot => 1200,
-            Method::Colar => 1500,
+            Method::Cot => 900,
+            Method::Colar => 1300,
         };
         let steps = (steps / self.shorten).max(2);
         let common = TrainFlags {
@@ -135,12 +135,7 @@ pub fn run<D: Device>(
     }
     prepare(options, on_stage)?;
     for (method, name) in STAGES {
-        let flags = options.stage(method, name);
-        let resolved = flags.clone().resolve()?;
-        let dir = options.out.join(name);
-        std::fs::create_dir_all(&dir).map_err(Error::io(&dir))?;
-        let text = toml::to_string(&flags).map_err(|e| Error::other(e.to_string()))?;
-        write_atomic(&dir.join("config.toml"), |w| w.write_all(text.as_bytes()))?;
+        let resolved = options.stage(method, name).resolve()?;
         let mut trainer = Trainer::new(device.clone(), resolved, options.resume)?;
         trainer.run(&mut |p| on_stage(Stage::Training(name, p)))?;
     }
