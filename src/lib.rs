@@ -1,6 +1,7 @@
 //! colar-engine: train and run language models that reason in compressed latent vectors.
 #![warn(missing_docs)]
 
+pub mod bench;
 pub mod cli;
 pub mod data;
 pub mod device;

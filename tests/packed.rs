@@ -86,8 +86,7 @@ impl Trainee {
         for batch in batches {
             let noise = Noise::Drawn { key: 11, step: 3, first_row };
             let model = &self.opened.model;
-            let part =
-                run(&self.device, model, objective, batch, &noise, counts, Some(&mut grads)).unwrap();
+            let part = run(&self.device, model, objective, batch, &noise, counts, Some(&mut grads)).unwrap();
             assert_eq!((part.ce.len(), part.latent.len()), (batch.ce_rows.len(), batch.latent_rows.len()));
             losses.add(&part);
             first_row += batch.latent_rows.len() as u32;
@@ -201,7 +200,9 @@ proptest! {
 fn golden_samples_pack() {
     for (model, name) in MODELS.into_iter().enumerate() {
         let t = trainee(model);
-        for (method, cf) in [1, 2, 3, 4, 5].map(|cf| (Method::Colar, cf)).into_iter().chain([(Method::Cot, 1)]) {
+        for (method, cf) in
+            [1, 2, 3, 4, 5].map(|cf| (Method::Colar, cf)).into_iter().chain([(Method::Cot, 1)])
+        {
             let packing = Packing { method, cf, merge: t.opened.model.merge };
             let items: Vec<Item> = samples(name)
                 .iter()
@@ -248,11 +249,8 @@ fn requests(name: &str, separator_bias: f32) -> Vec<Request> {
         let sample = &samples[i % samples.len()];
         let mut request = Request::question(sample.question.clone(), speeds[i % speeds.len()]);
         if i % 5 == 3 {
-            request.prompt = Prompt::Question {
-                text: sample.question.clone(),
-                method: Method::Cot,
-                speed: "1".into(),
-            };
+            request.prompt =
+                Prompt::Question { text: sample.question.clone(), method: Method::Cot, speed: "1".into() };
         }
         if i % 7 == 5 {
             request.prompt = Prompt::Plain(sample.question.clone());
@@ -279,7 +277,8 @@ fn requests(name: &str, separator_bias: f32) -> Vec<Request> {
 fn generation_in_a_batch_is_that_of_each_alone() {
     for name in MODELS {
         let engine = engine(name);
-        let (mut lengths, mut answers) = (std::collections::BTreeSet::new(), std::collections::BTreeSet::new());
+        let (mut lengths, mut answers) =
+            (std::collections::BTreeSet::new(), std::collections::BTreeSet::new());
         for bias in [0.0, 3.0] {
             let requests = requests(name, bias);
             let alone: Vec<Generation> = requests.iter().map(|r| engine.generate(r).unwrap()).collect();

@@ -1,6 +1,6 @@
 //! `colar-engine data`: make, convert and measure data sets.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
@@ -9,7 +9,6 @@ use crate::Result;
 use crate::data::lengths::{Lengths, Spread};
 use crate::data::synth::{self, SynthConfig};
 use crate::data::{Format, load, write_jsonl};
-use crate::files::atomic::write_atomic;
 use crate::model::tokenizer::Tokenizer;
 
 /// Make, convert and measure data sets.
@@ -127,8 +126,7 @@ fn synth(args: &SynthArgs) -> Result<()> {
     for (name, samples) in [("train", &splits.train), ("val", &splits.val), ("test", &splits.test)] {
         write_jsonl(args.out.join(name).with_extension("jsonl"), samples)?;
     }
-    write_text(&args.out.join("tokenizer.json"), &synth::tokenizer_json())?;
-    write_text(&args.out.join("tokenizer_config.json"), &synth::tokenizer_config_json())?;
+    synth::write_tokenizer(&args.out)?;
     eprintln!(
         "{}: {} training, {} validation and {} test problems, and their tokenizer",
         args.out.display(),
@@ -183,8 +181,4 @@ fn table(unit: &str, lengths: &Lengths) -> String {
         text += &row(&format!("{part}, {unit}"), spread);
     }
     text
-}
-
-fn write_text(path: &Path, text: &str) -> Result<()> {
-    write_atomic(path, |out| out.write_all(text.as_bytes()))
 }

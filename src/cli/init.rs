@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
+use crate::data::synth;
 use crate::files::atomic::StagedDir;
 use crate::files::safetensors::Dtype;
 use crate::model::config::ModelConfig;
@@ -29,6 +30,7 @@ pub struct InitArgs {
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
     /// A tokenizer.json to copy (with a tokenizer_config.json beside it); `tiny` takes its vocabulary
+    /// [default: that of the embedded word problems]
     #[arg(long, value_name = "FILE")]
     pub tokenizer: Option<PathBuf>,
     /// Seed of the weights
@@ -84,6 +86,18 @@ pub fn run(args: &InitArgs) -> Result<()> {
         }
         tokenizer.check_fits(config.vocab_size)?;
     }
+    let own = synth::tokenizer::vocabulary().len();
+    if args.tokenizer.is_none() {
+        if preset == Some(Preset::Tiny) {
+            config.vocab_size = own;
+        } else if config.vocab_size < own {
+            let what = format!(
+                "has vocab_size {}, the default tokenizer {own}: give --tokenizer",
+                config.vocab_size
+            );
+            return Err(Error::file(&args.config, what));
+        }
+    }
     let dtype = args.dtype.map(Dtype::from).or(config.torch_dtype).unwrap_or(Dtype::Bf16);
     let staged = StagedDir::create(&args.out)?;
     write_random_model(staged.path(), &config, dtype, args.seed)?;
@@ -93,6 +107,8 @@ pub fn run(args: &InitArgs) -> Result<()> {
         if settings.exists() {
             copy(&settings, &staged.path().join("tokenizer_config.json"))?;
         }
+    } else {
+        synth::write_tokenizer(staged.path())?;
     }
     staged.commit()
 }

@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand.
 
+pub mod bench;
 pub mod common;
 pub mod data;
 mod embedded;
@@ -31,11 +32,13 @@ enum Command {
     Score(score::ScoreArgs),
     Init(init::InitArgs),
     Data(data::DataArgs),
+    Bench(bench::BenchArgs),
 }
 
 /// Parses the process's arguments, runs the command, and says in one line what went wrong: exit code 2
 /// for bad usage, 1 for anything else.
 pub fn main() -> ExitCode {
+    let started = std::time::Instant::now();
     let cli = Cli::parse();
     tracing_subscriber::fmt()
         .with_env_filter(
@@ -46,7 +49,7 @@ pub fn main() -> ExitCode {
         .without_time()
         .with_target(false)
         .init();
-    match dispatch(cli) {
+    match dispatch(cli, started) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("error: {e}");
@@ -55,7 +58,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn dispatch(cli: Cli) -> Result<()> {
+fn dispatch(cli: Cli, started: std::time::Instant) -> Result<()> {
     match cli.command {
         Command::Train(args) => train::run(args),
         Command::Generate(args) => generate::run(&args),
@@ -63,5 +66,6 @@ fn dispatch(cli: Cli) -> Result<()> {
         Command::Score(args) => score::run(&args),
         Command::Init(args) => init::run(&args),
         Command::Data(args) => data::run(args),
+        Command::Bench(args) => bench::run(&args, started),
     }
 }

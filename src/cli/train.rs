@@ -7,7 +7,6 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::device::cpu::CpuDevice;
-use crate::files::atomic::write_atomic;
 use crate::files::runs;
 use crate::train::{Progress, TrainFlags, Trainer};
 use crate::{Error, Result};
@@ -42,7 +41,11 @@ pub struct TrainArgs {
 pub fn run(args: TrainArgs) -> Result<()> {
     let mut flags = *args.flags;
     if let Some(path) = &args.config {
-        flags = flags.over(TrainFlags::from_toml(path)?);
+        let mut file = TrainFlags::from_toml(path)?;
+        if flags.c_max.is_some() {
+            file.cf_list = None;
+        }
+        flags = flags.over(file);
     }
     if flags.model.is_none() && flags.data.is_none() {
         return super::embedded::run(flags, args.resume);
@@ -53,13 +56,10 @@ pub fn run(args: TrainArgs) -> Result<()> {
         }
         flags.out = Some(runs::new_dir());
     }
-    let options = flags.clone().resolve()?;
+    let options = flags.resolve()?;
     let device = CpuDevice::new(options.threads)?;
     let out = options.out.clone();
     let mut trainer = Trainer::new(device, options, args.resume)?;
-    let stored =
-        toml::to_string(&flags).map_err(|e| Error::other(format!("cannot store the configuration: {e}")))?;
-    write_atomic(&trainer.dir().config(), |w| w.write_all(stored.as_bytes()))?;
     let mut shown = Shown::new("train");
     let summary = trainer.run(&mut |p| shown.update(&p))?;
     shown.finish();

@@ -124,10 +124,14 @@ fn draw(area: &Area<'_>, title: &str, rows: &[TableRow]) -> Result<(), Box<dyn s
             .label("CoT")
             .legend(|(x, y)| diamond((x + 11, y)));
     }
-    for (series, colour) in [(&colar, COLAR), (&cot, COT)] {
-        let style = (FONT, 15).into_font().color(&colour).pos(Pos::new(HPos::Left, VPos::Top));
+    // Without compression CoLaR thinks about as long as CoT: labels on opposite sides stay apart.
+    for (series, colour, side, offset) in [
+        (&colar, COLAR, Pos::new(HPos::Left, VPos::Top), (9, 7)),
+        (&cot, COT, Pos::new(HPos::Right, VPos::Center), (-12, -1)),
+    ] {
+        let style = (FONT, 15).into_font().color(&colour).pos(side);
         for p in series {
-            let label = Text::new(p.label.clone(), (9, 7), style.clone());
+            let label = Text::new(p.label.clone(), offset, style.clone());
             chart.draw_series([EmptyElement::at(p.at) + label])?;
         }
     }
@@ -163,8 +167,8 @@ fn diamond((x, y): (i32, i32)) -> Polygon<(i32, i32)> {
     Polygon::new([(x - R, y), (x, y - R), (x + R, y), (x, y + R)], COT.filled())
 }
 
-/// Lengths from 0, so that half as long looks half as long; accuracies with a margin, in steps of ten,
-/// within what error bars leave of 0 to 100.
+/// Lengths from 0, so that half as long looks half as long; accuracies between multiples of ten that leave
+/// room for markers, labels and error bars, and little more than 0 to 100.
 fn ranges<'a>(points: impl Iterator<Item = &'a Point>) -> (Range<f64>, Range<f64>) {
     let (mut right, mut low, mut high) = (0.0f64, f64::INFINITY, f64::NEG_INFINITY);
     for p in points {
@@ -174,11 +178,74 @@ fn ranges<'a>(points: impl Iterator<Item = &'a Point>) -> (Range<f64>, Range<f64
     }
     let low = (((low - 5.0) / 10.0).floor() * 10.0).max(0.0);
     let high = (((high + 3.0) / 10.0).ceil() * 10.0).min(100.0).max(low + 10.0);
-    // A point at 100 % keeps its whole marker.
-    (0.0..(1.14 * right).max(1.0), low..high + 0.02 * (high - low))
+    let span = high - low;
+    // A point at 0 or 100 % keeps its whole marker.
+    let below = if low == 0.0 { 0.06 * span } else { 0.0 };
+    (0.0..(1.14 * right).max(1.0), low - below..high + 0.02 * span)
 }
 
 /// A tick as a whole number, or with one decimal where it is none.
 fn tick(x: f64) -> String {
     if (x - x.round()).abs() < 1e-6 { format!("{x:.0}") } else { format!("{x:.1}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(method: Method, cf: &str, accuracy: f64, mean_length: f64, ci: Option<f64>) -> TableRow {
+        TableRow {
+            method,
+            cf: cf.to_owned(),
+            accuracy,
+            accuracy_ci: ci,
+            mean_length,
+            mean_length_ci: None,
+            mean_length_correct: None,
+            mean_length_correct_ci: None,
+            mean_answer_tokens: 5.0,
+            mean_answer_tokens_ci: None,
+            n: 100,
+            seeds: 1,
+        }
+    }
+
+    fn rows(ci: Option<f64>) -> Vec<TableRow> {
+        vec![
+            row(Method::Cot, "1", 0.99, 21.0, ci),
+            row(Method::Colar, "5", 0.47, 5.5, ci),
+            row(Method::Colar, "2", 0.91, 11.3, ci),
+        ]
+    }
+
+    #[test]
+    fn the_picture_says_what_it_shows() {
+        let svg = render("A < B & C", &rows(None)).unwrap();
+        assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
+        for text in
+            ["A &lt; B &amp; C", "accuracy (%)", "mean reasoning length", "c = 2", "c = 5", "CoT", "CoLaR"]
+        {
+            assert!(svg.contains(text), "{text}");
+        }
+        assert_eq!(svg, render("A < B & C", &rows(None)).unwrap(), "drawn twice, the same");
+        // One marker a CoLaR point and one in the legend.
+        assert_eq!(svg.matches("<circle").count(), 3);
+    }
+
+    #[test]
+    fn intervals_become_bars() {
+        let lines = |svg: String| svg.matches("<line").count() + svg.matches("<polyline").count();
+        let without = lines(render("", &rows(None)).unwrap());
+        assert_eq!(lines(render("", &rows(Some(0.02))).unwrap()), without + 3);
+    }
+
+    #[test]
+    fn edges_have_room_and_nonsense_is_refused() {
+        let at = |accuracy: f64| [Point::of(&row(Method::Cot, "1", accuracy, 4.0, None))];
+        assert_eq!(ranges(at(1.0).iter()).1, 90.0..100.2);
+        assert_eq!(ranges(at(0.0).iter()).1, -0.6..10.2);
+        assert!(render("", &[row(Method::Cot, "1", 0.0, 0.0, None)]).is_ok());
+        assert!(render("", &[]).is_err());
+        assert!(render("", &[row(Method::Cot, "1", f64::NAN, 1.0, None)]).is_err());
+    }
 }

@@ -1,8 +1,9 @@
 //! The runs that `train` left behind, and which of them is the newest.
 //!
-//! A default run is a directory `runs/<time>` with `model/`, a model directory, and one directory a
-//! training stage; the checkpoint to use is `colar/best` (spec section 8). A run that was stopped
-//! earlier has none, and is passed over.
+//! The embedded default is a directory `runs/<time>` with `model/`, a model directory, and one directory
+//! a training stage; the checkpoint to use is `colar/best`. Any other run names its model in
+//! `config.toml` and has its checkpoint in `best`. A run that was stopped before it had one is passed
+//! over.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,7 +22,7 @@ pub fn new_dir() -> PathBuf {
     Path::new(RUNS).join(now)
 }
 
-/// A finished run.
+/// A run that can be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Run {
     /// The model directory.
@@ -36,7 +37,7 @@ pub struct Run {
 /// [`Error::Usage`] if there is none, telling how to make one; [`Error::Io`] if `runs` exists and
 /// cannot be read.
 pub fn newest(runs: &Path) -> Result<Run> {
-    let mut newest: Option<(SystemTime, PathBuf)> = None;
+    let mut newest: Option<(SystemTime, Run)> = None;
     let entries = match fs::read_dir(runs) {
         Ok(entries) => entries,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(none(runs)),
@@ -44,32 +45,36 @@ pub fn newest(runs: &Path) -> Result<Run> {
     };
     for entry in entries {
         let dir = entry.map_err(Error::io(runs))?.path();
-        let Some(written) = finished(&dir) else { continue };
-        if newest.as_ref().is_none_or(|(time, name)| (*time, name) < (written, &dir)) {
-            newest = Some((written, dir));
+        let Some(run) = usable(&dir) else { continue };
+        let Some(written) = written(&run.checkpoint) else { continue };
+        if newest.as_ref().is_none_or(|(time, best)| (*time, &best.checkpoint) < (written, &run.checkpoint)) {
+            newest = Some((written, run));
         }
     }
-    let (_, dir) = newest.ok_or_else(|| none(runs))?;
-    Ok(Run { model: dir.join("model"), checkpoint: checkpoint(&dir) })
+    newest.map(|(_, run)| run).ok_or_else(|| none(runs))
 }
 
-fn checkpoint(run: &Path) -> PathBuf {
-    run.join("colar").join("best")
-}
-
-/// When the checkpoint of the run `dir` was written; `None` if `dir` is no finished run.
-fn finished(dir: &Path) -> Option<SystemTime> {
-    if !dir.join("model").join("config.json").is_file() {
-        return None;
+/// What the directory of a run says of its model: the embedded default holds one, another run names it
+/// in its configuration.
+fn usable(dir: &Path) -> Option<Run> {
+    let model = dir.join("model");
+    if model.join("config.json").is_file() {
+        return Some(Run { model, checkpoint: dir.join("colar").join("best") });
     }
+    let config: toml::Table = toml::from_str(&fs::read_to_string(dir.join("config.toml")).ok()?).ok()?;
+    Some(Run { model: config.get("model")?.as_str()?.into(), checkpoint: dir.join("best") })
+}
+
+/// When a checkpoint was written; `None` if it is not there.
+fn written(checkpoint: &Path) -> Option<SystemTime> {
     // A kill in the middle of a replacement leaves the checkpoint under another name.
-    recover_dir(&checkpoint(dir)).ok()?;
-    fs::metadata(checkpoint(dir)).ok().filter(fs::Metadata::is_dir)?.modified().ok()
+    recover_dir(checkpoint).ok()?;
+    fs::metadata(checkpoint).ok().filter(fs::Metadata::is_dir)?.modified().ok()
 }
 
 fn none(runs: &Path) -> Error {
     Error::usage(format!(
-        "no finished run in {}/: run `colar-engine train` first, or give --model",
+        "no run with a checkpoint in {}: run `colar-engine train` first, or give --model",
         runs.display()
     ))
 }

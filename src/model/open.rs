@@ -138,9 +138,12 @@ pub fn open<D: Device>(
         }
         (None, None) => (None, None),
     };
-    let embeds_std = match additions.embeds_std.or(colar.as_ref().map(|c| c.embeds_std)) {
+    // Without a head nothing has been fitted to the stored value, and training may since have moved
+    // the embeddings.
+    let stored_std = colar.as_ref().filter(|_| stored_head.is_some()).map(|c| c.embeds_std);
+    let embeds_std = match additions.embeds_std.or(stored_std) {
         Some(std) => std,
-        None if head.is_some() => standard_deviation(&device.read(params.get(transformer.embed))?),
+        None if head.is_some() => embeds_std(device, &params, &transformer)?,
         None => 1.0,
     };
     let merge = additions.merge.or(colar.as_ref().map(|c| c.merge)).unwrap_or_default();
@@ -155,6 +158,14 @@ pub fn open<D: Device>(
         method,
         model_dir: model_dir.to_owned(),
     })
+}
+
+/// The standard deviation of a model's input embeddings (spec section 3).
+///
+/// # Errors
+/// What the device says.
+pub fn embeds_std<D: Device>(device: &D, params: &Params<D>, transformer: &Transformer<D>) -> Result<f32> {
+    Ok(standard_deviation(&device.read(params.get(transformer.embed))?))
 }
 
 /// Standard deviation (with Bessel's correction, as PyTorch's default) of all values, to five digits

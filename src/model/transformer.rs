@@ -369,11 +369,6 @@ impl Layer {
         [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down]
     }
 
-    /// As [`projections`](Layer::projections), for attaching adapters.
-    pub(super) fn projections_mut(&mut self) -> [&mut Linear; 7] {
-        [&mut self.q, &mut self.k, &mut self.v, &mut self.o, &mut self.gate, &mut self.up, &mut self.down]
-    }
-
     fn trained<D: Device>(&self, grads: &Grads<D>) -> bool {
         grads.trains(self.input_norm)
             || grads.trains(self.post_norm)

@@ -16,7 +16,7 @@ use crate::files::safetensors::{Dtype, TensorSpec, write_safetensors};
 use crate::model::adapter::{ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE};
 use crate::model::colar_config::{ColarConfig, LATENT_HEAD_FILE};
 use crate::model::lora::PEFT_PREFIX;
-use crate::model::open::Opened;
+use crate::model::open::{Opened, embeds_std};
 use crate::model::params::ParamId;
 use crate::model::prompt::{Method, SEPARATOR};
 use crate::model::weights::{WEIGHTS_FILE, Weights};
@@ -44,10 +44,10 @@ pub struct TrainState {
 }
 
 /// Writes named float32 tensors that are read off the device one at a time.
-fn write_tensors<'a, D: Device>(
+fn write_tensors<D: Device>(
     device: &D,
     path: &Path,
-    tensors: &[(String, Vec<usize>, &'a D::Tensor)],
+    tensors: &[(String, Vec<usize>, &D::Tensor)],
 ) -> Result<()> {
     let specs: Vec<TensorSpec> = tensors
         .iter()
@@ -97,9 +97,13 @@ pub fn write_files<D: Device>(
     if opened.latent_head.is_some() {
         write_tensors(device, &dir.join(LATENT_HEAD_FILE), &all(&is_head, ""))?;
     }
+    let model = &opened.model;
     ColarConfig {
-        embeds_std: opened.model.embeds_std,
-        merge: opened.model.merge,
+        embeds_std: match opened.latent_head {
+            Some(_) => model.embeds_std,
+            None => embeds_std(device, &model.params, &model.transformer)?,
+        },
+        merge: model.merge,
         latent_head: opened.latent_head,
         thinking_separator: SEPARATOR.into(),
         method: Some(method),

@@ -6,7 +6,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::options::{Monitor, TrainFlags};
+use super::batch::ChunkLabels;
+use super::options::{LatentNoise, Monitor, TrainFlags};
 use super::schedule::Schedule;
 use super::trainer::{Progress, Trainer};
 use crate::data::synth::{self, SynthConfig};
@@ -77,8 +78,8 @@ impl EmbeddedOptions {
     /// The flags of a stage. They were chosen on the validation split.
     fn stage(&self, method: Method, name: &str) -> TrainFlags {
         let steps = match method {
-            Method::Cot => 1200,
-            Method::Colar => 1500,
+            Method::Cot => 900,
+            Method::Colar => 1300,
         };
         let steps = (steps / self.shorten).max(2);
         let common = TrainFlags {
@@ -104,8 +105,13 @@ impl EmbeddedOptions {
             Method::Colar => TrainFlags {
                 init: Some(self.out.join("cot").join("best")),
                 freeze_embedding: Some(true),
-                lr: Some(1e-3),
+                lr: Some(2e-3),
                 c_max: Some(5),
+                // Expectations in place of draws: the same gradient on average, with less noise in the
+                // few steps there are.
+                chunk_labels: Some(ChunkLabels::Mean),
+                latent_noise: Some(LatentNoise::Expected),
+                latent_weight: Some(3.0),
                 ..common
             },
         }
@@ -129,12 +135,7 @@ pub fn run<D: Device>(
     }
     prepare(options, on_stage)?;
     for (method, name) in STAGES {
-        let flags = options.stage(method, name);
-        let resolved = flags.clone().resolve()?;
-        let dir = options.out.join(name);
-        std::fs::create_dir_all(&dir).map_err(Error::io(&dir))?;
-        let text = toml::to_string(&flags).map_err(|e| Error::other(e.to_string()))?;
-        write_atomic(&dir.join("config.toml"), |w| w.write_all(text.as_bytes()))?;
+        let resolved = options.stage(method, name).resolve()?;
         let mut trainer = Trainer::new(device.clone(), resolved, options.resume)?;
         trainer.run(&mut |p| on_stage(Stage::Training(name, p)))?;
     }
@@ -165,12 +166,7 @@ fn prepare(options: &EmbeddedOptions, on_stage: &mut (dyn FnMut(Stage<'_>) + Sen
             ModelConfig { vocab_size: synth::tokenizer::vocabulary().len(), ..Preset::Tiny.config() };
         let staged = StagedDir::create(&model_dir)?;
         write_random_model(staged.path(), &config, Dtype::F32, options.seed)?;
-        for (name, text) in [
-            ("tokenizer.json", synth::tokenizer_json()),
-            ("tokenizer_config.json", synth::tokenizer_config_json()),
-        ] {
-            write_atomic(&staged.path().join(name), |w| w.write_all(text.as_bytes()))?;
-        }
+        synth::write_tokenizer(staged.path())?;
         staged.commit()?;
     }
     let count = |split: &str| Ok::<_, Error>(data::load(&options.data(split), None)?.len());

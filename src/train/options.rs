@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::batch::ChunkLabels;
 use super::schedule::Schedule;
 use crate::device::LatentLoss;
+use crate::files::atomic::write_atomic;
 use crate::infer::DeviceKind;
 use crate::model::adapter::{AdapterConfig, LoraTarget};
 use crate::model::merge::Merge;
@@ -328,7 +329,66 @@ impl TrainFlags {
     }
 }
 
+impl From<&TrainOptions> for TrainFlags {
+    /// The flags that say all of it, for storing with the run.
+    fn from(o: &TrainOptions) -> Self {
+        TrainFlags {
+            method: Some(o.method),
+            model: Some(o.model.clone()),
+            data: Some(o.data.clone()),
+            val: o.val.clone(),
+            out: Some(o.out.clone()),
+            init: o.init.clone(),
+            full: Some(o.full),
+            freeze_embedding: Some(o.freeze_embedding),
+            lora_r: Some(o.lora.r),
+            lora_alpha: Some(o.lora.lora_alpha),
+            lora_targets: Some(o.lora.target_modules.clone()),
+            latent_head_size: o.latent_head_size,
+            deterministic_head: Some(o.deterministic_head),
+            c_max: None,
+            cf_list: Some(o.factors.clone()),
+            latent_loss: Some(o.latent_loss),
+            chunk_labels: Some(o.chunk_labels),
+            latent_noise: Some(o.latent_noise),
+            merge: o.merge,
+            ce_weight: Some(o.ce_weight),
+            latent_weight: Some(o.latent_weight),
+            entropy_weight: Some(o.entropy_weight),
+            pred_embed_forward_weight: Some(o.pred_embed_forward_weight),
+            auto_prob: Some(o.auto_prob),
+            embeds_std: o.embeds_std,
+            lr: Some(o.lr),
+            batch_size: Some(o.batch_size),
+            accumulate: Some(o.accumulate),
+            epochs: Some(o.epochs),
+            max_steps: o.max_steps,
+            warmup: Some(o.warmup),
+            schedule: Some(o.schedule),
+            weight_decay: Some(o.weight_decay),
+            clip: Some(o.clip),
+            seed: Some(o.seed),
+            save_every: Some(o.save_every),
+            val_every: o.val_every,
+            val_samples: Some(o.val_samples),
+            monitor: Some(o.monitor),
+            save_top_k: Some(o.save_top_k),
+            threads: Some(o.threads),
+            device: Some(o.device),
+        }
+    }
+}
+
 impl TrainOptions {
+    /// Stores the options as the TOML file that `--config` reads.
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming the file.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let text = toml::to_string(&TrainFlags::from(self)).map_err(|e| Error::file(path, e.to_string()))?;
+        write_atomic(path, |out| out.write_all(text.as_bytes()))
+    }
+
     fn validate(&self) -> Result<()> {
         let check = |good: bool, what: &str| if good { Ok(()) } else { Err(Error::usage(what)) };
         check(!self.factors.is_empty(), "--cf-list is empty")?;

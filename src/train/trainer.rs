@@ -141,6 +141,7 @@ impl<D: Device> Trainer<D> {
             None => Vec::new(),
         };
         val.truncate(options.val_samples);
+        options.save(&dir.config())?;
         let loaded = Loaded::from_opened(device, opened);
         Ok(Trainer { options, dir, loaded, grads, optimizer, samples, val, state })
     }

@@ -94,6 +94,9 @@ pub fn close(what: &str, got: &[f32], want: &[(f64, f64)], tolerance: f64) {
     for (i, (&got, &(want, scale))) in got.iter().zip(want).enumerate() {
         let error = (f64::from(got) - want).abs();
         let bound = tolerance * (want.abs() + scale);
-        assert!(error <= bound, "{what}, element {i}: {got} instead of {want}, off by {error:.1e} > {bound:.1e}");
+        assert!(
+            error <= bound,
+            "{what}, element {i}: {got} instead of {want}, off by {error:.1e} > {bound:.1e}"
+        );
     }
 }

@@ -213,11 +213,28 @@ fn noise<D: Device>(d: &D, draws: &[Draw], cols: usize) -> Host {
 /// Numbers that every device must give for these keys and counters, found by another program.
 #[test]
 fn noise_is_that_of_its_key_and_counter() {
-    let draws =
-        [Draw { key: 7, counter: [0x10, 3] }, Draw { key: 0x1234_5678_9abc_def0, counter: [1, 2] }];
+    let draws = [Draw { key: 7, counter: [0x10, 3] }, Draw { key: 0x1234_5678_9abc_def0, counter: [1, 2] }];
     let pinned = [
-        [0.953_063, -1.128_983, 0.739_974_9, -1.963_99, 0.010_506_16, -0.046_637_91, -0.554_300_9, -0.349_866_1],
-        [0.278_646_1, 1.088_812, 0.800_446_6, -0.031_559_94, 0.604_665_7, -0.103_013_5, -1.249_199, -0.441_056_8],
+        [
+            0.953_063,
+            -1.128_983,
+            0.739_974_9,
+            -1.963_99,
+            0.010_506_16,
+            -0.046_637_91,
+            -0.554_300_9,
+            -0.349_866_1,
+        ],
+        [
+            0.278_646_1,
+            1.088_812,
+            0.800_446_6,
+            -0.031_559_94,
+            0.604_665_7,
+            -0.103_013_5,
+            -1.249_199,
+            -0.441_056_8,
+        ],
     ];
     // A row does not depend on its neighbours, nor its beginning on its length.
     for cols in [1, 3, 4, 7, 8, 100] {
@@ -237,9 +254,8 @@ fn noise_is_that_of_its_key_and_counter() {
 #[test]
 fn noise_is_standard_normal() {
     let (rows, cols) = (400, 512);
-    let draws: Vec<Draw> = (0..rows as u32)
-        .map(|i| Draw { key: u64::from(i % 20), counter: [i / 20 % 4, i / 80] })
-        .collect();
+    let draws: Vec<Draw> =
+        (0..rows as u32).map(|i| Draw { key: u64::from(i % 20), counter: [i / 20 % 4, i / 80] }).collect();
     let x = noise(cpu(), &draws, cols);
     let n = (rows * cols) as f64;
     let moment = |p: i32| x.values.iter().map(|&x| f64::from(x).powi(p)).sum::<f64>() / n;
@@ -248,9 +264,8 @@ fn noise_is_standard_normal() {
         let bound = 5.0 * (variance / n).sqrt();
         assert!((got - want).abs() < bound, "moment {power} is {got}, bound {bound}");
     }
-    let correlation = |a: usize, b: usize| {
-        (0..cols).map(|c| x.at(a, c) * x.at(b, c)).sum::<f64>() / (cols as f64).sqrt()
-    };
+    let correlation =
+        |a: usize, b: usize| (0..cols).map(|c| x.at(a, c) * x.at(b, c)).sum::<f64>() / (cols as f64).sqrt();
     for other in 1..rows {
         assert!(correlation(0, other).abs() < 5.0, "rows 0 and {other}");
     }

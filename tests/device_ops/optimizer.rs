@@ -26,15 +26,8 @@ fn adamw<D: Device>(d: &D, shapes: [(usize, usize); 2], weight_decay: f32, seed:
             x.values.iter().map(at).collect()
         })
         .collect();
-    let hyper = AdamW {
-        lr: 1e-2,
-        beta1: 0.9,
-        beta2: 0.999,
-        eps: 1e-8,
-        weight_decay,
-        step: 0,
-        grad_scale: 0.5,
-    };
+    let hyper =
+        AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay, step: 0, grad_scale: 0.5 };
     let wide = f64::from;
     let (b1, b2) = (wide(hyper.beta1), wide(hyper.beta2));
     for step in 1..=10u64 {
@@ -111,17 +104,9 @@ fn adamw_without_gradient_decays() {
     let d = cpu();
     for step in [1, 1000, u64::MAX] {
         let mut value = Host::full(1, 9, 2.0).up(d);
-        let (grad, mut m, mut v) =
-            (d.zeros(1, 9).unwrap(), d.zeros(1, 9).unwrap(), d.zeros(1, 9).unwrap());
-        let hyper = AdamW {
-            lr: 0.1,
-            beta1: 0.9,
-            beta2: 0.999,
-            eps: 1e-8,
-            weight_decay: 0.5,
-            step,
-            grad_scale: 1.0,
-        };
+        let (grad, mut m, mut v) = (d.zeros(1, 9).unwrap(), d.zeros(1, 9).unwrap(), d.zeros(1, 9).unwrap());
+        let hyper =
+            AdamW { lr: 0.1, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.5, step, grad_scale: 1.0 };
         let mut tensors = [AdamWTensor { value: &mut value, grad: &grad, m: &mut m, v: &mut v }];
         d.adamw(&hyper, &mut tensors).unwrap();
         assert!(read(d, &value).iter().all(|&x| (x - 1.9).abs() < 1e-6), "step {step}");

@@ -66,11 +66,9 @@ fn cross_entropy<D: Device>(d: &D, [rows, hidden, vocab]: [usize; 3], weight: Dt
             }
         }
     }
-    let (d_ids, d_offsets, scale) =
-        (d.index(&ids).unwrap(), d.index(&offsets).unwrap(), row_scale.up(d));
+    let (d_ids, d_offsets, scale) = (d.index(&ids).unwrap(), d.index(&offsets).unwrap(), row_scale.up(d));
     for (with_grads, with_dw) in [(true, true), (true, false), (false, false)] {
-        let (mut loss, mut dh, mut dw) =
-            (poisoned(d, rows, 1), poisoned(d, rows, hidden), dw_before.up(d));
+        let (mut loss, mut dh, mut dw) = (poisoned(d, rows, 1), poisoned(d, rows, hidden), dw_before.up(d));
         let grads = with_grads.then_some(CrossEntropyGrads {
             row_scale: &scale,
             dh: &mut dh,
@@ -109,8 +107,7 @@ fn choose<D: Device>(
     top_p: f32,
     bias: Option<(u32, f32)>,
 ) -> Vec<usize> {
-    let choices: Vec<TokenChoice> =
-        (0..DRAWS as u32).map(|i| choice(temperature, top_p, 77, i)).collect();
+    let choices: Vec<TokenChoice> = (0..DRAWS as u32).map(|i| choice(temperature, top_p, 77, i)).collect();
     let (h, w) = (Host::full(DRAWS, 8, 1.0).up(d), head(logits, 8).up(d));
     let mut counts = vec![0; logits.len()];
     for token in d.choose_tokens(&h, &w, &choices, bias).unwrap() {

@@ -23,8 +23,7 @@ fn merge<D: Device>(d: &D, rows: usize, cols: usize, vocab: usize, weight: Dtype
     let ids = picks(*offsets.last().unwrap() as usize, vocab, seed + 2);
     let scale = Host::normal(rows, 1, 1.0, seed + 3);
     let of = |r: usize| &ids[offsets[r] as usize..offsets[r + 1] as usize];
-    let (d_ids, d_offsets, d_scale) =
-        (d.index(&ids).unwrap(), d.index(&offsets).unwrap(), scale.up(d));
+    let (d_ids, d_offsets, d_scale) = (d.index(&ids).unwrap(), d.index(&offsets).unwrap(), scale.up(d));
 
     let mut out = poisoned(d, rows, cols);
     d.gather_merge(&table, &d_ids, &d_offsets, &d_scale, &mut out).unwrap();
@@ -58,9 +57,8 @@ fn gathers<D: Device>(d: &D, rows: usize, cols: usize, n: usize, weight: Dtype, 
     let at = picks(n, rows, seed + 1);
     let mut out = poisoned(d, n, cols);
     d.gather_rows(alpha, &src, &d.index(&at).unwrap(), &mut out).unwrap();
-    let want: Vec<_> = (0..n * cols)
-        .map(|i| (f64::from(alpha) * host.at(at[i / cols] as usize, i % cols), 0.0))
-        .collect();
+    let want: Vec<_> =
+        (0..n * cols).map(|i| (f64::from(alpha) * host.at(at[i / cols] as usize, i % cols), 0.0)).collect();
     close("gather_rows", &read(d, &out), &want, TOLERANCE);
 
     // Distinct rows for the scatters, in a random order.

@@ -194,9 +194,8 @@ fn attention() {
             d.zeros(5, shape.kv_width()).unwrap(),
         );
         let dout = d.zeros(5, shape.q_width()).unwrap();
-        let backward = d.attention_backward(
-            shape, spans, &q, &k, &v, &out, &lse, &dout, &mut dq, &mut dk, &mut dv,
-        );
+        let backward =
+            d.attention_backward(shape, spans, &q, &k, &v, &out, &lse, &dout, &mut dq, &mut dk, &mut dv);
         (forward, backward)
     };
     let span = |q_start, q_len, k_start, k_len| Span { q_start, q_len, k_start, k_len };
@@ -282,15 +281,8 @@ fn output_head() {
 #[test]
 fn optimiser_and_memory() {
     let d = cpu();
-    let hyper = AdamW {
-        lr: 0.1,
-        beta1: 0.9,
-        beta2: 0.999,
-        eps: 1e-8,
-        weight_decay: 0.0,
-        step: 1,
-        grad_scale: 1.0,
-    };
+    let hyper =
+        AdamW { lr: 0.1, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, step: 1, grad_scale: 1.0 };
     buffers(d, "adamw", &[(3, 4); 4], &[], |b| {
         let [value, grad, m, v] = b else { unreachable!() };
         d.adamw(&hyper, &mut [AdamWTensor { value, grad, m, v }])

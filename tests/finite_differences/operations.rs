@@ -157,20 +157,8 @@ fn attention_of<D: Device>(d: &D, shape: HeadShape, lens: &[usize]) {
     let (out, lse) = forward(&inputs);
     let (mut dq, mut dk, mut dv) = (poisoned(d, rows, qw), poisoned(d, rows, kw), poisoned(d, rows, kw));
     let [q, k, v] = [&inputs[0], &inputs[1], &inputs[2]].map(|x| x.up(d));
-    d.attention_backward(
-        shape,
-        &spans,
-        &q,
-        &k,
-        &v,
-        &out,
-        &lse,
-        &weights.up(d),
-        &mut dq,
-        &mut dk,
-        &mut dv,
-    )
-    .unwrap();
+    d.attention_backward(shape, &spans, &q, &k, &v, &out, &lse, &weights.up(d), &mut dq, &mut dk, &mut dv)
+        .unwrap();
     let gradients = [read(d, &dq), read(d, &dk), read(d, &dv)];
     let what = format!("attention {shape:?} over {lens:?}");
     if rows == lens.len() {

@@ -38,16 +38,8 @@ fn latent_loss<D: Device>(d: &D, loss: LatentLoss, entropy: f32, deterministic: 
         let log_sigma = x.get(1).map(|x| x.up(d));
         let wanted = grads.then_some((&mut dmu, log_sigma.is_some().then_some(&mut dls)));
         let (eps, target) = (eps.up(d), target.up(d));
-        d.latent_loss(
-            weights,
-            &x[0].up(d),
-            log_sigma.as_ref(),
-            Some(&eps),
-            &target,
-            &mut per_row,
-            wanted,
-        )
-        .unwrap();
+        d.latent_loss(weights, &x[0].up(d), log_sigma.as_ref(), Some(&eps), &target, &mut per_row, wanted)
+            .unwrap();
         let sums = read(d, &per_row).chunks(3).fold([0.0; 3], |s, row| {
             let row = [0, 1, 2].map(|i| f64::from(row[i]));
             [s[0] + row[0], s[1] + row[1], s[2] + row[2]]

@@ -15,8 +15,10 @@ mod story;
 pub mod tokenizer;
 
 use std::collections::HashSet;
+use std::path::Path;
 
 use super::Sample;
+use crate::files::atomic::write_atomic;
 use crate::random::Stream;
 use crate::{Error, Result};
 use chain::Chain;
@@ -75,6 +77,19 @@ pub struct Splits {
 
 /// High half of the stream ids used here, so that other draws from the same seed stay apart.
 const STREAMS: u64 = 0x0da7_a5e7 << 32;
+
+/// Writes `tokenizer.json` and `tokenizer_config.json` into the directory `dir`.
+///
+/// # Errors
+/// [`Error::Io`] naming the file.
+pub fn write_tokenizer(dir: &Path) -> Result<()> {
+    for (name, text) in
+        [("tokenizer.json", tokenizer_json()), ("tokenizer_config.json", tokenizer_config_json())]
+    {
+        write_atomic(&dir.join(name), |out| out.write_all(text.as_bytes()))?;
+    }
+    Ok(())
+}
 
 /// Makes the splits of `config`.
 ///

@@ -5,26 +5,55 @@ use super::norm::row_grain;
 use super::par;
 use super::simd::dispatch;
 
+/// Sines and cosines of one position, `[half]` each.
+#[derive(Clone)]
+struct Turn {
+    sin: Vec<f32>,
+    cos: Vec<f32>,
+}
+
+impl Turn {
+    fn new(position: u32, inv_freq: &[f32], direction: f32) -> Self {
+        let (sin, cos) = inv_freq
+            .iter()
+            .map(|&f| {
+                let (s, c) = (position as f32 * f).sin_cos();
+                (s * direction, c)
+            })
+            .unzip();
+        Turn { sin, cos }
+    }
+
+    fn apply(&self, row: &mut [f32]) {
+        let half = self.sin.len();
+        for head in row.chunks_exact_mut(2 * half) {
+            let (a, b) = head.split_at_mut(half);
+            dispatch(
+                #[inline(always)]
+                || {
+                    for (((a, b), &c), &s) in a.iter_mut().zip(b).zip(&self.cos).zip(&self.sin) {
+                        (*a, *b) = (*a * c - *b * s, *b * c + *a * s);
+                    }
+                },
+            );
+        }
+    }
+}
+
 /// Rotates every head of every row; `direction` −1 turns back, which is the gradient.
 pub(super) fn rotary(x: &mut [f32], cols: usize, positions: &[u32], inv_freq: &[f32], direction: f32) {
-    let half = inv_freq.len();
+    let end = positions.iter().max().map_or(0, |&p| p as usize + 1);
+    // A packed batch meets each position in every sequence; a decode step meets few, but far ones.
+    let table: Vec<Turn> = if end * 2 <= positions.len() {
+        (0..end as u32).map(|p| Turn::new(p, inv_freq, direction)).collect()
+    } else {
+        Vec::new()
+    };
     par::split_rows(x, cols, row_grain(cols), |first, rows| {
-        let (mut cos, mut sin) = (vec![0.0f32; half], vec![0.0f32; half]);
         for (row, &position) in rows.chunks_exact_mut(cols).zip(&positions[first..]) {
-            for (i, &f) in inv_freq.iter().enumerate() {
-                let (s, c) = (position as f32 * f).sin_cos();
-                (sin[i], cos[i]) = (s * direction, c);
-            }
-            for head in row.chunks_exact_mut(2 * half) {
-                let (a, b) = head.split_at_mut(half);
-                dispatch(
-                    #[inline(always)]
-                    || {
-                        for (((a, b), &c), &s) in a.iter_mut().zip(b).zip(&cos).zip(&sin) {
-                            (*a, *b) = (*a * c - *b * s, *b * c + *a * s);
-                        }
-                    },
-                );
+            match table.get(position as usize) {
+                Some(turn) => turn.apply(row),
+                None => Turn::new(position, inv_freq, direction).apply(row),
             }
         }
     });

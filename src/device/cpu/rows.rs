@@ -100,8 +100,14 @@ pub(super) fn gather_merge_backward(
 pub(super) fn gather_rows(alpha: f32, src: Mat<'_>, cols: usize, rows: &[u32], out: &mut [f32]) {
     par::split_rows(out, cols, row_grain(cols), |first, part| {
         for (out, &row) in part.chunks_exact_mut(cols).zip(&rows[first..]) {
-            out.fill(0.0);
-            add_row(src, row as usize * cols, alpha, out);
+            let at = row as usize * cols;
+            match src {
+                Mat::F32(src) if alpha == 1.0 => out.copy_from_slice(&src[at..at + cols]),
+                _ => {
+                    out.fill(0.0);
+                    add_row(src, at, alpha, out);
+                }
+            }
         }
     });
 }
@@ -114,10 +120,15 @@ pub(super) fn scatter_rows(alpha: f32, src: &[f32], cols: usize, rows: &[u32], k
             let at = row as usize * cols;
             // SAFETY: this block of columns belongs to this task alone, in every row.
             let d = unsafe { dst.slice(at + part.start..at + part.end) };
+            let src = &src[part.clone()];
+            if !keep && alpha == 1.0 {
+                d.copy_from_slice(src);
+                continue;
+            }
             if !keep {
                 d.fill(0.0);
             }
-            add_scaled(alpha, &src[part.clone()], d);
+            add_scaled(alpha, src, d);
         }
     });
 }

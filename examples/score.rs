@@ -1,0 +1,28 @@
+//! Compares compression factors by how well a model predicts a data set, without generating anything.
+//!
+//! ```sh
+//! cargo run --release --example score -- MODEL_DIR CHECKPOINT_DIR test.jsonl
+//! ```
+
+use colar_engine::data;
+use colar_engine::eval::{ScoreOptions, score};
+use colar_engine::model::prompt::Method;
+use colar_engine::{Engine, Error, Result};
+
+fn main() -> Result<()> {
+    let [model, checkpoint, file] = arguments()?;
+    let engine = Engine::load(model, Some(checkpoint))?;
+    let samples = data::load(file, None)?;
+    for cf in 1..=5 {
+        let options = ScoreOptions { method: Method::Colar, cf, batch_tokens: 2048 };
+        let total = score(engine.loaded(), &samples, &options, &mut |_| ())?.total;
+        let mse = total.latent_mse.unwrap_or(f64::NAN);
+        println!("c = {cf}: cross-entropy {:.4} nats, latent mse {mse:.4}", total.ce);
+    }
+    Ok(())
+}
+
+fn arguments() -> Result<[String; 3]> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    arguments.try_into().map_err(|_| Error::usage("usage: score MODEL_DIR CHECKPOINT_DIR DATA_FILE"))
+}

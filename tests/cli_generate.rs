@@ -1,0 +1,322 @@
+//! `generate`, `score` and `eval` as a user runs them, on a golden model.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use assert_cmd::Command;
+use colar_engine::model::weights::Weights;
+use common::golden;
+use serde_json::Value;
+
+/// What a command left: exit code, standard output, standard error.
+struct Out {
+    code: i32,
+    stdout: String,
+    stderr: String,
+}
+
+impl Out {
+    /// Standard output of a command that succeeded.
+    fn ok(self) -> String {
+        assert_eq!(self.code, 0, "{}", self.stderr);
+        self.stdout
+    }
+
+    /// The lines of standard output, each as JSON.
+    fn json_lines(self) -> Vec<Value> {
+        self.ok().lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+    }
+
+    /// Fails with `code`, says `what` in its first line, and prints no result.
+    fn fails(&self, code: i32, what: &str) {
+        assert_eq!(self.code, code, "{}", self.stderr);
+        let first = self.stderr.lines().next().unwrap_or_default();
+        assert!(first.starts_with("error: ") && first.contains(what), "{}", self.stderr);
+        assert!(!self.stderr.contains("panicked"), "{}", self.stderr);
+        assert_eq!(self.stdout, "");
+        // One line, but for the hint that the argument parser adds.
+        let rest = self.stderr.lines().skip(1).filter(|l| !l.is_empty()).collect::<Vec<_>>();
+        assert!(rest.is_empty() || code == 2, "{}", self.stderr);
+    }
+}
+
+fn colar_in(dir: &Path, args: &[&str], stdin: &str) -> Out {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_colar-engine"));
+    let output = command.current_dir(dir).args(args).write_stdin(stdin).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    Out { code: output.status.code().unwrap(), stdout: text(output.stdout), stderr: text(output.stderr) }
+}
+
+/// Runs `command` on llama-tiny and its checkpoint.
+fn colar(command: &str, args: &[&str]) -> Out {
+    let model = golden("llama-tiny");
+    let adapter = model.join("adapter");
+    let common = [command, "--model", text(&model), "--adapter", text(&adapter), "--threads", "1"];
+    colar_in(Path::new(env!("CARGO_MANIFEST_DIR")), &[&common, args].concat(), "")
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+fn golden_json(file: &str) -> Value {
+    serde_json::from_slice(&std::fs::read(golden("llama-tiny").join(file)).unwrap()).unwrap()
+}
+
+/// The golden samples as a data file.
+fn data(dir: &Path) -> PathBuf {
+    let path = dir.join("data.json");
+    std::fs::write(&path, golden_json("sft.json")["samples"].to_string()).unwrap();
+    path
+}
+
+#[test]
+fn generate_gives_the_golden_tokens() {
+    let (g, samples) = (golden_json("generate.json"), golden_json("sft.json"));
+    let (latents, tokens) = (g["max_latents"].to_string(), g["max_new_tokens"].to_string());
+    let mut compared = 0;
+    for row in g["rows"].as_array().unwrap().iter().filter(|row| row["separator_bias"] == 0.0) {
+        let question = samples["samples"][row["sample"].as_u64().unwrap() as usize]["question"].as_str();
+        let question = question.unwrap();
+        let cf = row["cf"].to_string();
+        let limits = ["--max-latents", &latents, "--max-new-tokens", &tokens];
+        let lines =
+            colar("generate", &[&["--greedy", "--json", "--cf", &cf], &limits[..], &[question]].concat())
+                .json_lines();
+        let [line] = lines.as_slice() else { panic!("one question, {} lines", lines.len()) };
+        assert_eq!(line["question"], question);
+        assert_eq!(line["cf"], row["cf"]);
+        assert_eq!(line["n_latents"], row["n_latents"]);
+        assert_eq!(line["token_ids"], row["answer_ids"]);
+        assert_eq!(line["prompt_tokens"], row["prompt_ids"].as_array().unwrap().len());
+        assert!(line["text"].is_string() && (line["answer"].is_string() || line["answer"].is_null()));
+        for phase in ["prefill_ms", "latents_ms", "answer_ms"] {
+            assert!(line[phase].as_f64().unwrap() >= 0.0, "{phase}");
+        }
+        compared += 1;
+    }
+    assert!(compared > 1);
+}
+
+#[test]
+fn generate_reads_lines_and_each_is_what_it_is_alone() {
+    let model = golden("llama-tiny");
+    let adapter = model.join("adapter");
+    let flags = ["--seed", "3", "--json", "--max-latents", "5", "--max-new-tokens", "4", "--cf", "1.5"];
+    let common = [&["generate", "--model", text(&model), "--adapter", text(&adapter)], &flags[..]].concat();
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let lines = colar_in(here, &[&common[..], &["--batch-size", "2"]].concat(), "1+1?\n\nTom has 3.\nAnd 7?")
+        .json_lines();
+    assert_eq!(lines.len(), 3);
+    for line in lines {
+        assert_eq!(line["cf"], 1.5);
+        let question = line["question"].as_str().unwrap();
+        let alone = colar_in(here, &[&common[..], &[question]].concat(), "").json_lines().remove(0);
+        assert_eq!((&alone["token_ids"], &alone["n_latents"]), (&line["token_ids"], &line["n_latents"]));
+    }
+}
+
+#[test]
+fn generate_shows_what_latents_say() {
+    let short = ["--greedy", "--max-latents", "3", "--max-new-tokens", "2"];
+    let line =
+        colar("generate", &[&short[..], &["--json", "--trace", "1+1?"]].concat()).json_lines().remove(0);
+    let trace = line["trace"].as_array().unwrap();
+    assert_eq!(trace.len() as u64, line["n_latents"].as_u64().unwrap());
+    let cosines: Vec<f64> =
+        trace[0].as_array().unwrap().iter().map(|t| t["cosine"].as_f64().unwrap()).collect();
+    assert!(cosines.len() > 1 && cosines.is_sorted_by(|a, b| a >= b), "{cosines:?}");
+    let shown = colar("generate", &[&short[..], &["--trace", "1+1?"]].concat()).ok();
+    assert_eq!(shown.lines().filter(|l| l.starts_with("latent ")).count(), trace.len(), "{shown}");
+}
+
+#[test]
+fn plain_continues_the_text_without_template() {
+    let line = colar("generate", &["--method", "plain", "--json", "--greedy", "1+1?"]).json_lines().remove(0);
+    assert!(line["cf"].is_null());
+    assert_eq!(line["n_latents"], 0);
+    let asked = colar("generate", &["--method", "cot", "--json", "--greedy", "1+1?"]).json_lines().remove(0);
+    assert_eq!(asked["cf"], 1);
+    assert!(line["prompt_tokens"].as_u64() < asked["prompt_tokens"].as_u64());
+}
+
+/// Values of the golden cases: the likelihood loss and the entropy as they stand there, the expected
+/// squared error from their means and deviations.
+#[test]
+fn score_gives_the_golden_losses() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = data(dir.path());
+    let vectors = Weights::open_file(&golden("llama-tiny").join("sft.safetensors")).unwrap();
+    let close = |got: &Value, want: f64, what: &str| {
+        let got = got.as_f64().unwrap();
+        assert!((got - want).abs() < 1e-5 * want.abs(), "{what}: {got} instead of {want}");
+    };
+    let mut compared = 0;
+    for cf in ["1", "2", "3", "5"] {
+        let lines = colar("score", &["--data", text(&data), "--cf", cf, "--json"]).json_lines();
+        assert_eq!(lines.len(), 3);
+        for (i, line) in lines[..2].iter().enumerate() {
+            let key = |loss: &str| format!("{loss}.{i}.cf{cf}");
+            let Some(nll) = common::scalar(&vectors, &format!("{}.latent_loss", key("nll"))) else {
+                continue;
+            };
+            close(&line["latent_nll"], nll, &key("nll"));
+            let mse = key("mse");
+            let entropy = common::scalar(&vectors, &format!("{mse}.entropy")).unwrap();
+            close(&line["entropy"], entropy, &format!("{mse} entropy"));
+            let vector = |name: &str| vectors.tensor(&format!("{mse}.{name}")).unwrap().to_f32_vec();
+            let (mean, log_std, target) = (vector("latent_mean"), vector("latent_log_std"), vector("target"));
+            let expected: f64 = (0..mean.len())
+                .map(|j| f64::from(mean[j] - target[j]).powi(2) + (2.0 * f64::from(log_std[j])).exp())
+                .sum();
+            close(&line["latent_mse"], expected / mean.len() as f64, &mse);
+            if cf == "1" {
+                // Chunks of one token leave nothing to draw.
+                let ce = common::scalar(&vectors, &format!("{mse}.ce_loss")).unwrap();
+                close(&line["ce"], ce, &format!("{mse} ce"));
+            }
+            compared += 1;
+        }
+        let total = &lines[2];
+        assert_eq!(total["total"], true);
+        for (loss, positions) in [("ce", "ce_positions"), ("latent_nll", "latent_positions")] {
+            let count = |l: &Value| l[positions].as_f64().unwrap();
+            let sum: f64 = lines[..2].iter().map(|l| l[loss].as_f64().unwrap() * count(l)).sum();
+            assert_eq!(count(total), lines[..2].iter().map(count).sum::<f64>());
+            close(&total[loss], sum / count(total), loss);
+        }
+    }
+    assert_eq!(compared, 6);
+    let table = colar("score", &["--data", text(&data), "--cf", "2"]).ok();
+    assert!(
+        table.contains("latent nll") && table.lines().last().unwrap().starts_with("all of 2 samples"),
+        "{table}"
+    );
+}
+
+#[test]
+fn a_bare_model_is_scored_without_latents() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = data(dir.path());
+    let model = golden("llama-tiny");
+    let lines =
+        colar_in(dir.path(), &["score", "--model", text(&model), "--data", text(&data), "--json"], "")
+            .json_lines();
+    for line in lines {
+        assert!(line["latent_nll"].is_null() && line["latent_mse"].is_null() && line["entropy"].is_null());
+        assert!(line["ce"].as_f64().unwrap() > 0.0);
+    }
+}
+
+#[test]
+fn eval_prints_a_table_and_draws_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = data(dir.path());
+    let svg = dir.path().join("plot.svg");
+    let short = ["--data", text(&data), "--max-latents", "4", "--max-new-tokens", "3"];
+    let json = ["--cf", "2,auto", "--seeds", "2", "--json", "--plot", text(&svg)];
+    let rows: Value = serde_json::from_str(&colar("eval", &[&short[..], &json].concat()).ok()).unwrap();
+    assert_eq!(rows.as_array().unwrap().len(), 2);
+    assert_eq!((&rows[0]["cf"], &rows[1]["cf"]), (&Value::from(2), &Value::from("auto")));
+    for row in rows.as_array().unwrap() {
+        assert_eq!((&row["method"], &row["n"], &row["seeds"]), (&"colar".into(), &2.into(), &2.into()));
+        assert!(row["accuracy"].as_f64().unwrap() <= 1.0 && row["accuracy_ci"].is_f64());
+        assert!((1.0..=4.0).contains(&row["mean_length"].as_f64().unwrap()));
+    }
+    assert!(std::fs::read_to_string(&svg).unwrap().contains("c = auto"));
+    let table = colar("eval", &[&short[..], &["--greedy", "--limit", "1", "--cf", "3"]].concat()).ok();
+    assert_eq!(table.lines().count(), 3, "{table}");
+    assert!(table.contains("CoLaR c = 3") && !table.contains('±'), "{table}");
+    let cot = ["--method", "cot", "--max-cot-tokens", "5", "--seeds", "1"];
+    assert!(colar("eval", &[&short[..], &cot].concat()).ok().contains("| CoT"));
+}
+
+#[test]
+fn bad_usage_is_told_in_a_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = data(dir.path());
+    let data = text(&data);
+    for (command, args, what) in [
+        ("generate", &["--cf", "0", "q"][..], "--cf"),
+        ("generate", &["--cf", "-2", "q"], "--cf"),
+        ("generate", &["--cf", "fast", "q"], "--cf"),
+        ("generate", &["--temperature", "-1", "q"], "temperature -1"),
+        ("generate", &["--latent-temperature", "nan", "q"], "latent temperature"),
+        ("generate", &["--top-p", "0", "q"], "top-p"),
+        ("generate", &["--max-latents", "0", "q"], "--max-latents"),
+        ("generate", &["--max-new-tokens", "18446744073709551615", "q"], "--max-new-tokens"),
+        ("generate", &["--greedy", "--temperature", "1", "q"], "--greedy"),
+        ("generate", &[], "no question"),
+        ("eval", &["--data", data, "--cf", "2,x"], "--cf"),
+        ("eval", &["--data", data, "--greedy", "--seeds", "3"], "--seeds"),
+        ("eval", &["--data", data, "--method", "cot", "--cf", "2"], "cot"),
+        ("eval", &["--data", data, "--batch-size", "0"], "--batch-size"),
+        ("score", &["--data", data, "--cf", "0"], "--cf"),
+        ("score", &["--data", data, "--cf", "1.5"], "--cf"),
+        ("score", &["--data", data, "--method", "cot", "--cf", "2"], "cot"),
+    ] {
+        colar(command, args).fails(2, what);
+    }
+    // No model given, and no run to take one from.
+    colar_in(dir.path(), &["generate", "q"], "").fails(2, "colar-engine train");
+    let adapter = ["generate", "--adapter", data, "q"];
+    let out = colar_in(dir.path(), &adapter, "");
+    assert_eq!(out.code, 2, "{}", out.stderr);
+    assert!(out.stderr.contains("--model"), "{}", out.stderr);
+}
+
+#[test]
+fn files_that_do_not_fit_are_told_in_a_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let (model, other) = (golden("llama-tiny"), golden("qwen2-tiny").join("adapter"));
+    let absent = dir.path().join("absent");
+    let generate = |model: &Path, adapter: &Path| {
+        colar_in(dir.path(), &["generate", "--model", text(model), "--adapter", text(adapter), "q"], "")
+    };
+    generate(&absent, &model.join("adapter")).fails(1, "absent: no such directory");
+    generate(&model, &absent).fails(1, "absent: no such directory");
+    generate(&model, &other).fails(1, "adapter_model.safetensors, tensor ");
+
+    // The same tokenizer with another spelling of the separator.
+    let renamed = dir.path().join("renamed");
+    std::fs::create_dir(&renamed).unwrap();
+    for file in ["config.json", "model.safetensors", "tokenizer_config.json"] {
+        std::fs::copy(model.join(file), renamed.join(file)).unwrap();
+    }
+    let tokenizer = std::fs::read_to_string(model.join("tokenizer.json")).unwrap();
+    std::fs::write(renamed.join("tokenizer.json"), tokenizer.replace("\"###\"", "\"@@@\"")).unwrap();
+    generate(&renamed, &model.join("adapter")).fails(1, "###");
+
+    let empty = dir.path().join("empty.jsonl");
+    std::fs::write(&empty, "\n").unwrap();
+    colar("eval", &["--data", text(&empty)]).fails(1, "empty.jsonl: the data set is empty");
+    colar("score", &["--data", text(&empty)]).fails(1, "empty.jsonl: the data set is empty");
+    colar("score", &["--data", text(&absent)]).fails(1, "absent");
+    let bare = ["generate", "--model", text(&model), "--method", "colar", "q"];
+    colar_in(dir.path(), &bare, "").fails(1, "no latent head");
+}
+
+/// With neither `--model` nor `--adapter` the newest run under `runs/` is taken.
+#[test]
+fn the_newest_run_is_the_default() {
+    let dir = tempfile::tempdir().unwrap();
+    let (model, run) = (golden("llama-tiny"), dir.path().join("runs/one"));
+    let copy = |from: &Path, to: &Path, files: &[&str]| {
+        std::fs::create_dir_all(to).unwrap();
+        for file in files {
+            std::fs::copy(from.join(file), to.join(file)).unwrap();
+        }
+    };
+    copy(
+        &model,
+        &run.join("model"),
+        &["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"],
+    );
+    let files = ["adapter_config.json", "adapter_model.safetensors", "latent_head.safetensors", "colar.json"];
+    copy(&model.join("adapter"), &run.join("colar/best"), &files);
+    let args = ["--greedy", "--json", "--max-latents", "3", "q"];
+    let newest = colar_in(dir.path(), &[&["generate"], &args[..]].concat(), "").json_lines().remove(0);
+    let named = colar("generate", &args).json_lines().remove(0);
+    assert_eq!((&newest["token_ids"], &newest["n_latents"]), (&named["token_ids"], &named["n_latents"]));
+}
