@@ -3,7 +3,7 @@
 use colar_engine::device::{Device, Dtype};
 use proptest::prelude::*;
 
-use super::common::host::{Host, close, poisoned, read};
+use super::common::host::{Host, close, read};
 use super::{TOLERANCE, config, cpu, dtype, size};
 
 /// `[rows, cols]` of `beta·y + alpha · Σ_k a(r, k)·b(c, k)` with the magnitudes summed.

