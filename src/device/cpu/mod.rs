@@ -7,4 +7,6 @@ pub mod matmul;
 pub mod par;
 pub mod product;
 pub mod simd;
+#[cfg(test)]
+mod testing;
 pub mod transpose;
