@@ -71,7 +71,9 @@ fn bench(
 fn products(c: &mut Criterion) {
     let d = device();
     let mut g = group(c, "product");
-    for (name, out, input) in [("q_proj", HIDDEN, HIDDEN), ("gate_proj", INNER, HIDDEN), ("down_proj", HIDDEN, INNER)] {
+    for (name, out, input) in
+        [("q_proj", HIDDEN, HIDDEN), ("gate_proj", INNER, HIDDEN), ("down_proj", HIDDEN, INNER)]
+    {
         let w = weight(&d, out, input);
         for (work, t) in WORK {
             let operations = Throughput::Elements((2 * t * out * input) as u64);
@@ -202,9 +204,7 @@ fn attention(c: &mut Criterion) {
     });
     let (mut dq, mut dk, mut dv) = (rows(&d, t, qw), rows(&d, t, kw), rows(&d, t, kw));
     bench(&mut g, &d, "backward/train", operations(5), || {
-        d.attention_backward(
-            HEADS, &spans, &q, &k, &v, &out, &lse, &dout, &mut dq, &mut dk, &mut dv,
-        )
+        d.attention_backward(HEADS, &spans, &q, &k, &v, &out, &lse, &dout, &mut dq, &mut dk, &mut dv)
     });
     let one = [Span { q_start: 0, q_len: 1, k_start: 0, k_len: t }];
     let (q, mut out) = (rows(&d, 1, qw), rows(&d, 1, qw));
@@ -317,15 +317,8 @@ fn optimizer(c: &mut Criterion) {
     let shape = (30 * (128 * (2 * HIDDEN + HIDDEN + 192)) / HIDDEN, HIDDEN);
     let (mut value, grad) = (rows(&d, shape.0, shape.1), rows(&d, shape.0, shape.1));
     let (mut m, mut v) = (d.zeros(shape.0, shape.1).unwrap(), d.zeros(shape.0, shape.1).unwrap());
-    let hyper = AdamW {
-        lr: 1e-5,
-        beta1: 0.9,
-        beta2: 0.999,
-        eps: 1e-8,
-        weight_decay: 0.01,
-        step: 1,
-        grad_scale: 1.0,
-    };
+    let hyper =
+        AdamW { lr: 1e-5, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, step: 1, grad_scale: 1.0 };
     bench(&mut g, &d, "adamw", floats(&[(7 * shape.0, shape.1)]), || {
         let (value, m, v) = (&mut value, &mut m, &mut v);
         d.adamw(&hyper, &mut [AdamWTensor { value, grad: &grad, m, v }])
