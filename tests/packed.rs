@@ -153,8 +153,15 @@ fn step() -> impl Strategy<Value = Step> {
         })
 }
 
+/// `PROPTEST_CASES` overrides the number of cases.
+fn config(cases: u32) -> ProptestConfig {
+    let default = ProptestConfig::default();
+    let cases = if std::env::var_os("PROPTEST_CASES").is_some() { default.cases } else { cases };
+    ProptestConfig { cases, ..default }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(config(48))]
 
     #[test]
     fn a_batch_is_the_sum_of_its_samples(step in step()) {
@@ -164,7 +171,7 @@ proptest! {
         let whole = t.sums(&objective, &[t.batch(packing, &step.items)]);
         let alone: Vec<Batch> = step.items.iter().map(|i| t.batch(packing, std::slice::from_ref(i))).collect();
         whole.assert_equal(&t.sums(&objective, &alone), "alone");
-        // Accumulation over two batches, of which one may be empty of nothing but samples.
+        // Accumulation over two batches, wherever it is cut.
         if step.cut > 0 {
             let (a, b) = step.items.split_at(step.cut);
             let parts = [t.batch(packing, a), t.batch(packing, b)];

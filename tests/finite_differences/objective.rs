@@ -121,7 +121,6 @@ impl Setup {
             let measured = derivative(h, &mut at);
             at(0.0);
             let error = (measured - dot(&gradient, &d)).abs() / size;
-            eprintln!("{name}: {error:.1e} size {size:.2e} h {h:.1e}");
             assert!(
                 error < TOLERANCE,
                 "{name}, direction {seed}: slope {measured} but the gradient says {}, error {error:.1e}",

@@ -1,6 +1,5 @@
 //! AdamW (spec section 7) and the gradient norm.
 
-use super::math;
 use super::par::{self, SharedMut};
 use super::simd::dispatch;
 use crate::device::AdamW;
@@ -35,5 +34,23 @@ pub(super) fn adamw(h: &AdamW, value: &mut [f32], grad: &[f32], m: &mut [f32], v
 
 /// Sum of squares in float64, over blocks of a fixed size summed in order.
 pub(super) fn sum_squares(x: &[f32]) -> f64 {
-    par::sum_blocks(x.len(), 1 << 16, |block| math::sum_squares(&x[block]))
+    par::sum_blocks(x.len(), 1 << 16, |block| {
+        let mut lanes = [0.0f64; 8];
+        let x = &x[block];
+        dispatch(
+            #[inline(always)]
+            || {
+                let mut chunks = x.chunks_exact(8);
+                for c in &mut chunks {
+                    for (l, &x) in lanes.iter_mut().zip(c) {
+                        *l += f64::from(x) * f64::from(x);
+                    }
+                }
+                for (l, &x) in lanes.iter_mut().zip(chunks.remainder()) {
+                    *l += f64::from(x) * f64::from(x);
+                }
+            },
+        );
+        lanes.iter().sum()
+    })
 }
