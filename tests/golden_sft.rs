@@ -83,7 +83,7 @@ fn check_case(dir: &Path, cases: &Value, case: &Value, vectors: &Weights) -> usi
     .unwrap();
     let mut sums = LossSums::default();
     sums.add(&losses);
-    let mut expect = |what: &str, got: f64| {
+    let expect = |what: &str, got: f64| {
         if let Some(want) = common::scalar(vectors, &format!("{key}.{what}")) {
             let error = (got - want).abs() / want.abs();
             assert!(error < LOSS, "{key} {what}: {got} instead of {want}, relative error {error:.1e}");

@@ -14,7 +14,7 @@
 //! * Shapes and dtypes are checked where a buffer enters an operation, and nowhere else; a
 //!   mismatch is [`Error::Shape`](crate::Error::Shape) with both sides named.
 //! * Equal inputs give equal bits on the same device with the same number of threads.
-//! * An operation may run later than it returns; only [`Device::read`], [`Device::read_into`] and
+//! * An operation may run later than it returns; only [`Device::read`] and
 //!   the operations that return host values wait.
 
 pub mod cpu;

@@ -88,9 +88,9 @@ mod tests {
         let dir = runs.join(name);
         fs::create_dir_all(dir.join("model")).unwrap();
         fs::write(dir.join("model/config.json"), "{}").unwrap();
-        fs::create_dir_all(checkpoint(&dir)).unwrap();
+        fs::create_dir_all(dir.join("colar").join("best")).unwrap();
         let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000 - age);
-        fs::File::open(checkpoint(&dir)).unwrap().set_modified(time).unwrap();
+        fs::File::open(dir.join("colar").join("best")).unwrap().set_modified(time).unwrap();
     }
 
     #[test]

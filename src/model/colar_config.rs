@@ -228,7 +228,7 @@ mod tests {
             ),
             (
                 json!({"embeds_std": 0.1, "latent_head": head, "method": "x"}),
-                "method: \"x\" is not one of cot, colar",
+                "method: \"x\" is not one of colar, cot",
             ),
             (
                 json!({"embeds_std": 0.1, "latent_head": head, "thinking_separator": ""}),

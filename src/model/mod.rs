@@ -2,7 +2,7 @@
 //!
 //! Data flows one way: a directory's files ([`config`], [`weights`], [`tokenizer`], [`adapter`]) become
 //! a [`ColarModel`], whose layers ([`transformer`], [`latent_head`]) hold numbers into one list of
-//! weights ([`params`]) and run on any [`Device`](crate::device::Device).
+//! weights ([`params`]) and run on any [`Device`].
 
 pub mod adapter;
 pub mod colar_config;

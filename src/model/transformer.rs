@@ -222,7 +222,8 @@ impl<D: Device> Transformer<D> {
         // The stream before a layer, and what the layer before it adds.
         let (mut stream, mut delta): (D::Tensor, Option<D::Tensor>) = (x, None);
         for (i, layer) in self.layers.iter().enumerate() {
-            let (stream1, n1, before) = normalise(device, stream, delta, params.get(layer.input_norm), eps)?;
+            let Normalised { stream: stream1, norm: n1, before } =
+                normalise(device, stream, delta, params.get(layer.input_norm), eps)?;
             if grads.is_some() {
                 streams2.extend(before);
             }
@@ -260,7 +261,8 @@ impl<D: Device> Transformer<D> {
             }
             (stream, delta) = (stream2, Some(down));
         }
-        let (stream, hidden, before) = normalise(device, stream, delta, params.get(self.norm), eps)?;
+        let Normalised { stream, norm: hidden, before } =
+            normalise(device, stream, delta, params.get(self.norm), eps)?;
         streams2.extend(before);
         Ok((hidden, grads.map(|_| ForwardSaved { layers: saved, stream2: streams2, stream })))
     }
@@ -376,21 +378,30 @@ impl Layer {
     }
 }
 
-/// Adds `delta` to the stream, if there is one, and normalises. Returns the new stream, its norm, and
-/// the stream as it was where a new one was made.
+/// What [`normalise`] returns.
+struct Normalised<D: Device> {
+    /// The stream that was normalised.
+    stream: D::Tensor,
+    /// Its norm.
+    norm: D::Tensor,
+    /// The stream before the addition, where there was one.
+    before: Option<D::Tensor>,
+}
+
+/// Adds `delta` to the stream, if there is one, and normalises.
 fn normalise<D: Device>(
     device: &D,
     stream: D::Tensor,
     delta: Option<D::Tensor>,
     w: &D::Tensor,
     eps: f32,
-) -> Result<(D::Tensor, D::Tensor, Option<D::Tensor>)> {
-    let mut out = device.empty(stream.rows(), stream.cols())?;
+) -> Result<Normalised<D>> {
+    let mut norm = device.empty(stream.rows(), stream.cols())?;
     let Some(delta) = delta else {
-        device.rms_norm(&stream, w, eps, &mut out)?;
-        return Ok((stream, out, None));
+        device.rms_norm(&stream, w, eps, &mut norm)?;
+        return Ok(Normalised { stream, norm, before: None });
     };
     let mut sum = device.empty(stream.rows(), stream.cols())?;
-    device.add_rms_norm(&stream, &delta, w, eps, &mut sum, &mut out)?;
-    Ok((sum, out, Some(stream)))
+    device.add_rms_norm(&stream, &delta, w, eps, &mut sum, &mut norm)?;
+    Ok(Normalised { stream: sum, norm, before: Some(stream) })
 }

@@ -157,7 +157,7 @@ fn prepare(options: &EmbeddedOptions, on_stage: &mut (dyn FnMut(Stage<'_>) + Sen
         let splits = synth::generate(&options.synth())?;
         let staged = StagedDir::create(&data_dir)?;
         for (name, samples) in [("train", &splits.train), ("val", &splits.val), ("test", &splits.test)] {
-            data::write_jsonl(&staged.path().join(format!("{name}.jsonl")), samples)?;
+            data::write_jsonl(staged.path().join(format!("{name}.jsonl")), samples)?;
         }
         staged.commit()?;
     }
@@ -169,7 +169,7 @@ fn prepare(options: &EmbeddedOptions, on_stage: &mut (dyn FnMut(Stage<'_>) + Sen
         synth::write_tokenizer(staged.path())?;
         staged.commit()?;
     }
-    let count = |split: &str| Ok::<_, Error>(data::load(&options.data(split), None)?.len());
+    let count = |split: &str| Ok::<_, Error>(data::load(options.data(split), None)?.len());
     on_stage(Stage::Prepared {
         samples: [count("train")?, count("val")?, count("test")?],
         parameters: ModelConfig::load(&model_dir)?.num_parameters(),
@@ -196,7 +196,7 @@ fn evaluate_all<D: Device>(
     options: &EmbeddedOptions,
     on_stage: &mut (dyn FnMut(Stage<'_>) + Send),
 ) -> Result<Vec<TableRow>> {
-    let test = data::load(&options.data("test"), None)?;
+    let test = data::load(options.data("test"), None)?;
     let mut rows = Vec::new();
     for (method, name) in STAGES {
         let checkpoint = options.out.join(name).join("best");

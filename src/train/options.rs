@@ -79,7 +79,7 @@ flags! {
     /// Validation data
     #[arg(long, value_name = "FILE", help_heading = "What to train")]
     val: PathBuf,
-    /// Run directory [default: runs/<time>]
+    /// Run directory [default: a new directory under runs/]
     #[arg(long, value_name = "DIR", help_heading = "What to train")]
     out: PathBuf,
     /// Checkpoint to start from, for instance a CoT run's

@@ -174,9 +174,9 @@ impl<T: Element> Block<'_, T> {
             // SAFETY: `rest` holds MAX_PAIR weights a row, and `whole + pair <= padded`.
             unsafe { add_pair(simd, weights, &x, whole, &mut sums) };
         }
-        for r in 0..R {
-            for a in 0..M {
-                let dot = simd.reduce_sum_f32s(simd.add_f32s(sums[r][a][0], sums[r][a][1]));
+        for (r, sums) in sums.iter().enumerate() {
+            for (a, [even, odd]) in sums.iter().enumerate() {
+                let dot = simd.reduce_sum_f32s(simd.add_f32s(*even, *odd));
                 let at = (i + a) * self.n + row + r;
                 // SAFETY: a block owns the columns `rows` of y, and tiles of a block run one by one.
                 let y = unsafe { &mut self.out.slice(at..at + 1)[0] };
@@ -220,18 +220,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    /// Numbers that 8 bits of mantissa hold, so that every dtype holds them.
-    fn numbers(len: usize, seed: u64) -> Vec<f32> {
-        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-        let next = || {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            ((state >> 40) as i64 % 256 - 128) as f32 / 64.0
-        };
-        std::iter::repeat_with(next).take(len).collect()
-    }
+    use crate::device::cpu::testing::numbers;
 
     fn check<T: Element>(m: usize, n: usize, k: usize, convert: impl Fn(f32) -> T) {
         let (x, w, y0) = (numbers(m * k, 1), numbers(n * k, 2), numbers(m * n, 3));

@@ -20,6 +20,8 @@ pub mod product;
 mod rotary;
 mod rows;
 pub mod simd;
+#[cfg(test)]
+mod testing;
 pub mod transpose;
 
 use std::sync::Arc;

@@ -21,9 +21,9 @@
 //! Nothing the size of all probabilities is kept: the backward computes them again from `lse`. Query heads
 //! share the keys and values of head `head / (heads / kv_heads)`.
 //!
-//! How it is cut: many queries ([`forward`], [`backward`]) work in blocks of a few queries against all keys
+//! How it is cut: many queries (`forward`, `backward`) work in blocks of a few queries against all keys
 //! they see, so a block's scores stay in cache and its softmax is exact in two passes; keys are transposed
-//! once per head, so that vectors run along them. Few queries ([`few`]), the case of decoding, read keys
+//! once per head, so that vectors run along them. Few queries (`few`), the case of decoding, read keys
 //! and values once, as they lie, and cut long sequences into chunks of keys for the threads to share. All cuts
 //! follow from shapes alone, so no bit depends on the number of threads.
 
