@@ -144,11 +144,11 @@ fn rotary<D: Device>(d: &D, rows: usize, heads: usize, half: usize, seed: u64) {
         let frequencies = d.upload(1, half, &inv_freq).unwrap();
         d.rotary(&mut got, &d.index(&positions).unwrap(), &frequencies, direction).unwrap();
         let mut want = Want::new();
-        for r in 0..rows {
+        for (r, &position) in positions.iter().enumerate() {
             for c in 0..cols {
                 let (head, e) = (c / width * width, c % width);
                 // The angle is a float32 product, as in the models' own code.
-                let angle = f64::from(positions[r] as f32 * inv_freq[e % half]);
+                let angle = f64::from(position as f32 * inv_freq[e % half]);
                 let (sin, cos) = angle.sin_cos();
                 let (a, b) = (x.at(r, head + e % half), x.at(r, head + e % half + half));
                 let sin = sin * f64::from(direction);
