@@ -78,8 +78,8 @@ impl EmbeddedOptions {
     /// The flags of a stage. They were chosen on the validation split.
     fn stage(&self, method: Method, name: &str) -> TrainFlags {
         let steps = match method {
-            Method::Cot => 900,
-            Method::Colar => 1300,
+            Method::Cot => 1200,
+            Method::Colar => 1500,
         };
         let steps = (steps / self.shorten).max(2);
         let common = TrainFlags {
@@ -89,7 +89,7 @@ impl EmbeddedOptions {
             val: Some(self.data("val")),
             out: Some(self.out.join(name)),
             full: Some(true),
-            batch_size: Some(64),
+            batch_size: Some(40),
             max_steps: Some(steps),
             warmup: Some(steps / 20),
             schedule: Some(Schedule::Cosine),
