@@ -19,7 +19,7 @@ use colar_engine::device::{
 };
 use colar_engine::model::rope::{RopeConfig, RopeScaling};
 use criterion::measurement::WallTime;
-use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BenchmarkGroup, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use host::Host;
 
 const HIDDEN: usize = 576;
@@ -52,7 +52,8 @@ fn floats(shapes: &[(usize, usize)]) -> Throughput {
 
 fn group<'a>(c: &'a mut Criterion, name: &str) -> BenchmarkGroup<'a, WallTime> {
     let mut g = c.benchmark_group(name);
-    g.sample_size(10).warm_up_time(Duration::from_millis(200)).measurement_time(Duration::from_millis(600));
+    g.sample_size(10).sampling_mode(SamplingMode::Flat);
+    g.warm_up_time(Duration::from_millis(200)).measurement_time(Duration::from_millis(600));
     g
 }
 
@@ -274,6 +275,7 @@ fn output_head(c: &mut Criterion) {
     let d = device();
     let mut g = group(c, "output");
     let w = weight(&d, VOCAB, HIDDEN);
+    // A quarter of a batch's rows: those that are labelled are about a half.
     let n = 128;
     let h = rows(&d, n, HIDDEN);
     let ids = d.index(&(0..n as u32).map(|i| i * 379).collect::<Vec<_>>()).unwrap();
