@@ -13,7 +13,7 @@ use colar_engine::device::{AdamW, Device, Draw, Dtype, Span, TensorInfo, TokenCh
 use colar_engine::model::ColarModel;
 use colar_engine::model::adapter::{AdapterConfig, LoraTarget};
 use colar_engine::model::colar_config::LatentHeadConfig;
-use colar_engine::model::init::write_random_model;
+use colar_engine::model::init::{INITIALIZER_RANGE, RandomInit, write_random_model};
 use colar_engine::model::kv_cache::{Extension, KvCache};
 use colar_engine::model::latent_head::LatentHead;
 use colar_engine::model::lora::{LoraInit, attach};
@@ -41,7 +41,7 @@ struct Model {
 fn model(preset: Preset, dtype: Dtype, with_adapter: bool) -> Model {
     let dir = tempfile::tempdir().unwrap();
     let config = preset.config();
-    write_random_model(dir.path(), &config, dtype, 1).unwrap();
+    write_random_model(dir.path(), &config, &RandomInit { dtype, std: INITIALIZER_RANGE, seed: 1 }).unwrap();
     let device = CpuDevice::new(0).unwrap();
     let mut params = Params::default();
     // The mapping outlives the directory.

@@ -7,7 +7,7 @@ use colar_engine::train::embedded::{EmbeddedOptions, run};
 use serde_json::Value;
 
 fn options(out: &Path, seed: u64) -> EmbeddedOptions {
-    // 3 CoT steps, 4 CoLaR steps, 133 training and 8 test questions: what is learnt does not matter here.
+    // 2 CoT steps, 4 CoLaR steps, 133 training and 8 test questions: what is learnt does not matter here.
     EmbeddedOptions { out: out.to_owned(), seed, resume: false, shorten: 300 }
 }
 
@@ -42,7 +42,7 @@ fn the_same_seed_gives_the_same_table_and_weights() {
     let metrics = std::fs::read_to_string(a.join("metrics.jsonl")).unwrap();
     for stage in ["cot", "colar"] {
         let lines = metrics.lines().map(|l| serde_json::from_str::<Value>(l).unwrap());
-        assert!(lines.filter(|l| l["stage"] == stage && l["kind"] == "train").count() >= 3, "{stage}");
+        assert!(lines.filter(|l| l["stage"] == stage && l["kind"] == "train").count() >= 2, "{stage}");
     }
     let svg = std::fs::read_to_string(a.join("table.svg")).unwrap();
     assert!(svg.starts_with("<svg") && svg.contains("CoT"), "{}", &svg[..200.min(svg.len())]);

@@ -9,7 +9,7 @@ use crate::data::synth;
 use crate::files::atomic::StagedDir;
 use crate::files::safetensors::Dtype;
 use crate::model::config::ModelConfig;
-use crate::model::init::write_random_model;
+use crate::model::init::{INITIALIZER_RANGE, RandomInit, write_random_model};
 use crate::model::presets::Preset;
 use crate::model::tokenizer::Tokenizer;
 use crate::{Error, Result};
@@ -100,7 +100,11 @@ pub fn run(args: &InitArgs) -> Result<()> {
     }
     let dtype = args.dtype.map(Dtype::from).or(config.torch_dtype).unwrap_or(Dtype::Bf16);
     let staged = StagedDir::create(&args.out)?;
-    write_random_model(staged.path(), &config, dtype, args.seed)?;
+    write_random_model(
+        staged.path(),
+        &config,
+        &RandomInit { dtype, std: INITIALIZER_RANGE, seed: args.seed },
+    )?;
     if let Some(path) = &args.tokenizer {
         copy(path, &staged.path().join("tokenizer.json"))?;
         let settings = settings_beside(path);

@@ -34,16 +34,27 @@ const PIECE: usize = 1 << 14;
 /// Fourth word of the counter, which keeps these draws apart from others of the same seed.
 const STREAM: u32 = u32::from_le_bytes(*b"init");
 
-/// Writes `config.json` and random weights in `dtype` for `config` into the directory `dir`, which must
+/// How random weights are made.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RandomInit {
+    /// How they are stored.
+    pub dtype: Dtype,
+    /// Standard deviation of a matrix's elements, [`INITIALIZER_RANGE`] by convention.
+    pub std: f32,
+    /// Key of the draws.
+    pub seed: u64,
+}
+
+/// Writes `config.json` and random weights for `config` into the directory `dir`, which must
 /// exist.
 ///
 /// # Errors
 /// [`Error::Io`](crate::Error::Io) naming the file that cannot be written.
-pub fn write_random_model(dir: &Path, config: &ModelConfig, dtype: Dtype, seed: u64) -> Result<()> {
-    let config = ModelConfig { torch_dtype: Some(dtype), ..config.clone() };
+pub fn write_random_model(dir: &Path, config: &ModelConfig, init: &RandomInit) -> Result<()> {
+    let config = ModelConfig { torch_dtype: Some(init.dtype), ..config.clone() };
     let text = format!("{:#}\n", config.to_json());
     write_atomic(&dir.join("config.json"), |out| out.write_all(text.as_bytes()))?;
-    write_random_weights(dir, &config, dtype, seed, MAX_SHARD_BYTES)
+    write_random_weights(dir, &config, init, MAX_SHARD_BYTES)
 }
 
 /// Writes random weights, in shards of at most `max_shard_bytes` (or one tensor, if that is larger).
@@ -53,18 +64,13 @@ pub fn write_random_model(dir: &Path, config: &ModelConfig, dtype: Dtype, seed: 
 pub fn write_random_weights(
     dir: &Path,
     config: &ModelConfig,
-    dtype: Dtype,
-    seed: u64,
+    init: &RandomInit,
     max_shard_bytes: u64,
 ) -> Result<()> {
-    match dtype {
-        Dtype::F32 => write_encoded(dir, config, dtype, seed, max_shard_bytes, f32::to_le_bytes),
-        Dtype::Bf16 => {
-            write_encoded(dir, config, dtype, seed, max_shard_bytes, |x| bf16::from_f32(x).to_le_bytes())
-        }
-        Dtype::F16 => {
-            write_encoded(dir, config, dtype, seed, max_shard_bytes, |x| f16::from_f32(x).to_le_bytes())
-        }
+    match init.dtype {
+        Dtype::F32 => write_encoded(dir, config, init, max_shard_bytes, f32::to_le_bytes),
+        Dtype::Bf16 => write_encoded(dir, config, init, max_shard_bytes, |x| bf16::from_f32(x).to_le_bytes()),
+        Dtype::F16 => write_encoded(dir, config, init, max_shard_bytes, |x| f16::from_f32(x).to_le_bytes()),
     }
 }
 
@@ -72,12 +78,12 @@ pub fn write_random_weights(
 fn write_encoded<const N: usize>(
     dir: &Path,
     config: &ModelConfig,
-    dtype: Dtype,
-    seed: u64,
+    init: &RandomInit,
     max_shard_bytes: u64,
     encode: impl Fn(f32) -> [u8; N],
 ) -> Result<()> {
-    let source = Source::new(seed, encode);
+    let source = Source::new(init, encode);
+    let dtype = init.dtype;
     let specs = config.tensors().into_iter().map(|(name, shape)| TensorSpec { name, shape, dtype });
     // The tensor's number in the whole model is part of the counter, so shards do not matter.
     let mut shards: Vec<Vec<(u32, TensorSpec)>> = vec![Vec::new()];
@@ -119,9 +125,9 @@ struct Source<const N: usize> {
 }
 
 impl<const N: usize> Source<N> {
-    fn new(seed: u64, encode: impl Fn(f32) -> [u8; N]) -> Self {
-        let normals = quantiles().map(|x| encode(x * INITIALIZER_RANGE)).collect();
-        Self { philox: Philox::new(seed), one: encode(1.0), zero: encode(0.0), normals }
+    fn new(init: &RandomInit, encode: impl Fn(f32) -> [u8; N]) -> Self {
+        let normals = quantiles().map(|x| encode(x * init.std)).collect();
+        Self { philox: Philox::new(init.seed), one: encode(1.0), zero: encode(0.0), normals }
     }
 
     /// Writes one weights file; `tensors` are numbered within the model.
@@ -186,7 +192,13 @@ mod tests {
         let config = ModelConfig { vocab_size: 65, ..Preset::Qwen25_1_5b.config() };
         let config = ModelConfig { hidden_size: 24, intermediate_size: 36, num_hidden_layers: 2, ..config };
         let config = ModelConfig { bos_token_id: None, eos_token_ids: vec![], ..config };
-        write_random_weights(dir.path(), &config, dtype, seed, max_shard_bytes).unwrap();
+        write_random_weights(
+            dir.path(),
+            &config,
+            &RandomInit { dtype, std: INITIALIZER_RANGE, seed },
+            max_shard_bytes,
+        )
+        .unwrap();
         let weights = Weights::open(dir.path()).unwrap();
         for (name, shape) in config.tensors() {
             assert_eq!(weights.get(&name, &shape).unwrap().dtype(), dtype);

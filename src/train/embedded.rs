@@ -18,7 +18,7 @@ use crate::files::atomic::{StagedDir, write_atomic};
 use crate::files::safetensors::Dtype;
 use crate::infer::{Loaded, Sampling};
 use crate::model::config::ModelConfig;
-use crate::model::init::write_random_model;
+use crate::model::init::{RandomInit, write_random_model};
 use crate::model::presets::Preset;
 use crate::model::prompt::Method;
 use crate::{Error, Result};
@@ -28,6 +28,10 @@ const STAGES: [(Method, &str); 2] = [(Method::Cot, "cot"), (Method::Colar, "cola
 
 /// Compression factors of the table.
 const TABLE_FACTORS: [usize; 4] = [1, 2, 3, 5];
+
+/// Standard deviation of the model's first weights. The customary 0.02 is meant for widths of thousands; at
+/// 128 it takes twice the steps to the same loss.
+const INIT_STD: f32 = 0.06;
 
 /// Questions that are evaluated together.
 const EVAL_BATCH: usize = 128;
@@ -78,8 +82,8 @@ impl EmbeddedOptions {
     /// The flags of a stage. They were chosen on the validation split.
     fn stage(&self, method: Method, name: &str) -> TrainFlags {
         let steps = match method {
-            Method::Cot => 900,
-            Method::Colar => 1300,
+            Method::Cot => 800,
+            Method::Colar => 1400,
         };
         let steps = (steps / self.shorten).max(2);
         let common = TrainFlags {
@@ -89,7 +93,7 @@ impl EmbeddedOptions {
             val: Some(self.data("val")),
             out: Some(self.out.join(name)),
             full: Some(true),
-            batch_size: Some(64),
+            batch_size: Some(48),
             max_steps: Some(steps),
             warmup: Some(steps / 20),
             schedule: Some(Schedule::Cosine),
@@ -165,7 +169,8 @@ fn prepare(options: &EmbeddedOptions, on_stage: &mut (dyn FnMut(Stage<'_>) + Sen
         let config =
             ModelConfig { vocab_size: synth::tokenizer::vocabulary().len(), ..Preset::Tiny.config() };
         let staged = StagedDir::create(&model_dir)?;
-        write_random_model(staged.path(), &config, Dtype::F32, options.seed)?;
+        let init = RandomInit { dtype: Dtype::F32, std: INIT_STD, seed: options.seed };
+        write_random_model(staged.path(), &config, &init)?;
         synth::write_tokenizer(staged.path())?;
         staged.commit()?;
     }
