@@ -133,7 +133,7 @@ fn bad_flags_and_files_give_one_line() {
         (&["--model", &model], 2, "--data"),
         (&["--data", &train], 2, "--model"),
         (&["--lr", "1"], 2, "without --model and --data"),
-        (&["--model", &model, "--data", &train, "--lr", "-1"], 2, "lr"),
+        (&["--model", &model, "--data", &train, "--lr=-1"], 2, "--lr"),
         (&["--model", &model, "--data", &train, "--batch-size", "0"], 2, "--batch-size"),
         (&["--model", &model, "--data", &train, "--c-max", "0"], 2, "--cf-list"),
         (&["--model", &model, "--data", &train, "--lora-targets", "x_proj"], 2, "x_proj"),
