@@ -62,7 +62,7 @@ pub(super) fn run(flags: TrainFlags, resume: bool) -> Result<()> {
         options.out.display()
     );
     println!(
-        "ask it: colar-engine generate --cf 2 \"Tom has 12 apples. He buys 7 more. Then he gives away 4. How many apples does he have?\""
+        "ask it: colar-engine generate --cf 2 \"Mia buys 3 bags of 5 pens, sells 6 and finds 4. How many has Mia now?\""
     );
     Ok(())
 }
