@@ -11,7 +11,7 @@ use super::options::{LatentNoise, Monitor, TrainFlags};
 use super::schedule::Schedule;
 use super::trainer::{Progress, Trainer};
 use crate::data::synth::{self, SynthConfig};
-use crate::data::{self, Sample};
+use crate::data::{self, Sample, VerifierKind};
 use crate::device::Device;
 use crate::eval::{EvalOptions, Evaluation, TableRow, evaluate, plot, table};
 use crate::files::atomic::{StagedDir, write_atomic};
@@ -230,6 +230,7 @@ fn evaluate_one<D: Device>(
         speed: speed.to_owned(),
         sampling: Sampling::default().greedy(),
         batch_size: EVAL_BATCH,
+        verifier: VerifierKind::default(),
     };
     evaluate(loaded, samples, &options, &mut |_| ())
 }

@@ -9,7 +9,7 @@ use super::metrics::Metrics;
 use super::optimizer::Optimizer;
 use super::options::{LatentNoise, Monitor, TrainOptions};
 use super::sft::{Counts, LossSums, Noise, Objective, run};
-use crate::data::{self, Sample};
+use crate::data::{self, Sample, VerifierKind};
 use crate::device::{AdamW, Device, LatentLoss};
 use crate::eval::accuracy::{EvalOptions, evaluate};
 use crate::infer::{Loaded, Sampling};
@@ -326,6 +326,7 @@ impl<D: Device> Trainer<D> {
                     speed: cf.to_string(),
                     sampling: Sampling::default().greedy(),
                     batch_size: o.batch_size.max(32),
+                    verifier: VerifierKind::default(),
                 };
                 let evaluation = evaluate(&self.loaded, &self.val, &options, &mut |_| ())?;
                 values.push(("accuracy", evaluation.accuracy));
