@@ -2,8 +2,8 @@
 
 use colar_engine::Error;
 use colar_engine::device::{
-    AdamW, AdamWTensor, CrossEntropyGrads, Device, Draw, Dtype, HeadShape, LatentLoss, LatentWeights, Span,
-    TokenChoice,
+    AdamW, AdamWTensor, CrossEntropyGrads, Device, Draw, Dtype, HeadShape, LatentLoss, LatentPolicyGrads,
+    LatentWeights, PolicyObjective, PolicyTerms, Span, TokenChoice, Upstream,
 };
 
 use super::common::host::Host;
@@ -246,6 +246,13 @@ fn latents() {
         let [mu, ls, eps, target, per_row, dmu, dls] = b else { unreachable!() };
         d.latent_loss(weights, mu, Some(ls), Some(eps), target, per_row, Some((dmu, Some(dls))))
     });
+    let objective = PolicyObjective { clip_eps: 0.2, kl_weight: 0.0 };
+    buffers(d, "latent_logprob", &[same, same, same, (3, 3), (3, 4), same, same], &[], |b| {
+        let [mu, ls, latents, per_row, rows, dmu, dls] = b else { unreachable!() };
+        let terms = PolicyTerms { rows, objective };
+        let grads = LatentPolicyGrads { terms, entropy_scale: 0.0, dmu, dlog_sigma: dls };
+        d.latent_logprob(mu, ls, latents, per_row, Some(grads))
+    });
 }
 
 #[test]
@@ -254,7 +261,14 @@ fn output_head() {
     let (ids, offsets) = (d.index(&[0, 5, 2, 5]).unwrap(), d.index(&[0, 1, 3, 4]).unwrap());
     buffers(d, "cross_entropy", &[(3, 4), (6, 4), (3, 1), (3, 1), (3, 4), (6, 4)], &[], |b| {
         let [h, w, loss, row_scale, dh, dw] = b else { unreachable!() };
-        d.cross_entropy(h, w, &ids, &offsets, loss, Some(CrossEntropyGrads { row_scale, dh, dw: Some(dw) }))
+        d.cross_entropy(
+            h,
+            w,
+            &ids,
+            &offsets,
+            loss,
+            Some(CrossEntropyGrads { upstream: Upstream::Scale(row_scale), dh, dw: Some(dw) }),
+        )
     });
     for (ids, offsets) in [(&[0u32, 6, 2, 5][..], &[0u32, 1, 3, 4][..]), (&[0, 5, 2, 5], &[0, 0, 3, 4])] {
         let (h, w) = (d.zeros(3, 4).unwrap(), d.zeros(6, 4).unwrap());
