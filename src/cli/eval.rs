@@ -31,7 +31,7 @@ pub struct EvalArgs {
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
     /// Compression factors: numbers above 0 or `auto` [default: 1,2,5; under CoT 1]
-    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = common::speed,
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = crate::model::prompt::parse_speed,
           allow_negative_numbers = true)]
     cf: Vec<String>,
     /// Latent or written reasoning [default: what the checkpoint was trained for; cot for a bare model]
