@@ -6,7 +6,7 @@
 
 use super::batch::Batch;
 use crate::Result;
-use crate::device::{CrossEntropyGrads, Device, Draw, LatentLoss, LatentWeights, TensorInfo};
+use crate::device::{CrossEntropyGrads, Device, Draw, LatentLoss, LatentWeights, TensorInfo, Upstream};
 use crate::model::ColarModel;
 use crate::model::latent_head::{LatentDist, LatentHeadSaved};
 use crate::model::params::Grads;
@@ -390,7 +390,7 @@ pub(crate) fn labels_loss<D: Device>(
         let row_scale = device.upload(rows, 1, &vec![scale; rows])?;
         let mut dhc = device.empty(rows, h.cols())?;
         let dw = grads.get_mut(model.transformer.lm_head);
-        let out = CrossEntropyGrads { row_scale: &row_scale, dh: &mut dhc, dw };
+        let out = CrossEntropyGrads { upstream: Upstream::Scale(&row_scale), dh: &mut dhc, dw };
         device.cross_entropy(&hc, w, &up.label_ids, &up.label_offsets, &mut loss, Some(out))?;
         device.scatter_add_rows(1.0, &dhc, &up.ce_rows, dh)?;
     } else {
