@@ -74,16 +74,19 @@ impl Chain {
         self.operations.iter().fold(self.start, |value, (op, operand)| op.apply(value, *operand))
     }
 
-    /// The steps as the data set writes them: `<<12+7=19>>`.
-    pub fn steps(&self) -> Vec<String> {
+    /// The first `count` steps as the data set writes them: `12+7=19;19-4=15;`.
+    ///
+    /// Every step ends in the same token. Where a chain may end before its answer (see
+    /// [`terse_percent`](super::SynthConfig::terse_percent)), nothing before its end must tell that it will.
+    pub fn steps(&self, count: usize) -> String {
         let mut value = self.start;
         let mut step = |&(op, operand): &(Op, u32)| {
             let result = op.apply(value, operand);
-            let text = format!("<<{value}{}{operand}={result}>>", op.symbol());
+            let text = format!("{value}{}{operand}={result};", op.symbol());
             value = result;
             text
         };
-        self.operations.iter().map(&mut step).collect()
+        self.operations.iter().take(count).map(&mut step).collect()
     }
 
     /// What two chains share exactly when they are the same problem in other words: numbers and
@@ -165,7 +168,8 @@ mod tests {
     fn steps_result_and_key() {
         let chain =
             Chain { start: 12, operations: vec![(Op::Add, 7), (Op::Sub, 4), (Op::Mul, 2), (Op::Div, 5)] };
-        assert_eq!(chain.steps(), ["<<12+7=19>>", "<<19-4=15>>", "<<15*2=30>>", "<<30/5=6>>"]);
+        assert_eq!(chain.steps(4), "12+7=19;19-4=15;15*2=30;30/5=6;");
+        assert_eq!(chain.steps(3), "12+7=19;19-4=15;15*2=30;");
         assert_eq!(chain.result(), 6);
         assert_eq!(chain.key(), "7+12-4*2/5");
         let swapped =

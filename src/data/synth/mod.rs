@@ -5,6 +5,10 @@
 //! the next, numbers that are single tokens, and stories of a few templates (`story`) over a
 //! vocabulary of their own ([`tokenizer`]). A model that skips the chain has to guess.
 //!
+//! People do not write every step down. Some of the training chains leave out the last one, so that a
+//! trained model knows both ways and is of two minds where to end: what reinforcement learning then makes of
+//! it can be seen. The held-out problems have their whole chains.
+//!
 //! Accuracy on the test set means something only if its problems are new. So no two splits share a
 //! chain: the same numbers under the same operations never occur in both, whatever story is told
 //! around them; sums and products that differ in the order of the first two numbers count as the same.
@@ -42,6 +46,8 @@ pub struct SynthConfig {
     /// Largest number that occurs, results included; from 8 to [`MAX_VALUE`]. Up to 59 every number
     /// is a single token of [`tokenizer_json`].
     pub max_value: u32,
+    /// Percentage of training problems of more than one step whose chain leaves out the last; at most 100.
+    pub terse_percent: u32,
 }
 
 /// The largest allowed [`SynthConfig::max_steps`].
@@ -50,7 +56,8 @@ pub const MAX_STEPS: u32 = 16;
 pub const MAX_VALUE: u32 = 9_999;
 
 impl Default for SynthConfig {
-    /// 40,000 problems to train, 500 to validate, 1,000 to test; 2 to 4 steps, results below 60.
+    /// 40,000 problems to train, 500 to validate, 1,000 to test; 2 to 4 steps, results below 60; three chains in
+    /// ten are terse.
     fn default() -> Self {
         SynthConfig {
             seed: 0,
@@ -60,6 +67,7 @@ impl Default for SynthConfig {
             min_steps: 2,
             max_steps: 4,
             max_value: 59,
+            terse_percent: 30,
         }
     }
 }
@@ -100,7 +108,17 @@ pub fn generate(config: &SynthConfig) -> Result<Splits> {
     let mut maker = Maker { config, held_out: HashSet::new(), questions: HashSet::new() };
     let test = maker.split("test", config.test, STREAMS, true)?;
     let val = maker.split("val", config.val, STREAMS + 1, true)?;
-    let train = maker.split("train", config.train, STREAMS + 2, false)?;
+    let mut train = maker.split("train", config.train, STREAMS + 2, false)?;
+    // A stream of its own: the problems do not depend on how many chains are terse.
+    let mut draw = Stream::new(config.seed, STREAMS + 3);
+    for (problem, chain) in &mut train {
+        let terse = draw.below(100) < u64::from(config.terse_percent);
+        if terse && chain.operations.len() > 1 {
+            problem.steps = vec![chain.steps(chain.operations.len() - 1)];
+        }
+    }
+    let [test, val, train] =
+        [test, val, train].map(|split| split.into_iter().map(|(problem, _)| problem).collect());
     Ok(Splits { train, val, test })
 }
 
@@ -110,6 +128,9 @@ fn check(config: &SynthConfig) -> Result<()> {
         return Err(Error::usage(format!(
             "problems of {min_steps} to {max_steps} steps cannot be made; choose from 1 to {MAX_STEPS}"
         )));
+    }
+    if config.terse_percent > 100 {
+        return Err(Error::usage(format!("{} % of chains cannot be terse", config.terse_percent)));
     }
     if !(8..=MAX_VALUE).contains(&max_value) {
         return Err(Error::usage(format!("the largest value is {max_value}; choose from 8 to {MAX_VALUE}")));
@@ -131,7 +152,13 @@ impl Maker<'_> {
     const PATIENCE: usize = 2_000;
 
     /// The next `count` problems; held-out ones use each chain once and keep it from later splits.
-    fn split(&mut self, name: &str, count: usize, stream: u64, hold_out: bool) -> Result<Vec<Sample>> {
+    fn split(
+        &mut self,
+        name: &str,
+        count: usize,
+        stream: u64,
+        hold_out: bool,
+    ) -> Result<Vec<(Sample, Chain)>> {
         let mut draw = Stream::new(self.config.seed, stream);
         let mut samples = Vec::new();
         while samples.len() < count {
@@ -148,7 +175,7 @@ impl Maker<'_> {
     }
 
     /// A problem not made before; `None` if none turns up.
-    fn sample(&mut self, draw: &mut Stream, hold_out: bool) -> Option<Sample> {
+    fn sample(&mut self, draw: &mut Stream, hold_out: bool) -> Option<(Sample, Chain)> {
         let SynthConfig { min_steps, max_steps, max_value, .. } = *self.config;
         // Drawn once, not with every attempt: a scarce length must not give way to a plentiful one.
         let steps = min_steps + draw.below(u64::from(max_steps - min_steps) + 1) as u32;
@@ -165,7 +192,8 @@ impl Maker<'_> {
             if hold_out {
                 self.held_out.insert(key);
             }
-            return Some(Sample { question, steps: chain.steps(), answer: chain.result().to_string() });
+            let steps = vec![chain.steps(chain.operations.len())];
+            return Some((Sample { question, steps, answer: chain.result().to_string() }, chain));
         }
         None
     }
@@ -193,12 +221,17 @@ mod tests {
 
     /// The numbers and operations of a chain, apart from how `chain` writes keys.
     fn operations(sample: &Sample) -> String {
-        sample.steps.iter().map(|step| step.trim_matches(['<', '>']).split('=').next().unwrap()).collect()
+        steps(sample).map(|step| step.split('=').next().unwrap()).collect()
+    }
+
+    /// The steps of a sample, one by one.
+    fn steps(sample: &Sample) -> impl Iterator<Item = &str> {
+        sample.steps[0].split_terminator(';')
     }
 
     #[test]
     fn splits_share_no_question_and_no_chain() {
-        let splits = generate(&small()).unwrap();
+        let splits = generate(&SynthConfig { terse_percent: 0, ..small() }).unwrap();
         let sets = [&splits.train, &splits.val, &splits.test];
         let all: Vec<&Sample> = sets.iter().flat_map(|set| set.iter()).collect();
         let questions: HashSet<&str> = all.iter().map(|sample| sample.question.as_str()).collect();
@@ -211,13 +244,13 @@ mod tests {
 
     #[test]
     fn steps_are_right_and_feed_each_other() {
-        let config = small();
+        let config = SynthConfig { terse_percent: 0, ..small() };
         let splits = generate(&config).unwrap();
         let mut lengths = HashSet::new();
         for sample in splits.train.iter().chain(&splits.val).chain(&splits.test) {
             let mut last = None;
-            for step in &sample.steps {
-                let step = step.strip_prefix("<<").unwrap().strip_suffix(">>").unwrap();
+            assert!(sample.steps.len() == 1 && sample.steps[0].ends_with(';'));
+            for step in steps(sample) {
                 let (left, result) = step.split_once('=').unwrap();
                 let operator = left.find(['+', '-', '*', '/']).unwrap();
                 let number = |text: &str| text.parse::<u32>().unwrap();
@@ -234,9 +267,37 @@ mod tests {
                 last = Some(result);
             }
             assert_eq!(last.map(|last| last.to_string()).as_deref(), Some(sample.answer.as_str()));
-            lengths.insert(sample.steps.len());
+            lengths.insert(steps(sample).count());
         }
         assert_eq!(lengths, HashSet::from([2, 3, 4]));
+    }
+
+    #[test]
+    fn some_training_chains_leave_out_their_last_step() {
+        let whole = generate(&SynthConfig { terse_percent: 0, ..small() }).unwrap();
+        let some = generate(&small()).unwrap();
+        assert_eq!((&whole.test, &whole.val), (&some.test, &some.val));
+        let mut terse = 0;
+        for (a, b) in whole.train.iter().zip(&some.train) {
+            assert_eq!((&a.question, &a.answer), (&b.question, &b.answer));
+            let (all, left): (Vec<&str>, Vec<&str>) = (steps(a).collect(), steps(b).collect());
+            assert!(left == all || left == all[..all.len() - 1], "{all:?} {left:?}");
+            terse += usize::from(left != all);
+        }
+        let share = terse as f64 / whole.train.len() as f64;
+        assert!((share - 0.3).abs() < 0.03, "{share}");
+        assert!(generate(&SynthConfig { terse_percent: 101, ..small() }).is_err());
+        // What has but one step keeps it.
+        let short = SynthConfig {
+            min_steps: 1,
+            max_steps: 1,
+            terse_percent: 100,
+            train: 50,
+            val: 5,
+            test: 5,
+            ..small()
+        };
+        assert!(generate(&short).unwrap().train.iter().all(|sample| steps(sample).count() == 1));
     }
 
     #[test]
@@ -269,7 +330,7 @@ mod tests {
             [(1, 1, 59), (MAX_STEPS, MAX_STEPS, 8), (1, MAX_STEPS, MAX_VALUE)]
         {
             let config =
-                SynthConfig { min_steps, max_steps, max_value, train: 50, val: 10, test: 10, seed: 9 };
+                SynthConfig { min_steps, max_steps, max_value, train: 50, val: 10, test: 10, ..small() };
             assert_eq!(generate(&config).unwrap().train.len(), 50);
         }
     }
