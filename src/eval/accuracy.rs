@@ -212,7 +212,7 @@ mod tests {
     fn the_verifier_decides() {
         for (kind, correct) in [(VerifierKind::Exact, false), (VerifierKind::Math, true)] {
             let judged = |text: &str| {
-                judge(&sample("a", r"\\frac{1}{2}"), generation(text, 1, 1), kind.verifier().as_ref()).correct
+                judge(&sample("a", r"\frac{1}{2}"), generation(text, 1, 1), kind.verifier().as_ref()).correct
             };
             assert_eq!(judged("Answer: 0.50 cm"), correct);
             assert!(!judged("Answer: 0.51"));

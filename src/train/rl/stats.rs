@@ -56,7 +56,9 @@ impl PolicyStats {
 
     /// The objective, but for the entropy.
     pub fn total(&self, options: &PolicyLossOptions) -> f64 {
-        self.latent_loss + self.answer_loss + f64::from(options.kl_weight) * self.kl
+        // The estimate is exponential in the distance, and may overflow where nobody asked for it.
+        let kl = if options.kl_weight == 0.0 { 0.0 } else { f64::from(options.kl_weight) * self.kl };
+        self.latent_loss + self.answer_loss + kl
     }
 }
 

@@ -280,8 +280,13 @@ impl<D: Device> RlTrainer<D> {
             let pass = run(device, model, loss, &rollouts.latents, &listed, listed.len(), None)?;
             let (mut latent, mut answer) = (pass.latent.into_iter(), pass.answer.into_iter());
             for e in part {
-                let of_latents = latent.by_ref().take(e.trace.latent_logprobs.len()).collect();
-                e.reference = Some((of_latents, answer.by_ref().take(e.trace.answer.len()).collect()));
+                let of_latents: Vec<f32> = latent.by_ref().take(e.trace.latent_logprobs.len()).collect();
+                let mut of_answer: Vec<f32> = answer.by_ref().take(e.trace.answer.len()).collect();
+                if of_latents.len() >= self.options.sampling.max_latents {
+                    // The separator was forced, not drawn: its divergence says nothing, and is often huge.
+                    of_answer[0] = e.trace.answer_logprobs[0];
+                }
+                e.reference = Some((of_latents, of_answer));
             }
         }
         Ok(experience)
