@@ -37,7 +37,8 @@ def tasks(args):
     if args.engine:
         yield "decode", "colar-engine", [args.engine, "bench", "decode", *model, "--json"]
         yield "train", "colar-engine", [args.engine, "bench", "train", *model, *batch, "--json"]
-        yield "rl", "colar-engine", [args.engine, "bench", "rl", *model, "--json"]
+        question = ["--data", args.data, "--cf", str(args.cf)]
+        yield "rl", "colar-engine", [args.engine, "bench", "rl", *model, *question, "--json"]
     if args.gguf:
         yield "decode", "llama.cpp, bf16", python("decode_llama_cpp.py", "--gguf", args.gguf, *new_tokens)
     yield "decode", "transformers, bf16", python("decode_torch.py", "--dtype", "bfloat16", *new_tokens)

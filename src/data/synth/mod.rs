@@ -5,9 +5,9 @@
 //! the next, numbers that are single tokens, and stories of a few templates (`story`) over a
 //! vocabulary of their own ([`tokenizer`]). A model that skips the chain has to guess.
 //!
-//! People do not write every step down. Some of the training chains leave out the last one, so that a
-//! trained model knows both ways and is of two minds where to end: what reinforcement learning then makes of
-//! it can be seen. The held-out problems have their whole chains.
+//! Most chains go on after the answer is known: they check the last step by its inverse, as people and
+//! language models do. The check helps nobody here, and a model trained on such chains mostly writes it;
+//! what reinforcement learning makes of that can be seen.
 //!
 //! Accuracy on the test set means something only if its problems are new. So no two splits share a
 //! chain: the same numbers under the same operations never occur in both, whatever story is told
@@ -46,8 +46,8 @@ pub struct SynthConfig {
     /// Largest number that occurs, results included; from 8 to [`MAX_VALUE`]. Up to 59 every number
     /// is a single token of [`tokenizer_json`].
     pub max_value: u32,
-    /// Percentage of training problems of more than one step whose chain leaves out the last; at most 100.
-    pub terse_percent: u32,
+    /// Percentage of chains that check their last step; at most 100.
+    pub check_percent: u32,
 }
 
 /// The largest allowed [`SynthConfig::max_steps`].
@@ -56,8 +56,8 @@ pub const MAX_STEPS: u32 = 16;
 pub const MAX_VALUE: u32 = 9_999;
 
 impl Default for SynthConfig {
-    /// 40,000 problems to train, 500 to validate, 1,000 to test; 2 to 4 steps, results below 60; three chains in
-    /// ten are terse.
+    /// 40,000 problems to train, 500 to validate, 1,000 to test; 2 to 4 steps, results below 60; four chains in
+    /// five check their last step.
     fn default() -> Self {
         SynthConfig {
             seed: 0,
@@ -67,7 +67,7 @@ impl Default for SynthConfig {
             min_steps: 2,
             max_steps: 4,
             max_value: 59,
-            terse_percent: 30,
+            check_percent: 80,
         }
     }
 }
@@ -85,6 +85,9 @@ pub struct Splits {
 
 /// High half of the stream ids used here, so that other draws from the same seed stay apart.
 const STREAMS: u64 = 0x0da7_a5e7 << 32;
+
+/// From a split's stream to that of its checks.
+const CHECKS: u64 = 16;
 
 /// Writes `tokenizer.json` and `tokenizer_config.json` into the directory `dir`.
 ///
@@ -108,17 +111,7 @@ pub fn generate(config: &SynthConfig) -> Result<Splits> {
     let mut maker = Maker { config, held_out: HashSet::new(), questions: HashSet::new() };
     let test = maker.split("test", config.test, STREAMS, true)?;
     let val = maker.split("val", config.val, STREAMS + 1, true)?;
-    let mut train = maker.split("train", config.train, STREAMS + 2, false)?;
-    // A stream of its own: the problems do not depend on how many chains are terse.
-    let mut draw = Stream::new(config.seed, STREAMS + 3);
-    for (problem, chain) in &mut train {
-        let terse = draw.below(100) < u64::from(config.terse_percent);
-        if terse && chain.operations.len() > 1 {
-            problem.steps = vec![chain.steps(chain.operations.len() - 1)];
-        }
-    }
-    let [test, val, train] =
-        [test, val, train].map(|split| split.into_iter().map(|(problem, _)| problem).collect());
+    let train = maker.split("train", config.train, STREAMS + 2, false)?;
     Ok(Splits { train, val, test })
 }
 
@@ -129,8 +122,8 @@ fn check(config: &SynthConfig) -> Result<()> {
             "problems of {min_steps} to {max_steps} steps cannot be made; choose from 1 to {MAX_STEPS}"
         )));
     }
-    if config.terse_percent > 100 {
-        return Err(Error::usage(format!("{} % of chains cannot be terse", config.terse_percent)));
+    if config.check_percent > 100 {
+        return Err(Error::usage(format!("{} % of chains cannot be checked", config.check_percent)));
     }
     if !(8..=MAX_VALUE).contains(&max_value) {
         return Err(Error::usage(format!("the largest value is {max_value}; choose from 8 to {MAX_VALUE}")));
@@ -158,11 +151,13 @@ impl Maker<'_> {
         count: usize,
         stream: u64,
         hold_out: bool,
-    ) -> Result<Vec<(Sample, Chain)>> {
+    ) -> Result<Vec<Sample>> {
         let mut draw = Stream::new(self.config.seed, stream);
+        // A stream of its own: the problems do not depend on how many chains are checked.
+        let mut checks = Stream::new(self.config.seed, stream + CHECKS);
         let mut samples = Vec::new();
         while samples.len() < count {
-            let Some(sample) = self.sample(&mut draw, hold_out) else {
+            let Some(sample) = self.sample(&mut draw, &mut checks, hold_out) else {
                 return Err(Error::usage(format!(
                     "these bounds allow no more than about {} distinct {name} problems, not {count}; \
                      allow more steps or larger values",
@@ -175,7 +170,7 @@ impl Maker<'_> {
     }
 
     /// A problem not made before; `None` if none turns up.
-    fn sample(&mut self, draw: &mut Stream, hold_out: bool) -> Option<(Sample, Chain)> {
+    fn sample(&mut self, draw: &mut Stream, checks: &mut Stream, hold_out: bool) -> Option<Sample> {
         let SynthConfig { min_steps, max_steps, max_value, .. } = *self.config;
         // Drawn once, not with every attempt: a scarce length must not give way to a plentiful one.
         let steps = min_steps + draw.below(u64::from(max_steps - min_steps) + 1) as u32;
@@ -192,8 +187,8 @@ impl Maker<'_> {
             if hold_out {
                 self.held_out.insert(key);
             }
-            let steps = vec![chain.steps(chain.operations.len())];
-            return Some((Sample { question, steps, answer: chain.result().to_string() }, chain));
+            let steps = vec![chain.steps(checks.below(100) < u64::from(self.config.check_percent))];
+            return Some(Sample { question, steps, answer: chain.result().to_string() });
         }
         None
     }
@@ -221,7 +216,7 @@ mod tests {
 
     /// The numbers and operations of a chain, apart from how `chain` writes keys.
     fn operations(sample: &Sample) -> String {
-        steps(sample).map(|step| step.split('=').next().unwrap()).collect()
+        steps(sample).map(|step| step.trim_matches(['<', '>']).split('=').next().unwrap()).collect()
     }
 
     /// The steps of a sample, one by one.
@@ -231,7 +226,7 @@ mod tests {
 
     #[test]
     fn splits_share_no_question_and_no_chain() {
-        let splits = generate(&SynthConfig { terse_percent: 0, ..small() }).unwrap();
+        let splits = generate(&SynthConfig { check_percent: 0, ..small() }).unwrap();
         let sets = [&splits.train, &splits.val, &splits.test];
         let all: Vec<&Sample> = sets.iter().flat_map(|set| set.iter()).collect();
         let questions: HashSet<&str> = all.iter().map(|sample| sample.question.as_str()).collect();
@@ -244,13 +239,14 @@ mod tests {
 
     #[test]
     fn steps_are_right_and_feed_each_other() {
-        let config = SynthConfig { terse_percent: 0, ..small() };
+        let config = SynthConfig { check_percent: 0, ..small() };
         let splits = generate(&config).unwrap();
         let mut lengths = HashSet::new();
         for sample in splits.train.iter().chain(&splits.val).chain(&splits.test) {
             let mut last = None;
             assert!(sample.steps.len() == 1 && sample.steps[0].ends_with(';'));
             for step in steps(sample) {
+                let step = step.strip_prefix("<<").unwrap().strip_suffix(">>").unwrap();
                 let (left, result) = step.split_once('=').unwrap();
                 let operator = left.find(['+', '-', '*', '/']).unwrap();
                 let number = |text: &str| text.parse::<u32>().unwrap();
@@ -273,31 +269,22 @@ mod tests {
     }
 
     #[test]
-    fn some_training_chains_leave_out_their_last_step() {
-        let whole = generate(&SynthConfig { terse_percent: 0, ..small() }).unwrap();
-        let some = generate(&small()).unwrap();
-        assert_eq!((&whole.test, &whole.val), (&some.test, &some.val));
-        let mut terse = 0;
-        for (a, b) in whole.train.iter().zip(&some.train) {
+    fn most_chains_check_their_last_step() {
+        let plain = generate(&SynthConfig { check_percent: 0, ..small() }).unwrap();
+        let most = generate(&small()).unwrap();
+        let all = |splits: Splits| [splits.train, splits.val, splits.test].concat();
+        let (plain, most) = (all(plain), all(most));
+        let mut checked = 0;
+        for (a, b) in plain.iter().zip(&most) {
             assert_eq!((&a.question, &a.answer), (&b.question, &b.answer));
-            let (all, left): (Vec<&str>, Vec<&str>) = (steps(a).collect(), steps(b).collect());
-            assert!(left == all || left == all[..all.len() - 1], "{all:?} {left:?}");
-            terse += usize::from(left != all);
+            let check = b.steps[0].strip_prefix(&a.steps[0]).unwrap();
+            checked += usize::from(!check.is_empty());
+            // The check starts from the answer, and ends where the last step began.
+            assert!(check.is_empty() || check.starts_with(&format!("<<{}", a.answer)), "{b:?}");
         }
-        let share = terse as f64 / whole.train.len() as f64;
-        assert!((share - 0.3).abs() < 0.03, "{share}");
-        assert!(generate(&SynthConfig { terse_percent: 101, ..small() }).is_err());
-        // What has but one step keeps it.
-        let short = SynthConfig {
-            min_steps: 1,
-            max_steps: 1,
-            terse_percent: 100,
-            train: 50,
-            val: 5,
-            test: 5,
-            ..small()
-        };
-        assert!(generate(&short).unwrap().train.iter().all(|sample| steps(sample).count() == 1));
+        let share = checked as f64 / most.len() as f64;
+        assert!((share - 0.8).abs() < 0.03, "{share}");
+        assert!(generate(&SynthConfig { check_percent: 101, ..small() }).is_err());
     }
 
     #[test]
