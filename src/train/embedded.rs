@@ -89,8 +89,8 @@ impl EmbeddedOptions {
     /// The flags of a stage. They were chosen on the validation split.
     fn stage(&self, method: Method, name: &str) -> TrainFlags {
         let steps = match method {
-            Method::Cot => 800,
-            Method::Colar => 1400,
+            Method::Cot => 700,
+            Method::Colar => 1300,
         };
         let steps = (steps / self.shorten).max(2);
         let common = TrainFlags {
@@ -134,7 +134,7 @@ impl EmbeddedOptions {
 impl EmbeddedOptions {
     /// The flags of reinforcement learning, chosen on the validation split as well.
     fn rl(&self) -> TrainFlags {
-        let steps = (150 / self.shorten).max(2);
+        let steps = (60 / self.shorten).max(2);
         TrainFlags {
             stage: Some(options::Stage::Rl),
             model: Some(self.model()),
@@ -146,13 +146,18 @@ impl EmbeddedOptions {
             freeze_embedding: Some(true),
             cf: Some(RL_FACTOR.to_owned()),
             punish_latent_length: Some(true),
-            batch_size: Some(16),
-            exp_batch_size: Some(64),
-            max_latents: Some(24),
+            // Large groups of questions and a tie to the start: the gradient of the latents is mostly noise,
+            // and a small model that follows it forgets how to calculate.
+            batch_size: Some(32),
+            exp_batch_size: Some(128),
+            kl_weight: Some(0.5),
+            max_latents: Some(32),
             max_steps: Some(steps),
-            lr: Some(1e-4),
-            val_every: Some(steps.div_ceil(5)),
-            save_every: Some(steps.div_ceil(5)),
+            lr: Some(4e-5),
+            schedule: Some(Schedule::Cosine),
+            val_every: Some(steps.div_ceil(6)),
+            val_samples: Some(500),
+            save_every: Some(steps.div_ceil(6)),
             save_top_k: Some(1),
             seed: Some(self.seed),
             ..TrainFlags::default()

@@ -56,8 +56,8 @@ pub const MAX_STEPS: u32 = 16;
 pub const MAX_VALUE: u32 = 9_999;
 
 impl Default for SynthConfig {
-    /// 40,000 problems to train, 500 to validate, 1,000 to test; 2 to 4 steps, results below 60; four chains in
-    /// five check their last step.
+    /// 40,000 problems to train, 500 to validate, 1,000 to test; 2 to 4 steps, results below 60; three chains in
+    /// four check their last step.
     fn default() -> Self {
         SynthConfig {
             seed: 0,
@@ -67,7 +67,7 @@ impl Default for SynthConfig {
             min_steps: 2,
             max_steps: 4,
             max_value: 59,
-            check_percent: 80,
+            check_percent: 75,
         }
     }
 }
@@ -145,13 +145,7 @@ impl Maker<'_> {
     const PATIENCE: usize = 2_000;
 
     /// The next `count` problems; held-out ones use each chain once and keep it from later splits.
-    fn split(
-        &mut self,
-        name: &str,
-        count: usize,
-        stream: u64,
-        hold_out: bool,
-    ) -> Result<Vec<Sample>> {
+    fn split(&mut self, name: &str, count: usize, stream: u64, hold_out: bool) -> Result<Vec<Sample>> {
         let mut draw = Stream::new(self.config.seed, stream);
         // A stream of its own: the problems do not depend on how many chains are checked.
         let mut checks = Stream::new(self.config.seed, stream + CHECKS);
@@ -283,7 +277,7 @@ mod tests {
             assert!(check.is_empty() || check.starts_with(&format!("<<{}", a.answer)), "{b:?}");
         }
         let share = checked as f64 / most.len() as f64;
-        assert!((share - 0.8).abs() < 0.03, "{share}");
+        assert!((share - 0.75).abs() < 0.03, "{share}");
         assert!(generate(&SynthConfig { check_percent: 101, ..small() }).is_err());
     }
 
