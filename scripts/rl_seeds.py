@@ -1,6 +1,6 @@
 """What reinforcement learning does to the embedded default, over several seeds, and which part of it does so.
 
-    python scripts/rl_seeds.py --engine target/release/colar-engine --out runs/rl-seeds [--seeds 5]
+    python scripts/rl_seeds.py --engine target/release/colar-engine --out runs/rl-seeds [--seeds 5] [--jobs 2]
 
 For every seed the default run (`colar-engine train`), then its last stage again with one thing changed at a
 time; every policy answers the same 1,000 held-out questions, greedily. What is there already is not run
@@ -9,11 +9,11 @@ again, so a run that was cut off goes on. Writes OUT/seeds.json and prints the t
 """
 
 import argparse
+import concurrent.futures
 import json
 import math
 import statistics
 import subprocess
-import time
 from pathlib import Path
 
 VARIANTS = {
@@ -41,15 +41,12 @@ def evaluate(engine, run, checkpoint):
     return {"accuracy": 100 * row["accuracy"], "length": row["mean_length"]}
 
 
-def one_seed(engine, out, seed):
-    """The results of one seed, and the seconds of its default run if it ran now."""
+def one_seed(engine, threads, out, seed):
+    """The results of one seed."""
     run = out / f"seed{seed}"
-    seconds = None
     if not (run / "table.json").exists():
-        start = time.monotonic()
         resume = ["--resume"] if run.exists() else []
-        call([engine, "train", "--seed", seed, "--out", run, *resume])
-        seconds = None if resume else time.monotonic() - start
+        call([engine, "train", "--seed", seed, "--threads", threads, "--out", run, *resume])
     results = {"supervised": evaluate(engine, run, run / "colar" / "best")}
     for i, (name, flags) in enumerate(VARIANTS.items()):
         directory = run / "rl" if not flags else run / f"rl-{i}"
@@ -58,7 +55,8 @@ def one_seed(engine, out, seed):
             resume = ["--resume"] if directory.exists() else []
             call([engine, "train", *config, *flags, *resume])
         results[name] = evaluate(engine, run, directory / "best")
-    return results, seconds
+    print(f"seed {seed}: {json.dumps(results)}", flush=True)
+    return results
 
 
 def interval(values):
@@ -86,15 +84,14 @@ def main():
     p.add_argument("--engine", default="target/release/colar-engine")
     p.add_argument("--out", type=Path, default=Path("runs/rl-seeds"))
     p.add_argument("--seeds", type=int, default=5, choices=range(1, 11))
+    p.add_argument("--jobs", type=int, default=1, help="seeds that run at the same time")
+    p.add_argument("--threads", type=int, default=0, help="threads of each; 0 is one a core")
     args = p.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    seeds = []
-    for seed in range(args.seeds):
-        results, seconds = one_seed(args.engine, args.out, seed)
-        seeds.append(results)
-        timing = "" if seconds is None else f", default run {seconds:.0f} s"
-        print(f"seed {seed}{timing}: {json.dumps(results)}", flush=True)
-        (args.out / "seeds.json").write_text(json.dumps(seeds, indent=1) + "\n")
+    with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
+        runs = [pool.submit(one_seed, args.engine, args.threads, args.out, seed) for seed in range(args.seeds)]
+        seeds = [run.result() for run in runs]
+    (args.out / "seeds.json").write_text(json.dumps(seeds, indent=1) + "\n")
     print(table(seeds))
 
 

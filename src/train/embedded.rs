@@ -90,7 +90,7 @@ impl EmbeddedOptions {
     fn stage(&self, method: Method, name: &str) -> TrainFlags {
         let steps = match method {
             Method::Cot => 700,
-            Method::Colar => 1300,
+            Method::Colar => 1500,
         };
         let steps = (steps / self.shorten).max(2);
         let common = TrainFlags {
@@ -134,7 +134,7 @@ impl EmbeddedOptions {
 impl EmbeddedOptions {
     /// The flags of reinforcement learning, chosen on the validation split as well.
     fn rl(&self) -> TrainFlags {
-        let steps = (60 / self.shorten).max(2);
+        let steps = (40 / self.shorten).max(2);
         TrainFlags {
             stage: Some(options::Stage::Rl),
             model: Some(self.model()),
@@ -150,14 +150,14 @@ impl EmbeddedOptions {
             // and a small model that follows it forgets how to calculate.
             batch_size: Some(32),
             exp_batch_size: Some(128),
-            kl_weight: Some(0.5),
+            kl_weight: Some(0.2),
             max_latents: Some(32),
             max_steps: Some(steps),
             lr: Some(4e-5),
             schedule: Some(Schedule::Cosine),
-            val_every: Some(steps.div_ceil(6)),
+            val_every: Some(steps.div_ceil(4)),
             val_samples: Some(500),
-            save_every: Some(steps.div_ceil(6)),
+            save_every: Some(steps.div_ceil(4)),
             save_top_k: Some(1),
             seed: Some(self.seed),
             ..TrainFlags::default()

@@ -73,8 +73,12 @@ fn check(name: &str, full: bool, average_per_token_loss: bool) {
     let checkpoint = if full { head_only(&dir) } else { Dir::Given(dir.join("adapter")) };
     let mut opened = open(&device, &dir, Some(checkpoint.path()), &Additions::default(), &trained).unwrap();
     let width = opened.model.transformer.config.hidden_size;
-    let options =
-        PolicyLossOptions { clip_eps: 0.2, average_per_token_loss, kl_weight: 0.2, entropy_weight: -0.3 };
+    let options = PolicyLossOptions {
+        average_per_token_loss,
+        kl_weight: 0.2,
+        entropy_weight: -0.3,
+        ..Default::default()
+    };
     let (mut episodes, latents) = episodes(width);
     let latents = device.upload(latents.len() / width, width, &latents).unwrap();
     let go = |model: &_, episodes: &[Episode], grads: Option<&mut Grads<CpuDevice>>| {

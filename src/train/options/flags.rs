@@ -218,6 +218,12 @@ flags! {
     /// Mean over a rollout's latents and tokens, or their sum over 32 [default: true]
     #[arg(long, num_args = 0..=1, default_missing_value = "true", help_heading = RL)]
     average_per_token_loss: bool,
+    /// Whether the objective counts the latents [default: true]
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", help_heading = RL)]
+    use_latent_loss: bool,
+    /// Whether it counts the answer's tokens and the separator before them [default: true]
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", help_heading = RL)]
+    use_answer_loss: bool,
     /// Divide the reward by the number of latents
     #[arg(long, num_args = 0..=1, default_missing_value = "true", help_heading = RL)]
     punish_latent_length: bool,

@@ -38,6 +38,8 @@ const KNOWN: &[&str] = &[
     "group_size",
     "clip_eps",
     "average_per_token_loss",
+    "use_latent_loss",
+    "use_answer_loss",
     "punish_latent_length",
     "kl_weight",
     "exp_batch_size",
@@ -131,6 +133,8 @@ impl TrainFlags {
             loss: PolicyLossOptions {
                 clip_eps: self.clip_eps.unwrap_or(0.2),
                 average_per_token_loss: self.average_per_token_loss.unwrap_or(true),
+                use_latent_loss: self.use_latent_loss.unwrap_or(true),
+                use_answer_loss: self.use_answer_loss.unwrap_or(true),
                 kl_weight: self.kl_weight.unwrap_or(0.0),
                 entropy_weight: self.entropy_weight.unwrap_or(0.0),
             },
@@ -189,6 +193,8 @@ impl From<&RlOptions> for TrainFlags {
             group_size: Some(o.group_size),
             clip_eps: Some(o.loss.clip_eps),
             average_per_token_loss: Some(o.loss.average_per_token_loss),
+            use_latent_loss: Some(o.loss.use_latent_loss),
+            use_answer_loss: Some(o.loss.use_answer_loss),
             kl_weight: Some(o.loss.kl_weight),
             entropy_weight: Some(o.loss.entropy_weight),
             punish_latent_length: Some(o.punish_latent_length),
@@ -244,6 +250,10 @@ impl RlOptions {
         check(
             loss.kl_weight.is_finite() && loss.kl_weight >= 0.0,
             "--kl-weight must be a number of at least 0",
+        )?;
+        check(
+            loss.use_latent_loss || loss.use_answer_loss,
+            "--use-latent-loss and --use-answer-loss are both false",
         )?;
         check(loss.entropy_weight.is_finite(), "--entropy-weight must be finite")?;
         check(self.lr.is_finite() && self.lr > 0.0, "--lr must be a number above 0")?;

@@ -81,13 +81,14 @@ fn draw_panel(
     val: &Points,
 ) -> Result<(), Box<dyn std::error::Error>> {
     let all = || train.iter().chain(val);
+    let y = range(all().map(|p| p.1));
     let mut chart = ChartBuilder::on(area)
         .caption(title, (FONT, 14).into_font().color(&INK))
         .margin(8)
         .margin_right(16)
         .x_label_area_size(24)
-        .y_label_area_size(48)
-        .build_cartesian_2d(range(all().map(|p| p.0)), range(all().map(|p| p.1)))?;
+        .y_label_area_size(56)
+        .build_cartesian_2d(range(all().map(|p| p.0)), y.clone())?;
     chart
         .configure_mesh()
         .bold_line_style(GRID)
@@ -96,7 +97,7 @@ fn draw_panel(
         .x_labels(6)
         .y_labels(5)
         .x_label_formatter(&|x| format!("{x:.0}"))
-        .y_label_formatter(&|y| tick(*y))
+        .y_label_formatter(&|at| tick(*at, y.end - y.start))
         .label_style((FONT, 11).into_font().color(&INK))
         .draw()?;
     chart.draw_series(LineSeries::new(train.iter().copied(), TRAIN.stroke_width(1)))?;
@@ -105,15 +106,13 @@ fn draw_panel(
     Ok(())
 }
 
-/// A number with as many digits as an axis needs.
-fn tick(y: f64) -> String {
-    let digits = match y.abs() {
-        y if y >= 100.0 => 0,
-        y if y >= 10.0 => 1,
-        y if y >= 0.1 || y == 0.0 => 2,
-        _ => return format!("{y:.1e}"),
-    };
-    format!("{y:.digits$}")
+/// A number on an axis of this span, with as many digits as tell its ticks apart.
+fn tick(y: f64, span: f64) -> String {
+    if y.abs() < 1e-12 * span {
+        return "0".to_owned();
+    }
+    let digits = (1.0 - (span / 5.0).log10()).ceil().max(0.0) as usize;
+    if digits > 4 && y.abs() < 0.01 { format!("{y:.1e}") } else { format!("{y:.digits$}") }
 }
 
 /// From the least to the greatest value, with a margin; never empty.
@@ -147,6 +146,16 @@ mod tests {
             let svg = std::fs::read_to_string(&to).unwrap();
             assert!(svg.trim_end().ends_with("</svg>") && svg.contains("gradient norm"));
         }
+    }
+
+    #[test]
+    fn neighbouring_ticks_differ() {
+        for (low, span) in [(0.0, 1.0), (-0.64, 0.02), (1.0, 2e-4), (8.0, 9.0), (3e-4, 1e-3), (120.0, 400.0)]
+        {
+            let (a, b) = (tick(low + 0.2 * span, span), tick(low + 0.4 * span, span));
+            assert_ne!(a, b);
+        }
+        assert_eq!(tick(0.0, 1.0), "0");
     }
 
     #[test]

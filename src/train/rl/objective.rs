@@ -26,6 +26,10 @@ pub struct PolicyLossOptions {
     /// Mean over a rollout's elements; otherwise their sum over 32. Under the mean an element counts more
     /// in a short chain than in a long one.
     pub average_per_token_loss: bool,
+    /// Whether latents take part in the objective.
+    pub use_latent_loss: bool,
+    /// Whether the answers' tokens do, the separator that ends the latents among them.
+    pub use_answer_loss: bool,
     /// Factor of the divergence from the reference policy, weighted over elements as the loss is.
     pub kl_weight: f32,
     /// Factor of the mean entropy of the latents' distributions; below 0 it keeps sigma alive.
@@ -35,7 +39,14 @@ pub struct PolicyLossOptions {
 impl Default for PolicyLossOptions {
     /// The paper's: ε 0.2, averaged, nothing else.
     fn default() -> Self {
-        PolicyLossOptions { clip_eps: 0.2, average_per_token_loss: true, kl_weight: 0.0, entropy_weight: 0.0 }
+        PolicyLossOptions {
+            clip_eps: 0.2,
+            average_per_token_loss: true,
+            use_latent_loss: true,
+            use_answer_loss: true,
+            kl_weight: 0.0,
+            entropy_weight: 0.0,
+        }
     }
 }
 
@@ -52,8 +63,8 @@ impl PolicyLossOptions {
         episode: &Episode,
         rollouts: usize,
     ) -> (Vec<PolicyElement>, Vec<PolicyElement>) {
-        let part = |old: &[f32], reference: Option<&[f32]>| {
-            let weight = self.weight(old.len(), rollouts);
+        let part = |used: bool, old: &[f32], reference: Option<&[f32]>| {
+            let weight = if used { self.weight(old.len(), rollouts) } else { 0.0 };
             let reference = reference.unwrap_or(old);
             let pairs = old.iter().zip(reference);
             let advantage = episode.advantage;
@@ -61,7 +72,10 @@ impl PolicyLossOptions {
         };
         let (latent, answer) =
             episode.reference.as_ref().map_or((None, None), |(l, a)| (Some(&l[..]), Some(&a[..])));
-        (part(&episode.trace.latent_logprobs, latent), part(&episode.trace.answer_logprobs, answer))
+        (
+            part(self.use_latent_loss, &episode.trace.latent_logprobs, latent),
+            part(self.use_answer_loss, &episode.trace.answer_logprobs, answer),
+        )
     }
 }
 
