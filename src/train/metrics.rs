@@ -30,8 +30,10 @@ impl Metrics {
             let kept: String = text
                 .split_inclusive('\n')
                 .filter(|line| {
-                    serde_json::from_str::<Map<String, Value>>(line)
-                        .is_ok_and(|m| m.get("step").and_then(Value::as_u64).is_some_and(|s| s <= step))
+                    // Of a run that starts over, what it found before its first step goes too.
+                    serde_json::from_str::<Map<String, Value>>(line).is_ok_and(|m| {
+                        m.get("step").and_then(Value::as_u64).is_some_and(|s| s <= step && step > 0)
+                    })
                 })
                 .collect();
             write_atomic(&path, |out| out.write_all(kept.as_bytes()))?;

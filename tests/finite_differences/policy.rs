@@ -16,10 +16,9 @@ use super::cpu;
 
 /// Largest error, of a gradient's norm, as for the supervised objective.
 const TOLERANCE: f64 = 2e-3;
-/// What a step should change the loss by.
-const CHANGE: f64 = 1e-3;
-/// Elements move at most by this part of their tensor's root mean square.
-const LARGEST_STEP: f64 = 0.05;
+/// How far the step may move a log-probability: far above its rounding, and far below the distance of every
+/// ratio from the clip's edges.
+const MOVE: f64 = 0.02;
 
 /// Rollouts of different lengths, with advantages of both signs.
 fn episodes(width: usize) -> (Vec<Episode>, Vec<f32>) {
@@ -110,13 +109,19 @@ fn check(name: &str, full: bool, average_per_token_loss: bool) {
         assert!(size > 0.0, "{what}: no gradient");
         for seed in 0..2 {
             let d = direction(values.len(), 100 + seed);
-            let h = (CHANGE / size).min(LARGEST_STEP * rms.max(1e-2));
-            let mut at = |h: f64| {
+            let mut passed = |h: f64| {
                 let moved: Vec<f32> =
                     values.iter().zip(&d).map(|(&x, &d)| x + (h * f64::from(d)) as f32).collect();
                 device.write(opened.model.params.get_mut(id), &moved).unwrap();
-                total(&go(&opened.model, &episodes, None))
+                go(&opened.model, &episodes, None)
             };
+            let probe = 1e-3 * rms.max(1e-2);
+            let (here, there) = (passed(0.0), passed(probe));
+            let logprobs = |pass: &PolicyPass| [pass.latent.clone(), pass.answer.clone()].concat();
+            let furthest = (logprobs(&here).iter().zip(logprobs(&there)))
+                .fold(1e-6, |most, (a, b)| f64::max(most, f64::from((a - b).abs())));
+            let h = MOVE / furthest * probe;
+            let mut at = |h: f64| total(&passed(h));
             let measured = derivative(h, &mut at);
             at(0.0);
             let error = (measured - dot(&gradient, &d)).abs() / size;

@@ -58,6 +58,27 @@ pub struct RlSummary {
 }
 
 /// A run of reinforcement learning (spec section 6).
+///
+/// ```no_run
+/// use colar_engine::device::cpu::CpuDevice;
+/// use colar_engine::train::{RlTrainer, TrainFlags};
+///
+/// # fn main() -> colar_engine::Result<()> {
+/// let options = TrainFlags {
+///     model: Some("models/SmolLM2-135M".into()),
+///     adapter: Some("runs/sft/best".into()),
+///     data: Some("train.jsonl".into()),
+///     out: Some("runs/rl".into()),
+///     ..TrainFlags::default()
+/// };
+/// let mut trainer = RlTrainer::new(CpuDevice::new(0)?, options.resolve_rl()?, false)?;
+/// trainer.run(&mut |_| ())?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// The reward is [`Correctness`] as the options have it; [`with_reward`](RlTrainer::with_reward) puts another
+/// in its place.
 pub struct RlTrainer<D: Device> {
     options: RlOptions,
     dir: RunDir,
