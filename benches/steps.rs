@@ -181,15 +181,7 @@ fn sft(c: &mut Criterion) {
         let mut optimizer = Optimizer::new(&m.device, &m.colar.params, &grads).unwrap();
         let counts = Counts::of([&batch]);
         let objective = Objective::default();
-        let hyper = AdamW {
-            lr: 1e-6,
-            beta1: 0.9,
-            beta2: 0.999,
-            eps: 1e-8,
-            weight_decay: 0.01,
-            step: 1,
-            grad_scale: 1.0,
-        };
+        let hyper = AdamW::new(1e-6, 0.01, 1);
         g.throughput(Throughput::Elements(batch.rows() as u64));
         let device = m.device.clone();
         g.bench_function(format!("{}/step of 8", preset.name()), |b| {

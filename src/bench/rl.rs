@@ -8,14 +8,11 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::median;
+use super::{median, open_for_training, trained};
 use crate::data;
 use crate::device::{AdamW, Device};
 use crate::infer::{Generation, Loaded, Sampling};
 use crate::model::adapter::AdapterConfig;
-use crate::model::colar_config::LatentHeadConfig;
-use crate::model::config::ModelConfig;
-use crate::model::open::{Additions, open};
 use crate::model::params::Grads;
 use crate::random::Stream;
 use crate::train::optimizer::Optimizer;
@@ -82,17 +79,7 @@ impl Reward for ByAnswer {
 /// # Errors
 /// Bad model or data files, and what the device says.
 pub fn rl_step<D: Device>(device: &D, options: &RlStepOptions) -> Result<RlStepTiming> {
-    let trained = |name: &str| name.contains(".lora_") || name.starts_with("latent_policy.");
-    let config = ModelConfig::load(&options.model)?;
-    let additions = Additions {
-        lora: Some(options.lora.clone()),
-        latent_head: Some(LatentHeadConfig {
-            intermediate_size: options.head_size.unwrap_or(config.hidden_size),
-            deterministic: false,
-        }),
-        ..Additions::default()
-    };
-    let mut opened = open(device, &options.model, None, &additions, &trained)?;
+    let mut opened = open_for_training(device, &options.model, &options.lora, options.head_size)?;
     opened.eos.stop.clear();
     let samples = data::load(&options.data, None)?;
     let question = samples.first().ok_or_else(|| Error::file(&options.data, "the data set is empty"))?;
@@ -127,15 +114,7 @@ pub fn rl_step<D: Device>(device: &D, options: &RlStepOptions) -> Result<RlStepT
             let (latents, n) = (&experience.rollouts.latents, episodes.len());
             grads.clear(device)?;
             run(device, &loaded.opened.model, &loss, latents, &episodes, n, Some(&mut grads))?;
-            let hyper = AdamW {
-                lr: 1e-6,
-                beta1: 0.9,
-                beta2: 0.999,
-                eps: 1e-8,
-                weight_decay: 0.01,
-                step,
-                grad_scale: 1.0,
-            };
+            let hyper = AdamW::new(1e-6, 0.01, step);
             optimizer.step(device, &mut loaded.opened.model.params, &grads, &hyper, 1.0)?;
             if step > 1 {
                 rollouts.push(rolled);

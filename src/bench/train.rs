@@ -5,13 +5,11 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::median;
+use super::{median, open_for_training, trained};
 use crate::Result;
 use crate::data;
 use crate::device::{AdamW, Device};
 use crate::model::adapter::AdapterConfig;
-use crate::model::colar_config::LatentHeadConfig;
-use crate::model::open::{Additions, open};
 use crate::model::params::Grads;
 use crate::model::prompt::{Method, training};
 use crate::random::Stream;
@@ -60,17 +58,7 @@ pub struct StepTiming {
 /// # Errors
 /// Bad model or data files, and what the device says.
 pub fn train_step<D: Device>(device: &D, options: &StepOptions) -> Result<StepTiming> {
-    let trained = |name: &str| name.contains(".lora_") || name.starts_with("latent_policy.");
-    let config = crate::model::config::ModelConfig::load(&options.model)?;
-    let additions = Additions {
-        lora: Some(options.lora.clone()),
-        latent_head: Some(LatentHeadConfig {
-            intermediate_size: options.head_size.unwrap_or(config.hidden_size),
-            deterministic: false,
-        }),
-        ..Additions::default()
-    };
-    let mut opened = open(device, &options.model, None, &additions, &trained)?;
+    let mut opened = open_for_training(device, &options.model, &options.lora, options.head_size)?;
     let mut samples = data::load(&options.data, None)?;
     samples.truncate(options.batch_size);
     let packing = Packing { method: Method::Colar, cf: options.cf, merge: opened.model.merge };
@@ -93,15 +81,7 @@ pub fn train_step<D: Device>(device: &D, options: &StepOptions) -> Result<StepTi
             let noise = Noise::Drawn { key: 0, step: step as u32, first_row: 0 };
             let counts = Counts::of([&batch]);
             let losses = run(device, &opened.model, &objective, &batch, &noise, counts, Some(&mut grads))?;
-            let hyper = AdamW {
-                lr: 1e-4,
-                beta1: 0.9,
-                beta2: 0.999,
-                eps: 1e-8,
-                weight_decay: 0.01,
-                step,
-                grad_scale: 1.0,
-            };
+            let hyper = AdamW::new(1e-4, 0.01, step);
             optimizer.step(device, &mut opened.model.params, &grads, &hyper, 1.0)?;
             if step > 2 {
                 seconds.push(start.elapsed().as_secs_f64());

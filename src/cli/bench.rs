@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use clap::{Args, Subcommand};
 
+use super::common;
 use crate::bench::{DecodeOptions, RlStepOptions, StepOptions, decode, rl_step, train_step};
 use crate::device::cpu::CpuDevice;
 use crate::infer::Loaded;
@@ -53,29 +54,26 @@ struct DecodeArgs {
     json: bool,
 }
 
-/// A supervised CoLaR step with a LoRA adapter on q_proj and v_proj
+/// What every timed step of training is given
 #[derive(Debug, Args)]
-struct StepArgs {
+struct TrainingArgs {
     /// Model directory
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
-    /// Training data
+    /// Training data, taken from its start
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
     /// Compression factor
-    #[arg(long, value_name = "C", default_value_t = 2)]
+    #[arg(long, value_name = "C", default_value_t = 2, value_parser = common::count)]
     cf: usize,
-    /// Samples of the step
-    #[arg(long, value_name = "N", default_value_t = 8)]
-    batch_size: usize,
     /// Rank of the adapter
-    #[arg(long, value_name = "R", default_value_t = 128)]
+    #[arg(long, value_name = "R", default_value_t = 128, value_parser = common::count)]
     lora_r: usize,
     /// Inner width of the latent head [default: the hidden size]
     #[arg(long, value_name = "I")]
     head_size: Option<usize>,
     /// Timed steps
-    #[arg(long, value_name = "N", default_value_t = 5)]
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = common::count)]
     steps: usize,
     /// CPU threads; 0 means one a core
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -85,42 +83,30 @@ struct StepArgs {
     json: bool,
 }
 
+/// A supervised CoLaR step with a LoRA adapter on q_proj and v_proj
+#[derive(Debug, Args)]
+struct StepArgs {
+    #[command(flatten)]
+    training: TrainingArgs,
+    /// Samples of the step
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = common::count)]
+    batch_size: usize,
+}
+
 /// Rollouts of one question and an update on them, with a LoRA adapter on q_proj and v_proj
 #[derive(Debug, Args)]
 struct RlArgs {
-    /// Model directory
-    #[arg(long, value_name = "DIR")]
-    model: PathBuf,
-    /// Data; its first question is asked
-    #[arg(long, value_name = "FILE")]
-    data: PathBuf,
-    /// Compression factor
-    #[arg(long, value_name = "C", default_value_t = 2)]
-    cf: usize,
+    #[command(flatten)]
+    training: TrainingArgs,
     /// Rollouts of the question
-    #[arg(long, value_name = "G", default_value_t = 8)]
+    #[arg(long, value_name = "G", default_value_t = 8, value_parser = common::count)]
     group_size: usize,
     /// Latents of every rollout
-    #[arg(long, value_name = "N", default_value_t = 16)]
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = common::count)]
     latents: usize,
     /// Tokens of every answer
-    #[arg(long, value_name = "N", default_value_t = 16)]
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = common::count)]
     answer_tokens: usize,
-    /// Rank of the adapter
-    #[arg(long, value_name = "R", default_value_t = 128)]
-    lora_r: usize,
-    /// Inner width of the latent head [default: the hidden size]
-    #[arg(long, value_name = "I")]
-    head_size: Option<usize>,
-    /// Timed steps
-    #[arg(long, value_name = "N", default_value_t = 5)]
-    steps: usize,
-    /// CPU threads; 0 means one a core
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    threads: usize,
-    /// One line of JSON
-    #[arg(long)]
-    json: bool,
 }
 
 /// Runs `bench`; `started` is when the process began.
@@ -159,53 +145,56 @@ fn run_decode(args: &DecodeArgs, started: Instant) -> Result<()> {
 }
 
 fn run_train(args: &StepArgs) -> Result<()> {
-    if args.cf == 0 || args.batch_size == 0 || args.steps == 0 || args.lora_r == 0 {
-        return Err(Error::usage("--cf, --batch-size, --lora-r and --steps must be at least 1"));
-    }
+    let t = &args.training;
     let options = StepOptions {
-        model: args.model.clone(),
-        data: args.data.clone(),
-        cf: args.cf,
+        model: t.model.clone(),
+        data: t.data.clone(),
+        cf: t.cf,
         batch_size: args.batch_size,
-        head_size: args.head_size,
-        lora: adapter(args.lora_r),
-        steps: args.steps,
+        head_size: t.head_size,
+        lora: adapter(t.lora_r),
+        steps: t.steps,
     };
-    let t = train_step(&CpuDevice::new(args.threads)?, &options)?;
-    if args.json {
-        println!("{}", as_json(&t)?);
+    let timing = train_step(&CpuDevice::new(t.threads)?, &options)?;
+    if t.json {
+        println!("{}", as_json(&timing)?);
     } else {
-        println!("step {:.3} s: {} positions, {:.0} positions/s", t.step_s, t.positions, t.positions_per_s);
+        println!(
+            "step {:.3} s: {} positions, {:.0} positions/s",
+            timing.step_s, timing.positions, timing.positions_per_s
+        );
     }
     Ok(())
 }
 
 fn run_rl(args: &RlArgs) -> Result<()> {
-    if [args.cf, args.latents, args.answer_tokens, args.steps, args.lora_r].contains(&0)
-        || args.group_size < 2
-    {
-        return Err(Error::usage(
-            "--cf, --latents, --answer-tokens, --steps and --lora-r must be at least 1, --group-size at least 2",
-        ));
+    if args.group_size < 2 {
+        return Err(Error::usage("--group-size must be at least 2"));
     }
+    let t = &args.training;
     let options = RlStepOptions {
-        model: args.model.clone(),
-        data: args.data.clone(),
-        cf: args.cf,
+        model: t.model.clone(),
+        data: t.data.clone(),
+        cf: t.cf,
         group_size: args.group_size,
         n_latents: args.latents,
         answer_tokens: args.answer_tokens,
-        head_size: args.head_size,
-        lora: adapter(args.lora_r),
-        steps: args.steps,
+        head_size: t.head_size,
+        lora: adapter(t.lora_r),
+        steps: t.steps,
     };
-    let t = rl_step(&CpuDevice::new(args.threads)?, &options)?;
-    if args.json {
-        println!("{}", as_json(&t)?);
+    let timing = rl_step(&CpuDevice::new(t.threads)?, &options)?;
+    if t.json {
+        println!("{}", as_json(&timing)?);
     } else {
         println!(
             "{} rollouts of a prompt of {} tokens, {} latents and {} answer tokens: {:.3} s; update {:.3} s",
-            t.group_size, t.question_tokens, t.n_latents, t.answer_tokens, t.rollout_s, t.update_s
+            timing.group_size,
+            timing.question_tokens,
+            timing.n_latents,
+            timing.answer_tokens,
+            timing.rollout_s,
+            timing.update_s
         );
     }
     Ok(())

@@ -61,8 +61,8 @@ pub fn run(args: TrainArgs) -> Result<()> {
         return run_rl(flags.resolve_rl()?, args.resume);
     }
     let options = flags.resolve()?;
-    let device = CpuDevice::new(options.threads)?;
-    let out = options.out.clone();
+    let device = CpuDevice::new(options.run.threads)?;
+    let out = options.run.out.clone();
     let mut trainer = Trainer::new(device, options, args.resume)?;
     let mut shown = Shown::new("train");
     let summary = trainer.run(&mut |p| shown.update(&p))?;
@@ -78,8 +78,8 @@ pub fn run(args: TrainArgs) -> Result<()> {
 }
 
 fn run_rl(options: RlOptions, resume: bool) -> Result<()> {
-    let device = CpuDevice::new(options.threads)?;
-    let out = options.out.clone();
+    let device = CpuDevice::new(options.run.threads)?;
+    let out = options.run.out.clone();
     let mut trainer = RlTrainer::new(device, options, resume)?;
     let mut shown = Shown::new("rl");
     let summary = trainer.run(&mut |p| shown.update(&p))?;

@@ -158,6 +158,13 @@ pub struct AdamW {
     pub grad_scale: f32,
 }
 
+impl AdamW {
+    /// Step `step` of the paper's optimiser: betas 0.9 and 0.999, eps 1e-8, gradients as they are.
+    pub fn new(lr: f32, weight_decay: f32, step: u64) -> Self {
+        AdamW { lr, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay, step, grad_scale: 1.0 }
+    }
+}
+
 /// One tensor's share in [`Device::adamw`]; all four have the same shape and are float32.
 pub struct AdamWTensor<'a, D: Device> {
     /// The weights, updated.

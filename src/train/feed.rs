@@ -35,14 +35,14 @@ impl<'a> Feed<'a> {
     /// When there are none.
     pub fn new(samples: &'a [Sample], eos: u32, merge: Merge, options: &'a TrainOptions) -> Result<Self> {
         if samples.is_empty() {
-            return Err(Error::file(&options.data, "the data set is empty"));
+            return Err(Error::file(&options.run.data, "the data set is empty"));
         }
         Ok(Feed { samples, eos, merge, options, order: (u64::MAX, Vec::new()) })
     }
 
     /// Steps of one pass over the data.
     pub fn steps_per_epoch(&self) -> u64 {
-        self.samples.len().div_ceil(self.options.batch_size * self.options.accumulate) as u64
+        self.samples.len().div_ceil(self.options.run.batch_size * self.options.accumulate) as u64
     }
 
     /// The batches of step `step`, counted from 0, and their compression factor.
@@ -50,7 +50,7 @@ impl<'a> Feed<'a> {
     /// # Errors
     /// What the tokenizer says.
     pub fn step(&mut self, step: u64, tokenizer: &Tokenizer) -> Result<(Vec<Batch>, usize)> {
-        let (seed, per_step) = (self.options.seed, self.options.batch_size * self.options.accumulate);
+        let (seed, per_step) = (self.options.run.seed, self.options.run.batch_size * self.options.accumulate);
         let (epoch, within) = (step / self.steps_per_epoch(), (step % self.steps_per_epoch()) as usize);
         if self.order.0 != epoch {
             let mut order: Vec<u32> = (0..self.samples.len() as u32).collect();
@@ -65,7 +65,7 @@ impl<'a> Feed<'a> {
         let mut labels = Stream::new(seed, stream::LABELS | step);
         let chosen = &self.order.1[within * per_step..((within + 1) * per_step).min(self.samples.len())];
         let mut batches = Vec::new();
-        for part in chosen.chunks(self.options.batch_size) {
+        for part in chosen.chunks(self.options.run.batch_size) {
             let mut batch = Batch::new();
             for &i in part {
                 let sample = &self.samples[i as usize];

@@ -14,7 +14,9 @@ pub mod tensorboard;
 mod trainer;
 
 pub use feed::expectation_batches;
-pub use options::{LatentLossName, LatentNoise, Monitor, RlOptions, Stage, TrainFlags, TrainOptions};
+pub use options::{
+    LatentLossName, LatentNoise, Monitor, RlOptions, RunOptions, Stage, TrainFlags, TrainOptions,
+};
 pub use rl::{RlSummary, RlTrainer};
 pub use schedule::Schedule;
 pub use trainer::{Progress, StepReport, Summary, Trainer, Validation};

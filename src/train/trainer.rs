@@ -117,36 +117,36 @@ impl<D: Device> Trainer<D> {
     /// # Errors
     /// Bad data or model files, and a run directory that is in use while `resume` is false.
     pub fn new(device: D, options: TrainOptions, resume: bool) -> Result<Self> {
-        let (dir, last) = RunDir::prepare(&options.out, resume)?;
-        let config = ModelConfig::load(&options.model)?;
+        let (dir, last) = RunDir::prepare(&options.run.out, resume)?;
+        let config = ModelConfig::load(&options.run.model)?;
         let additions = Additions {
-            lora: (!options.full).then(|| options.lora.clone()),
+            lora: (!options.run.full).then(|| options.run.lora.clone()),
             latent_head: (options.method == Method::Colar).then(|| LatentHeadConfig {
                 intermediate_size: options.latent_head_size.unwrap_or(config.intermediate_size.min(2048)),
                 deterministic: options.deterministic_head,
             }),
             embeds_std: options.embeds_std,
             merge: options.merge,
-            seed: options.seed,
+            seed: options.run.seed,
         };
         let checkpoint = last.as_deref().or(options.init.as_deref());
         if let Some(checkpoint) = checkpoint {
-            checkpoint::check_base(&options.model, checkpoint, options.full)?;
+            checkpoint::check_base(&options.run.model, checkpoint, options.run.full)?;
         }
-        let opened = open(&device, &options.model, checkpoint, &additions, &|n| options.trains(n))?;
-        let grads = Grads::new(&device, &opened.model.params, |n| options.trains(n))?;
+        let opened = open(&device, &options.run.model, checkpoint, &additions, &|n| options.run.trains(n))?;
+        let grads = Grads::new(&device, &opened.model.params, |n| options.run.trains(n))?;
         let mut optimizer = Optimizer::new(&device, &opened.model.params, &grads)?;
         let mut state = TrainState::default();
         if let Some(last) = &last {
             checkpoint::load_moments(&device, &opened, &mut optimizer, last)?;
             state = checkpoint::load_state(last)?;
         }
-        let samples = data::load(&options.data, None)?;
-        let mut val = match &options.val {
+        let samples = data::load(&options.run.data, None)?;
+        let mut val = match &options.run.val {
             Some(path) => data::load(path, None)?,
             None => Vec::new(),
         };
-        val.truncate(options.val_samples);
+        val.truncate(options.run.val_samples);
         TrainFlags::from(&options).save(&dir.config())?;
         let loaded = Loaded::from_opened(device, opened);
         Ok(Trainer { options, dir, loaded, grads, optimizer, samples, val, state })
@@ -183,8 +183,8 @@ impl<D: Device> Trainer<D> {
         let opened = &self.loaded.opened;
         let mut feed = Feed::new(&samples, opened.eos.append, opened.model.merge, &options)?;
         let steps_per_epoch = feed.steps_per_epoch();
-        let total = options.max_steps.unwrap_or(steps_per_epoch.saturating_mul(options.epochs));
-        let val_every = options.val_every.unwrap_or(steps_per_epoch);
+        let total = options.run.max_steps.unwrap_or(steps_per_epoch.saturating_mul(options.run.epochs));
+        let val_every = options.run.val_every.unwrap_or(steps_per_epoch);
         let mut metrics = Metrics::open(&self.dir, self.state.step)?;
         if self.state.step > 0 {
             on_progress(Progress::Resumed(self.state.step));
@@ -199,7 +199,7 @@ impl<D: Device> Trainer<D> {
             let started = Instant::now();
             let step = self.state.step + 1;
             let (batches, cf) = feed.step(self.state.step, &self.loaded.opened.tokenizer)?;
-            let lr = options.schedule.lr(options.lr, step, options.warmup, total);
+            let lr = options.run.schedule.lr(options.run.lr, step, options.run.warmup, total);
             let (sums, norm) = self.step(&batches, step, lr)?;
             let loss = sums.total(&options.objective());
             self.state.step = step;
@@ -231,7 +231,7 @@ impl<D: Device> Trainer<D> {
                 self.keep(&validation)?;
                 on_progress(Progress::Validated(validation));
             }
-            if step.is_multiple_of(options.save_every) || step == total {
+            if step.is_multiple_of(options.run.save_every) || step == total {
                 metrics.flush()?;
                 self.save_state()?;
             }
@@ -241,7 +241,7 @@ impl<D: Device> Trainer<D> {
                 &self.loaded.device,
                 &self.loaded.opened,
                 options.method,
-                options.full,
+                options.run.full,
                 &self.dir.best(),
             )?;
         }
@@ -260,7 +260,7 @@ impl<D: Device> Trainer<D> {
         let mut first_row = 0;
         for batch in batches {
             let noise = match o.latent_noise {
-                LatentNoise::Sample => Noise::Drawn { key: o.seed, step: step as u32, first_row },
+                LatentNoise::Sample => Noise::Drawn { key: o.run.seed, step: step as u32, first_row },
                 LatentNoise::Expected => Noise::Off,
             };
             first_row += batch.latent_rows.len() as u32;
@@ -270,17 +270,9 @@ impl<D: Device> Trainer<D> {
         if !sums.total(&o.objective()).is_finite() {
             return Err(Error::NonFinite { step, what: "the loss".into() });
         }
-        let hyper = AdamW {
-            lr,
-            beta1: 0.9,
-            beta2: 0.999,
-            eps: 1e-8,
-            weight_decay: o.weight_decay,
-            step,
-            grad_scale: 1.0,
-        };
+        let hyper = AdamW::new(lr, o.run.weight_decay, step);
         let params = &mut self.loaded.opened.model.params;
-        let norm = self.optimizer.step(device, params, &self.grads, &hyper, o.clip)?;
+        let norm = self.optimizer.step(device, params, &self.grads, &hyper, o.run.clip)?;
         Ok((sums, norm))
     }
 
@@ -292,7 +284,7 @@ impl<D: Device> Trainer<D> {
             &self.optimizer,
             &self.state,
             o.method,
-            o.full,
+            o.run.full,
             &self.dir.last(),
         )
     }
@@ -317,7 +309,7 @@ impl<D: Device> Trainer<D> {
         };
         let mut sums = LossSums::default();
         for batch in
-            expectation_batches(&self.val, &opened.tokenizer, opened.eos.append, packing, o.batch_size)?
+            expectation_batches(&self.val, &opened.tokenizer, opened.eos.append, packing, o.run.batch_size)?
         {
             let counts = Counts::of([&batch]);
             sums.add(&run(device, &opened.model, &objective, &batch, &Noise::Off, counts, None)?);
@@ -331,7 +323,7 @@ impl<D: Device> Trainer<D> {
                     method: o.method,
                     speed: cf.to_string(),
                     sampling: Sampling::default().greedy(),
-                    batch_size: o.batch_size.max(32),
+                    batch_size: o.run.batch_size.max(32),
                     verifier: VerifierKind::default(),
                 };
                 let evaluation = evaluate(&self.loaded, &self.val, &options, &mut |_| ())?;
@@ -353,11 +345,11 @@ impl<D: Device> Trainer<D> {
             device,
             opened,
             o.method,
-            o.full,
+            o.run.full,
             &self.dir,
             &mut self.state.best,
             Kept { step: validation.step, monitor },
-            o.save_top_k,
+            o.run.save_top_k,
         )
     }
 }

@@ -101,36 +101,37 @@ impl<D: Device> RlTrainer<D> {
     /// Bad data or model files, a checkpoint without a latent head or with a deterministic one, and a
     /// run directory that is in use while `resume` is false.
     pub fn new(device: D, options: RlOptions, resume: bool) -> Result<Self> {
-        let (dir, last) = RunDir::prepare(&options.out, resume)?;
+        let (dir, last) = RunDir::prepare(&options.run.out, resume)?;
         let has_adapter = options.adapter.join(ADAPTER_CONFIG_FILE).exists();
         let additions = Additions {
-            lora: (!options.full && !has_adapter).then(|| options.lora.clone()),
-            seed: options.seed,
+            lora: (!options.run.full && !has_adapter).then(|| options.run.lora.clone()),
+            seed: options.run.seed,
             ..Additions::default()
         };
         let checkpoint = last.as_deref().unwrap_or(&options.adapter);
-        checkpoint::check_base(&options.model, checkpoint, options.full)?;
-        let opened = open(&device, &options.model, Some(checkpoint), &additions, &|n| options.trains(n))?;
+        checkpoint::check_base(&options.run.model, checkpoint, options.run.full)?;
+        let opened =
+            open(&device, &options.run.model, Some(checkpoint), &additions, &|n| options.run.trains(n))?;
         if opened.model.latent_head()?.deterministic() {
             return Err(no_density());
         }
-        let grads = Grads::new(&device, &opened.model.params, |n| options.trains(n))?;
+        let grads = Grads::new(&device, &opened.model.params, |n| options.run.trains(n))?;
         let mut optimizer = Optimizer::new(&device, &opened.model.params, &grads)?;
         let mut state = TrainState::default();
         if let Some(last) = &last {
             checkpoint::load_moments(&device, &opened, &mut optimizer, last)?;
             state = checkpoint::load_state(last)?;
         }
-        let reference = Loaded::new(device.clone(), &options.model, Some(&options.adapter))?;
-        let samples = data::load(&options.data, None)?;
+        let reference = Loaded::new(device.clone(), &options.run.model, Some(&options.adapter))?;
+        let samples = data::load(&options.run.data, None)?;
         if samples.is_empty() {
-            return Err(Error::file(&options.data, "the data set is empty"));
+            return Err(Error::file(&options.run.data, "the data set is empty"));
         }
-        let mut val = match &options.val {
+        let mut val = match &options.run.val {
             Some(path) => data::load(path, None)?,
             None => Vec::new(),
         };
-        val.truncate(options.val_samples);
+        val.truncate(options.run.val_samples);
         TrainFlags::from(&options).save(&dir.config())?;
         let reward = Box::new(Correctness {
             verifier: options.verifier.verifier(),
@@ -168,9 +169,9 @@ impl<D: Device> RlTrainer<D> {
 
     fn run_in_scope(&mut self, on_progress: &mut (dyn FnMut(Progress) + Send)) -> Result<RlSummary> {
         let o = self.options.clone();
-        let mut questions = Questions::new(self.pool()?, o.samples_per_epoch, o.batch_size, o.seed);
-        let total = o.max_steps.unwrap_or(questions.steps_per_epoch().saturating_mul(o.epochs));
-        let val_every = o.val_every.unwrap_or(questions.steps_per_epoch());
+        let mut questions = Questions::new(self.pool()?, o.samples_per_epoch, o.run.batch_size, o.run.seed);
+        let total = o.run.max_steps.unwrap_or(questions.steps_per_epoch().saturating_mul(o.run.epochs));
+        let val_every = o.run.val_every.unwrap_or(questions.steps_per_epoch());
         let mut metrics = Metrics::open(&self.dir, self.state.step)?;
         let mut log = RolloutLog::open(&self.dir.root, self.state.step)?;
         if self.state.step > 0 {
@@ -189,7 +190,7 @@ impl<D: Device> RlTrainer<D> {
             if self.state.step == 0 && rolled.sigma < LEAST_SIGMA {
                 return Err(no_spread(&o, rolled.sigma));
             }
-            let lr = o.schedule.lr(o.lr, step, o.warmup, total);
+            let lr = o.run.schedule.lr(o.run.lr, step, o.run.warmup, total);
             let started = Instant::now();
             let order = questions.minibatch_order(self.state.step, experience.episodes.len());
             let updated = self.update(&experience, &order, step, lr)?;
@@ -228,7 +229,7 @@ impl<D: Device> RlTrainer<D> {
             if !self.val.is_empty() && (step.is_multiple_of(val_every) || step == total) {
                 self.validate(&mut metrics, on_progress)?;
             }
-            if step.is_multiple_of(o.save_every) || step == total {
+            if step.is_multiple_of(o.run.save_every) || step == total {
                 metrics.flush()?;
                 self.save_state()?;
             }
@@ -238,7 +239,7 @@ impl<D: Device> RlTrainer<D> {
                 &self.loaded.device,
                 &self.loaded.opened,
                 Method::Colar,
-                o.full,
+                o.run.full,
                 &self.dir.best(),
             )?;
         }
@@ -263,9 +264,9 @@ impl<D: Device> RlTrainer<D> {
             }
             return Ok(kept);
         }
-        let mut seeds = Stream::new(self.options.seed, FILTER_STREAM);
+        let mut seeds = Stream::new(self.options.run.seed, FILTER_STREAM);
         let mut kept: Vec<u32> = Vec::new();
-        for part in all.chunks(self.options.batch_size) {
+        for part in all.chunks(self.options.run.batch_size) {
             let experience = self.gather(part, &self.reference, &mut seeds)?;
             for (group, &question) in experience.episodes.chunks(self.options.group_size).zip(part) {
                 if group.iter().any(|e| !e.correct) {
@@ -275,7 +276,7 @@ impl<D: Device> RlTrainer<D> {
         }
         if kept.is_empty() {
             return Err(Error::file(
-                &self.options.data,
+                &self.options.run.data,
                 "the checkpoint solves every question in all its rollouts: nothing is left to learn from",
             ));
         }
@@ -345,21 +346,15 @@ impl<D: Device> RlTrainer<D> {
                 moved.add(&stats, pass.bounded);
             }
             self.state.updates += 1;
-            let hyper = AdamW {
-                lr,
-                beta1: 0.9,
-                beta2: 0.999,
-                eps: 1e-8,
-                weight_decay: o.weight_decay,
-                step: self.state.updates,
-                grad_scale: 1.0,
-            };
+            let hyper = AdamW::new(lr, o.run.weight_decay, self.state.updates);
             let params = &mut self.loaded.opened.model.params;
             let norm =
-                self.optimizer.step(device, params, &self.grads, &hyper, o.clip).map_err(|e| match e {
-                    Error::NonFinite { what, .. } => Error::NonFinite { step, what },
-                    other => other,
-                })?;
+                self.optimizer.step(device, params, &self.grads, &hyper, o.run.clip).map_err(
+                    |e| match e {
+                        Error::NonFinite { what, .. } => Error::NonFinite { step, what },
+                        other => other,
+                    },
+                )?;
             moved.grad_norm += norm;
             moved.minibatches += 1;
         }
@@ -382,7 +377,7 @@ impl<D: Device> RlTrainer<D> {
                 ..Sampling::default().greedy()
             },
             verifier: o.verifier,
-            batch_size: (o.batch_size * o.group_size).max(32),
+            batch_size: (o.run.batch_size * o.group_size).max(32),
         };
         let evaluation = evaluate(&self.loaded, &self.val, &options, &mut |_| ())?;
         let outcomes = evaluation.outcomes.iter();
@@ -398,11 +393,11 @@ impl<D: Device> RlTrainer<D> {
             &self.loaded.device,
             &self.loaded.opened,
             Method::Colar,
-            o.full,
+            o.run.full,
             &self.dir,
             &mut self.state.best,
             Kept { step, monitor: reward },
-            o.save_top_k,
+            o.run.save_top_k,
         )
     }
 
@@ -413,7 +408,7 @@ impl<D: Device> RlTrainer<D> {
             &self.optimizer,
             &self.state,
             Method::Colar,
-            self.options.full,
+            self.options.run.full,
             &self.dir.last(),
         )
     }
