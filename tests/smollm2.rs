@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use colar_engine::device::{Device, TensorInfo};
 use colar_engine::infer::Loaded;
-use colar_engine::model::transformer::Layout;
+use colar_engine::model::layout::Layout;
 use colar_engine::{Engine, Prompt, Request, Sampling};
 use common::golden;
 use serde_json::Value;

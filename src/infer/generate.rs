@@ -6,7 +6,6 @@
 //! request's seed and counted by position, so what a request gives does not depend on its neighbours.
 //! Requests with the same prompt, such as the rollouts of a group, share its prefill.
 
-use std::collections::HashMap;
 use std::time::Instant;
 
 use super::request::{Event, Generation, Sampling, TraceToken};
@@ -17,6 +16,7 @@ use crate::data::answer;
 use crate::device::{Device, Draw, TensorInfo, TokenChoice};
 use crate::model::ColarModel;
 use crate::model::kv_cache::KvCache;
+use crate::model::prompt::group_equal;
 use crate::model::tokenizer::Tokenizer;
 
 /// Tokens of prompts that go through one prefill pass.
@@ -160,7 +160,7 @@ fn prefill<D: Device>(
     let (device, model) = (parts.device, parts.model);
     let h = model.transformer.config.hidden_size;
     let mut last = device.empty(requests.len(), h)?;
-    let groups = equal_prompts(requests);
+    let groups = group_equal(requests.iter().map(|r| r.prompt_ids.as_slice()));
     let mut rest = groups.as_slice();
     while !rest.is_empty() {
         let mut rows = 0;
@@ -186,20 +186,6 @@ fn prefill<D: Device>(
         rest = later;
     }
     Ok(last)
-}
-
-/// The requests by prompt: each group in order, groups in the order of their first.
-fn equal_prompts(requests: &[Prepared]) -> Vec<Vec<usize>> {
-    let mut groups: Vec<Vec<usize>> = Vec::new();
-    let mut places: HashMap<&[u32], usize> = HashMap::new();
-    for (i, request) in requests.iter().enumerate() {
-        let place = *places.entry(&request.prompt_ids).or_insert(groups.len());
-        match groups.get_mut(place) {
-            Some(group) => group.push(i),
-            None => groups.push(vec![i]),
-        }
-    }
-    groups
 }
 
 /// Input embeddings of tokens, `[T, H]`.

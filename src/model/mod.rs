@@ -10,6 +10,7 @@ pub mod config;
 pub mod init;
 pub mod kv_cache;
 pub mod latent_head;
+pub mod layout;
 pub mod linear;
 pub mod lora;
 pub mod merge;

@@ -3,6 +3,8 @@
 //! Each segment is tokenised as one string, without special tokens, and the token lists are joined;
 //! so the tokens of a segment never depend on its neighbours.
 
+use std::collections::HashMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::tokenizer::Tokenizer;
@@ -68,6 +70,20 @@ pub fn inference(tokenizer: &Tokenizer, question: &str, speed: &str) -> Result<V
     tokenizer.encode(&format!("{}{}", question_text(question, speed), SEPARATOR))
 }
 
+/// The indices of equal prompts: each group in order, groups in the order of their first.
+pub fn group_equal<'a>(prompts: impl Iterator<Item = &'a [u32]>) -> Vec<Vec<usize>> {
+    let mut groups: Vec<Vec<usize>> = Vec::new();
+    let mut places: HashMap<&[u32], usize> = HashMap::new();
+    for (i, prompt) in prompts.enumerate() {
+        let place = *places.entry(prompt).or_insert(groups.len());
+        match groups.get_mut(place) {
+            Some(group) => group.push(i),
+            None => groups.push(vec![i]),
+        }
+    }
+    groups
+}
+
 /// The thinking separator of the published models.
 pub const SEPARATOR: &str = "###";
 
@@ -100,6 +116,13 @@ pub fn training(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn equal_prompts_are_found_wherever_they_stand() {
+        let prompts: [&[u32]; 5] = [&[1, 2], &[3], &[1, 2], &[], &[3]];
+        assert_eq!(group_equal(prompts.into_iter()), [vec![0, 2], vec![1, 4], vec![3]]);
+        assert!(group_equal(std::iter::empty()).is_empty());
+    }
 
     #[test]
     fn factors() {

@@ -14,6 +14,7 @@
 
 use super::config::ModelConfig;
 use super::kv_cache::{Extension, KvCache};
+use super::layout::{Layout, SharedKeys};
 use super::linear::{Linear, LinearSaved};
 use super::params::{Grads, ParamId, Params};
 use super::weights::Weights;
@@ -47,35 +48,11 @@ pub struct Transformer<D: Device> {
     inv_freq: D::Tensor,
 }
 
-/// Where a forward pass stands: the position of each row, and which rows see which.
-pub struct Layout<D: Device> {
-    /// Position of each row in its sequence.
-    pub positions: D::Index,
-    /// One span a sequence.
-    pub spans: Vec<Span>,
-}
-
-impl<D: Device> Layout<D> {
-    /// Whole sequences of these lengths, end to end, each from position 0.
-    ///
-    /// # Errors
-    /// What the device says.
-    pub fn packed(device: &D, lens: &[usize]) -> Result<Self> {
-        let mut spans = Vec::with_capacity(lens.len());
-        let mut positions = Vec::new();
-        for &len in lens {
-            let at = positions.len();
-            spans.push(Span { q_start: at, q_len: len, k_start: at, k_len: len });
-            positions.extend(0..len as u32);
-        }
-        Ok(Layout { positions: device.index(&positions)?, spans })
-    }
-}
-
 struct LayerSaved<D: Device> {
     stream1: D::Tensor,
     n1: D::Tensor,
     q: D::Tensor,
+    /// Keys and values as attention took them.
     k: D::Tensor,
     v: D::Tensor,
     attn: D::Tensor,
@@ -100,7 +77,7 @@ pub struct ForwardSaved<D: Device> {
 }
 
 enum KvTarget<'a, D: Device> {
-    Fresh,
+    Fresh { shared: Option<&'a SharedKeys<D>> },
     Cache { cache: &'a mut KvCache<D>, rows: &'a D::Index },
 }
 
@@ -182,7 +159,8 @@ impl<D: Device> Transformer<D> {
         layout: &Layout<D>,
         grads: Option<&Grads<D>>,
     ) -> Result<(D::Tensor, Option<ForwardSaved<D>>)> {
-        self.run(device, params, x, &layout.positions, &layout.spans, KvTarget::Fresh, grads)
+        let target = KvTarget::Fresh { shared: layout.shared.as_ref() };
+        self.run(device, params, x, &layout.positions, &layout.spans, target, grads)
     }
 
     /// Runs new positions of cached sequences, in the order in which they were given to
@@ -229,7 +207,7 @@ impl<D: Device> Transformer<D> {
             }
             let (mut q, q_low) = layer.q.forward(device, params, &n1)?;
             let (mut k, k_low) = layer.k.forward(device, params, &n1)?;
-            let (v, v_low) = layer.v.forward(device, params, &n1)?;
+            let (mut v, v_low) = layer.v.forward(device, params, &n1)?;
             device.rotary(&mut q, positions, &self.inv_freq, 1.0)?;
             device.rotary(&mut k, positions, &self.inv_freq, 1.0)?;
             let mut attn = device.empty(t, heads.q_width())?;
@@ -238,7 +216,12 @@ impl<D: Device> Transformer<D> {
                 None => None,
             };
             match &mut target {
-                KvTarget::Fresh => device.attention(heads, spans, &q, &k, &v, &mut attn, lse.as_mut())?,
+                KvTarget::Fresh { shared } => {
+                    if let Some(shared) = shared {
+                        (k, v) = (shared.spread(device, &k)?, shared.spread(device, &v)?);
+                    }
+                    device.attention(heads, spans, &q, &k, &v, &mut attn, lse.as_mut())?;
+                }
                 KvTarget::Cache { cache, rows } => {
                     device.scatter_rows(1.0, &k, rows, &mut cache.keys[i])?;
                     device.scatter_rows(1.0, &v, rows, &mut cache.values[i])?;
@@ -333,8 +316,8 @@ impl<D: Device> Transformer<D> {
         let mut dattn = device.empty(t, heads.q_width())?;
         layer.o.backward(device, params, grads, &attn, &o_low, d, Some((&mut dattn, 0.0)))?;
         let mut dq = device.empty(t, heads.q_width())?;
-        let mut dk = device.empty(t, heads.kv_width())?;
-        let mut dv = device.empty(t, heads.kv_width())?;
+        let mut dk = device.empty(k.rows(), heads.kv_width())?;
+        let mut dv = device.empty(k.rows(), heads.kv_width())?;
         device.attention_backward(
             heads,
             &layout.spans,
@@ -348,6 +331,9 @@ impl<D: Device> Transformer<D> {
             &mut dk,
             &mut dv,
         )?;
+        if let Some(shared) = &layout.shared {
+            (dk, dv) = (shared.collect(device, &dk, t)?, shared.collect(device, &dv, t)?);
+        }
         device.rotary(&mut dq, &layout.positions, &self.inv_freq, -1.0)?;
         device.rotary(&mut dk, &layout.positions, &self.inv_freq, -1.0)?;
         let input = below || grads.trains(layer.input_norm);

@@ -9,8 +9,8 @@ use crate::Result;
 use crate::device::{CrossEntropyGrads, Device, Draw, LatentLoss, LatentWeights, TensorInfo, Upstream};
 use crate::model::ColarModel;
 use crate::model::latent_head::{LatentDist, LatentHeadSaved};
+use crate::model::layout::Layout;
 use crate::model::params::Grads;
-use crate::model::transformer::Layout;
 
 /// The weights of the objective's terms.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -20,7 +20,7 @@ const TOLERANCE: f64 = 2e-3;
 /// ratio from the clip's edges.
 const MOVE: f64 = 0.02;
 
-/// Rollouts of different lengths, with advantages of both signs.
+/// Rollouts of different lengths, with advantages of both signs; the first and the last of the same prompt.
 fn episodes(width: usize) -> (Vec<Episode>, Vec<f32>) {
     let mut draw = Stream::new(4, 4);
     let mut first_latent = 0;
@@ -28,7 +28,7 @@ fn episodes(width: usize) -> (Vec<Episode>, Vec<f32>) {
     for (i, (n_latents, tokens)) in [(3, 4), (1, 2), (5, 3)].into_iter().enumerate() {
         let mut ids = |n: usize| (0..n).map(|_| draw.below(100) as u32).collect::<Vec<u32>>();
         let trace = Trace {
-            prompt: ids(6 + i),
+            prompt: if i == 1 { ids(6) } else { (20..27).collect() },
             first_latent,
             latent_logprobs: vec![0.0; n_latents],
             entropy: vec![0.0; n_latents],

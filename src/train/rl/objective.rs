@@ -3,7 +3,7 @@
 //! A rollout is teacher-forced: its prompt, its latents as they were drawn, and all but the last of its
 //! answer tokens go through the decoder as one sequence. The position before each latent gives that
 //! latent's distribution, the position before each answer token its logits; the first answer token is
-//! the separator after the last latent.
+//! the separator after the last latent. Rollouts of the same question share the rows of its prompt.
 
 use super::experience::Episode;
 use crate::Result;
@@ -12,8 +12,9 @@ use crate::device::{
 };
 use crate::infer::no_density;
 use crate::model::ColarModel;
+use crate::model::layout::{Layout, Tree};
 use crate::model::params::Grads;
-use crate::model::transformer::Layout;
+use crate::model::prompt::group_equal;
 
 /// What the sum over a rollout's elements is divided by where it is not averaged, as in the authors' code.
 const SUM_DIVISOR: f32 = 32.0;
@@ -95,8 +96,8 @@ pub struct PolicyPass {
 /// A minibatch as packed rows.
 #[derive(Debug, Default)]
 struct Packed {
-    /// Rows of each sequence.
-    lens: Vec<usize>,
+    /// Rollouts by prompt.
+    trees: Vec<Tree>,
     /// Tokens to embed; a latent's row has none.
     ids: Vec<u32>,
     /// Row `r` embeds `ids[offsets[r]..offsets[r+1]]`.
@@ -113,25 +114,35 @@ struct Packed {
 impl Packed {
     fn new(episodes: &[&Episode]) -> Self {
         let mut p = Packed { offsets: vec![0], ..Packed::default() };
-        for episode in episodes {
-            let trace = &episode.trace;
-            let start = p.offsets.len() - 1;
-            trace.prompt.iter().for_each(|&id| p.token(id));
-            let first_latent = start + trace.prompt.len();
-            let n = trace.latent_logprobs.len();
-            for i in 0..n {
-                p.latent_rows.push((first_latent + i) as u32);
-                p.latent_sources.push((trace.first_latent + i) as u32);
-                p.before_latent.push((first_latent + i - 1) as u32);
-                p.offsets.push(p.ids.len() as u32);
+        // The row of each rollout's first latent.
+        let mut first_latents = vec![0; episodes.len()];
+        for group in group_equal(episodes.iter().map(|e| e.trace.prompt.as_slice())) {
+            let prompt = &episodes[group[0]].trace.prompt;
+            // The last token of the prompt stays with each rollout: what it gives differs from nobody's, but
+            // every row then belongs to one rollout's losses at most.
+            let trunk = if group.len() > 1 { prompt.len() - 1 } else { 0 };
+            prompt[..trunk].iter().for_each(|&id| p.token(id));
+            let mut branches = Vec::with_capacity(group.len());
+            for i in group {
+                let trace = &episodes[i].trace;
+                let start = p.rows();
+                prompt[trunk..].iter().for_each(|&id| p.token(id));
+                first_latents[i] = p.rows();
+                trace.latent_logprobs.iter().for_each(|_| p.offsets.push(p.ids.len() as u32));
+                // Nothing is predicted from the last token.
+                let fed = trace.answer.len().saturating_sub(1);
+                trace.answer[..fed].iter().for_each(|&id| p.token(id));
+                branches.push(p.rows() - start);
             }
-            // Nothing is predicted from the last token.
-            let fed = trace.answer.len().saturating_sub(1);
-            trace.answer[..fed].iter().for_each(|&id| p.token(id));
-            let last_latent = first_latent + n - 1;
-            p.before_answer.extend((last_latent..last_latent + trace.answer.len()).map(|r| r as u32));
+            p.trees.push(Tree { trunk, branches });
+        }
+        for (episode, first) in episodes.iter().zip(first_latents) {
+            let (trace, n) = (&episode.trace, episode.trace.latent_logprobs.len());
+            p.latent_rows.extend((first..first + n).map(|r| r as u32));
+            p.latent_sources.extend((trace.first_latent..trace.first_latent + n).map(|r| r as u32));
+            p.before_latent.extend((first - 1..first + n - 1).map(|r| r as u32));
+            p.before_answer.extend((first + n - 1..first + n - 1 + trace.answer.len()).map(|r| r as u32));
             p.answers.extend(&trace.answer);
-            p.lens.push(p.offsets.len() - 1 - start);
         }
         p
     }
@@ -174,7 +185,7 @@ pub fn run<D: Device>(
     let mut z = device.empty(n, width)?;
     device.gather_rows(1.0, latents, &device.index(&packed.latent_sources)?, &mut z)?;
     device.scatter_rows(model.embeds_std, &z, &device.index(&packed.latent_rows)?, &mut x)?;
-    let layout = Layout::packed(device, &packed.lens)?;
+    let layout = Layout::branched(device, &packed.trees)?;
     let (h, saved) = model.transformer.forward(device, params, x, &layout, grads.as_deref())?;
 
     let terms = grads.is_some().then(|| elements(options, episodes, rollouts));
