@@ -18,9 +18,12 @@
 //!   the operations that return host values wait.
 
 pub mod cpu;
+pub mod cuda;
 mod shape;
 
-pub(crate) use shape::{check, check_len};
+pub(crate) use shape::{
+    check, check_attention, check_below, check_disjoint, check_len, check_offsets, elements,
+};
 
 pub use crate::files::safetensors::Dtype;
 
