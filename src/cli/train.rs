@@ -57,6 +57,7 @@ pub fn run(args: TrainArgs) -> Result<()> {
         flags.out = Some(runs::new_dir());
     }
     let options = flags.resolve()?;
+    options.device.check_trains()?;
     let device = CpuDevice::new(options.threads)?;
     let out = options.out.clone();
     let mut trainer = Trainer::new(device, options, args.resume)?;

@@ -5,5 +5,6 @@ mod generate;
 mod request;
 mod trace;
 
-pub use engine::{DeviceKind, Engine, EngineOptions, Loaded};
+pub(crate) use engine::on_device;
+pub use engine::{DeviceKind, Engine, EngineOptions, Loaded, LoadedOn};
 pub use request::{Event, Generation, Prompt, Request, Sampling, TraceToken};
