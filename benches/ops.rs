@@ -15,7 +15,7 @@ use std::time::Duration;
 use colar_engine::device::cpu::{CpuDevice, CpuTensor};
 use colar_engine::device::{
     AdamW, AdamWTensor, CrossEntropyGrads, Device, Draw, Dtype, HeadShape, LatentLoss, LatentWeights, Span,
-    TokenChoice,
+    TokenChoice, Upstream,
 };
 use colar_engine::model::rope::{RopeConfig, RopeScaling};
 use criterion::measurement::WallTime;
@@ -287,12 +287,13 @@ fn output_head(c: &mut Criterion) {
     });
     let (mut dh, mut dw) = (rows(&d, n, HIDDEN), d.zeros(VOCAB, HIDDEN).unwrap());
     bench(&mut g, &d, "cross_entropy/backward/train", Throughput::Elements(2 * product as u64), || {
-        let grads = CrossEntropyGrads { row_scale: &row_scale, dh: &mut dh, dw: None };
+        let grads = CrossEntropyGrads { upstream: Upstream::Scale(&row_scale), dh: &mut dh, dw: None };
         d.cross_entropy(&h, &w, &ids, &offsets, &mut loss, Some(grads))
     });
     let both = Throughput::Elements(3 * product as u64);
     bench(&mut g, &d, "cross_entropy/backward_with_weight/train", both, || {
-        let grads = CrossEntropyGrads { row_scale: &row_scale, dh: &mut dh, dw: Some(&mut dw) };
+        let grads =
+            CrossEntropyGrads { upstream: Upstream::Scale(&row_scale), dh: &mut dh, dw: Some(&mut dw) };
         d.cross_entropy(&h, &w, &ids, &offsets, &mut loss, Some(grads))
     });
     let one = rows(&d, 1, HIDDEN);

@@ -230,6 +230,8 @@ fn eval_prints_a_table_and_draws_it() {
     assert!(table.contains("CoLaR c = 3") && !table.contains('±'), "{table}");
     let cot = ["--method", "cot", "--max-cot-tokens", "5", "--seeds", "1"];
     assert!(colar("eval", &[&short[..], &cot].concat()).ok().contains("| CoT"));
+    let math = ["--greedy", "--cf", "2", "--verifier", "math"];
+    assert!(colar("eval", &[&short[..], &math].concat()).ok().contains("| CoLaR c = 2"));
 }
 
 #[test]
@@ -252,6 +254,7 @@ fn bad_usage_is_told_in_a_line() {
         ("eval", &["--data", data, "--greedy", "--seeds", "3"], "--seeds"),
         ("eval", &["--data", data, "--method", "cot", "--cf", "2"], "cot"),
         ("eval", &["--data", data, "--batch-size", "0"], "--batch-size"),
+        ("eval", &["--data", data, "--verifier", "maths"], "--verifier"),
         ("score", &["--data", data, "--cf", "0"], "--cf"),
         ("score", &["--data", data, "--cf", "1.5"], "--cf"),
         ("score", &["--data", data, "--method", "cot", "--cf", "2"], "cot"),

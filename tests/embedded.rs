@@ -7,7 +7,7 @@ use colar_engine::train::embedded::{EmbeddedOptions, run};
 use serde_json::Value;
 
 fn options(out: &Path, seed: u64) -> EmbeddedOptions {
-    // 2 CoT steps, 4 CoLaR steps, 133 training and 8 test questions: what is learnt does not matter here.
+    // 2 CoT steps, 4 CoLaR steps, 2 of reinforcement learning, 133 training and 8 test questions: what is learnt does not matter here.
     EmbeddedOptions { out: out.to_owned(), seed, resume: false, shorten: 300 }
 }
 
@@ -26,21 +26,25 @@ fn the_same_seed_gives_the_same_table_and_weights() {
     let rows = table(&a);
     let labels: Vec<(&str, u64)> =
         rows.iter().map(|r| (r["method"].as_str().unwrap(), r["cf"].as_u64().unwrap_or(0))).collect();
-    assert_eq!(labels.iter().map(|l| l.0).collect::<Vec<_>>(), ["cot", "colar", "colar", "colar", "colar"]);
-    assert_eq!(labels[1..].iter().map(|l| l.1).collect::<Vec<_>>(), [1, 2, 3, 5]);
+    assert_eq!(
+        labels.iter().map(|l| l.0).collect::<Vec<_>>(),
+        ["cot", "colar", "colar", "colar", "colar", "colar"]
+    );
+    assert_eq!(labels[1..].iter().map(|l| l.1).collect::<Vec<_>>(), [1, 2, 3, 5, 2]);
+    assert_eq!(rows.iter().filter(|r| r["rl"] == true).count(), 1);
     for r in &rows {
         assert!((0.0..=1.0).contains(&r["accuracy"].as_f64().unwrap()), "{r}");
         assert!(r["mean_length"].as_f64().unwrap() >= 0.0 && r["n"] == 8, "{r}");
     }
     assert_eq!(rows, table(&b));
-    let weights = |d: &Path| std::fs::read(d.join("colar/last/model.safetensors")).unwrap();
+    let weights = |d: &Path| std::fs::read(d.join("rl/last/model.safetensors")).unwrap();
     assert!(weights(&a) == weights(&b));
     assert!(weights(&a) != weights(&c), "another seed changes data, weights and order");
     let question = |d: &Path| std::fs::read_to_string(d.join("data/test.jsonl")).unwrap();
     assert!(question(&a) != question(&c));
 
     let metrics = std::fs::read_to_string(a.join("metrics.jsonl")).unwrap();
-    for stage in ["cot", "colar"] {
+    for stage in ["cot", "colar", "rl"] {
         let lines = metrics.lines().map(|l| serde_json::from_str::<Value>(l).unwrap());
         assert!(lines.filter(|l| l["stage"] == stage && l["kind"] == "train").count() >= 2, "{stage}");
     }

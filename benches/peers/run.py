@@ -37,6 +37,8 @@ def tasks(args):
     if args.engine:
         yield "decode", "colar-engine", [args.engine, "bench", "decode", *model, "--json"]
         yield "train", "colar-engine", [args.engine, "bench", "train", *model, *batch, "--json"]
+        question = ["--data", args.data, "--cf", str(args.cf)]
+        yield "rl", "colar-engine", [args.engine, "bench", "rl", *model, *question, "--json"]
     if args.gguf:
         yield "decode", "llama.cpp, bf16", python("decode_llama_cpp.py", "--gguf", args.gguf, *new_tokens)
     yield "decode", "transformers, bf16", python("decode_torch.py", "--dtype", "bfloat16", *new_tokens)
@@ -47,6 +49,12 @@ def tasks(args):
         "authors' step, bf16 autocast",
         python("sft_step_torch.py", *batch, "--dtype", "bf16-autocast"),
     )
+    for dtype, label in (("float32", "f32"), ("bf16-autocast", "bf16 autocast")):
+        yield (
+            "rl",
+            f"authors' rollout and update, {label}",
+            python("rl_torch.py", "--data", args.data, "--cf", str(args.cf), "--dtype", dtype),
+        )
 
 
 def busy_seconds():
@@ -130,7 +138,33 @@ COLUMNS = {
         ("peak memory, MiB", "peak_rss_mib", 0),
         ("others' load, cores", "other_cores", 2),
     ],
+    "rl": [
+        ("rollout, s", "rollout_s", 3),
+        ("update, s", "update_s", 3),
+        ("peak memory, MiB", "peak_rss_mib", 0),
+        ("others' load, cores", "other_cores", 2),
+    ],
 }
+
+SAME_WORK = {"rl": ["group_size", "question_tokens", "n_latents", "answer_tokens"]}
+"""What all peers of a kind must report alike for their times to be comparable."""
+
+
+def work(kind, results):
+    """A line that says how much every run of `kind` did, and where the runs do not agree on it."""
+    parts = []
+    for key in SAME_WORK.get(kind, []):
+        who = {}
+        for (k, label), records in results.items():
+            for value in {r[key] for r in records if k == kind and key in r}:
+                who.setdefault(value, []).append(label)
+        name = key.replace("_", " ")
+        if len(who) == 1:
+            parts.append(f"{name} {next(iter(who))}")
+        elif who:
+            sides = ", ".join(f"{value} ({', '.join(labels)})" for value, labels in who.items())
+            parts.append(f"**not comparable, {name} differs**: {sides}")
+    return f"\n{'; '.join(parts)}\n" if parts else ""
 
 
 def markdown(results, args):
@@ -138,6 +172,7 @@ def markdown(results, args):
     titles = {
         "decode": f"One sequence, greedy, {args.new_tokens} new tokens",
         "train": f"One CoLaR supervised step: {args.batch_size} samples, c = {args.cf}, LoRA r 128",
+        "rl": "One group's rollout and the update from it, LoRA r 128",
     }
     text = [
         f"{Path(args.model).resolve().name}, {args.threads} threads, {args.rounds} rounds: median (range)\n"
@@ -152,6 +187,7 @@ def markdown(results, args):
             good = [r for r in records if "error" not in r]
             if k == kind and good:
                 text.append(f"| {label} | {' | '.join(spread(good, key, d) for _, key, d in columns)} |\n")
+        text.append(work(kind, results))
     for (k, label), records in results.items():
         failed = [r["error"] for r in records if "error" in r]
         if failed:
@@ -167,7 +203,7 @@ def main():
     p.add_argument("--gguf", help="the same model as to_gguf.py wrote it; without it llama.cpp is left out")
     p.add_argument("--engine", help="the colar-engine binary; without it the engine is left out")
     p.add_argument("--data", default=str(HERE / "samples.jsonl"))
-    p.add_argument("--only", choices=["decode", "train"])
+    p.add_argument("--only", choices=list(COLUMNS))
     p.add_argument("--cf", type=int, default=2)
     p.add_argument("--batch-size", type=int, default=8)
     p.add_argument("--new-tokens", type=int, default=128)

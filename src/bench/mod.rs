@@ -3,9 +3,11 @@
 //! Single operations are timed by the criterion benchmarks under `benches/`.
 
 mod decode;
+mod rl;
 mod train;
 
 pub use decode::{DecodeOptions, DecodeTiming, decode};
+pub use rl::{RlStepOptions, RlStepTiming, rl_step};
 pub use train::{StepOptions, StepTiming, train_step};
 
 /// The median of some seconds; 0 of none.

@@ -5,18 +5,19 @@ use std::time::Instant;
 
 use clap::{Args, Subcommand};
 
-use crate::bench::{DecodeOptions, StepOptions, decode, train_step};
+use crate::bench::{DecodeOptions, RlStepOptions, StepOptions, decode, rl_step, train_step};
 use crate::device::cpu::CpuDevice;
 use crate::infer::Loaded;
 use crate::model::adapter::{AdapterConfig, LoraTarget};
 use crate::{Error, Result};
 
-/// Time decoding or a training step on a model
+/// Time decoding, a training step or a step of reinforcement learning on a model
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   colar-engine bench decode --model models/SmolLM2-135M
-  colar-engine bench train --model models/SmolLM2-135M --data benches/peers/samples.jsonl --cf 2 --json")]
+  colar-engine bench train --model models/SmolLM2-135M --data benches/peers/samples.jsonl --cf 2 --json
+  colar-engine bench rl --model models/SmolLM2-135M --data benches/peers/samples.jsonl")]
 pub struct BenchArgs {
     #[command(subcommand)]
     command: BenchCommand,
@@ -26,6 +27,7 @@ pub struct BenchArgs {
 enum BenchCommand {
     Decode(DecodeArgs),
     Train(StepArgs),
+    Rl(RlArgs),
 }
 
 /// One sequence, greedy, the end of sequence ignored
@@ -83,6 +85,44 @@ struct StepArgs {
     json: bool,
 }
 
+/// Rollouts of one question and an update on them, with a LoRA adapter on q_proj and v_proj
+#[derive(Debug, Args)]
+struct RlArgs {
+    /// Model directory
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// Data; its first question is asked
+    #[arg(long, value_name = "FILE")]
+    data: PathBuf,
+    /// Compression factor
+    #[arg(long, value_name = "C", default_value_t = 2)]
+    cf: usize,
+    /// Rollouts of the question
+    #[arg(long, value_name = "G", default_value_t = 8)]
+    group_size: usize,
+    /// Latents of every rollout
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    latents: usize,
+    /// Tokens of every answer
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    answer_tokens: usize,
+    /// Rank of the adapter
+    #[arg(long, value_name = "R", default_value_t = 128)]
+    lora_r: usize,
+    /// Inner width of the latent head [default: the hidden size]
+    #[arg(long, value_name = "I")]
+    head_size: Option<usize>,
+    /// Timed steps
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    steps: usize,
+    /// CPU threads; 0 means one a core
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    threads: usize,
+    /// One line of JSON
+    #[arg(long)]
+    json: bool,
+}
+
 /// Runs `bench`; `started` is when the process began.
 ///
 /// # Errors
@@ -91,6 +131,7 @@ pub fn run(args: &BenchArgs, started: Instant) -> Result<()> {
     match &args.command {
         BenchCommand::Decode(a) => run_decode(a, started),
         BenchCommand::Train(a) => run_train(a),
+        BenchCommand::Rl(a) => run_rl(a),
     }
 }
 
@@ -127,13 +168,7 @@ fn run_train(args: &StepArgs) -> Result<()> {
         cf: args.cf,
         batch_size: args.batch_size,
         head_size: args.head_size,
-        lora: AdapterConfig {
-            r: args.lora_r,
-            lora_alpha: 32.0,
-            use_rslora: false,
-            target_modules: vec![LoraTarget::QProj, LoraTarget::VProj],
-            base_model_name_or_path: None,
-        },
+        lora: adapter(args.lora_r),
         steps: args.steps,
     };
     let t = train_step(&CpuDevice::new(args.threads)?, &options)?;
@@ -143,6 +178,48 @@ fn run_train(args: &StepArgs) -> Result<()> {
         println!("step {:.3} s: {} positions, {:.0} positions/s", t.step_s, t.positions, t.positions_per_s);
     }
     Ok(())
+}
+
+fn run_rl(args: &RlArgs) -> Result<()> {
+    if [args.cf, args.latents, args.answer_tokens, args.steps, args.lora_r].contains(&0)
+        || args.group_size < 2
+    {
+        return Err(Error::usage(
+            "--cf, --latents, --answer-tokens, --steps and --lora-r must be at least 1, --group-size at least 2",
+        ));
+    }
+    let options = RlStepOptions {
+        model: args.model.clone(),
+        data: args.data.clone(),
+        cf: args.cf,
+        group_size: args.group_size,
+        n_latents: args.latents,
+        answer_tokens: args.answer_tokens,
+        head_size: args.head_size,
+        lora: adapter(args.lora_r),
+        steps: args.steps,
+    };
+    let t = rl_step(&CpuDevice::new(args.threads)?, &options)?;
+    if args.json {
+        println!("{}", as_json(&t)?);
+    } else {
+        println!(
+            "{} rollouts of a prompt of {} tokens, {} latents and {} answer tokens: {:.3} s; update {:.3} s",
+            t.group_size, t.question_tokens, t.n_latents, t.answer_tokens, t.rollout_s, t.update_s
+        );
+    }
+    Ok(())
+}
+
+/// The adapter of the paper, at another rank.
+fn adapter(r: usize) -> AdapterConfig {
+    AdapterConfig {
+        r,
+        lora_alpha: 32.0,
+        use_rslora: false,
+        target_modules: vec![LoraTarget::QProj, LoraTarget::VProj],
+        base_model_name_or_path: None,
+    }
 }
 
 fn as_json(value: &impl serde::Serialize) -> Result<serde_json::Value> {

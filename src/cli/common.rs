@@ -136,18 +136,6 @@ fn bounded(text: &str, most: usize) -> Result<usize, String> {
     }
 }
 
-/// A compression factor as the prompt takes it: a number above 0 in plain decimals, or `auto`.
-pub fn speed(text: &str) -> Result<String, String> {
-    let text = text.trim();
-    let plain = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
-    let positive = text.parse::<f64>().is_ok_and(|x| x > 0.0 && x.is_finite());
-    if text == "auto" || (plain && positive) {
-        Ok(text.to_owned())
-    } else {
-        Err("not a number above 0 (2, 1.5) nor `auto`".to_owned())
-    }
-}
-
 /// Writes to standard output; a reader that has seen enough (`| head`) is no error.
 ///
 /// # Errors
@@ -174,16 +162,6 @@ pub fn progress(len: usize, what: &str) -> ProgressBar {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn factors() {
-        for text in ["1", "2", "1.5", "7", "auto", " 2 ", "0.5"] {
-            assert_eq!(speed(text).as_deref(), Ok(text.trim()));
-        }
-        for text in ["", "0", "-1", "0.0", "two", "inf", "nan", "1e3", "+2", ".", "1.5.2", "AUTO"] {
-            assert!(speed(text).is_err(), "{text}");
-        }
-    }
 
     #[test]
     fn counts_are_bounded() {

@@ -56,6 +56,9 @@ struct SynthArgs {
     /// Largest number, results included; up to 59 each is one token
     #[arg(long, value_name = "N", default_value_t = SynthConfig::default().max_value)]
     max_value: u32,
+    /// Percentage of chains that check their last step by its inverse
+    #[arg(long, value_name = "P", default_value_t = SynthConfig::default().check_percent)]
+    check_percent: u32,
 }
 
 /// Convert a published data set to the engine's own form
@@ -121,6 +124,7 @@ fn synth(args: &SynthArgs) -> Result<()> {
         min_steps: args.min_steps,
         max_steps: args.max_steps,
         max_value: args.max_value,
+        check_percent: args.check_percent,
     };
     let splits = synth::generate(&config)?;
     for (name, samples) in [("train", &splits.train), ("val", &splits.val), ("test", &splits.test)] {

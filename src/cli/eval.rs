@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::common::{self, ModelArgs, SamplingArgs};
-use crate::data::load;
+use crate::data::{VerifierKind, load};
 use crate::eval::accuracy::EvalOptions;
 use crate::eval::{TableRow, plot, table};
 use crate::infer::Sampling;
@@ -22,7 +22,8 @@ use crate::{Error, Result};
 Examples:
   colar-engine eval --data test.jsonl
   colar-engine eval --model Llama-3.2-1B --adapter runs/gsm/best --data test.jsonl --cf 2,5 --plot gsm.svg
-  colar-engine eval --model Llama-3.2-1B --adapter runs/cot/best --data test.jsonl --method cot --greedy")]
+  colar-engine eval --model Llama-3.2-1B --adapter runs/cot/best --data test.jsonl --method cot --greedy
+  colar-engine eval --model Llama-3.2-1B --adapter runs/math/best --data math.jsonl --verifier math")]
 pub struct EvalArgs {
     #[command(flatten)]
     model: ModelArgs,
@@ -30,7 +31,7 @@ pub struct EvalArgs {
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
     /// Compression factors: numbers above 0 or `auto` [default: 1,2,5; under CoT 1]
-    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = common::speed,
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = crate::model::prompt::parse_speed,
           allow_negative_numbers = true)]
     cf: Vec<String>,
     /// Latent or written reasoning [default: what the checkpoint was trained for; cot for a bare model]
@@ -45,6 +46,9 @@ pub struct EvalArgs {
     /// Questions that run together
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = common::batch_size)]
     batch_size: usize,
+    /// When an answer is right
+    #[arg(long, value_enum, default_value_t = VerifierKind::Exact)]
+    verifier: VerifierKind,
     #[command(flatten)]
     sampling: SamplingArgs,
     /// Print a JSON list, an object a row, instead of the table
@@ -78,7 +82,13 @@ pub fn run(args: &EvalArgs) -> Result<()> {
         let mut runs = Vec::with_capacity(seeds.min(1024));
         for run in 0..seeds {
             let sampling = Sampling { seed: sampling.seed.wrapping_add(run as u64), ..sampling };
-            let options = EvalOptions { method, speed: speed.clone(), sampling, batch_size: args.batch_size };
+            let options = EvalOptions {
+                method,
+                speed: speed.clone(),
+                sampling,
+                batch_size: args.batch_size,
+                verifier: args.verifier,
+            };
             let bar = common::progress(samples.len(), &format!("c = {speed}, {}/{seeds}", run + 1));
             let mut evaluation =
                 engine.evaluate(&samples, &options, &mut |done| bar.set_position(done as u64))?;

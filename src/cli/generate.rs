@@ -27,7 +27,7 @@ pub struct GenerateArgs {
     #[command(flatten)]
     model: ModelArgs,
     /// Compression factor: a number above 0 (2, 1.5) or `auto`; written chains have 1
-    #[arg(long, value_name = "C", default_value = "2", value_parser = common::speed,
+    #[arg(long, value_name = "C", default_value = "2", value_parser = crate::model::prompt::parse_speed,
           allow_negative_numbers = true)]
     cf: String,
     /// How to reason [default: as the checkpoint's colar.json says, else colar if there is a latent head,

@@ -8,20 +8,21 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::device::cpu::CpuDevice;
 use crate::files::runs;
-use crate::train::{Progress, TrainFlags, Trainer};
+use crate::train::{Progress, RlOptions, RlTrainer, Stage, TrainFlags, Trainer};
 use crate::{Error, Result};
 
 /// Train a model, in chains of thought or in compressed latents
 ///
 /// With neither --model nor --data: the embedded default. It makes a small tokenizer, model and data
-/// set of arithmetic word problems, trains CoT, then CoLaR from that checkpoint, and prints accuracy
-/// and reasoning length of both.
+/// set of arithmetic word problems, trains CoT, then CoLaR from that checkpoint, then lets reinforcement
+/// learning shorten its chains, and prints accuracy and reasoning length of all three.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   colar-engine train
   colar-engine train --method cot --model models/SmolLM2-135M --data train.jsonl --val val.jsonl --out runs/cot
   colar-engine train --model models/SmolLM2-135M --data train.jsonl --init runs/cot/best --out runs/colar
+  colar-engine train --stage rl --model models/SmolLM2-135M --adapter runs/colar/best --data train.jsonl --out runs/rl
   colar-engine train --config runs/colar/config.toml --resume")]
 pub struct TrainArgs {
     /// TOML file with any of the flags below as keys (`batch-size = 16`); flags override it
@@ -56,6 +57,9 @@ pub fn run(args: TrainArgs) -> Result<()> {
         }
         flags.out = Some(runs::new_dir());
     }
+    if flags.stage == Some(Stage::Rl) {
+        return run_rl(flags.resolve_rl()?, args.resume);
+    }
     let options = flags.resolve()?;
     options.device.check_trains()?;
     let device = CpuDevice::new(options.threads)?;
@@ -71,6 +75,24 @@ pub fn run(args: TrainArgs) -> Result<()> {
         );
     }
     println!("{} steps; best checkpoint in {}", summary.steps, out.join("best").display());
+    Ok(())
+}
+
+fn run_rl(options: RlOptions, resume: bool) -> Result<()> {
+    options.device.check_trains()?;
+    let device = CpuDevice::new(options.threads)?;
+    let out = options.out.clone();
+    let mut trainer = RlTrainer::new(device, options, resume)?;
+    let mut shown = Shown::new("rl");
+    let summary = trainer.run(&mut |p| shown.update(&p))?;
+    shown.finish();
+    println!(
+        "{} steps; best checkpoint in {}; curves in {}, rollouts in {}",
+        summary.steps,
+        out.join("best").display(),
+        out.join("rl.svg").display(),
+        out.join("rollouts.txt").display()
+    );
     Ok(())
 }
 
@@ -95,6 +117,23 @@ impl Shown {
                 self.bar.set_position(s.step);
                 self.bar.set_message(format!("loss {:.4}  {:.0} tokens/s", s.loss, s.tokens_per_second));
             }
+            Progress::Policy(p) => {
+                if self.bar.length() != Some(p.total) {
+                    self.begin(p.total, p.step);
+                }
+                self.bar.set_position(p.step);
+                self.bar.set_message(format!(
+                    "reward {:.3}  accuracy {:.1} %  {:.1} latents",
+                    p.reward,
+                    100.0 * p.accuracy,
+                    p.n_latents
+                ));
+            }
+            Progress::PolicyValidated { step, reward, accuracy, mean_length } => self.line(&format!(
+                "{}: step {step}: validation reward {reward:.4}, accuracy {:.1} %, {mean_length:.1} latents",
+                self.name,
+                100.0 * accuracy
+            )),
             Progress::Validated(v) => {
                 let accuracy = v.accuracy.map_or(String::new(), |a| format!(", accuracy {:.1} %", 100.0 * a));
                 self.line(&format!(

@@ -4,10 +4,12 @@ pub mod answer;
 pub mod formats;
 pub mod lengths;
 pub mod synth;
+pub mod verify;
 
 use serde::{Deserialize, Serialize};
 
 pub use formats::{Format, load, write_jsonl};
+pub use verify::{Verifier, VerifierKind};
 
 /// One training or test example: a question, its reasoning steps and its answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,8 +8,8 @@
 //!
 //! # Rules that hold for every operation
 //!
-//! * Activations have the device's compute dtype (float32 on `cpu`); trained weights, gradients and
-//!   optimiser state are float32; frozen weights keep the dtype of their file.
+//! * Activations have the device's compute dtype (float32 on `cpu`); trained weights, gradients,
+//!   optimiser state, losses and log-sum-exps are float32; frozen weights keep the dtype of their file.
 //! * Outputs are passed in and overwritten, unless the operation says that it adds.
 //! * Shapes and dtypes are checked where a buffer enters an operation, and nowhere else; a
 //!   mismatch is [`Error::Shape`](crate::Error::Shape) with both sides named.
@@ -19,8 +19,10 @@
 
 pub mod cpu;
 pub mod cuda;
+mod policy;
 mod shape;
 
+pub use policy::{PolicyElement, PolicyLoss, PolicyObjective, PolicyTerms};
 pub(crate) use shape::{
     check, check_attention, check_below, check_disjoint, check_len, check_offsets, elements,
 };
@@ -417,6 +419,20 @@ pub trait Device: Clone + Send + Sync + Sized + 'static {
         per_row: &mut Self::Tensor,
         grads: Option<(&mut Self::Tensor, Option<&mut Self::Tensor>)>,
     ) -> Result<()>;
+    /// Log-probabilities of given latents `[N,D]` (in units of `embeds_std`) under N(mu, sigma), and
+    /// the gradient of the policy objective on them, in one pass (spec section 6).
+    ///
+    /// `per_row[N,3]` receives, per latent, the mean over D of the log-density, the mean of the
+    /// entropy, and the number of elements whose log_sigma was bounded. The gradients are
+    /// overwritten.
+    fn latent_logprob(
+        &self,
+        mu: &Self::Tensor,
+        log_sigma: &Self::Tensor,
+        latents: &Self::Tensor,
+        per_row: &mut Self::Tensor,
+        grads: Option<LatentPolicyGrads<'_, Self>>,
+    ) -> Result<()>;
     /// Adds the gradient that reaches a reparameterised sample to `dmu` and `dlog_sigma`.
     fn reparameterise_backward(
         &self,
@@ -433,8 +449,8 @@ pub trait Device: Clone + Send + Sync + Sized + 'static {
     ///
     /// The label of row `n` is uniform over `ids[offsets[n] .. offsets[n+1]]`: one id for a sampled
     /// label, the whole chunk for the mean form (spec section 3). `loss[n,0]` receives
-    /// `logsumexp − mean(label logits)`. Gradients are those of `Σ_n row_scale[n,0] · loss[n]`: `dh`
-    /// is overwritten, `dw` added to.
+    /// `logsumexp − mean(label logits)`: of a sampled label, its negative log-probability. `dh` is
+    /// overwritten, `dw` added to.
     #[allow(clippy::too_many_arguments)]
     fn cross_entropy(
         &self,
@@ -476,10 +492,30 @@ pub trait Device: Clone + Send + Sync + Sized + 'static {
 
 /// What [`Device::cross_entropy`] differentiates.
 pub struct CrossEntropyGrads<'a, D: Device> {
-    /// `[N,1]`: the gradient that reaches each row's loss.
-    pub row_scale: &'a D::Tensor,
+    /// What reaches each row's loss.
+    pub upstream: Upstream<'a, D>,
     /// `[N,H]`: gradient of the hidden states, overwritten.
     pub dh: &'a mut D::Tensor,
     /// `[V,H]`: gradient of the output matrix, added to; `None` where it is frozen.
     pub dw: Option<&'a mut D::Tensor>,
+}
+
+/// What is made of the rows' losses of [`Device::cross_entropy`].
+pub enum Upstream<'a, D: Device> {
+    /// A weighted sum: `[N,1]`, a factor a row.
+    Scale(&'a D::Tensor),
+    /// The policy objective on the log-probabilities of sampled labels.
+    Policy(PolicyTerms<'a, D>),
+}
+
+/// What [`Device::latent_logprob`] differentiates.
+pub struct LatentPolicyGrads<'a, D: Device> {
+    /// The objective, an element a latent.
+    pub terms: PolicyTerms<'a, D>,
+    /// Factor of the entropy's gradient, for instance `entropy_weight / (latents * D)`.
+    pub entropy_scale: f32,
+    /// `[N,D]`: gradient of mu.
+    pub dmu: &'a mut D::Tensor,
+    /// `[N,D]`: gradient of log_sigma.
+    pub dlog_sigma: &'a mut D::Tensor,
 }

@@ -5,7 +5,7 @@
 //! seed and its own place in the data set ([`sample_seed`]), so neither the batch size nor the order
 //! of the batches moves a figure.
 
-use crate::data::{Sample, answer};
+use crate::data::{Sample, Verifier, VerifierKind, answer};
 use crate::device::Device;
 use crate::infer::{Engine, Generation, Loaded, Prompt, Request, Sampling, on_device};
 use crate::model::prompt::{self, Method};
@@ -23,6 +23,8 @@ pub struct EvalOptions {
     pub sampling: Sampling,
     /// Questions that run together; at least 1.
     pub batch_size: usize,
+    /// When an answer is right.
+    pub verifier: VerifierKind,
 }
 
 /// One question, and what became of it.
@@ -34,7 +36,7 @@ pub struct Outcome {
     pub gold: String,
     /// What the model wrote.
     pub generation: Generation,
-    /// Whether its answer [`matches`](answer::matches) the gold one; never, where it gave none.
+    /// Whether its answer is the gold one, as [`EvalOptions::verifier`] judges; never, where it gave none.
     pub correct: bool,
 }
 
@@ -106,13 +108,14 @@ pub fn evaluate<D: Device>(
         .collect::<Result<Vec<_>>>()?;
     let mut order: Vec<usize> = (0..samples.len()).collect();
     order.sort_by_key(|&i| lengths[i]);
+    let verifier = options.verifier.verifier();
     let mut outcomes: Vec<Option<Outcome>> = vec![None; samples.len()];
     let mut done = 0;
     for batch in order.chunks(options.batch_size) {
         let requests: Vec<Request> = batch.iter().map(|&i| request(&samples[i], i, options)).collect();
         let generations = loaded.generate(&requests, &mut |_| ())?;
         for (&i, generation) in batch.iter().zip(generations) {
-            outcomes[i] = Some(judge(&samples[i], generation));
+            outcomes[i] = Some(judge(&samples[i], generation, verifier.as_ref()));
         }
         done += batch.len();
         progress(done);
@@ -132,8 +135,8 @@ fn request(sample: &Sample, index: usize, options: &EvalOptions) -> Request {
     }
 }
 
-fn judge(sample: &Sample, generation: Generation) -> Outcome {
-    let correct = answer::extract(&generation.text).is_some_and(|a| answer::matches(a, &sample.answer));
+fn judge(sample: &Sample, generation: Generation, verifier: &dyn Verifier) -> Outcome {
+    let correct = answer::extract(&generation.text).is_some_and(|a| verifier.is_correct(a, &sample.answer));
     Outcome { question: sample.question.clone(), gold: sample.answer.clone(), generation, correct }
 }
 
@@ -166,6 +169,7 @@ mod tests {
     use std::path::{Path, PathBuf};
 
     use super::*;
+    use crate::data::verify::ExactMatch;
     use crate::device::cpu::CpuDevice;
 
     fn sample(question: &str, answer: &str) -> Sample {
@@ -201,12 +205,13 @@ mod tests {
 
     #[test]
     fn counts_and_means() {
+        let exact: &dyn Verifier = &ExactMatch;
         let outcomes = vec![
-            judge(&sample("a", "14"), generation("Answer:14.0", 4, 3)),
-            judge(&sample("b", "14"), generation("Answer:15", 7, 3)),
-            judge(&sample("c", "1,000"), generation("Answer: 1000.", 6, 6)),
+            judge(&sample("a", "14"), generation("Answer:14.0", 4, 3), exact),
+            judge(&sample("b", "14"), generation("Answer:15", 7, 3), exact),
+            judge(&sample("c", "1,000"), generation("Answer: 1000.", 6, 6), exact),
             // The right number without the mark is no answer.
-            judge(&sample("d", "14"), generation("14", 1, 4)),
+            judge(&sample("d", "14"), generation("14", 1, 4), exact),
         ];
         let e = Evaluation::of(outcomes);
         assert_eq!((e.n, e.correct), (4, 2));
@@ -214,8 +219,20 @@ mod tests {
         assert_eq!(e.mean_length, 4.5);
         assert_eq!(e.mean_length_correct, Some(5.0));
         assert_eq!(e.mean_answer_tokens, 4.0);
-        let none = Evaluation::of(vec![judge(&sample("a", "1"), generation("Answer:2", 3, 2))]);
+        let none = Evaluation::of(vec![judge(&sample("a", "1"), generation("Answer:2", 3, 2), exact)]);
         assert_eq!(none.mean_length_correct, None);
+    }
+
+    #[test]
+    fn the_verifier_decides() {
+        for (kind, correct) in [(VerifierKind::Exact, false), (VerifierKind::Math, true)] {
+            let judged = |text: &str| {
+                judge(&sample("a", r"\frac{1}{2}"), generation(text, 1, 1), kind.verifier().as_ref()).correct
+            };
+            assert_eq!(judged("Answer: 0.50 cm"), correct);
+            assert!(!judged("Answer: 0.51"));
+            assert!(!judged("1/2"), "no mark, no answer");
+        }
     }
 
     #[test]
@@ -244,7 +261,13 @@ mod tests {
                 seed: 3,
                 ..Sampling::default()
             };
-            let options = EvalOptions { method: Method::Colar, speed: "2".to_owned(), sampling, batch_size };
+            let options = EvalOptions {
+                method: Method::Colar,
+                speed: "2".to_owned(),
+                sampling,
+                batch_size,
+                verifier: VerifierKind::Exact,
+            };
             let mut heard = Vec::new();
             let e = evaluate(&loaded, &samples, &options, &mut |done| heard.push(done)).unwrap();
             assert_eq!(heard.last(), Some(&7));
@@ -270,6 +293,7 @@ mod tests {
             speed: "2".to_owned(),
             sampling: Sampling::default(),
             batch_size: 0,
+            verifier: VerifierKind::Exact,
         };
         assert!(evaluate(&loaded, &[], &options, &mut |_| ()).is_err());
         assert!(evaluate(&loaded, &[sample("q", "1")], &options, &mut |_| ()).is_err());

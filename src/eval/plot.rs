@@ -18,6 +18,8 @@ use crate::{Error, Result};
 const SIZE: (u32, u32) = (760, 480);
 /// The CoLaR points: a blue that stays apart from the orange for colour-blind eyes and in grey.
 const COLAR: RGBColor = RGBColor(0, 94, 168);
+/// What reinforcement learning made of them.
+const RL: RGBColor = RGBColor(0, 128, 96);
 /// The CoT point.
 const COT: RGBColor = RGBColor(213, 94, 0);
 const INK: RGBColor = RGBColor(38, 38, 38);
@@ -36,7 +38,8 @@ pub fn write(path: &Path, title: &str, rows: &[TableRow]) -> Result<()> {
 }
 
 /// The picture as SVG text: CoLaR points joined in the order of their length and labelled by their
-/// factor, CoT points as diamonds, 95 % intervals as bars where the rows have them.
+/// factor, those after reinforcement learning as triangles, CoT points as diamonds, 95 % intervals as bars
+/// where the rows have them.
 ///
 /// # Errors
 /// [`Error::Usage`] without rows or with figures that are not finite.
@@ -65,20 +68,26 @@ impl Point {
         Point {
             at: (row.mean_length, 100.0 * row.accuracy),
             ci: (row.mean_length_ci.unwrap_or(0.0), 100.0 * row.accuracy_ci.unwrap_or(0.0)),
-            label: if row.method == Method::Cot { "CoT".to_owned() } else { format!("c = {}", row.cf) },
+            label: match (row.method, row.rl) {
+                (Method::Cot, _) => "CoT".to_owned(),
+                (Method::Colar, false) => format!("c = {}", row.cf),
+                (Method::Colar, true) => format!("c = {}, RL", row.cf),
+            },
         }
     }
 }
 
-fn points(rows: &[TableRow], method: Method) -> Vec<Point> {
-    let mut points: Vec<Point> = rows.iter().filter(|r| r.method == method).map(Point::of).collect();
+fn points(rows: &[TableRow], method: Method, rl: bool) -> Vec<Point> {
+    let rows = rows.iter().filter(|r| r.method == method && r.rl == rl);
+    let mut points: Vec<Point> = rows.map(Point::of).collect();
     points.sort_by(|a, b| a.at.0.total_cmp(&b.at.0));
     points
 }
 
 fn draw(area: &Area<'_>, title: &str, rows: &[TableRow]) -> Result<(), Box<dyn std::error::Error>> {
-    let (colar, cot) = (points(rows, Method::Colar), points(rows, Method::Cot));
-    let (x, y) = ranges(colar.iter().chain(&cot));
+    let [colar, rl] = [false, true].map(|rl| points(rows, Method::Colar, rl));
+    let cot = points(rows, Method::Cot, false);
+    let (x, y) = ranges(colar.iter().chain(&rl).chain(&cot));
     area.fill(&WHITE)?;
     let mut chart = ChartBuilder::on(area)
         .caption(title, (FONT, 21).into_font().color(&INK))
@@ -102,7 +111,7 @@ fn draw(area: &Area<'_>, title: &str, rows: &[TableRow]) -> Result<(), Box<dyn s
         .y_desc("accuracy (%)")
         .draw()?;
 
-    for (series, colour) in [(&colar, COLAR), (&cot, COT)] {
+    for (series, colour) in [(&colar, COLAR), (&rl, RL), (&cot, COT)] {
         for p in series {
             chart.draw_series(bars(p, colour))?;
         }
@@ -118,6 +127,12 @@ fn draw(area: &Area<'_>, title: &str, rows: &[TableRow]) -> Result<(), Box<dyn s
             });
         chart.draw_series(colar.iter().map(|p| Circle::new(p.at, 5, COLAR.filled())))?;
     }
+    if !rl.is_empty() {
+        chart
+            .draw_series(rl.iter().map(|p| TriangleMarker::new(p.at, 7, RL.filled())))?
+            .label("CoLaR after reinforcement learning")
+            .legend(|(x, y)| TriangleMarker::new((x + 11, y), 7, RL.filled()));
+    }
     if !cot.is_empty() {
         chart
             .draw_series(cot.iter().map(|p| EmptyElement::at(p.at) + diamond((0, 0))))?
@@ -127,6 +142,7 @@ fn draw(area: &Area<'_>, title: &str, rows: &[TableRow]) -> Result<(), Box<dyn s
     // Without compression CoLaR thinks about as long as CoT: labels on opposite sides stay apart.
     for (series, colour, side, offset) in [
         (&colar, COLAR, Pos::new(HPos::Left, VPos::Top), (9, 7)),
+        (&rl, RL, Pos::new(HPos::Right, VPos::Top), (-9, 7)),
         (&cot, COT, Pos::new(HPos::Right, VPos::Center), (-12, -1)),
     ] {
         let style = (FONT, 15).into_font().color(&colour).pos(side);
@@ -196,6 +212,7 @@ mod tests {
     fn row(method: Method, cf: &str, accuracy: f64, mean_length: f64, ci: Option<f64>) -> TableRow {
         TableRow {
             method,
+            rl: false,
             cf: cf.to_owned(),
             accuracy,
             accuracy_ci: ci,
@@ -230,6 +247,10 @@ mod tests {
         assert_eq!(svg, render("A < B & C", &rows(None)).unwrap(), "drawn twice, the same");
         // One marker a CoLaR point and one in the legend.
         assert_eq!(svg.matches("<circle").count(), 3);
+        assert!(!svg.contains("RL"));
+        let after = row(Method::Colar, "2", 0.95, 8.0, None).after_rl();
+        let svg = render("", &[rows(None), vec![after]].concat()).unwrap();
+        assert!(svg.contains("c = 2, RL"));
     }
 
     #[test]

@@ -201,7 +201,7 @@ fn latent_losses<D: Device>(
     let (dist, _) = model.latent_head()?.forward(device, &model.params, hl)?;
     let of = |loss| -> Result<Vec<f32>> {
         let weights = LatentWeights { loss, loss_scale: 0.0, entropy_scale: 0.0 };
-        let mut per_row = device.empty(n, 3)?;
+        let mut per_row = device.zeros(n, 3)?;
         device.latent_loss(weights, &dist.mu, dist.log_sigma.as_ref(), None, target, &mut per_row, None)?;
         device.read(&per_row)
     };

@@ -19,6 +19,9 @@ use crate::{Error, Result};
 pub struct TableRow {
     /// `cot` or `colar`.
     pub method: Method,
+    /// Whether reinforcement learning followed the supervised training.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub rl: bool,
     /// The compression factor as text; `1` under CoT. In JSON a number, where it is one.
     #[serde(serialize_with = "serialize_cf")]
     pub cf: String,
@@ -61,6 +64,7 @@ impl TableRow {
         let correct = correct.and_then(|lengths| estimate(&lengths));
         Some(TableRow {
             method,
+            rl: false,
             cf: speed.to_owned(),
             accuracy: accuracy.mean,
             accuracy_ci: accuracy.half_width,
@@ -75,11 +79,16 @@ impl TableRow {
         })
     }
 
-    /// `CoT`, or `CoLaR c = 2`.
+    /// The row of a model that reinforcement learning trained on.
+    pub fn after_rl(self) -> Self {
+        TableRow { rl: true, ..self }
+    }
+
+    /// `CoT`, `CoLaR c = 2`, or `CoLaR + RL c = 2`.
     pub fn label(&self) -> String {
         match self.method {
             Method::Cot => "CoT".to_owned(),
-            Method::Colar => format!("CoLaR c = {}", self.cf),
+            Method::Colar => format!("CoLaR{} c = {}", if self.rl { " + RL" } else { "" }, self.cf),
         }
     }
 }
@@ -188,17 +197,19 @@ mod tests {
         let runs = [evaluation(0.9, 11.0, Some(10.0)), evaluation(0.92, 11.5, Some(10.5))];
         let two = TableRow::from_runs(Method::Colar, "2", &runs);
         let auto = TableRow::from_runs(Method::Colar, "auto", &[evaluation(0.0, 3.5, None)]);
-        [cot, two, auto].into_iter().flatten().collect()
+        let rl = TableRow::from_runs(Method::Colar, "2", &[evaluation(0.95, 8.0, Some(8.0))]);
+        [cot, two, auto, rl.map(TableRow::after_rl)].into_iter().flatten().collect()
     }
 
     #[test]
     fn text_is_aligned_markdown() {
         let expected = "\
-| method         | accuracy (%) |         #L | #L correct | answer tokens |       n |
-|:---------------|-------------:|-----------:|-----------:|--------------:|--------:|
-| CoT            |         99.0 |       21.0 |       21.0 |           5.0 |     200 |
-| CoLaR c = 2    |  91.0 ± 12.7 | 11.2 ± 3.2 | 10.2 ± 3.2 |     5.0 ± 0.0 | 200 × 2 |
-| CoLaR c = auto |          0.0 |        3.5 |          – |           5.0 |     200 |
+| method           | accuracy (%) |         #L | #L correct | answer tokens |       n |
+|:-----------------|-------------:|-----------:|-----------:|--------------:|--------:|
+| CoT              |         99.0 |       21.0 |       21.0 |           5.0 |     200 |
+| CoLaR c = 2      |  91.0 ± 12.7 | 11.2 ± 3.2 | 10.2 ± 3.2 |     5.0 ± 0.0 | 200 × 2 |
+| CoLaR c = auto   |          0.0 |        3.5 |          – |           5.0 |     200 |
+| CoLaR + RL c = 2 |         95.0 |        8.0 |        8.0 |           5.0 |     200 |
 ";
         assert_eq!(text(&rows()), expected);
     }
@@ -218,6 +229,7 @@ mod tests {
         assert!(list[1]["accuracy_ci"].as_f64().unwrap() > 0.12);
         assert_eq!(list[2]["cf"], "auto");
         assert_eq!(list[2].get("mean_length_correct"), None);
+        assert_eq!((list[2].get("rl"), &list[3]["rl"]), (None, &Value::Bool(true)));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The runs that `train` left behind, and which of them is the newest.
 //!
 //! The embedded default is a directory `runs/<time>` with `model/`, a model directory, and one directory
-//! a training stage; the checkpoint to use is `colar/best`. Any other run names its model in
+//! a training stage; the checkpoint to use is `rl/best`, or `colar/best` where there is none. Any other run names its model in
 //! `config.toml` and has its checkpoint in `best`. A run that was stopped before it had one is passed
 //! over.
 
@@ -59,7 +59,9 @@ pub fn newest(runs: &Path) -> Result<Run> {
 fn usable(dir: &Path) -> Option<Run> {
     let model = dir.join("model");
     if model.join("config.json").is_file() {
-        return Some(Run { model, checkpoint: dir.join("colar").join("best") });
+        let stages = ["rl", "colar"].map(|stage| dir.join(stage).join("best"));
+        let checkpoint = stages.iter().find(|dir| written(dir).is_some()).unwrap_or(&stages[1]).clone();
+        return Some(Run { model, checkpoint });
     }
     let config: toml::Table = toml::from_str(&fs::read_to_string(dir.join("config.toml")).ok()?).ok()?;
     Some(Run { model: config.get("model")?.as_str()?.into(), checkpoint: dir.join("best") })
@@ -106,6 +108,8 @@ mod tests {
         assert_eq!(run.checkpoint, dir.path().join("b/colar/best"));
         make(dir.path(), "d", 10);
         assert_eq!(newest(dir.path()).unwrap().model, dir.path().join("d/model"));
+        fs::create_dir_all(dir.path().join("d/rl/best")).unwrap();
+        assert_eq!(newest(dir.path()).unwrap().checkpoint, dir.path().join("d/rl/best"));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::generate::{self, Parts, Phase, Prepared};
 use super::request::{Event, Generation, Prompt, Request};
+use super::rollout::{Recorder, Rollouts, no_density};
 use super::trace::Nearest;
 use crate::device::Device;
 use crate::device::cpu::CpuDevice;
@@ -40,7 +41,7 @@ impl DeviceKind {
         match self {
             DeviceKind::Auto | DeviceKind::Cpu => Ok(()),
             DeviceKind::CudaHost => {
-                Err(Error::usage("--device cuda-host does not train yet; --device cpu does"))
+                Err(Error::usage("the CUDA kernels do not train yet; --device cpu does"))
             }
         }
     }
@@ -127,7 +128,7 @@ impl Engine {
             }
             #[cfg(not(cuda_host))]
             DeviceKind::CudaHost => {
-                return Err(Error::usage(
+                return Err(Error::other(
                     "this build lacks --device cuda-host, as there was no C++ compiler; install one (on Debian \
                      the package g++) and build again",
                 ));
@@ -145,8 +146,8 @@ impl Engine {
     pub fn on_cpu(&self) -> Option<&Loaded<CpuDevice>> {
         match &self.loaded {
             LoadedOn::Cpu(loaded) => Some(loaded),
-            #[cfg(cuda_host)]
-            LoadedOn::CudaHost(_) => None,
+            #[allow(unreachable_patterns)]
+            _ => None,
         }
     }
 
@@ -240,22 +241,52 @@ impl<D: Device> Loaded<D> {
         requests: &[Request],
         on_event: &mut (dyn FnMut(Event) + Send),
     ) -> Result<Vec<Generation>> {
-        let prepared = requests.iter().map(|r| self.prepare(r)).collect::<Result<Vec<_>>>()?;
-        if requests.windows(2).any(|w| w[0].sampling.separator_bias != w[1].sampling.separator_bias) {
-            return Err(Error::usage("the requests of a batch must share their separator bias"));
-        }
+        let prepared = self.prepare_all(requests)?;
         if prepared.is_empty() {
             return Ok(Vec::new());
         }
-        let parts = Parts {
+        let parts = self.parts();
+        self.device.scope(|| generate::generate(&parts, &prepared, None, on_event))
+    }
+
+    /// Runs requests together and keeps what a policy update needs. All must reason in latents.
+    ///
+    /// # Errors
+    /// As [`generate`](Loaded::generate); no requests at all, requests of another kind, and a
+    /// deterministic latent head.
+    pub fn rollout(&self, requests: &[Request]) -> Result<Rollouts<D>> {
+        let prepared = self.prepare_all(requests)?;
+        if prepared.is_empty() || prepared.iter().any(|p| p.start != Phase::Latents) {
+            return Err(Error::usage("rollouts need questions, answered by way of latents"));
+        }
+        if self.opened.model.latent_head()?.deterministic() {
+            return Err(no_density());
+        }
+        let parts = self.parts();
+        self.device.scope(|| {
+            let mut recorder = Recorder::default();
+            let generations = generate::generate(&parts, &prepared, Some(&mut recorder), &mut |_| ())?;
+            let prompts = prepared.into_iter().map(|p| p.prompt_ids).collect();
+            recorder.finish(&self.device, &self.opened.model, self.opened.separator, prompts, generations)
+        })
+    }
+
+    fn prepare_all(&self, requests: &[Request]) -> Result<Vec<Prepared>> {
+        if requests.windows(2).any(|w| w[0].sampling.separator_bias != w[1].sampling.separator_bias) {
+            return Err(Error::usage("the requests of a batch must share their separator bias"));
+        }
+        requests.iter().map(|r| self.prepare(r)).collect()
+    }
+
+    fn parts(&self) -> Parts<'_, D> {
+        Parts {
             device: &self.device,
             model: &self.opened.model,
             tokenizer: &self.opened.tokenizer,
             separator: self.opened.separator,
             stop: &self.opened.eos.stop,
             nearest: &self.nearest,
-        };
-        self.device.scope(|| generate::generate(&parts, &prepared, on_event))
+        }
     }
 
     fn prepare(&self, request: &Request) -> Result<Prepared> {

@@ -4,10 +4,13 @@
 //! together, one row each, whether they draw latents or tokens. A sequence that ends leaves the batch
 //! and the others close ranks. Keys and values are kept from prompt to answer. Draws are keyed by the
 //! request's seed and counted by position, so what a request gives does not depend on its neighbours.
+//! Requests with the same prompt, such as the rollouts of a group, share its prefill.
 
+use std::collections::HashMap;
 use std::time::Instant;
 
 use super::request::{Event, Generation, Sampling, TraceToken};
+use super::rollout::Recorder;
 use super::trace::Nearest;
 use crate::Result;
 use crate::data::answer;
@@ -84,10 +87,11 @@ pub(super) struct Parts<'a, D: Device> {
     pub nearest: &'a Nearest,
 }
 
-/// Runs a batch to its end.
+/// Runs a batch to its end; with a recorder, keeps there what a policy update needs.
 pub(super) fn generate<D: Device>(
     parts: &Parts<'_, D>,
     requests: &[Prepared],
+    mut recorder: Option<&mut Recorder<D>>,
     on_event: &mut (dyn FnMut(Event) + Send),
 ) -> Result<Vec<Generation>> {
     let start = Instant::now();
@@ -115,7 +119,7 @@ pub(super) fn generate<D: Device>(
         s.marks = [Instant::now(); 3];
     }
     let mut active: Vec<usize> = (0..sequences.len()).collect();
-    choose(parts, &mut sequences, &active, &hidden, on_event)?;
+    choose(parts, &mut sequences, &active, &hidden, recorder.as_deref_mut(), on_event)?;
     loop {
         // Those that ended leave the batch; the rows of the others move up.
         let stay: Vec<u32> =
@@ -127,12 +131,12 @@ pub(super) fn generate<D: Device>(
             hidden = select(parts.device, &hidden, &stay)?;
             active = stay.iter().map(|&r| active[r as usize]).collect();
         }
-        let x = next_inputs(parts, &mut sequences, &active, &hidden)?;
+        let x = next_inputs(parts, &mut sequences, &active, &hidden, recorder.as_deref_mut())?;
         let extension = cache.extend(&active.iter().map(|&i| (i, 1)).collect::<Vec<_>>())?;
         let (device, model) = (parts.device, parts.model);
         hidden = model.transformer.forward_cached(device, &model.params, x, &extension, &mut cache)?;
-        end_latents(parts, &mut sequences, &active, &hidden, on_event)?;
-        choose(parts, &mut sequences, &active, &hidden, on_event)?;
+        end_latents(parts, &mut sequences, &active, &hidden, recorder.as_deref_mut(), on_event)?;
+        choose(parts, &mut sequences, &active, &hidden, recorder.as_deref_mut(), on_event)?;
     }
     sequences.into_iter().map(|s| finish(parts, s, start)).collect()
 }
@@ -156,27 +160,46 @@ fn prefill<D: Device>(
     let (device, model) = (parts.device, parts.model);
     let h = model.transformer.config.hidden_size;
     let mut last = device.empty(requests.len(), h)?;
-    let mut first = 0;
-    while first < requests.len() {
-        let mut rows = requests[first].prompt_ids.len();
-        let mut end = first + 1;
-        while end < requests.len() && rows + requests[end].prompt_ids.len() <= PREFILL_ROWS {
-            rows += requests[end].prompt_ids.len();
-            end += 1;
-        }
-        let group = &requests[first..end];
-        let ids: Vec<u32> = group.iter().flat_map(|r| r.prompt_ids.iter().copied()).collect();
+    let groups = equal_prompts(requests);
+    let mut rest = groups.as_slice();
+    while !rest.is_empty() {
+        let mut rows = 0;
+        let fit = rest.iter().take_while(|group| {
+            rows += requests[group[0]].prompt_ids.len();
+            rows <= PREFILL_ROWS
+        });
+        let (now, later) = rest.split_at(fit.count().max(1));
+        let new: Vec<(usize, usize)> =
+            now.iter().map(|group| (group[0], requests[group[0]].prompt_ids.len())).collect();
+        let ids: Vec<u32> = new.iter().flat_map(|&(i, _)| requests[i].prompt_ids.iter().copied()).collect();
         let x = embed(device, model, &ids)?;
-        let new: Vec<(usize, usize)> = (first..end).map(|i| (i, requests[i].prompt_ids.len())).collect();
         let extension = cache.extend(&new)?;
         let hidden = model.transformer.forward_cached(device, &model.params, x, &extension, cache)?;
-        let ends: Vec<u32> = extension.spans.iter().map(|s| (s.q_start + s.q_len - 1) as u32).collect();
+        let (mut ends, mut to) = (Vec::new(), Vec::new());
+        for (group, span) in now.iter().zip(&extension.spans) {
+            cache.share(device, group[0], &group[1..])?;
+            ends.extend(group.iter().map(|_| (span.q_start + span.q_len - 1) as u32));
+            to.extend(group.iter().map(|&i| i as u32));
+        }
         let hidden = select(device, &hidden, &ends)?;
-        let to: Vec<u32> = (first as u32..end as u32).collect();
         device.scatter_rows(1.0, &hidden, &device.index(&to)?, &mut last)?;
-        first = end;
+        rest = later;
     }
     Ok(last)
+}
+
+/// The requests by prompt: each group in order, groups in the order of their first.
+fn equal_prompts(requests: &[Prepared]) -> Vec<Vec<usize>> {
+    let mut groups: Vec<Vec<usize>> = Vec::new();
+    let mut places: HashMap<&[u32], usize> = HashMap::new();
+    for (i, request) in requests.iter().enumerate() {
+        let place = *places.entry(&request.prompt_ids).or_insert(groups.len());
+        match groups.get_mut(place) {
+            Some(group) => group.push(i),
+            None => groups.push(vec![i]),
+        }
+    }
+    groups
 }
 
 /// Input embeddings of tokens, `[T, H]`.
@@ -200,6 +223,7 @@ fn next_inputs<D: Device>(
     sequences: &mut [Sequence<'_>],
     active: &[usize],
     hidden: &D::Tensor,
+    recorder: Option<&mut Recorder<D>>,
 ) -> Result<D::Tensor> {
     let (device, model) = (parts.device, parts.model);
     let (mut latent_rows, mut token_rows, mut tokens) = (Vec::new(), Vec::new(), Vec::new());
@@ -221,7 +245,7 @@ fn next_inputs<D: Device>(
         device.scatter_rows(1.0, &e, &device.index(&token_rows)?, &mut x)?;
     }
     let drawers: Vec<usize> = latent_rows.iter().map(|&r| active[r as usize]).collect();
-    let z = draw_latents(parts, sequences, &drawers, select(device, hidden, &latent_rows)?)?;
+    let (z, h) = draw_latents(parts, sequences, &drawers, select(device, hidden, &latent_rows)?)?;
     device.scatter_rows(model.embeds_std, &z, &device.index(&latent_rows)?, &mut x)?;
     if drawers.iter().any(|&i| sequences[i].request.trace) {
         let values = device.read(&z)?;
@@ -232,23 +256,26 @@ fn next_inputs<D: Device>(
             }
         }
     }
+    if let Some(recorder) = recorder {
+        recorder.latents(drawers, h, z);
+    }
     Ok(x)
 }
 
-/// Draws a latent from each row of `h`, in units of `embeds_std`.
+/// Draws a latent from each row of `h`, in units of `embeds_std`; returns them and `h`.
 fn draw_latents<D: Device>(
     parts: &Parts<'_, D>,
     sequences: &[Sequence<'_>],
     drawers: &[usize],
     h: D::Tensor,
-) -> Result<D::Tensor> {
+) -> Result<(D::Tensor, D::Tensor)> {
     let device = parts.device;
     let head = parts.model.latent_head()?;
-    let (dist, _) = head.forward(device, &parts.model.params, h)?;
+    let (dist, saved) = head.forward(device, &parts.model.params, h)?;
     let temperatures: Vec<f32> =
         drawers.iter().map(|&i| sequences[i].request.sampling.latent_temperature).collect();
     if temperatures.iter().all(|&t| t == 0.0) {
-        return Ok(dist.mu);
+        return Ok((dist.mu, saved.into_input()));
     }
     let draws: Vec<Draw> =
         drawers.iter().map(|&i| sequences[i].draw(purpose::LATENT, sequences[i].n_latents)).collect();
@@ -266,7 +293,7 @@ fn draw_latents<D: Device>(
     }
     let mut z = device.empty(dist.mu.rows(), dist.mu.cols())?;
     device.reparameterise(&dist.mu, dist.log_sigma.as_ref(), &eps, 1.0, &mut z)?;
-    Ok(z)
+    Ok((z, saved.into_input()))
 }
 
 /// After a forward pass over latents: draws whether each chain ends here.
@@ -275,6 +302,7 @@ fn end_latents<D: Device>(
     sequences: &mut [Sequence<'_>],
     active: &[usize],
     hidden: &D::Tensor,
+    recorder: Option<&mut Recorder<D>>,
     on_event: &mut (dyn FnMut(Event) + Send),
 ) -> Result<()> {
     let rows: Vec<u32> =
@@ -295,13 +323,21 @@ fn end_latents<D: Device>(
     let bias = sequences[active[rows[0] as usize]].request.sampling.separator_bias;
     let h = select(device, hidden, &rows)?;
     let ended = device.token_event(&h, w, parts.separator, &choices, bias)?;
-    for (&r, ended) in rows.iter().zip(ended) {
+    let mut over = Vec::new();
+    for ((at, &r), ended) in (0u32..).zip(&rows).zip(ended) {
         let s = &mut sequences[active[r as usize]];
         s.n_latents += 1;
         on_event(Event::Latent { request: s.index, number: s.n_latents });
         if ended || s.n_latents >= s.request.sampling.max_latents {
             s.begin_answer(parts.separator);
+            over.push((s.index, at));
         }
+    }
+    if let Some(recorder) = recorder
+        && !over.is_empty()
+    {
+        let (sequences, ends): (Vec<usize>, Vec<u32>) = over.into_iter().unzip();
+        recorder.tokens(sequences, select(device, &h, &ends)?);
     }
     Ok(())
 }
@@ -312,6 +348,7 @@ fn choose<D: Device>(
     sequences: &mut [Sequence<'_>],
     active: &[usize],
     hidden: &D::Tensor,
+    recorder: Option<&mut Recorder<D>>,
     on_event: &mut (dyn FnMut(Event) + Send),
 ) -> Result<()> {
     let rows: Vec<u32> = (0..active.len() as u32)
@@ -341,6 +378,9 @@ fn choose<D: Device>(
     let tokens = device.choose_tokens(&h, w, &choices, bias)?;
     for (&r, token) in rows.iter().zip(tokens) {
         accept(parts, &mut sequences[active[r as usize]], token, on_event);
+    }
+    if let Some(recorder) = recorder {
+        recorder.tokens(rows.iter().map(|&r| active[r as usize]).collect(), h);
     }
     Ok(())
 }

@@ -3,8 +3,11 @@
 mod engine;
 mod generate;
 mod request;
+mod rollout;
 mod trace;
 
 pub(crate) use engine::on_device;
 pub use engine::{DeviceKind, Engine, EngineOptions, Loaded, LoadedOn};
 pub use request::{Event, Generation, Prompt, Request, Sampling, TraceToken};
+pub(crate) use rollout::no_density;
+pub use rollout::{Rollouts, Trace};

@@ -2,7 +2,7 @@
 //! into slots of `capacity` rows, one slot a sequence.
 
 use super::config::ModelConfig;
-use crate::device::{Device, Span};
+use crate::device::{Device, Span, TensorInfo};
 use crate::{Error, Result};
 
 /// The cache of a batch of sequences.
@@ -55,6 +55,34 @@ impl<D: Device> KvCache<D> {
             self.lens[slot] += count;
         }
         Ok(e)
+    }
+
+    /// Makes each empty slot of `to` begin with all that slot `from` holds, so that sequences with
+    /// the same beginning compute it once.
+    ///
+    /// # Errors
+    /// When a slot of `to` is not empty, and what the device says.
+    pub fn share(&mut self, device: &D, from: usize, to: &[usize]) -> Result<()> {
+        let len = self.lens[from];
+        if len == 0 || to.is_empty() {
+            return Ok(());
+        }
+        if let Some(slot) = to.iter().find(|&&slot| self.lens[slot] != 0) {
+            return Err(Error::other(format!("cache slot {slot} is not empty")));
+        }
+        let rows = |slot: usize| (slot * self.capacity..slot * self.capacity + len).map(|r| r as u32);
+        let source = device.index(&rows(from).collect::<Vec<_>>())?;
+        let targets =
+            to.iter().map(|&t| device.index(&rows(t).collect::<Vec<_>>())).collect::<Result<Vec<_>>>()?;
+        for cache in self.keys.iter_mut().chain(&mut self.values) {
+            let mut shared = device.empty(len, cache.cols())?;
+            device.gather_rows(1.0, cache, &source, &mut shared)?;
+            for target in &targets {
+                device.scatter_rows(1.0, &shared, target, cache)?;
+            }
+        }
+        to.iter().for_each(|&slot| self.lens[slot] = len);
+        Ok(())
     }
 }
 

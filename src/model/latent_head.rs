@@ -48,6 +48,13 @@ pub struct LatentHeadSaved<D: Device> {
     x: D::Tensor,
 }
 
+impl<D: Device> LatentHeadSaved<D> {
+    /// The hidden states that went in, `[N, H]`.
+    pub fn into_input(self) -> D::Tensor {
+        self.h
+    }
+}
+
 impl LatentHead {
     fn from_ids(ids: &[ParamId]) -> Result<Self> {
         let linear = |i: usize| Linear { weight: ids[i], bias: Some(ids[i + 1]), lora: None };

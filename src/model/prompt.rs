@@ -45,6 +45,21 @@ pub fn question_text(question: &str, speed: &str) -> String {
     format!("Question: {question} Let's think step by step:(Thinking speed: {speed})")
 }
 
+/// A compression factor as the prompt takes it: a number above 0 in plain decimals, or `auto`.
+///
+/// # Errors
+/// What is wrong with the text.
+pub fn parse_speed(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    let plain = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    let positive = text.parse::<f64>().is_ok_and(|x| x > 0.0 && x.is_finite());
+    if text == "auto" || (plain && positive) {
+        Ok(text.to_owned())
+    } else {
+        Err("not a number above 0 (2, 1.5) nor `auto`".to_owned())
+    }
+}
+
 /// The tokens of an inference prompt: the question segment and the separator, as one string.
 ///
 /// # Errors
@@ -80,4 +95,19 @@ pub fn training(
         steps: tokenizer.encode(&steps)?,
         answer,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn factors() {
+        for text in ["1", "2", "1.5", "7", "auto", " 2 ", "0.5"] {
+            assert_eq!(parse_speed(text).as_deref(), Ok(text.trim()));
+        }
+        for text in ["", "0", "-1", "0.0", "two", "inf", "nan", "1e3", "+2", ".", "1.5.2", "AUTO"] {
+            assert!(parse_speed(text).is_err(), "{text}");
+        }
+    }
 }

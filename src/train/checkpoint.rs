@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::optimizer::Optimizer;
 use crate::device::Device;
-use crate::files::atomic::{StagedDir, write_atomic};
+use crate::files::atomic::{StagedDir, recover_dir, remove_leftovers, write_atomic};
 use crate::files::safetensors::{Dtype, TensorSpec, write_safetensors};
 use crate::model::adapter::{ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE};
 use crate::model::colar_config::{ColarConfig, LATENT_HEAD_FILE};
@@ -39,8 +39,15 @@ pub struct Kept {
 pub struct TrainState {
     /// Steps done.
     pub step: u64,
+    /// Updates of the weights, where a step makes several.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub updates: u64,
     /// The best checkpoints, best first.
     pub best: Vec<Kept>,
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 /// Writes named float32 tensors that are read off the device one at a time.
@@ -161,6 +168,61 @@ pub fn save<D: Device>(
     staged.commit()
 }
 
+/// Fails where an adapter would be trained on weights that it would be stored without: those of a
+/// checkpoint of full fine-tuning over another model directory.
+///
+/// # Errors
+/// [`Error::Usage`] saying what to give instead.
+pub fn check_base(model: &Path, checkpoint: &Path, full: bool) -> Result<()> {
+    let own_weights = checkpoint.join(WEIGHTS_FILE).exists() && checkpoint != model;
+    if own_weights && !full {
+        return Err(Error::usage(format!(
+            "{} holds all weights of its model: train them with --full, or give it as --model too",
+            checkpoint.display()
+        )));
+    }
+    Ok(())
+}
+
+/// Keeps the model as a checkpoint if it is among the `top_k` best, of which `best` is the list.
+///
+/// # Errors
+/// [`Error::Io`] naming the file.
+#[allow(clippy::too_many_arguments)]
+pub fn keep<D: Device>(
+    device: &D,
+    opened: &Opened<D>,
+    method: Method,
+    full: bool,
+    dir: &RunDir,
+    best: &mut Vec<Kept>,
+    kept: Kept,
+    top_k: usize,
+) -> Result<()> {
+    // A resumed run meets steps again that it had validated before it was killed.
+    best.retain(|k| k.step != kept.step);
+    // Of equals the later is better trained.
+    let place = best.partition_point(|k| k.monitor > kept.monitor);
+    let top_k = top_k.max(1);
+    if place >= top_k {
+        return Ok(());
+    }
+    let step = kept.step;
+    best.insert(place, kept);
+    let dropped = best.split_off(best.len().min(top_k));
+    save(device, opened, method, full, &dir.kept(step))?;
+    if place == 0 {
+        save(device, opened, method, full, &dir.best())?;
+    }
+    for old in dropped {
+        let path = dir.kept(old.step);
+        if path.exists() {
+            std::fs::remove_dir_all(&path).map_err(Error::io(&path))?;
+        }
+    }
+    Ok(())
+}
+
 /// Reads where the run stood whose state is in `dir`.
 ///
 /// # Errors
@@ -200,6 +262,27 @@ pub struct RunDir {
 }
 
 impl RunDir {
+    /// Makes or takes up the run directory `root`. With `resume`, says where its last training state
+    /// is, if it has one.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a directory that holds a run while `resume` is false; [`Error::Io`].
+    pub fn prepare(root: &Path, resume: bool) -> Result<(Self, Option<PathBuf>)> {
+        let dir = RunDir { root: root.to_owned() };
+        std::fs::create_dir_all(&dir.root).map_err(Error::io(&dir.root))?;
+        remove_leftovers(&dir.root)?;
+        recover_dir(&dir.last())?;
+        let last = dir.last();
+        if !resume && (last.exists() || dir.metrics().exists()) {
+            return Err(Error::usage(format!(
+                "{} holds a run already; --resume goes on with it, another --out starts afresh",
+                dir.root.display()
+            )));
+        }
+        let state = (resume && last.exists()).then_some(last);
+        Ok((dir, state))
+    }
+
     /// The resolved configuration.
     pub fn config(&self) -> PathBuf {
         self.root.join("config.toml")

@@ -1,17 +1,18 @@
 //! The embedded default: everything that `colar-engine train` needs when it is given nothing.
 //!
 //! A run directory is filled stage by stage: a data set of arithmetic word problems and a small model
-//! with random weights; a CoT run; a CoLaR run from its checkpoint; a table of both on held-out
-//! questions. Every stage is skipped where it is already complete, so a run that was cut off goes on.
+//! with random weights; a CoT run; a CoLaR run from its checkpoint; reinforcement learning from that; a
+//! table of all three on held-out questions. Every stage is skipped where it is already complete, so a run that was cut off goes on.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::batch::ChunkLabels;
-use super::options::{LatentNoise, Monitor, TrainFlags};
+use super::options::{self, LatentNoise, Monitor, TrainFlags};
+use super::rl::RlTrainer;
 use super::schedule::Schedule;
 use super::trainer::{Progress, Trainer};
 use crate::data::synth::{self, SynthConfig};
-use crate::data::{self, Sample};
+use crate::data::{self, Sample, VerifierKind};
 use crate::device::Device;
 use crate::eval::{EvalOptions, Evaluation, TableRow, evaluate, plot, table};
 use crate::files::atomic::{StagedDir, write_atomic};
@@ -23,11 +24,17 @@ use crate::model::presets::Preset;
 use crate::model::prompt::Method;
 use crate::{Error, Result};
 
-/// The stages of training, in order, with their directories.
+/// The supervised stages of training, in order, with their directories.
 const STAGES: [(Method, &str); 2] = [(Method::Cot, "cot"), (Method::Colar, "colar")];
 
+/// The directory of the stage of reinforcement learning.
+const RL: &str = "rl";
+
+/// The compression factor that it trains.
+const RL_FACTOR: &str = "2";
+
 /// Compression factors of the table.
-const TABLE_FACTORS: [usize; 4] = [1, 2, 3, 5];
+const TABLE_FACTORS: [&str; 4] = ["1", "2", "3", "5"];
 
 /// Standard deviation of the model's first weights. The customary 0.02 is meant for widths of thousands; at
 /// 128 it takes twice the steps to the same loss.
@@ -116,8 +123,39 @@ impl EmbeddedOptions {
                 chunk_labels: Some(ChunkLabels::Mean),
                 latent_noise: Some(LatentNoise::Expected),
                 latent_weight: Some(3.0),
+                // Keeps sigma at about 0.13: reinforcement learning explores by it.
+                entropy_weight: Some(-0.1),
                 ..common
             },
+        }
+    }
+}
+
+impl EmbeddedOptions {
+    /// The flags of reinforcement learning, chosen on the validation split as well.
+    fn rl(&self) -> TrainFlags {
+        let steps = (150 / self.shorten).max(2);
+        TrainFlags {
+            stage: Some(options::Stage::Rl),
+            model: Some(self.model()),
+            adapter: Some(self.out.join("colar").join("best")),
+            data: Some(self.data("train")),
+            val: Some(self.data("val")),
+            out: Some(self.out.join(RL)),
+            full: Some(true),
+            freeze_embedding: Some(true),
+            cf: Some(RL_FACTOR.to_owned()),
+            punish_latent_length: Some(true),
+            batch_size: Some(16),
+            exp_batch_size: Some(64),
+            max_latents: Some(24),
+            max_steps: Some(steps),
+            lr: Some(1e-4),
+            val_every: Some(steps.div_ceil(5)),
+            save_every: Some(steps.div_ceil(5)),
+            save_top_k: Some(1),
+            seed: Some(self.seed),
+            ..TrainFlags::default()
         }
     }
 }
@@ -143,6 +181,8 @@ pub fn run<D: Device>(
         let mut trainer = Trainer::new(device.clone(), resolved, options.resume)?;
         trainer.run(&mut |p| on_stage(Stage::Training(name, p)))?;
     }
+    let mut trainer = RlTrainer::new(device.clone(), options.rl().resolve_rl()?, options.resume)?;
+    trainer.run(&mut |p| on_stage(Stage::Training(RL, p)))?;
     join_metrics(options)?;
     let rows = evaluate_all(device, options, on_stage)?;
     table::write_json(&options.out.join("table.json"), &rows)?;
@@ -185,7 +225,7 @@ fn prepare(options: &EmbeddedOptions, on_stage: &mut (dyn FnMut(Stage<'_>) + Sen
 /// Puts the metrics of all stages into one file, each line with its stage.
 fn join_metrics(options: &EmbeddedOptions) -> Result<()> {
     let mut joined = String::new();
-    for (_, name) in STAGES {
+    for name in STAGES.iter().map(|(_, name)| *name).chain([RL]) {
         let path = options.out.join(name).join("metrics.jsonl");
         let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
         for line in text.lines() {
@@ -203,18 +243,24 @@ fn evaluate_all<D: Device>(
 ) -> Result<Vec<TableRow>> {
     let test = data::load(options.data("test"), None)?;
     let mut rows = Vec::new();
-    for (method, name) in STAGES {
-        let checkpoint = options.out.join(name).join("best");
+    let mut add = |stage: &str, method: Method, factors: &[&str]| -> Result<()> {
+        let checkpoint = options.out.join(stage).join("best");
         let loaded = Loaded::new(device.clone(), &options.model(), Some(&checkpoint))?;
-        let factors = if method == Method::Cot { &TABLE_FACTORS[..1] } else { &TABLE_FACTORS[..] };
         for cf in factors {
-            let evaluation = evaluate_one(&loaded, &test, method, &cf.to_string())?;
-            let row = TableRow::from_runs(method, &cf.to_string(), &[evaluation])
+            let evaluation = evaluate_one(&loaded, &test, method, cf)?;
+            let row = TableRow::from_runs(method, cf, &[evaluation])
                 .ok_or_else(|| Error::other("the evaluation came back empty"))?;
+            let row = if stage == RL { row.after_rl() } else { row };
             on_stage(Stage::Evaluated(&row));
             rows.push(row);
         }
+        Ok(())
+    };
+    for (method, name) in STAGES {
+        let factors = if method == Method::Cot { &TABLE_FACTORS[..1] } else { &TABLE_FACTORS[..] };
+        add(name, method, factors)?;
     }
+    add(RL, Method::Colar, &[RL_FACTOR])?;
     Ok(rows)
 }
 
@@ -230,11 +276,7 @@ fn evaluate_one<D: Device>(
         speed: speed.to_owned(),
         sampling: Sampling::default().greedy(),
         batch_size: EVAL_BATCH,
+        verifier: VerifierKind::default(),
     };
     evaluate(loaded, samples, &options, &mut |_| ())
-}
-
-/// Whether `dir` is the run directory of an embedded default.
-pub fn is_run(dir: &Path) -> bool {
-    dir.join("data").is_dir() && dir.join("model").is_dir()
 }

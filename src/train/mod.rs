@@ -7,12 +7,14 @@ mod feed;
 mod metrics;
 pub mod optimizer;
 mod options;
+pub mod rl;
 mod schedule;
 pub mod sft;
 pub mod tensorboard;
 mod trainer;
 
 pub use feed::expectation_batches;
-pub use options::{LatentLossName, LatentNoise, Monitor, TrainFlags, TrainOptions};
+pub use options::{LatentLossName, LatentNoise, Monitor, RlOptions, Stage, TrainFlags, TrainOptions};
+pub use rl::{RlSummary, RlTrainer};
 pub use schedule::Schedule;
 pub use trainer::{Progress, StepReport, Summary, Trainer, Validation};

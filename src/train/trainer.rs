@@ -7,9 +7,10 @@ use super::checkpoint::{self, Kept, RunDir, TrainState};
 use super::feed::{Feed, expectation_batches};
 use super::metrics::Metrics;
 use super::optimizer::Optimizer;
-use super::options::{LatentNoise, Monitor, TrainOptions};
+use super::options::{LatentNoise, Monitor, TrainFlags, TrainOptions};
+use super::rl::PolicyReport;
 use super::sft::{Counts, LossSums, Noise, Objective, run};
-use crate::data::{self, Sample};
+use crate::data::{self, Sample, VerifierKind};
 use crate::device::{AdamW, Device, LatentLoss};
 use crate::eval::accuracy::{EvalOptions, evaluate};
 use crate::infer::{Loaded, Sampling};
@@ -53,6 +54,19 @@ pub enum Progress {
     Step(StepReport),
     /// A validation is done.
     Validated(Validation),
+    /// A step of reinforcement learning is done.
+    Policy(PolicyReport),
+    /// A validation of reinforcement learning is done: greedy answers.
+    PolicyValidated {
+        /// After which step.
+        step: u64,
+        /// Mean reward.
+        reward: f64,
+        /// Share of right answers.
+        accuracy: f64,
+        /// Mean number of latents.
+        mean_length: f64,
+    },
 }
 
 /// How a run ended.
@@ -103,18 +117,7 @@ impl<D: Device> Trainer<D> {
     /// # Errors
     /// Bad data or model files, and a run directory that is in use while `resume` is false.
     pub fn new(device: D, options: TrainOptions, resume: bool) -> Result<Self> {
-        let dir = RunDir { root: options.out.clone() };
-        std::fs::create_dir_all(&dir.root).map_err(Error::io(&dir.root))?;
-        crate::files::atomic::remove_leftovers(&dir.root)?;
-        crate::files::atomic::recover_dir(&dir.last())?;
-        let last = dir.last();
-        if !resume && (last.exists() || dir.metrics().exists()) {
-            return Err(Error::usage(format!(
-                "{} holds a run already; --resume goes on with it, another --out starts afresh",
-                dir.root.display()
-            )));
-        }
-        let resumed = resume && last.exists();
+        let (dir, last) = RunDir::prepare(&options.out, resume)?;
         let config = ModelConfig::load(&options.model)?;
         let additions = Additions {
             lora: (!options.full).then(|| options.lora.clone()),
@@ -126,14 +129,17 @@ impl<D: Device> Trainer<D> {
             merge: options.merge,
             seed: options.seed,
         };
-        let checkpoint = if resumed { Some(last.as_path()) } else { options.init.as_deref() };
+        let checkpoint = last.as_deref().or(options.init.as_deref());
+        if let Some(checkpoint) = checkpoint {
+            checkpoint::check_base(&options.model, checkpoint, options.full)?;
+        }
         let opened = open(&device, &options.model, checkpoint, &additions, &|n| options.trains(n))?;
         let grads = Grads::new(&device, &opened.model.params, |n| options.trains(n))?;
         let mut optimizer = Optimizer::new(&device, &opened.model.params, &grads)?;
         let mut state = TrainState::default();
-        if resumed {
-            checkpoint::load_moments(&device, &opened, &mut optimizer, &last)?;
-            state = checkpoint::load_state(&last)?;
+        if let Some(last) = &last {
+            checkpoint::load_moments(&device, &opened, &mut optimizer, last)?;
+            state = checkpoint::load_state(last)?;
         }
         let samples = data::load(&options.data, None)?;
         let mut val = match &options.val {
@@ -141,7 +147,7 @@ impl<D: Device> Trainer<D> {
             None => Vec::new(),
         };
         val.truncate(options.val_samples);
-        options.save(&dir.config())?;
+        TrainFlags::from(&options).save(&dir.config())?;
         let loaded = Loaded::from_opened(device, opened);
         Ok(Trainer { options, dir, loaded, grads, optimizer, samples, val, state })
     }
@@ -326,6 +332,7 @@ impl<D: Device> Trainer<D> {
                     speed: cf.to_string(),
                     sampling: Sampling::default().greedy(),
                     batch_size: o.batch_size.max(32),
+                    verifier: VerifierKind::default(),
                 };
                 let evaluation = evaluate(&self.loaded, &self.val, &options, &mut |_| ())?;
                 values.push(("accuracy", evaluation.accuracy));
@@ -341,28 +348,16 @@ impl<D: Device> Trainer<D> {
     /// Keeps the model as a checkpoint if it is among the best.
     fn keep(&mut self, validation: &Validation) -> Result<()> {
         let monitor = validation.accuracy.unwrap_or(-validation.loss);
-        let kept = Kept { step: validation.step, monitor };
-        let best = &mut self.state.best;
-        // A resumed run meets steps again that it had validated before it was killed.
-        best.retain(|k| k.step != kept.step);
-        // Of equals the later is better trained.
-        let place = best.partition_point(|k| k.monitor > monitor);
-        if place >= self.options.save_top_k.max(1) {
-            return Ok(());
-        }
-        best.insert(place, kept);
-        let dropped = best.split_off(best.len().min(self.options.save_top_k.max(1)));
         let (device, opened, o) = (&self.loaded.device, &self.loaded.opened, &self.options);
-        checkpoint::save(device, opened, o.method, o.full, &self.dir.kept(validation.step))?;
-        if place == 0 {
-            checkpoint::save(device, opened, o.method, o.full, &self.dir.best())?;
-        }
-        for old in dropped {
-            let path = self.dir.kept(old.step);
-            if path.exists() {
-                std::fs::remove_dir_all(&path).map_err(Error::io(&path))?;
-            }
-        }
-        Ok(())
+        checkpoint::keep(
+            device,
+            opened,
+            o.method,
+            o.full,
+            &self.dir,
+            &mut self.state.best,
+            Kept { step: validation.step, monitor },
+            o.save_top_k,
+        )
     }
 }

@@ -1,6 +1,8 @@
 //! Noise, the reparameterised draw, and the latent losses with their bounds.
 
-use colar_engine::device::{Device, Draw, LatentLoss, LatentWeights};
+use colar_engine::device::{
+    Device, Draw, LatentLoss, LatentPolicyGrads, LatentWeights, PolicyElement, PolicyObjective, PolicyTerms,
+};
 use colar_engine::model::latent_head::{DETERMINISTIC_SIGMA, LOG_SIGMA_RANGE};
 use proptest::prelude::*;
 
@@ -161,8 +163,70 @@ fn losses<D: Device>(d: &D, case: &Case, loss: LatentLoss) {
     }
 }
 
+/// Log-densities and the gradient of an unclipped policy objective on them.
+fn logprobs<D: Device>(d: &D, case: &Case) {
+    let (rows, cols) = (case.mu.rows, case.mu.cols);
+    let half_log_tau = 0.5 * std::f64::consts::TAU.ln();
+    let f = |x: &Host, i: usize| f64::from(x.values[i]);
+    let z = |i: usize| (f(&case.target, i) - f(&case.mu, i)) / case.sigma(i).0.exp();
+    let size = |i: usize| (f(&case.target, i).abs() + f(&case.mu, i).abs()) / case.sigma(i).0.exp();
+    let (mu, target) = (case.mu.up(d), case.target.up(d));
+    let log_sigma = case.log_sigma.as_ref().unwrap().up(d);
+    let mut per_row = poisoned(d, rows, 3);
+    d.latent_logprob(&mu, &log_sigma, &target, &mut per_row, None).unwrap();
+    let mut want = Vec::new();
+    for r in 0..rows {
+        let mean = |f: &dyn Fn(usize) -> f64| (r * cols..(r + 1) * cols).map(f).sum::<f64>() / cols as f64;
+        want.push((
+            mean(&|i| -0.5 * z(i) * z(i) - case.sigma(i).0 - half_log_tau),
+            mean(&|i| size(i) * size(i) + case.sigma(i).0.abs() + 1.0),
+        ));
+        want.push((mean(&|i| 0.5 + half_log_tau + case.sigma(i).0), mean(&|i| case.sigma(i).0.abs())));
+        want.push(((r * cols..(r + 1) * cols).filter(|&i| case.sigma(i).1).count() as f64, 0.0));
+    }
+    let logprob = read(d, &per_row);
+    close("latent_logprob, per row", &logprob, &want, TOLERANCE);
+
+    // Where old and new agree the ratio is 1: the gradient is −weight · advantage a log-probability.
+    let elements: Vec<PolicyElement> = (0..rows)
+        .map(|r| PolicyElement { old: logprob[3 * r], reference: 0.0, advantage: 0.7, weight: 0.5 })
+        .collect();
+    let terms = d.upload(rows, 4, bytemuck::cast_slice(&elements)).unwrap();
+    let objective = PolicyObjective { clip_eps: 0.2, kl_weight: 0.0 };
+    let (mut dmu, mut dls) = (poisoned(d, rows, cols), poisoned(d, rows, cols));
+    let mut again = poisoned(d, rows, 3);
+    let grads = LatentPolicyGrads {
+        terms: PolicyTerms { rows: &terms, objective },
+        entropy_scale: -0.2,
+        dmu: &mut dmu,
+        dlog_sigma: &mut dls,
+    };
+    d.latent_logprob(&mu, &log_sigma, &target, &mut again, Some(grads)).unwrap();
+    assert_eq!(read(d, &again), logprob, "gradients change nothing of what is returned");
+    let upstream = -0.35 / cols as f64;
+    let each = |f: &dyn Fn(usize) -> (f64, f64)| (0..rows * cols).map(f).collect::<Vec<_>>();
+    let want = each(&|i| {
+        let inverse = (-case.sigma(i).0).exp();
+        (upstream * z(i) * inverse, -upstream * size(i) * inverse)
+    });
+    close("latent_logprob, dmu", &read(d, &dmu), &want, TOLERANCE);
+    let want = each(&|i| {
+        let slope = upstream * (z(i) * z(i) - 1.0) - 0.2;
+        if case.sigma(i).1 { (0.0, 0.0) } else { (slope, -upstream * size(i) * size(i) + 1.0) }
+    });
+    close("latent_logprob, dlog_sigma", &read(d, &dls), &want, TOLERANCE);
+}
+
 proptest! {
     #![proptest_config(config(48))]
+
+    #[test]
+    fn latent_logprobs(rows in size(), cols in size(), seed in any::<u32>()) {
+        let case = Case::new(rows, cols, false, u64::from(seed));
+        if TRAINS {
+            device().scope(|| logprobs(device(), &case));
+        }
+    }
 
     #[test]
     fn reparameterised_draws(

@@ -1,6 +1,6 @@
 //! Cross-entropy, token choice, and the end-of-latent event.
 
-use colar_engine::device::{CrossEntropyGrads, Device, Draw, Dtype, TokenChoice};
+use colar_engine::device::{CrossEntropyGrads, Device, Draw, Dtype, TokenChoice, Upstream};
 use colar_engine::random::{Philox, Stream};
 use proptest::prelude::*;
 
@@ -73,7 +73,7 @@ fn cross_entropy<D: Device>(d: &D, [rows, hidden, vocab]: [usize; 3], weight: Dt
         }
         let (mut loss, mut dh, mut dw) = (poisoned(d, rows, 1), poisoned(d, rows, hidden), dw_before.up(d));
         let grads = with_grads.then_some(CrossEntropyGrads {
-            row_scale: &scale,
+            upstream: Upstream::Scale(&scale),
             dh: &mut dh,
             dw: with_dw.then_some(&mut dw),
         });

@@ -2,8 +2,8 @@
 
 use colar_engine::Error;
 use colar_engine::device::{
-    AdamW, AdamWTensor, CrossEntropyGrads, Device, Draw, Dtype, HeadShape, LatentLoss, LatentWeights, Span,
-    TokenChoice,
+    AdamW, AdamWTensor, CrossEntropyGrads, Device, Draw, Dtype, HeadShape, LatentLoss, LatentPolicyGrads,
+    LatentWeights, PolicyObjective, PolicyTerms, Span, TokenChoice, Upstream,
 };
 
 use super::common::host::Host;
@@ -43,7 +43,8 @@ fn buffers<D: Device>(
 
 /// Whether only training needs an operation, and the device has none that do.
 fn is_missing(op: &str) -> bool {
-    !TRAINS && (op.contains("backward") || ["matmul_nn", "matmul_tn", "adamw"].contains(&op))
+    !TRAINS
+        && (op.contains("backward") || ["matmul_nn", "matmul_tn", "latent_logprob", "adamw"].contains(&op))
 }
 
 fn refused(op: &str, what: &str, result: Result) {
@@ -257,6 +258,13 @@ fn latents() {
         let [mu, ls, eps, target, per_row, dmu, dls] = b else { unreachable!() };
         d.latent_loss(weights, mu, Some(ls), Some(eps), target, per_row, Some((dmu, Some(dls))))
     });
+    let objective = PolicyObjective { clip_eps: 0.2, kl_weight: 0.0 };
+    buffers(d, "latent_logprob", &[same, same, same, (3, 3), (3, 4), same, same], &[], |b| {
+        let [mu, ls, latents, per_row, rows, dmu, dls] = b else { unreachable!() };
+        let terms = PolicyTerms { rows, objective };
+        let grads = LatentPolicyGrads { terms, entropy_scale: 0.0, dmu, dlog_sigma: dls };
+        d.latent_logprob(mu, ls, latents, per_row, Some(grads))
+    });
 }
 
 #[test]
@@ -266,7 +274,8 @@ fn output_head() {
     if TRAINS {
         buffers(d, "cross_entropy", &[(3, 4), (6, 4), (3, 1), (3, 1), (3, 4), (6, 4)], &[], |b| {
             let [h, w, loss, row_scale, dh, dw] = b else { unreachable!() };
-            let grads = CrossEntropyGrads { row_scale, dh, dw: Some(dw) };
+            let upstream = Upstream::Scale(row_scale);
+            let grads = CrossEntropyGrads { upstream, dh, dw: Some(dw) };
             d.cross_entropy(h, w, &ids, &offsets, loss, Some(grads))
         });
     }

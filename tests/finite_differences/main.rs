@@ -10,6 +10,7 @@ mod layers;
 mod objective;
 mod operations;
 mod output;
+mod policy;
 
 use colar_engine::device::cpu::CpuDevice;
 

@@ -1,7 +1,10 @@
 //! The losses: latent (three forms, entropy, deterministic head), the reparameterised draw, and
 //! cross-entropy with sampled and with mean labels.
 
-use colar_engine::device::{CrossEntropyGrads, Device, LatentLoss, LatentWeights};
+use colar_engine::device::{
+    CrossEntropyGrads, Device, LatentLoss, LatentPolicyGrads, LatentWeights, PolicyElement, PolicyObjective,
+    PolicyTerms, Upstream,
+};
 
 use super::common::gradient::{check, weighted};
 use super::common::host::{Host, poisoned, read};
@@ -97,7 +100,7 @@ fn cross_entropy<D: Device>(d: &D, ids: &[u32], offsets: &[u32]) {
     let mut dh = poisoned(d, ROWS, WIDTH);
     let mut dw = d.zeros(vocab, WIDTH).unwrap();
     let scale = row_scale.up(d);
-    let grads = CrossEntropyGrads { row_scale: &scale, dh: &mut dh, dw: Some(&mut dw) };
+    let grads = CrossEntropyGrads { upstream: Upstream::Scale(&scale), dh: &mut dh, dw: Some(&mut dw) };
     let (h, w) = (inputs[0].up(d), inputs[1].up(d));
     d.cross_entropy(&h, &w, &ids, &offsets, &mut loss, Some(grads)).unwrap();
     let gradients = [read(d, &dh), read(d, &dw)];
@@ -105,5 +108,99 @@ fn cross_entropy<D: Device>(d: &D, ids: &[u32], offsets: &[u32]) {
         let mut loss = poisoned(d, ROWS, 1);
         d.cross_entropy(&x[0].up(d), &x[1].up(d), &ids, &offsets, &mut loss, None).unwrap();
         weighted(&row_scale, &read(d, &loss))
+    });
+}
+
+/// Elements on both sides of the clip and with both signs of the advantage, around `logprobs`.
+fn elements(logprobs: &[f32]) -> Vec<PolicyElement> {
+    let offsets = [0.05f32, -0.05, -0.6, 0.6, 0.02];
+    let advantages = [1.3f32, -0.8, 0.9, -1.1, 0.4];
+    (logprobs.iter().zip(offsets).zip(advantages))
+        .map(|((&lp, offset), advantage)| PolicyElement {
+            old: lp + offset,
+            reference: lp - 0.3,
+            advantage,
+            weight: 0.5 + advantage.abs(),
+        })
+        .collect()
+}
+
+const OBJECTIVE: PolicyObjective = PolicyObjective { clip_eps: 0.2, kl_weight: 0.15 };
+
+/// The weighted objective in float64, from log-probabilities.
+fn policy_loss(elements: &[PolicyElement], logprobs: &[f32]) -> f64 {
+    let each = elements.iter().zip(logprobs).map(|(e, &lp)| {
+        let ratio = (f64::from(lp) - f64::from(e.old)).exp();
+        let a = f64::from(e.advantage);
+        let gap = f64::from(e.reference) - f64::from(lp);
+        let surrogate = (ratio * a).min(ratio.clamp(0.8, 1.2) * a);
+        f64::from(e.weight) * (-surrogate + f64::from(OBJECTIVE.kl_weight) * (gap.exp() - gap - 1.0))
+    });
+    each.sum()
+}
+
+fn upload<D: Device>(d: &D, elements: &[PolicyElement]) -> D::Tensor {
+    d.upload(elements.len(), 4, bytemuck::cast_slice(elements)).unwrap()
+}
+
+#[test]
+fn policy_of_latents() {
+    for entropy in [0.0, -0.3] {
+        latent_policy(&cpu(), entropy);
+    }
+}
+
+fn latent_policy<D: Device>(d: &D, entropy: f32) {
+    let inputs = [Host::normal(ROWS, WIDTH, 1.0, 21), Host::normal(ROWS, WIDTH, 0.3, 22)];
+    let latents = Host::normal(ROWS, WIDTH, 1.0, 23);
+    let forward = |x: &[Host]| {
+        let mut per_row = poisoned(d, ROWS, 3);
+        d.latent_logprob(&x[0].up(d), &x[1].up(d), &latents.up(d), &mut per_row, None).unwrap();
+        let rows = read(d, &per_row);
+        let column = |c: usize| rows.chunks(3).map(|r| r[c]).collect::<Vec<f32>>();
+        (column(0), column(1))
+    };
+    let elements = elements(&forward(&inputs).0);
+    let rows = upload(d, &elements);
+    let (mut dmu, mut dls) = (poisoned(d, ROWS, WIDTH), poisoned(d, ROWS, WIDTH));
+    let terms = PolicyTerms { rows: &rows, objective: OBJECTIVE };
+    let grads = LatentPolicyGrads { terms, entropy_scale: entropy, dmu: &mut dmu, dlog_sigma: &mut dls };
+    let mut per_row = poisoned(d, ROWS, 3);
+    let (mu, ls) = (inputs[0].up(d), inputs[1].up(d));
+    d.latent_logprob(&mu, &ls, &latents.up(d), &mut per_row, Some(grads)).unwrap();
+    let gradients = [read(d, &dmu), read(d, &dls)];
+    check(&format!("latent policy, entropy {entropy}"), &inputs, &gradients, STEP / 10.0, TOLERANCE, |x| {
+        let (logprobs, entropies) = forward(x);
+        let sum: f64 = entropies.iter().map(|&e| f64::from(e)).sum();
+        policy_loss(&elements, &logprobs) + f64::from(entropy) * WIDTH as f64 * sum
+    });
+}
+
+#[test]
+fn policy_of_answers() {
+    answer_policy(&cpu());
+}
+
+fn answer_policy<D: Device>(d: &D) {
+    let vocab = 37;
+    let inputs = [Host::normal(ROWS, WIDTH, 0.5, 24), Host::normal(vocab, WIDTH, 0.3, 25)];
+    let ids = d.index(&[4, 0, 11, 4, 36]).unwrap();
+    let offsets = d.index(&[0, 1, 2, 3, 4, 5]).unwrap();
+    let forward = |x: &[Host]| {
+        let mut loss = poisoned(d, ROWS, 1);
+        d.cross_entropy(&x[0].up(d), &x[1].up(d), &ids, &offsets, &mut loss, None).unwrap();
+        read(d, &loss).iter().map(|l| -l).collect::<Vec<f32>>()
+    };
+    let elements = elements(&forward(&inputs));
+    let rows = upload(d, &elements);
+    let upstream = Upstream::Policy(PolicyTerms { rows: &rows, objective: OBJECTIVE });
+    let (mut loss, mut dh) = (poisoned(d, ROWS, 1), poisoned(d, ROWS, WIDTH));
+    let mut dw = d.zeros(vocab, WIDTH).unwrap();
+    let grads = CrossEntropyGrads { upstream, dh: &mut dh, dw: Some(&mut dw) };
+    let (h, w) = (inputs[0].up(d), inputs[1].up(d));
+    d.cross_entropy(&h, &w, &ids, &offsets, &mut loss, Some(grads)).unwrap();
+    let gradients = [read(d, &dh), read(d, &dw)];
+    check("answer policy", &inputs, &gradients, STEP / 10.0, TOLERANCE, |x| {
+        policy_loss(&elements, &forward(x))
     });
 }

@@ -28,6 +28,16 @@ impl Op {
         }
     }
 
+    /// The operation that undoes this one.
+    fn inverse(self) -> Op {
+        match self {
+            Op::Add => Op::Sub,
+            Op::Sub => Op::Add,
+            Op::Mul => Op::Div,
+            Op::Div => Op::Mul,
+        }
+    }
+
     fn apply(self, value: u32, operand: u32) -> u32 {
         match self {
             Op::Add => value + operand,
@@ -74,16 +84,27 @@ impl Chain {
         self.operations.iter().fold(self.start, |value, (op, operand)| op.apply(value, *operand))
     }
 
-    /// The steps as the data set writes them: `<<12+7=19>>`.
-    pub fn steps(&self) -> Vec<String> {
-        let mut value = self.start;
-        let mut step = |&(op, operand): &(Op, u32)| {
-            let result = op.apply(value, operand);
-            let text = format!("<<{value}{}{operand}={result}>>", op.symbol());
-            value = result;
-            text
+    /// The steps as the data set writes them: `<<12+7=19>>;<<19-4=15>>;`. With `checked`, the last is
+    /// followed by its inverse, `<<15+4=19>>;`.
+    ///
+    /// Every step ends in the same tokens: nothing before the end of a chain may tell whether a check
+    /// follows.
+    pub fn steps(&self, checked: bool) -> String {
+        let (mut value, mut text) = (self.start, String::new());
+        let mut write = |a: u32, op: Op, b: u32, result: u32| {
+            text += &format!("<<{a}{}{b}={result}>>;", op.symbol());
         };
-        self.operations.iter().map(&mut step).collect()
+        let mut last = None;
+        for &(op, operand) in &self.operations {
+            let result = op.apply(value, operand);
+            write(value, op, operand, result);
+            last = Some((result, op.inverse(), operand, value));
+            value = result;
+        }
+        if let (true, Some((result, op, operand, before))) = (checked, last) {
+            write(result, op, operand, before);
+        }
+        text
     }
 
     /// What two chains share exactly when they are the same problem in other words: numbers and
@@ -165,7 +186,8 @@ mod tests {
     fn steps_result_and_key() {
         let chain =
             Chain { start: 12, operations: vec![(Op::Add, 7), (Op::Sub, 4), (Op::Mul, 2), (Op::Div, 5)] };
-        assert_eq!(chain.steps(), ["<<12+7=19>>", "<<19-4=15>>", "<<15*2=30>>", "<<30/5=6>>"]);
+        assert_eq!(chain.steps(false), "<<12+7=19>>;<<19-4=15>>;<<15*2=30>>;<<30/5=6>>;");
+        assert_eq!(chain.steps(true), "<<12+7=19>>;<<19-4=15>>;<<15*2=30>>;<<30/5=6>>;<<6*5=30>>;");
         assert_eq!(chain.result(), 6);
         assert_eq!(chain.key(), "7+12-4*2/5");
         let swapped =

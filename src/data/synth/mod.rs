@@ -5,6 +5,10 @@
 //! the next, numbers that are single tokens, and stories of a few templates (`story`) over a
 //! vocabulary of their own ([`tokenizer`]). A model that skips the chain has to guess.
 //!
+//! Most chains go on after the answer is known: they check the last step by its inverse, as people and
+//! language models do. The check helps nobody here, and a model trained on such chains mostly writes it;
+//! what reinforcement learning makes of that can be seen.
+//!
 //! Accuracy on the test set means something only if its problems are new. So no two splits share a
 //! chain: the same numbers under the same operations never occur in both, whatever story is told
 //! around them; sums and products that differ in the order of the first two numbers count as the same.
@@ -42,6 +46,8 @@ pub struct SynthConfig {
     /// Largest number that occurs, results included; from 8 to [`MAX_VALUE`]. Up to 59 every number
     /// is a single token of [`tokenizer_json`].
     pub max_value: u32,
+    /// Percentage of chains that check their last step; at most 100.
+    pub check_percent: u32,
 }
 
 /// The largest allowed [`SynthConfig::max_steps`].
@@ -50,7 +56,8 @@ pub const MAX_STEPS: u32 = 16;
 pub const MAX_VALUE: u32 = 9_999;
 
 impl Default for SynthConfig {
-    /// 40,000 problems to train, 500 to validate, 1,000 to test; 2 to 4 steps, results below 60.
+    /// 40,000 problems to train, 500 to validate, 1,000 to test; 2 to 4 steps, results below 60; four chains in
+    /// five check their last step.
     fn default() -> Self {
         SynthConfig {
             seed: 0,
@@ -60,6 +67,7 @@ impl Default for SynthConfig {
             min_steps: 2,
             max_steps: 4,
             max_value: 59,
+            check_percent: 80,
         }
     }
 }
@@ -77,6 +85,9 @@ pub struct Splits {
 
 /// High half of the stream ids used here, so that other draws from the same seed stay apart.
 const STREAMS: u64 = 0x0da7_a5e7 << 32;
+
+/// From a split's stream to that of its checks.
+const CHECKS: u64 = 16;
 
 /// Writes `tokenizer.json` and `tokenizer_config.json` into the directory `dir`.
 ///
@@ -111,6 +122,9 @@ fn check(config: &SynthConfig) -> Result<()> {
             "problems of {min_steps} to {max_steps} steps cannot be made; choose from 1 to {MAX_STEPS}"
         )));
     }
+    if config.check_percent > 100 {
+        return Err(Error::usage(format!("{} % of chains cannot be checked", config.check_percent)));
+    }
     if !(8..=MAX_VALUE).contains(&max_value) {
         return Err(Error::usage(format!("the largest value is {max_value}; choose from 8 to {MAX_VALUE}")));
     }
@@ -131,11 +145,19 @@ impl Maker<'_> {
     const PATIENCE: usize = 2_000;
 
     /// The next `count` problems; held-out ones use each chain once and keep it from later splits.
-    fn split(&mut self, name: &str, count: usize, stream: u64, hold_out: bool) -> Result<Vec<Sample>> {
+    fn split(
+        &mut self,
+        name: &str,
+        count: usize,
+        stream: u64,
+        hold_out: bool,
+    ) -> Result<Vec<Sample>> {
         let mut draw = Stream::new(self.config.seed, stream);
+        // A stream of its own: the problems do not depend on how many chains are checked.
+        let mut checks = Stream::new(self.config.seed, stream + CHECKS);
         let mut samples = Vec::new();
         while samples.len() < count {
-            let Some(sample) = self.sample(&mut draw, hold_out) else {
+            let Some(sample) = self.sample(&mut draw, &mut checks, hold_out) else {
                 return Err(Error::usage(format!(
                     "these bounds allow no more than about {} distinct {name} problems, not {count}; \
                      allow more steps or larger values",
@@ -148,7 +170,7 @@ impl Maker<'_> {
     }
 
     /// A problem not made before; `None` if none turns up.
-    fn sample(&mut self, draw: &mut Stream, hold_out: bool) -> Option<Sample> {
+    fn sample(&mut self, draw: &mut Stream, checks: &mut Stream, hold_out: bool) -> Option<Sample> {
         let SynthConfig { min_steps, max_steps, max_value, .. } = *self.config;
         // Drawn once, not with every attempt: a scarce length must not give way to a plentiful one.
         let steps = min_steps + draw.below(u64::from(max_steps - min_steps) + 1) as u32;
@@ -165,7 +187,8 @@ impl Maker<'_> {
             if hold_out {
                 self.held_out.insert(key);
             }
-            return Some(Sample { question, steps: chain.steps(), answer: chain.result().to_string() });
+            let steps = vec![chain.steps(checks.below(100) < u64::from(self.config.check_percent))];
+            return Some(Sample { question, steps, answer: chain.result().to_string() });
         }
         None
     }
@@ -193,12 +216,17 @@ mod tests {
 
     /// The numbers and operations of a chain, apart from how `chain` writes keys.
     fn operations(sample: &Sample) -> String {
-        sample.steps.iter().map(|step| step.trim_matches(['<', '>']).split('=').next().unwrap()).collect()
+        steps(sample).map(|step| step.trim_matches(['<', '>']).split('=').next().unwrap()).collect()
+    }
+
+    /// The steps of a sample, one by one.
+    fn steps(sample: &Sample) -> impl Iterator<Item = &str> {
+        sample.steps[0].split_terminator(';')
     }
 
     #[test]
     fn splits_share_no_question_and_no_chain() {
-        let splits = generate(&small()).unwrap();
+        let splits = generate(&SynthConfig { check_percent: 0, ..small() }).unwrap();
         let sets = [&splits.train, &splits.val, &splits.test];
         let all: Vec<&Sample> = sets.iter().flat_map(|set| set.iter()).collect();
         let questions: HashSet<&str> = all.iter().map(|sample| sample.question.as_str()).collect();
@@ -211,12 +239,13 @@ mod tests {
 
     #[test]
     fn steps_are_right_and_feed_each_other() {
-        let config = small();
+        let config = SynthConfig { check_percent: 0, ..small() };
         let splits = generate(&config).unwrap();
         let mut lengths = HashSet::new();
         for sample in splits.train.iter().chain(&splits.val).chain(&splits.test) {
             let mut last = None;
-            for step in &sample.steps {
+            assert!(sample.steps.len() == 1 && sample.steps[0].ends_with(';'));
+            for step in steps(sample) {
                 let step = step.strip_prefix("<<").unwrap().strip_suffix(">>").unwrap();
                 let (left, result) = step.split_once('=').unwrap();
                 let operator = left.find(['+', '-', '*', '/']).unwrap();
@@ -234,9 +263,28 @@ mod tests {
                 last = Some(result);
             }
             assert_eq!(last.map(|last| last.to_string()).as_deref(), Some(sample.answer.as_str()));
-            lengths.insert(sample.steps.len());
+            lengths.insert(steps(sample).count());
         }
         assert_eq!(lengths, HashSet::from([2, 3, 4]));
+    }
+
+    #[test]
+    fn most_chains_check_their_last_step() {
+        let plain = generate(&SynthConfig { check_percent: 0, ..small() }).unwrap();
+        let most = generate(&small()).unwrap();
+        let all = |splits: Splits| [splits.train, splits.val, splits.test].concat();
+        let (plain, most) = (all(plain), all(most));
+        let mut checked = 0;
+        for (a, b) in plain.iter().zip(&most) {
+            assert_eq!((&a.question, &a.answer), (&b.question, &b.answer));
+            let check = b.steps[0].strip_prefix(&a.steps[0]).unwrap();
+            checked += usize::from(!check.is_empty());
+            // The check starts from the answer, and ends where the last step began.
+            assert!(check.is_empty() || check.starts_with(&format!("<<{}", a.answer)), "{b:?}");
+        }
+        let share = checked as f64 / most.len() as f64;
+        assert!((share - 0.8).abs() < 0.03, "{share}");
+        assert!(generate(&SynthConfig { check_percent: 101, ..small() }).is_err());
     }
 
     #[test]
@@ -269,7 +317,7 @@ mod tests {
             [(1, 1, 59), (MAX_STEPS, MAX_STEPS, 8), (1, MAX_STEPS, MAX_VALUE)]
         {
             let config =
-                SynthConfig { min_steps, max_steps, max_value, train: 50, val: 10, test: 10, seed: 9 };
+                SynthConfig { min_steps, max_steps, max_value, train: 50, val: 10, test: 10, ..small() };
             assert_eq!(generate(&config).unwrap().train.len(), 50);
         }
     }

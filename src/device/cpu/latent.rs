@@ -2,6 +2,7 @@
 
 use super::norm::row_grain;
 use super::par::{self, SharedMut};
+use super::policy::Policy;
 use crate::device::{Draw, LatentLoss, LatentWeights};
 use crate::model::latent_head::{DETERMINISTIC_SIGMA, LOG_SIGMA_RANGE};
 use crate::random::Philox;
@@ -49,6 +50,58 @@ pub(super) fn reparameterise(
         let sigma = log_sigma.map_or(DETERMINISTIC_SIGMA, |ls| bounded(ls[i]).0.exp());
         *o = mu[i] + sigma * temperature * eps[i];
     }
+}
+
+/// Gradients of the policy objective on latents.
+pub(super) struct PolicyGrads<'a> {
+    pub policy: Policy<'a>,
+    pub entropy_scale: f32,
+    /// `[N, D]`, overwritten.
+    pub dmu: &'a mut [f32],
+    /// `[N, D]`, overwritten.
+    pub dlog_sigma: &'a mut [f32],
+}
+
+/// `per_row[N,3]` receives mean log-density, mean entropy, and the count of bounded log_sigma.
+///
+/// A row is read twice where its gradient is wanted: that depends on the whole row's mean, and a row
+/// of a few thousand floats is still in the cache.
+pub(super) fn latent_logprob(
+    mu: &[f32],
+    log_sigma: &[f32],
+    latents: &[f32],
+    cols: usize,
+    per_row: &mut [f32],
+    grads: Option<PolicyGrads<'_>>,
+) {
+    let grads =
+        grads.map(|g| (g.policy, g.entropy_scale, SharedMut::new(g.dmu), SharedMut::new(g.dlog_sigma)));
+    par::split_rows(per_row, 3, row_grain(cols).div_ceil(8), |first, rows| {
+        for (r, stats) in (first..).zip(rows.chunks_exact_mut(3)) {
+            let at = r * cols..(r + 1) * cols;
+            let (mut logprob, mut entropy, mut hits) = (0.0f64, 0.0f64, 0u32);
+            for e in at.clone() {
+                let (ls, hit) = bounded(log_sigma[e]);
+                let z = (latents[e] - mu[e]) * (-ls).exp();
+                logprob -= f64::from(0.5 * z * z + ls + HALF_LOG_TAU);
+                entropy += f64::from(0.5 + HALF_LOG_TAU + ls);
+                hits += u32::from(hit);
+            }
+            let logprob = (logprob / cols as f64) as f32;
+            stats.copy_from_slice(&[logprob, (entropy / cols as f64) as f32, hits as f32]);
+            let Some((policy, entropy_scale, dmu, dls)) = &grads else { continue };
+            let upstream = policy.gradient(r, logprob) / cols as f32;
+            // SAFETY: `at` is the range of one row, and each row belongs to one task.
+            let (dmu, dls) = unsafe { (dmu.slice(at.clone()), dls.slice(at.clone())) };
+            for ((e, dmu), dls) in at.zip(dmu).zip(dls) {
+                let (ls, hit) = bounded(log_sigma[e]);
+                let inverse = (-ls).exp();
+                let z = (latents[e] - mu[e]) * inverse;
+                *dmu = upstream * z * inverse;
+                *dls = if hit { 0.0 } else { upstream * (z * z - 1.0) + entropy_scale };
+            }
+        }
+    });
 }
 
 /// Adds `dz` to `dmu`, and `dz·sigma·eps` to `dlog_sigma`.

@@ -16,6 +16,7 @@ mod norm;
 mod optimizer;
 mod output;
 pub mod par;
+mod policy;
 pub mod product;
 mod rotary;
 mod rows;
@@ -30,10 +31,12 @@ pub use buffer::CpuTensor;
 
 use buffer::Shelf;
 use matmul::Mat;
+use policy::policy;
 
 use super::{
-    AdamW, AdamWTensor, CrossEntropyGrads, Device, Draw, HeadShape, LatentWeights, Span, TensorInfo,
-    TokenChoice, check, check_attention, check_below, check_disjoint, check_len, check_offsets, elements,
+    AdamW, AdamWTensor, CrossEntropyGrads, Device, Draw, HeadShape, LatentPolicyGrads, LatentWeights, Span,
+    TensorInfo, TokenChoice, Upstream, check, check_attention, check_below, check_disjoint, check_len,
+    check_offsets, elements,
 };
 use crate::model::weights::MappedTensor;
 use crate::{Error, Result};
@@ -538,6 +541,42 @@ impl Device for CpuDevice {
         Ok(())
     }
 
+    fn latent_logprob(
+        &self,
+        mu: &CpuTensor,
+        log_sigma: &CpuTensor,
+        latents: &CpuTensor,
+        per_row: &mut CpuTensor,
+        grads: Option<LatentPolicyGrads<'_, Self>>,
+    ) -> Result<()> {
+        const OP: &str = "latent_logprob";
+        check(OP, "log_sigma", log_sigma, mu.rows(), mu.cols())?;
+        check(OP, "latents", latents, mu.rows(), mu.cols())?;
+        check(OP, "per_row", per_row, mu.rows(), 3)?;
+        let grads = match grads {
+            Some(g) => {
+                check(OP, "dmu", g.dmu, mu.rows(), mu.cols())?;
+                check(OP, "dlog_sigma", g.dlog_sigma, mu.rows(), mu.cols())?;
+                Some(latent::PolicyGrads {
+                    policy: policy(OP, &g.terms, mu.rows())?,
+                    entropy_scale: g.entropy_scale,
+                    dmu: g.dmu.f32_mut(OP)?,
+                    dlog_sigma: g.dlog_sigma.f32_mut(OP)?,
+                })
+            }
+            None => None,
+        };
+        latent::latent_logprob(
+            mu.f32(OP)?,
+            log_sigma.f32(OP)?,
+            latents.f32(OP)?,
+            mu.cols(),
+            per_row.f32_mut(OP)?,
+            grads,
+        );
+        Ok(())
+    }
+
     fn reparameterise_backward(
         &self,
         dz: &CpuTensor,
@@ -581,7 +620,13 @@ impl Device for CpuDevice {
         }
         let grads = match grads {
             Some(g) => {
-                check(OP, "row_scale", g.row_scale, h.rows(), 1)?;
+                let upstream = match &g.upstream {
+                    Upstream::Scale(scale) => {
+                        check(OP, "scale", *scale, h.rows(), 1)?;
+                        output::Upstream::Scale(scale.f32(OP)?)
+                    }
+                    Upstream::Policy(terms) => output::Upstream::Policy(policy(OP, terms, h.rows())?),
+                };
                 check(OP, "dh", g.dh, h.rows(), hidden)?;
                 let dw = match g.dw {
                     Some(dw) => {
@@ -590,7 +635,7 @@ impl Device for CpuDevice {
                     }
                     None => None,
                 };
-                Some(output::Grads { row_scale: g.row_scale.f32(OP)?, dh: g.dh.f32_mut(OP)?, dw })
+                Some(output::Grads { upstream, dh: g.dh.f32_mut(OP)?, dw })
             }
             None => None,
         };

@@ -3,6 +3,7 @@
 use super::math::{exp, log_sum_exp};
 use super::matmul::{Mat, matmul_nn, matmul_nt, matmul_tn};
 use super::par::{self, SharedMut};
+use super::policy::Policy;
 use crate::device::{Draw, TokenChoice};
 use crate::random::Philox;
 
@@ -12,10 +13,27 @@ const CHUNK_FLOATS: usize = 4 << 20;
 /// Rows of the output matrix that the end-of-latent scan multiplies before it looks again.
 const EVENT_TILE: usize = 2048;
 
+/// What reaches the rows' losses.
+pub(super) enum Upstream<'a> {
+    /// `[N]`
+    Scale(&'a [f32]),
+    /// `[N]` elements.
+    Policy(Policy<'a>),
+}
+
+impl Upstream<'_> {
+    /// The gradient that reaches the loss of a row.
+    fn at(&self, row: usize, loss: f32) -> f32 {
+        match self {
+            Upstream::Scale(scale) => scale[row],
+            Upstream::Policy(policy) => -policy.gradient(row, -loss),
+        }
+    }
+}
+
 /// Gradients of the cross-entropy.
 pub(super) struct Grads<'a> {
-    /// `[N]`
-    pub row_scale: &'a [f32],
+    pub upstream: Upstream<'a>,
     /// `[N,H]`, overwritten.
     pub dh: &'a mut [f32],
     /// `[V,H]`, added to.
@@ -43,7 +61,7 @@ pub(super) fn cross_entropy(
         let h = &h[start * hidden..end * hidden];
         let logits = &mut logits[..n * vocab];
         matmul_nt(n, vocab, hidden, 1.0, h, w, 0.0, logits);
-        let scale = grads.as_ref().map(|g| &g.row_scale[start..end]);
+        let upstream = grads.as_ref().map(|g| &g.upstream);
         let loss = SharedMut::new(&mut loss[start..end]);
         par::split_rows(logits, vocab, 1, |first, block| {
             for (i, logits) in block.chunks_exact_mut(vocab).enumerate() {
@@ -55,8 +73,8 @@ pub(super) fn cross_entropy(
                 // SAFETY: row r belongs to this task alone.
                 let own = unsafe { loss.slice(r..r + 1) };
                 own[0] = lse - mean;
-                if let Some(scale) = scale {
-                    let scale = scale[r];
+                if let Some(upstream) = upstream {
+                    let scale = upstream.at(start + r, own[0]);
                     exp_in_place(logits, lse, scale);
                     for &t in label {
                         logits[t as usize] -= scale * share;

@@ -26,8 +26,8 @@ use kernels::Kernel;
 use tensor::upload;
 
 use super::{
-    AdamW, AdamWTensor, CrossEntropyGrads, Device, Draw, Dtype, HeadShape, LatentWeights, Span, TokenChoice,
-    check_len, elements,
+    AdamW, AdamWTensor, CrossEntropyGrads, Device, Draw, Dtype, HeadShape, LatentPolicyGrads, LatentWeights,
+    Span, TokenChoice, check_len, elements,
 };
 use crate::model::weights::MappedTensor;
 use crate::{Error, Result};
@@ -429,6 +429,17 @@ impl<R: Driver> Device for CudaDevice<R> {
         grads: Option<(&mut CudaTensor<R>, Option<&mut CudaTensor<R>>)>,
     ) -> Result<()> {
         self.loss_of_latents(weights, mu, [log_sigma, eps], target, per_row, grads)
+    }
+
+    fn latent_logprob(
+        &self,
+        _: &CudaTensor<R>,
+        _: &CudaTensor<R>,
+        _: &CudaTensor<R>,
+        _: &mut CudaTensor<R>,
+        _: Option<LatentPolicyGrads<'_, Self>>,
+    ) -> Result<()> {
+        self.missing("latent_logprob")
     }
 
     fn reparameterise_backward(

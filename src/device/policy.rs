@@ -1,0 +1,130 @@
+//! The clipped policy objective, element by element (spec section 6).
+//!
+//! A rollout has one element a latent and one an answer token. An element's loss depends on the policy
+//! through its log-probability alone, so the operations that compute log-probabilities
+//! ([`Device::latent_logprob`], [`Device::cross_entropy`]) take the terms of the objective and go from
+//! the log-probability to its gradient without leaving the device.
+
+use super::Device;
+
+/// One element of a rollout, as a row of [`PolicyTerms::rows`].
+#[derive(Debug, Clone, Copy, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct PolicyElement {
+    /// Log-probability under the policy that made the rollout.
+    pub old: f32,
+    /// Log-probability under the reference policy; read only where the KL term has a weight.
+    pub reference: f32,
+    /// Advantage of the rollout within its group.
+    pub advantage: f32,
+    /// Factor of the element's loss, for instance 1 / (elements · sequences).
+    pub weight: f32,
+}
+
+/// What all elements of the objective share.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PolicyObjective {
+    /// ε: the ratio of new to old probability counts only within 1 − ε … 1 + ε.
+    pub clip_eps: f32,
+    /// Factor of the estimated divergence from the reference policy.
+    pub kl_weight: f32,
+}
+
+/// The terms of the objective for the rows of an operation.
+pub struct PolicyTerms<'a, D: Device> {
+    /// `[N,4]`: a [`PolicyElement`] a row.
+    pub rows: &'a D::Tensor,
+    /// What they share.
+    pub objective: PolicyObjective,
+}
+
+/// An element's loss at a log-probability, in its parts.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PolicyLoss {
+    /// exp(new − old).
+    pub ratio: f32,
+    /// Whether the clip decides, so that the surrogate has no gradient.
+    pub clipped: bool,
+    /// −min(ratio·A, clip(ratio)·A), unweighted.
+    pub surrogate: f32,
+    /// exp(r − new) − (r − new) − 1 for the reference r: never negative, and unbiased for KL(new ‖ r)
+    /// over samples of the new policy. Unweighted.
+    pub kl: f32,
+}
+
+impl PolicyElement {
+    /// The loss at log-probability `logprob`.
+    pub fn loss(&self, logprob: f32, clip_eps: f32) -> PolicyLoss {
+        let ratio = (logprob - self.old).exp();
+        let (free, held) =
+            (ratio * self.advantage, ratio.clamp(1.0 - clip_eps, 1.0 + clip_eps) * self.advantage);
+        let gap = self.reference - logprob;
+        PolicyLoss { ratio, clipped: held < free, surrogate: -free.min(held), kl: gap.exp() - gap - 1.0 }
+    }
+
+    /// The derivative of the weighted loss by `logprob`.
+    pub fn gradient(&self, logprob: f32, objective: PolicyObjective) -> f32 {
+        let loss = self.loss(logprob, objective.clip_eps);
+        let mut gradient = if loss.clipped { 0.0 } else { -loss.ratio * self.advantage };
+        if objective.kl_weight != 0.0 {
+            gradient += objective.kl_weight * (1.0 - (self.reference - logprob).exp());
+        }
+        self.weight * gradient
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn element(advantage: f32) -> PolicyElement {
+        PolicyElement { old: -2.0, reference: -2.3, advantage, weight: 0.25 }
+    }
+
+    #[test]
+    fn on_policy_the_ratio_is_one_and_nothing_is_clipped() {
+        for advantage in [-1.5, 0.0, 2.0] {
+            let loss = element(advantage).loss(-2.0, 0.2);
+            assert_eq!((loss.ratio, loss.clipped, loss.surrogate), (1.0, false, -advantage));
+        }
+    }
+
+    #[test]
+    fn the_clip_holds_only_what_would_gain() {
+        let clipped = |advantage, logprob| element(advantage).loss(logprob, 0.2).clipped;
+        assert!(clipped(1.0, -1.7) && !clipped(1.0, -2.3));
+        assert!(!clipped(-1.0, -1.7) && clipped(-1.0, -2.3));
+        assert!(!clipped(0.0, -1.0) && !clipped(1.0, -1.9) && !clipped(-1.0, -2.1));
+        let objective = PolicyObjective { clip_eps: 0.2, kl_weight: 0.0 };
+        assert_eq!(element(1.0).gradient(-1.7, objective), 0.0);
+        assert_eq!(element(-1.0).gradient(-2.3, objective), 0.0);
+    }
+
+    #[test]
+    fn gradients_are_the_slopes_of_the_loss() {
+        for advantage in [-1.5f32, 0.7] {
+            for logprob in [-2.6f32, -2.1, -1.95, -1.4] {
+                let objective = PolicyObjective { clip_eps: 0.2, kl_weight: 0.3 };
+                let e = element(advantage);
+                let total = |lp: f64| {
+                    let ratio = (lp + 2.0).exp();
+                    let a = f64::from(advantage);
+                    let gap = -2.3 - lp;
+                    0.25 * (-(ratio * a).min(ratio.clamp(0.8, 1.2) * a) + 0.3 * (gap.exp() - gap - 1.0))
+                };
+                let at = f64::from(logprob);
+                let slope = (total(at + 1e-5) - total(at - 1e-5)) / 2e-5;
+                let claimed = f64::from(e.gradient(logprob, objective));
+                assert!((slope - claimed).abs() < 1e-5, "{advantage} {logprob}: {slope} {claimed}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_divergence_is_never_negative() {
+        for i in 0..100 {
+            let loss = element(1.0).loss(-4.0 + 0.04 * i as f32, 0.2);
+            assert!(loss.kl >= -1e-6, "{loss:?}");
+        }
+    }
+}

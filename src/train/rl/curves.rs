@@ -1,0 +1,160 @@
+//! The curves of a run, drawn from its metrics: how rewards, chains and policy moved.
+
+use std::ops::Range;
+use std::path::Path;
+
+use plotters::coord::Shift;
+use plotters::prelude::*;
+use serde_json::{Map, Value};
+
+use crate::files::atomic::write_atomic;
+use crate::{Error, Result};
+
+/// Width and height of a panel in pixels, and panels side by side.
+const PANEL: (u32, u32) = (360, 230);
+const COLUMNS: u32 = 3;
+const TRAIN: RGBColor = RGBColor(0, 94, 168);
+const VAL: RGBColor = RGBColor(213, 94, 0);
+const INK: RGBColor = RGBColor(38, 38, 38);
+const GRID: RGBColor = RGBColor(226, 226, 226);
+const FONT: &str = "Helvetica, Arial, sans-serif";
+
+/// A panel: its title, the training metric and the validation metric it shows.
+const PANELS: [(&str, &str, Option<&str>); 9] = [
+    ("reward", "reward", Some("reward")),
+    ("accuracy", "accuracy", Some("accuracy")),
+    ("latents of a chain", "n_latents", Some("mean_length")),
+    ("entropy of a latent (nats per dimension)", "entropy", None),
+    ("ratio of new to old probability", "ratio", None),
+    ("share of clipped elements", "clip_fraction", None),
+    ("KL to the start, latents", "kl_latent", None),
+    ("KL to the start, answer tokens", "kl_answer", None),
+    ("gradient norm", "grad_norm", None),
+];
+
+type Points = Vec<(f64, f64)>;
+
+/// Draws the metrics in `from` (JSON lines) to the SVG file `to`, whole or not at all.
+///
+/// # Errors
+/// [`Error::Io`] naming a file.
+pub(super) fn write(from: &Path, to: &Path) -> Result<()> {
+    let text = std::fs::read_to_string(from).map_err(Error::io(from))?;
+    let lines: Vec<Map<String, Value>> =
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let mut svg = String::new();
+    draw(&mut svg, &lines).map_err(|e| Error::other(format!("the plot: {e}")))?;
+    write_atomic(to, |out| out.write_all(svg.as_bytes()))
+}
+
+/// The values of a metric by step.
+fn series(lines: &[Map<String, Value>], kind: &str, name: &str) -> Points {
+    let of_kind = lines.iter().filter(|line| line.get("kind").is_some_and(|k| k == kind));
+    of_kind
+        .filter_map(|line| Some((line.get("step")?.as_f64()?, line.get(name)?.as_f64()?)))
+        .filter(|(_, y)| y.is_finite())
+        .collect()
+}
+
+fn draw(svg: &mut String, lines: &[Map<String, Value>]) -> Result<(), Box<dyn std::error::Error>> {
+    let rows = (PANELS.len() as u32).div_ceil(COLUMNS);
+    let area = SVGBackend::with_string(svg, (PANEL.0 * COLUMNS, PANEL.1 * rows + 24)).into_drawing_area();
+    area.fill(&WHITE)?;
+    let (panels, legend) = area.split_vertically(PANEL.1 * rows);
+    for (panel, &(title, train, val)) in
+        panels.split_evenly((rows as usize, COLUMNS as usize)).iter().zip(&PANELS)
+    {
+        let val = val.map(|name| series(lines, "val", name)).unwrap_or_default();
+        draw_panel(panel, title, &series(lines, "train", train), &val)?;
+    }
+    let style = |colour: &RGBColor| (FONT, 13).into_font().color(colour);
+    legend.draw_text("rollouts of the step", &style(&TRAIN), (14, 2))?;
+    legend.draw_text("validation questions, greedy", &style(&VAL), (160, 2))?;
+    area.present()?;
+    Ok(())
+}
+
+fn draw_panel(
+    area: &DrawingArea<SVGBackend<'_>, Shift>,
+    title: &str,
+    train: &Points,
+    val: &Points,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let all = || train.iter().chain(val);
+    let mut chart = ChartBuilder::on(area)
+        .caption(title, (FONT, 14).into_font().color(&INK))
+        .margin(8)
+        .margin_right(16)
+        .x_label_area_size(24)
+        .y_label_area_size(48)
+        .build_cartesian_2d(range(all().map(|p| p.0)), range(all().map(|p| p.1)))?;
+    chart
+        .configure_mesh()
+        .bold_line_style(GRID)
+        .light_line_style(TRANSPARENT)
+        .axis_style(INK)
+        .x_labels(6)
+        .y_labels(5)
+        .x_label_formatter(&|x| format!("{x:.0}"))
+        .y_label_formatter(&|y| tick(*y))
+        .label_style((FONT, 11).into_font().color(&INK))
+        .draw()?;
+    chart.draw_series(LineSeries::new(train.iter().copied(), TRAIN.stroke_width(1)))?;
+    chart.draw_series(LineSeries::new(val.iter().copied(), VAL.stroke_width(2)))?;
+    chart.draw_series(val.iter().map(|&p| Circle::new(p, 3, VAL.filled())))?;
+    Ok(())
+}
+
+/// A number with as many digits as an axis needs.
+fn tick(y: f64) -> String {
+    let digits = match y.abs() {
+        y if y >= 100.0 => 0,
+        y if y >= 10.0 => 1,
+        y if y >= 0.1 || y == 0.0 => 2,
+        _ => return format!("{y:.1e}"),
+    };
+    format!("{y:.digits$}")
+}
+
+/// From the least to the greatest value, with a margin; never empty.
+fn range(values: impl Iterator<Item = f64>) -> Range<f64> {
+    let (low, high) =
+        values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
+    if low > high {
+        return 0.0..1.0;
+    }
+    let margin = ((high - low) * 0.06).max(1e-3 * high.abs()).max(1e-9);
+    low - margin..high + margin
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_of_any_length_is_drawn() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("metrics.jsonl"), dir.path().join("rl.svg"));
+        for steps in [0, 1, 40] {
+            let mut text = String::from("{\"kind\":\"val\",\"step\":0,\"reward\":0.5,\"accuracy\":1}\n");
+            for step in 1..=steps {
+                let y = 1.0 / f64::from(step);
+                text +=
+                    &format!("{{\"kind\":\"train\",\"step\":{step},\"reward\":{y},\"grad_norm\":null}}\n");
+            }
+            std::fs::write(&from, text).unwrap();
+            write(&from, &to).unwrap();
+            let svg = std::fs::read_to_string(&to).unwrap();
+            assert!(svg.trim_end().ends_with("</svg>") && svg.contains("gradient norm"));
+        }
+    }
+
+    #[test]
+    fn ranges_are_never_empty() {
+        assert_eq!(range([].into_iter()), 0.0..1.0);
+        for values in [vec![0.0], vec![2.5, 2.5], vec![-1.0, 3.0]] {
+            let r = range(values.iter().copied());
+            assert!(values.iter().all(|v| r.contains(v)) && r.start < r.end);
+        }
+    }
+}

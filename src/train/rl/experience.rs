@@ -1,0 +1,82 @@
+//! The rollouts of a step, judged and compared within their groups.
+
+use super::reward::{Reward, advantages};
+use crate::data::Sample;
+use crate::device::Device;
+use crate::infer::{Loaded, Prompt, Request, Rollouts, Sampling, Trace};
+use crate::model::prompt::Method;
+use crate::random::Stream;
+use crate::{Error, Result};
+
+/// One rollout with what it was worth.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Episode {
+    /// Which of the step's questions it answers.
+    pub group: usize,
+    /// What was drawn, with its log-probabilities.
+    pub trace: Trace,
+    /// Log-probabilities under the reference policy, of latents and of answer tokens, where known.
+    pub reference: Option<(Vec<f32>, Vec<f32>)>,
+    /// Whether the answer was right.
+    pub correct: bool,
+    /// The reward.
+    pub reward: f32,
+    /// The advantage within the group.
+    pub advantage: f32,
+}
+
+/// The rollouts of a step.
+pub struct Experience<D: Device> {
+    /// What was generated, and the latents on the device.
+    pub rollouts: Rollouts<D>,
+    /// A rollout each, in the order of the generations: `group_size` a question.
+    pub episodes: Vec<Episode>,
+}
+
+impl<D: Device> Experience<D> {
+    /// Answers each question `group_size` times; every rollout's seed is drawn from `seeds`.
+    ///
+    /// # Errors
+    /// What generation says, and a reward that is not finite.
+    pub fn gather(
+        loaded: &Loaded<D>,
+        questions: &[&Sample],
+        group_size: usize,
+        cf: &str,
+        sampling: Sampling,
+        reward: &dyn Reward,
+        seeds: &mut Stream,
+    ) -> Result<Self> {
+        let mut requests = Vec::with_capacity(questions.len() * group_size);
+        for sample in questions {
+            for _ in 0..group_size {
+                let prompt = Prompt::Question {
+                    text: sample.question.clone(),
+                    method: Method::Colar,
+                    speed: cf.to_owned(),
+                };
+                let sampling = Sampling { seed: seeds.next_u64(), ..sampling };
+                requests.push(Request { prompt, sampling, trace: false });
+            }
+        }
+        let mut rollouts = loaded.rollout(&requests)?;
+        let traces = std::mem::take(&mut rollouts.traces);
+        let mut episodes = Vec::with_capacity(requests.len());
+        for (i, (trace, generation)) in traces.into_iter().zip(&rollouts.generations).enumerate() {
+            let group = i / group_size;
+            let scored = reward.score(generation, &questions[group].answer);
+            if !scored.reward.is_finite() {
+                return Err(Error::other(format!("the reward of a rollout is {}", scored.reward)));
+            }
+            let (correct, reward) = (scored.correct, scored.reward);
+            episodes.push(Episode { group, trace, reference: None, correct, reward, advantage: 0.0 });
+        }
+        for group in episodes.chunks_mut(group_size) {
+            let rewards: Vec<f32> = group.iter().map(|e| e.reward).collect();
+            for (episode, advantage) in group.iter_mut().zip(advantages(&rewards)) {
+                episode.advantage = advantage;
+            }
+        }
+        Ok(Experience { rollouts, episodes })
+    }
+}

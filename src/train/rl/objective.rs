@@ -1,0 +1,248 @@
+//! The policy objective over a packed minibatch of rollouts, forward and backward (spec section 6).
+//!
+//! A rollout is teacher-forced: its prompt, its latents as they were drawn, and all but the last of its
+//! answer tokens go through the decoder as one sequence. The position before each latent gives that
+//! latent's distribution, the position before each answer token its logits; the first answer token is
+//! the separator after the last latent.
+
+use super::experience::Episode;
+use crate::Result;
+use crate::device::{
+    CrossEntropyGrads, Device, LatentPolicyGrads, PolicyElement, PolicyObjective, PolicyTerms, Upstream,
+};
+use crate::infer::no_density;
+use crate::model::ColarModel;
+use crate::model::params::Grads;
+use crate::model::transformer::Layout;
+
+/// What the sum over a rollout's elements is divided by where it is not averaged, as in the authors' code.
+const SUM_DIVISOR: f32 = 32.0;
+
+/// The terms of the objective.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PolicyLossOptions {
+    /// ε of the clipped ratio.
+    pub clip_eps: f32,
+    /// Mean over a rollout's elements; otherwise their sum over 32. Under the mean an element counts more
+    /// in a short chain than in a long one.
+    pub average_per_token_loss: bool,
+    /// Factor of the divergence from the reference policy, weighted over elements as the loss is.
+    pub kl_weight: f32,
+    /// Factor of the mean entropy of the latents' distributions; below 0 it keeps sigma alive.
+    pub entropy_weight: f32,
+}
+
+impl Default for PolicyLossOptions {
+    /// The paper's: ε 0.2, averaged, nothing else.
+    fn default() -> Self {
+        PolicyLossOptions { clip_eps: 0.2, average_per_token_loss: true, kl_weight: 0.0, entropy_weight: 0.0 }
+    }
+}
+
+impl PolicyLossOptions {
+    /// The factor of one of `elements` elements of one of `rollouts` rollouts.
+    fn weight(&self, elements: usize, rollouts: usize) -> f32 {
+        let per_rollout = if self.average_per_token_loss { elements as f32 } else { SUM_DIVISOR };
+        1.0 / (per_rollout * rollouts as f32)
+    }
+
+    /// The elements of an episode's latents and of its answer, in a minibatch of `rollouts`.
+    pub(super) fn elements(
+        &self,
+        episode: &Episode,
+        rollouts: usize,
+    ) -> (Vec<PolicyElement>, Vec<PolicyElement>) {
+        let part = |old: &[f32], reference: Option<&[f32]>| {
+            let weight = self.weight(old.len(), rollouts);
+            let reference = reference.unwrap_or(old);
+            let pairs = old.iter().zip(reference);
+            let advantage = episode.advantage;
+            pairs.map(|(&old, &reference)| PolicyElement { old, reference, advantage, weight }).collect()
+        };
+        let (latent, answer) =
+            episode.reference.as_ref().map_or((None, None), |(l, a)| (Some(&l[..]), Some(&a[..])));
+        (part(&episode.trace.latent_logprobs, latent), part(&episode.trace.answer_logprobs, answer))
+    }
+}
+
+/// What a pass over a minibatch found, element by element, rollout by rollout.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct PolicyPass {
+    /// Log-probability of each latent: the mean over D of its log-density.
+    pub latent: Vec<f32>,
+    /// Log-probability of each answer token.
+    pub answer: Vec<f32>,
+    /// Per latent, the mean over D of its distribution's entropy.
+    pub entropy: Vec<f32>,
+    /// log_sigma values that met their bound.
+    pub bounded: u64,
+}
+
+/// A minibatch as packed rows.
+#[derive(Debug, Default)]
+struct Packed {
+    /// Rows of each sequence.
+    lens: Vec<usize>,
+    /// Tokens to embed; a latent's row has none.
+    ids: Vec<u32>,
+    /// Row `r` embeds `ids[offsets[r]..offsets[r+1]]`.
+    offsets: Vec<u32>,
+    /// Rows that hold latents, and where those stand in the experience.
+    latent_rows: Vec<u32>,
+    latent_sources: Vec<u32>,
+    /// Rows whose hidden state gives the log-probability of a latent, and of an answer token.
+    before_latent: Vec<u32>,
+    before_answer: Vec<u32>,
+    answers: Vec<u32>,
+}
+
+impl Packed {
+    fn new(episodes: &[&Episode]) -> Self {
+        let mut p = Packed { offsets: vec![0], ..Packed::default() };
+        for episode in episodes {
+            let trace = &episode.trace;
+            let start = p.offsets.len() - 1;
+            trace.prompt.iter().for_each(|&id| p.token(id));
+            let first_latent = start + trace.prompt.len();
+            let n = trace.latent_logprobs.len();
+            for i in 0..n {
+                p.latent_rows.push((first_latent + i) as u32);
+                p.latent_sources.push((trace.first_latent + i) as u32);
+                p.before_latent.push((first_latent + i - 1) as u32);
+                p.offsets.push(p.ids.len() as u32);
+            }
+            // Nothing is predicted from the last token.
+            let fed = trace.answer.len().saturating_sub(1);
+            trace.answer[..fed].iter().for_each(|&id| p.token(id));
+            let last_latent = first_latent + n - 1;
+            p.before_answer.extend((last_latent..last_latent + trace.answer.len()).map(|r| r as u32));
+            p.answers.extend(&trace.answer);
+            p.lens.push(p.offsets.len() - 1 - start);
+        }
+        p
+    }
+
+    fn token(&mut self, id: u32) {
+        self.ids.push(id);
+        self.offsets.push(self.ids.len() as u32);
+    }
+
+    fn rows(&self) -> usize {
+        self.offsets.len() - 1
+    }
+}
+
+/// Runs the objective over `episodes`, whose latents are rows of `latents[_, D]` (in units of
+/// `embeds_std`); with `grads`, adds its gradients there. The weights of the loss are those of a minibatch of
+/// `rollouts` rollouts, of which `episodes` may be a part.
+///
+/// # Errors
+/// Shape mismatches, a model without a latent head or with a deterministic one, and what the device says.
+pub fn run<D: Device>(
+    device: &D,
+    model: &ColarModel<D>,
+    options: &PolicyLossOptions,
+    latents: &D::Tensor,
+    episodes: &[&Episode],
+    rollouts: usize,
+    mut grads: Option<&mut Grads<D>>,
+) -> Result<PolicyPass> {
+    let (params, width) = (&model.params, model.transformer.config.hidden_size);
+    let head = model.latent_head()?;
+    let packed = Packed::new(episodes);
+    let (n, tokens) = (packed.latent_rows.len(), packed.answers.len());
+
+    let ids = device.index(&packed.ids)?;
+    let offsets = device.index(&packed.offsets)?;
+    let ones = device.upload(packed.rows(), 1, &vec![1.0; packed.rows()])?;
+    let mut x = device.empty(packed.rows(), width)?;
+    device.gather_merge(params.get(model.transformer.embed), &ids, &offsets, &ones, &mut x)?;
+    let mut z = device.empty(n, width)?;
+    device.gather_rows(1.0, latents, &device.index(&packed.latent_sources)?, &mut z)?;
+    device.scatter_rows(model.embeds_std, &z, &device.index(&packed.latent_rows)?, &mut x)?;
+    let layout = Layout::packed(device, &packed.lens)?;
+    let (h, saved) = model.transformer.forward(device, params, x, &layout, grads.as_deref())?;
+
+    let terms = grads.is_some().then(|| elements(options, episodes, rollouts));
+    let upload = |elements: &[PolicyElement]| {
+        device.upload(elements.len(), 4, bytemuck::cast_slice::<PolicyElement, f32>(elements))
+    };
+    let (latent_terms, answer_terms) = match &terms {
+        Some((latent, answer)) => (Some(upload(latent)?), Some(upload(answer)?)),
+        None => (None, None),
+    };
+    let objective = PolicyObjective { clip_eps: options.clip_eps, kl_weight: options.kl_weight };
+
+    let before_latent = device.index(&packed.before_latent)?;
+    let mut hl = device.empty(n, width)?;
+    device.gather_rows(1.0, &h, &before_latent, &mut hl)?;
+    let (dist, head_saved) = head.forward(device, params, hl)?;
+    let log_sigma = dist.log_sigma.as_ref().ok_or_else(no_density)?;
+    let mut per_latent = device.empty(n, 3)?;
+    let mut latent_grads = match &latent_terms {
+        Some(_) => Some((device.empty(n, width)?, device.empty(n, width)?)),
+        None => None,
+    };
+    let wanted = latent_terms.as_ref().zip(latent_grads.as_mut()).map(|(rows, (dmu, dlog_sigma))| {
+        let entropy_scale =
+            options.entropy_weight / (n * width) as f32 * episodes.len() as f32 / rollouts as f32;
+        LatentPolicyGrads { terms: PolicyTerms { rows, objective }, entropy_scale, dmu, dlog_sigma }
+    });
+    device.latent_logprob(&dist.mu, log_sigma, &z, &mut per_latent, wanted)?;
+
+    let before_answer = device.index(&packed.before_answer)?;
+    let mut ha = device.empty(tokens, width)?;
+    device.gather_rows(1.0, &h, &before_answer, &mut ha)?;
+    let answers = device.index(&packed.answers)?;
+    let answer_offsets = device.index(&(0..=tokens as u32).collect::<Vec<_>>())?;
+    let mut loss = device.empty(tokens, 1)?;
+    let w = params.get(model.transformer.lm_head);
+    let mut dha = None;
+    match (&answer_terms, grads.as_deref_mut()) {
+        (Some(rows), Some(grads)) => {
+            let mut dh = device.empty(tokens, width)?;
+            let upstream = Upstream::Policy(PolicyTerms { rows, objective });
+            let dw = grads.get_mut(model.transformer.lm_head);
+            let out = CrossEntropyGrads { upstream, dh: &mut dh, dw };
+            device.cross_entropy(&ha, w, &answers, &answer_offsets, &mut loss, Some(out))?;
+            dha = Some(dh);
+        }
+        _ => device.cross_entropy(&ha, w, &answers, &answer_offsets, &mut loss, None)?,
+    }
+
+    if let (Some(grads), Some((dmu, dls)), Some(dha), Some(saved)) = (grads, latent_grads, dha, saved) {
+        let dhl = head.backward(device, params, grads, &head_saved, &dmu, Some(&dls))?;
+        let mut dh = device.zeros(packed.rows(), width)?;
+        device.scatter_add_rows(1.0, &dhl, &before_latent, &mut dh)?;
+        device.scatter_add_rows(1.0, &dha, &before_answer, &mut dh)?;
+        let embed = model.transformer.embed;
+        let dx =
+            model.transformer.backward(device, params, grads, saved, &dh, &layout, grads.trains(embed))?;
+        if let (Some(dx), Some(dtable)) = (dx, grads.get_mut(embed)) {
+            device.gather_merge_backward(&dx, &ids, &offsets, &ones, dtable)?;
+        }
+    }
+    let mut pass = PolicyPass { answer: device.read(&loss)?, ..PolicyPass::default() };
+    pass.answer.iter_mut().for_each(|x| *x = -*x);
+    for row in device.read(&per_latent)?.chunks_exact(3) {
+        pass.latent.push(row[0]);
+        pass.entropy.push(row[1]);
+        pass.bounded += row[2] as u64;
+    }
+    Ok(pass)
+}
+
+/// The elements of all episodes, latents apart from answers.
+pub(super) fn elements(
+    options: &PolicyLossOptions,
+    episodes: &[&Episode],
+    rollouts: usize,
+) -> (Vec<PolicyElement>, Vec<PolicyElement>) {
+    let (mut latent, mut answer) = (Vec::new(), Vec::new());
+    for episode in episodes {
+        let (l, a) = options.elements(episode, rollouts);
+        latent.extend(l);
+        answer.extend(a);
+    }
+    (latent, answer)
+}

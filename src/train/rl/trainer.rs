@@ -1,0 +1,433 @@
+//! The run: rollouts, updates, validation, checkpoints, and going on after a kill.
+
+use std::time::Instant;
+
+use super::curves;
+use super::experience::{Episode, Experience};
+use super::objective::run;
+use super::questions::Questions;
+use super::reward::{Correctness, Reward};
+use super::samples::RolloutLog;
+use super::stats::{PolicyStats, RolloutStats};
+use crate::data::{self, Sample};
+use crate::device::{AdamW, Device};
+use crate::eval::accuracy::{EvalOptions, evaluate};
+use crate::files::atomic::write_atomic;
+use crate::infer::{Loaded, Sampling, no_density};
+use crate::model::adapter::ADAPTER_CONFIG_FILE;
+use crate::model::open::{Additions, open};
+use crate::model::params::Grads;
+use crate::model::prompt::Method;
+use crate::random::Stream;
+use crate::train::checkpoint::{self, Kept, RunDir, TrainState};
+use crate::train::metrics::Metrics;
+use crate::train::optimizer::Optimizer;
+use crate::train::options::{RlOptions, TrainFlags};
+use crate::train::trainer::Progress;
+use crate::{Error, Result};
+
+/// A spread below this (in units of `embeds_std`) leaves nothing to explore: rollouts of a group would
+/// differ by rounding alone, and the likelihood's gradient grows as 1 / sigma.
+const LEAST_SIGMA: f64 = 1e-3;
+
+/// Seed under which the questions are tried that `--filter-solved` may leave out.
+const FILTER_STREAM: u64 = 11 << 32;
+
+/// What a step did.
+#[derive(Debug, Clone, Copy)]
+pub struct PolicyReport {
+    /// The step, counted from 1.
+    pub step: u64,
+    /// Steps of the whole run.
+    pub total: u64,
+    /// Mean reward of its rollouts.
+    pub reward: f64,
+    /// Share of them that were right.
+    pub accuracy: f64,
+    /// Their mean number of latents.
+    pub n_latents: f64,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone)]
+pub struct RlSummary {
+    /// Steps done.
+    pub steps: u64,
+    /// The best validation, if there was one.
+    pub best: Option<Kept>,
+}
+
+/// A run of reinforcement learning (spec section 6).
+pub struct RlTrainer<D: Device> {
+    options: RlOptions,
+    dir: RunDir,
+    loaded: Loaded<D>,
+    /// The policy that the run started from.
+    reference: Loaded<D>,
+    grads: Grads<D>,
+    optimizer: Optimizer<D>,
+    reward: Box<dyn Reward>,
+    samples: Vec<Sample>,
+    val: Vec<Sample>,
+    state: TrainState,
+}
+
+impl<D: Device> RlTrainer<D> {
+    /// Loads model, checkpoint and data. With `resume`, goes on from the run's last training state, if
+    /// it has one.
+    ///
+    /// # Errors
+    /// Bad data or model files, a checkpoint without a latent head or with a deterministic one, and a
+    /// run directory that is in use while `resume` is false.
+    pub fn new(device: D, options: RlOptions, resume: bool) -> Result<Self> {
+        let (dir, last) = RunDir::prepare(&options.out, resume)?;
+        let has_adapter = options.adapter.join(ADAPTER_CONFIG_FILE).exists();
+        let additions = Additions {
+            lora: (!options.full && !has_adapter).then(|| options.lora.clone()),
+            seed: options.seed,
+            ..Additions::default()
+        };
+        let checkpoint = last.as_deref().unwrap_or(&options.adapter);
+        checkpoint::check_base(&options.model, checkpoint, options.full)?;
+        let opened = open(&device, &options.model, Some(checkpoint), &additions, &|n| options.trains(n))?;
+        if opened.model.latent_head()?.deterministic() {
+            return Err(no_density());
+        }
+        let grads = Grads::new(&device, &opened.model.params, |n| options.trains(n))?;
+        let mut optimizer = Optimizer::new(&device, &opened.model.params, &grads)?;
+        let mut state = TrainState::default();
+        if let Some(last) = &last {
+            checkpoint::load_moments(&device, &opened, &mut optimizer, last)?;
+            state = checkpoint::load_state(last)?;
+        }
+        let reference = Loaded::new(device.clone(), &options.model, Some(&options.adapter))?;
+        let samples = data::load(&options.data, None)?;
+        if samples.is_empty() {
+            return Err(Error::file(&options.data, "the data set is empty"));
+        }
+        let mut val = match &options.val {
+            Some(path) => data::load(path, None)?,
+            None => Vec::new(),
+        };
+        val.truncate(options.val_samples);
+        TrainFlags::from(&options).save(&dir.config())?;
+        let reward = Box::new(Correctness {
+            verifier: options.verifier.verifier(),
+            punish_latent_length: options.punish_latent_length,
+        });
+        let loaded = Loaded::from_opened(device, opened);
+        Ok(RlTrainer { options, dir, loaded, reference, grads, optimizer, reward, samples, val, state })
+    }
+
+    /// Rewards by another function than right or wrong. Of the options, those on the reward then mean
+    /// nothing.
+    pub fn with_reward(self, reward: Box<dyn Reward>) -> Self {
+        RlTrainer { reward, ..self }
+    }
+
+    /// The model as it stands.
+    pub fn loaded(&self) -> &Loaded<D> {
+        &self.loaded
+    }
+
+    /// The places of the run's files.
+    pub fn dir(&self) -> &RunDir {
+        &self.dir
+    }
+
+    /// Runs to the end.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`] naming the step when a loss or gradient stops being a number (the last
+    /// training state is kept), a checkpoint whose latents have no spread, and I/O errors.
+    pub fn run(&mut self, on_progress: &mut (dyn FnMut(Progress) + Send)) -> Result<RlSummary> {
+        let device = self.loaded.device.clone();
+        device.scope(|| self.run_in_scope(on_progress))
+    }
+
+    fn run_in_scope(&mut self, on_progress: &mut (dyn FnMut(Progress) + Send)) -> Result<RlSummary> {
+        let o = self.options.clone();
+        let mut questions = Questions::new(self.pool()?, o.samples_per_epoch, o.batch_size, o.seed);
+        let total = o.max_steps.unwrap_or(questions.steps_per_epoch().saturating_mul(o.epochs));
+        let val_every = o.val_every.unwrap_or(questions.steps_per_epoch());
+        let mut metrics = Metrics::open(&self.dir, self.state.step)?;
+        let mut log = RolloutLog::open(&self.dir.root, self.state.step)?;
+        if self.state.step > 0 {
+            on_progress(Progress::Resumed(self.state.step));
+        } else if !self.val.is_empty() {
+            self.validate(&mut metrics, on_progress)?;
+        }
+        while self.state.step < total {
+            let step = self.state.step + 1;
+            let asked: Vec<u32> = questions.step(self.state.step).to_vec();
+            let seeds = questions.rollout_seeds(self.state.step);
+            let started = Instant::now();
+            let experience = self.experience(&asked, seeds)?;
+            let rollout_seconds = started.elapsed().as_secs_f64();
+            let rolled = RolloutStats::of(&experience.episodes);
+            if self.state.step == 0 && rolled.sigma < LEAST_SIGMA {
+                return Err(no_spread(&o, rolled.sigma));
+            }
+            let lr = o.schedule.lr(o.lr, step, o.warmup, total);
+            let started = Instant::now();
+            let order = questions.minibatch_order(self.state.step, experience.episodes.len());
+            let updated = self.update(&experience, &order, step, lr)?;
+            let update_seconds = started.elapsed().as_secs_f64();
+            let PolicyMove { stats, minibatches, grad_norm, bounded } = updated;
+            let (n, m) = (stats.elements.max(1) as f64, minibatches.max(1) as f64);
+            metrics.record(
+                "train",
+                step,
+                &[
+                    ("reward", rolled.reward),
+                    ("accuracy", rolled.accuracy),
+                    ("n_latents", rolled.n_latents),
+                    ("answer_tokens", rolled.answer_tokens),
+                    ("entropy", rolled.entropy),
+                    ("sigma", rolled.sigma),
+                    ("informative_groups", rolled.informative),
+                    ("kl_latent", rolled.kl_latent),
+                    ("kl_answer", rolled.kl_answer),
+                    ("latent_loss", stats.latent_loss / m),
+                    ("answer_loss", stats.answer_loss / m),
+                    ("ratio", if stats.elements == 0 { 1.0 } else { stats.ratios / n }),
+                    ("ratio_deviation", stats.ratio_deviation),
+                    ("clip_fraction", stats.clipped as f64 / n),
+                    ("grad_norm", grad_norm / m),
+                    ("lr", f64::from(lr)),
+                    ("bounded_log_sigma", bounded as f64),
+                    ("rollout_seconds", rollout_seconds),
+                    ("update_seconds", update_seconds),
+                ],
+            )?;
+            self.state.step = step;
+            log.record(step, &self.samples[asked[0] as usize], &experience)?;
+            let RolloutStats { reward, accuracy, n_latents, .. } = rolled;
+            on_progress(Progress::Policy(PolicyReport { step, total, reward, accuracy, n_latents }));
+            if !self.val.is_empty() && (step.is_multiple_of(val_every) || step == total) {
+                self.validate(&mut metrics, on_progress)?;
+            }
+            if step.is_multiple_of(o.save_every) || step == total {
+                metrics.flush()?;
+                self.save_state()?;
+            }
+        }
+        if self.val.is_empty() {
+            checkpoint::save(
+                &self.loaded.device,
+                &self.loaded.opened,
+                Method::Colar,
+                o.full,
+                &self.dir.best(),
+            )?;
+        }
+        curves::write(&self.dir.metrics(), &self.dir.root.join("rl.svg"))?;
+        Ok(RlSummary { steps: self.state.step, best: self.state.best.first().cloned() })
+    }
+
+    /// The questions to ask: all, or those that the starting checkpoint does not yet solve in every
+    /// rollout of a group. The choice is stored with the run.
+    fn pool(&self) -> Result<Vec<u32>> {
+        let all = (0..self.samples.len() as u32).collect();
+        if !self.options.filter_solved {
+            return Ok(all);
+        }
+        let path = self.dir.root.join("questions.json");
+        if path.exists() {
+            let text = std::fs::read(&path).map_err(Error::io(&path))?;
+            let kept: Vec<u32> =
+                serde_json::from_slice(&text).map_err(|e| Error::file(&path, e.to_string()))?;
+            if kept.is_empty() || kept.iter().any(|&i| i as usize >= self.samples.len()) {
+                return Err(Error::file(&path, "does not fit the data set"));
+            }
+            return Ok(kept);
+        }
+        let mut seeds = Stream::new(self.options.seed, FILTER_STREAM);
+        let mut kept: Vec<u32> = Vec::new();
+        for part in all.chunks(self.options.batch_size) {
+            let experience = self.gather(part, &self.reference, &mut seeds)?;
+            for (group, &question) in experience.episodes.chunks(self.options.group_size).zip(part) {
+                if group.iter().any(|e| !e.correct) {
+                    kept.push(question);
+                }
+            }
+        }
+        if kept.is_empty() {
+            return Err(Error::file(
+                &self.options.data,
+                "the checkpoint solves every question in all its rollouts: nothing is left to learn from",
+            ));
+        }
+        let text = serde_json::to_string(&kept).map_err(|e| Error::other(e.to_string()))?;
+        write_atomic(&path, |out| out.write_all(text.as_bytes()))?;
+        Ok(kept)
+    }
+
+    fn gather(&self, questions: &[u32], policy: &Loaded<D>, seeds: &mut Stream) -> Result<Experience<D>> {
+        let o = &self.options;
+        let questions: Vec<&Sample> = questions.iter().map(|&i| &self.samples[i as usize]).collect();
+        Experience::gather(policy, &questions, o.group_size, &o.cf, o.sampling, &*self.reward, seeds)
+    }
+
+    /// Asks the questions and compares the rollouts with what the reference policy thinks of them.
+    fn experience(&self, questions: &[u32], mut seeds: Stream) -> Result<Experience<D>> {
+        let mut experience = self.gather(questions, &self.loaded, &mut seeds)?;
+        let (device, model) = (&self.reference.device, &self.reference.opened.model);
+        let loss = &self.options.loss;
+        let Experience { rollouts, episodes } = &mut experience;
+        for part in episodes.chunks_mut(self.options.exp_batch_size) {
+            let listed: Vec<&Episode> = part.iter().collect();
+            let pass = run(device, model, loss, &rollouts.latents, &listed, listed.len(), None)?;
+            let (mut latent, mut answer) = (pass.latent.into_iter(), pass.answer.into_iter());
+            for e in part {
+                let of_latents: Vec<f32> = latent.by_ref().take(e.trace.latent_logprobs.len()).collect();
+                let mut of_answer: Vec<f32> = answer.by_ref().take(e.trace.answer.len()).collect();
+                if of_latents.len() >= self.options.sampling.max_latents {
+                    // The separator was forced, not drawn: its divergence says nothing, and is often huge.
+                    of_answer[0] = e.trace.answer_logprobs[0];
+                }
+                e.reference = Some((of_latents, of_answer));
+            }
+        }
+        Ok(experience)
+    }
+
+    /// Learns from the rollouts, a minibatch at a time.
+    fn update(
+        &mut self,
+        experience: &Experience<D>,
+        order: &[usize],
+        step: u64,
+        lr: f32,
+    ) -> Result<PolicyMove> {
+        let o = &self.options;
+        let device = &self.loaded.device;
+        // Without a term of its own a rollout that was no better than its group has no gradient.
+        let silent = o.loss.kl_weight == 0.0 && o.loss.entropy_weight == 0.0;
+        let mut moved = PolicyMove::default();
+        for minibatch in order.chunks(o.exp_batch_size) {
+            let episodes: Vec<&Episode> = minibatch
+                .iter()
+                .map(|&i| &experience.episodes[i])
+                .filter(|e| !silent || e.advantage != 0.0)
+                .collect();
+            self.grads.clear(device)?;
+            if !episodes.is_empty() {
+                let model = &self.loaded.opened.model;
+                let latents = &experience.rollouts.latents;
+                let grads = Some(&mut self.grads);
+                let pass = run(device, model, &o.loss, latents, &episodes, minibatch.len(), grads)?;
+                let stats = PolicyStats::of(&o.loss, &episodes, minibatch.len(), &pass);
+                if !stats.total(&o.loss).is_finite() {
+                    return Err(Error::NonFinite { step, what: "the policy loss".into() });
+                }
+                moved.add(&stats, pass.bounded);
+            }
+            self.state.updates += 1;
+            let hyper = AdamW {
+                lr,
+                beta1: 0.9,
+                beta2: 0.999,
+                eps: 1e-8,
+                weight_decay: o.weight_decay,
+                step: self.state.updates,
+                grad_scale: 1.0,
+            };
+            let params = &mut self.loaded.opened.model.params;
+            let norm =
+                self.optimizer.step(device, params, &self.grads, &hyper, o.clip).map_err(|e| match e {
+                    Error::NonFinite { what, .. } => Error::NonFinite { step, what },
+                    other => other,
+                })?;
+            moved.grad_norm += norm;
+            moved.minibatches += 1;
+        }
+        Ok(moved)
+    }
+
+    /// Greedy answers to the validation questions; keeps the checkpoint if it is among the best.
+    fn validate(
+        &mut self,
+        metrics: &mut Metrics,
+        on_progress: &mut (dyn FnMut(Progress) + Send),
+    ) -> Result<()> {
+        let o = &self.options;
+        let options = EvalOptions {
+            method: Method::Colar,
+            speed: o.cf.clone(),
+            sampling: Sampling {
+                max_latents: o.sampling.max_latents,
+                max_new_tokens: o.sampling.max_new_tokens,
+                ..Sampling::default().greedy()
+            },
+            verifier: o.verifier,
+            batch_size: (o.batch_size * o.group_size).max(32),
+        };
+        let evaluation = evaluate(&self.loaded, &self.val, &options, &mut |_| ())?;
+        let outcomes = evaluation.outcomes.iter();
+        let reward =
+            outcomes.map(|x| f64::from(self.reward.score(&x.generation, &x.gold).reward)).sum::<f64>()
+                / evaluation.n as f64;
+        let step = self.state.step;
+        let (accuracy, mean_length) = (evaluation.accuracy, evaluation.mean_length);
+        let values = [("reward", reward), ("accuracy", accuracy), ("mean_length", mean_length)];
+        metrics.record("val", step, &values)?;
+        on_progress(Progress::PolicyValidated { step, reward, accuracy, mean_length });
+        checkpoint::keep(
+            &self.loaded.device,
+            &self.loaded.opened,
+            Method::Colar,
+            o.full,
+            &self.dir,
+            &mut self.state.best,
+            Kept { step, monitor: reward },
+            o.save_top_k,
+        )
+    }
+
+    fn save_state(&self) -> Result<()> {
+        checkpoint::save_state(
+            &self.loaded.device,
+            &self.loaded.opened,
+            &self.optimizer,
+            &self.state,
+            Method::Colar,
+            self.options.full,
+            &self.dir.last(),
+        )
+    }
+}
+
+/// What the updates of a step did, summed over its minibatches.
+#[derive(Debug, Clone, Copy, Default)]
+struct PolicyMove {
+    stats: PolicyStats,
+    minibatches: usize,
+    grad_norm: f64,
+    bounded: u64,
+}
+
+impl PolicyMove {
+    fn add(&mut self, other: &PolicyStats, bounded: u64) {
+        let s = &mut self.stats;
+        s.latent_loss += other.latent_loss;
+        s.answer_loss += other.answer_loss;
+        s.kl += other.kl;
+        s.elements += other.elements;
+        s.ratios += other.ratios;
+        s.ratio_deviation = s.ratio_deviation.max(other.ratio_deviation);
+        s.clipped += other.clipped;
+        self.bounded += bounded;
+    }
+}
+
+/// Why a checkpoint cannot be trained by its rollouts.
+fn no_spread(options: &RlOptions, sigma: f64) -> Error {
+    Error::file(
+        &options.adapter,
+        format!(
+            "the latents have no spread to explore with (sigma {sigma:.1e}): train the checkpoint with \
+             --latent-loss nll, or with a negative --entropy-weight"
+        ),
+    )
+}

@@ -1,0 +1,172 @@
+//! Golden parity of the policy objective: log-probabilities, advantages, both losses and every gradient
+//! that the authors' code computed, in both averaging modes (spec sections 6 and 9).
+
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use colar_engine::device::Device;
+use colar_engine::device::cpu::CpuDevice;
+use colar_engine::infer::Trace;
+use colar_engine::model::open::{Additions, Opened, open};
+use colar_engine::model::params::Grads;
+use colar_engine::model::weights::Weights;
+use colar_engine::train::rl::objective::{PolicyLossOptions, PolicyPass, run};
+use colar_engine::train::rl::{Episode, PolicyStats, advantages};
+use common::{golden, ints, relative, scalar};
+
+/// Agreement that float32 arithmetic reaches (spec section 9).
+const LOSS: f64 = 1e-5;
+const GRADIENT: f64 = 1e-4;
+
+/// Rollouts of a question in the fixtures.
+const GROUP: usize = 4;
+
+fn trained(name: &str) -> bool {
+    name.contains("lora") || name.contains("latent_policy")
+}
+
+/// One averaging mode of a golden model.
+struct Case {
+    prefix: &'static str,
+    file: PathBuf,
+    vectors: Weights,
+    width: usize,
+}
+
+impl Case {
+    fn new(dir: &Path, prefix: &'static str, width: usize) -> Self {
+        let file = dir.join("grpo.safetensors");
+        Case { prefix, vectors: Weights::open_file(&file).unwrap(), file, width }
+    }
+
+    fn floats(&self, name: &str) -> Vec<f32> {
+        self.vectors.tensor(&format!("{}{name}", self.prefix)).unwrap().to_f32_vec()
+    }
+
+    /// Rows of a padded matrix without their padding.
+    fn unpadded<T: Copy>(&self, values: &[T], mask: &str, width: usize) -> Vec<Vec<T>> {
+        let mask = ints(&self.file, &format!("{}{mask}", self.prefix));
+        let cells = values.chunks_exact(width).zip(&mask);
+        let columns = mask.len() / self.floats("old.rewards").len();
+        let kept: Vec<Vec<T>> =
+            cells.map(|(cell, &m)| if m == 1 { cell.to_vec() } else { Vec::new() }).collect();
+        kept.chunks(columns).map(|row| row.concat()).collect()
+    }
+
+    fn tokens(&self, name: &str, mask: &str) -> Vec<Vec<u32>> {
+        let ids: Vec<u32> =
+            ints(&self.file, &format!("{}{name}", self.prefix)).into_iter().map(|i| i as u32).collect();
+        self.unpadded(&ids, mask, 1)
+    }
+
+    fn logprobs(&self, which: &str, part: &str) -> Vec<Vec<f32>> {
+        let values = self.floats(&format!("{which}.{part}_logprobs"));
+        self.unpadded(&values, &format!("old.{part}_attention_mask"), 1)
+    }
+
+    /// The experience, and its latents in units of `embeds_std`, end to end.
+    fn experience(&self, embeds_std: f32) -> (Vec<Episode>, Vec<f32>) {
+        let rewards = self.floats("old.rewards");
+        let mut gains = Vec::new();
+        for group in rewards.chunks(GROUP) {
+            gains.extend(advantages(group));
+        }
+        let error = relative(&gains, &self.floats("old.advantages"));
+        assert!(error < LOSS, "{}advantages: relative error {error:.1e}", self.prefix);
+        let inputs = self.floats("old.latent_inputs_embeds");
+        let latents = self.unpadded(&inputs, "old.latent_attention_mask", self.width);
+        let (prompts, answers) = (
+            self.tokens("old.question_input_ids", "old.question_attention_mask"),
+            self.tokens("old.answer_input_ids", "old.answer_attention_mask"),
+        );
+        let (old_latent, old_answer) = (self.logprobs("old", "latent"), self.logprobs("old", "answer"));
+        let mut first_latent = 0;
+        let mut episodes = Vec::new();
+        for (i, &reward) in rewards.iter().enumerate() {
+            let trace = Trace {
+                prompt: prompts[i].clone(),
+                first_latent,
+                latent_logprobs: old_latent[i].clone(),
+                entropy: vec![0.0; old_latent[i].len()],
+                answer: answers[i].clone(),
+                answer_logprobs: old_answer[i].clone(),
+            };
+            first_latent += old_latent[i].len();
+            let (group, correct, advantage) = (i / GROUP, reward > 0.0, gains[i]);
+            episodes.push(Episode { group, trace, reference: None, correct, reward, advantage });
+        }
+        let latents = latents.concat().iter().map(|x| x / embeds_std).collect();
+        (episodes, latents)
+    }
+}
+
+fn check_pass(case: &Case, which: &str, pass: &PolicyPass) {
+    for (part, got) in [("latent", &pass.latent), ("answer", &pass.answer)] {
+        let error = relative(got, &case.logprobs(which, part).concat());
+        assert!(error < LOSS, "{}{which} {part} logprobs: relative error {error:.1e}", case.prefix);
+    }
+}
+
+/// Puts the moved adapter and head of the case in place.
+fn move_policy(device: &CpuDevice, opened: &mut Opened<CpuDevice>, case: &Case) {
+    let names: Vec<_> =
+        opened.model.params.iter().map(|(id, p)| (id, p.name.clone())).filter(|(_, n)| trained(n)).collect();
+    for (id, name) in names {
+        let values = case.floats(&format!("weight.{name}"));
+        device.write(opened.model.params.get_mut(id), &values).unwrap();
+    }
+}
+
+fn check_model(name: &str) {
+    let dir = golden(name);
+    let device = CpuDevice::new(2).unwrap();
+    for (prefix, average_per_token_loss) in [("avg_true.", true), ("avg_false.", false)] {
+        let adapter = dir.join("adapter");
+        let mut opened = open(&device, &dir, Some(&adapter), &Additions::default(), &trained).unwrap();
+        let width = opened.model.transformer.config.hidden_size;
+        let case = Case::new(&dir, prefix, width);
+        let (episodes, latents) = case.experience(opened.model.embeds_std);
+        let latents = device.upload(latents.len() / width, width, &latents).unwrap();
+        let listed: Vec<&Episode> = episodes.iter().collect();
+        let options = PolicyLossOptions { average_per_token_loss, ..PolicyLossOptions::default() };
+        let go = |opened: &Opened<CpuDevice>, grads: Option<&mut Grads<CpuDevice>>| {
+            run(&device, &opened.model, &options, &latents, &listed, listed.len(), grads).unwrap()
+        };
+        check_pass(&case, "old", &go(&opened, None));
+
+        move_policy(&device, &mut opened, &case);
+        let mut grads = Grads::new(&device, &opened.model.params, trained).unwrap();
+        let pass = go(&opened, Some(&mut grads));
+        check_pass(&case, "new", &pass);
+        let stats = PolicyStats::of(&options, &listed, listed.len(), &pass);
+        for (what, got) in [
+            ("latent_loss", stats.latent_loss),
+            ("answer_loss", stats.answer_loss),
+            ("total_loss", stats.total(&options)),
+        ] {
+            let want = scalar(&case.vectors, &format!("{prefix}{what}")).unwrap();
+            let error = (got - want).abs() / want.abs();
+            assert!(error < LOSS, "{prefix}{what}: {got} instead of {want}, relative error {error:.1e}");
+        }
+        let mut compared = 0;
+        for (id, param) in opened.model.params.iter() {
+            let Some(grad) = grads.get(id) else { continue };
+            let error = relative(&device.read(grad).unwrap(), &case.floats(&format!("grad.{}", param.name)));
+            assert!(error < GRADIENT, "{prefix}{}: relative error {error:.1e}", param.name);
+            compared += 1;
+        }
+        let listed = case.vectors.names().filter(|n| n.starts_with(&format!("{prefix}grad."))).count();
+        assert_eq!(compared, listed, "every golden gradient was compared");
+    }
+}
+
+#[test]
+fn llama_tiny() {
+    check_model("llama-tiny");
+}
+
+#[test]
+fn qwen2_tiny() {
+    check_model("qwen2-tiny");
+}
