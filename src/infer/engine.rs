@@ -13,6 +13,8 @@ use crate::device::Device;
 use crate::device::cpu::CpuDevice;
 #[cfg(cuda_host)]
 use crate::device::cuda::CudaHostDevice;
+#[cfg(cuda_kernels)]
+use crate::device::cuda::GpuDevice;
 use crate::model::open::{Additions, Opened, open};
 use crate::model::prompt::{self, Method};
 use crate::{Error, Result};
@@ -23,11 +25,13 @@ use crate::{Error, Result};
 )]
 #[serde(rename_all = "kebab-case")]
 pub enum DeviceKind {
-    /// The best device of this machine and build.
+    /// The CPU, until the kernels have been timed on a GPU.
     #[default]
     Auto,
     /// The CPU.
     Cpu,
+    /// The first GPU, with activations in bf16.
+    Cuda,
     /// The CUDA kernels, run on the CPU: for tests of them where no GPU is.
     CudaHost,
 }
@@ -40,7 +44,7 @@ impl DeviceKind {
     pub fn check_trains(self) -> Result<()> {
         match self {
             DeviceKind::Auto | DeviceKind::Cpu => Ok(()),
-            DeviceKind::CudaHost => {
+            DeviceKind::Cuda | DeviceKind::CudaHost => {
                 Err(Error::usage("the CUDA kernels do not train yet; --device cpu does"))
             }
         }
@@ -81,6 +85,9 @@ pub struct Engine {
 pub enum LoadedOn {
     /// On the CPU.
     Cpu(Loaded<CpuDevice>),
+    /// On a GPU.
+    #[cfg(cuda_kernels)]
+    Cuda(Loaded<GpuDevice>),
     /// On the CUDA kernels, run on the CPU.
     #[cfg(cuda_host)]
     CudaHost(Loaded<CudaHostDevice>),
@@ -91,6 +98,8 @@ macro_rules! on_device {
     ($loaded:expr, $model:ident => $e:expr) => {
         match $loaded {
             $crate::infer::LoadedOn::Cpu($model) => $e,
+            #[cfg(cuda_kernels)]
+            $crate::infer::LoadedOn::Cuda($model) => $e,
             #[cfg(cuda_host)]
             $crate::infer::LoadedOn::CudaHost($model) => $e,
         }
@@ -120,6 +129,15 @@ impl Engine {
         let loaded = match options.device {
             DeviceKind::Auto | DeviceKind::Cpu => {
                 LoadedOn::Cpu(Loaded::new(CpuDevice::new(options.threads)?, model, adapter)?)
+            }
+            #[cfg(cuda_kernels)]
+            DeviceKind::Cuda => LoadedOn::Cuda(Loaded::new(GpuDevice::on_gpu()?, model, adapter)?),
+            #[cfg(not(cuda_kernels))]
+            DeviceKind::Cuda => {
+                return Err(Error::other(
+                    "this build lacks --device cuda, as there was no nvcc; run scripts/fetch-nvcc, or install CUDA \
+                     13, and build again",
+                ));
             }
             #[cfg(cuda_host)]
             DeviceKind::CudaHost => {

@@ -9,6 +9,8 @@
 
 mod attention;
 pub mod driver;
+#[cfg(cuda_kernels)]
+pub mod gpu;
 #[cfg(cuda_host)]
 pub mod host;
 pub mod kernels;
@@ -58,6 +60,21 @@ impl CudaHostDevice {
     /// When the operating system refuses a thread.
     pub fn on_host(threads: usize, seed: u64) -> Result<Self> {
         Ok(CudaDevice::new(host::HostDriver::new(threads, seed)?, Dtype::F32))
+    }
+}
+
+/// The kernels on a GPU.
+#[cfg(cuda_kernels)]
+pub type GpuDevice = CudaDevice<gpu::GpuDriver>;
+
+#[cfg(cuda_kernels)]
+impl GpuDevice {
+    /// The first GPU, with activations of bf16.
+    ///
+    /// # Errors
+    /// As [`GpuDriver::new`](gpu::GpuDriver::new).
+    pub fn on_gpu() -> Result<Self> {
+        Ok(CudaDevice::new(gpu::GpuDriver::new()?, Dtype::Bf16))
     }
 }
 
