@@ -5,7 +5,7 @@
 //! ```
 
 use colar_engine::data;
-use colar_engine::eval::{ScoreOptions, score};
+use colar_engine::eval::ScoreOptions;
 use colar_engine::model::prompt::Method;
 use colar_engine::{Engine, Error, Result};
 
@@ -15,7 +15,7 @@ fn main() -> Result<()> {
     let samples = data::load(file, None)?;
     for cf in 1..=5 {
         let options = ScoreOptions { method: Method::Colar, cf, batch_tokens: 2048 };
-        let total = score(engine.loaded(), &samples, &options, &mut |_| ())?.total;
+        let total = engine.score(&samples, &options, &mut |_| ())?.total;
         let mse = total.latent_mse.unwrap_or(f64::NAN);
         println!("c = {cf}: cross-entropy {:.4} nats, latent mse {mse:.4}", total.ce);
     }

@@ -269,6 +269,16 @@ fn bad_usage_is_told_in_a_line() {
     assert!(out.stderr.contains("--model"), "{}", out.stderr);
 }
 
+/// `--device cuda` works, or one line says what it lacks: nvcc in the build, a driver, a GPU that is new enough.
+#[test]
+fn a_missing_gpu_is_told_in_a_line() {
+    let out = colar("generate", &["--device", "cuda", "--greedy", "q"]);
+    if out.code != 0 {
+        out.fails(1, "cuda");
+    }
+    colar_in(Path::new("."), &["train", "--device", "cuda"], "").fails(2, "--device cpu");
+}
+
 #[test]
 fn files_that_do_not_fit_are_told_in_a_line() {
     let dir = tempfile::tempdir().unwrap();

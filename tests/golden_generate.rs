@@ -2,7 +2,8 @@
 
 mod common;
 
-use colar_engine::{Engine, Generation, Request, Sampling};
+use colar_engine::infer::DeviceKind;
+use colar_engine::{Engine, EngineOptions, Generation, Request, Sampling};
 use common::golden;
 use serde_json::Value;
 
@@ -48,9 +49,10 @@ fn check(row: &Row, got: &Generation, how: &str) {
     assert_eq!(got.token_ids, row.answer_ids, "{at}: answer");
 }
 
-fn check_model(name: &str) {
+fn check_model(name: &str, device: DeviceKind) {
     let dir = golden(name);
-    let engine = Engine::load(&dir, Some(dir.join("adapter"))).unwrap();
+    let adapter = Some(dir.join("adapter"));
+    let engine = Engine::with_options(&EngineOptions { model: dir, adapter, device, threads: 0 }).unwrap();
     let rows = rows(name);
     assert!(!rows.is_empty());
     for row in &rows {
@@ -70,10 +72,22 @@ fn check_model(name: &str) {
 
 #[test]
 fn llama_tiny() {
-    check_model("llama-tiny");
+    check_model("llama-tiny", DeviceKind::Cpu);
 }
 
 #[test]
 fn qwen2_tiny() {
-    check_model("qwen2-tiny");
+    check_model("qwen2-tiny", DeviceKind::Cpu);
+}
+
+#[test]
+#[cfg(cuda_host)]
+fn llama_tiny_by_the_kernels() {
+    check_model("llama-tiny", DeviceKind::CudaHost);
+}
+
+#[test]
+#[cfg(cuda_host)]
+fn qwen2_tiny_by_the_kernels() {
+    check_model("qwen2-tiny", DeviceKind::CudaHost);
 }

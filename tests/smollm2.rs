@@ -85,7 +85,8 @@ fn greedy_continuations_and_logits() {
             trace: false,
         })
         .collect();
-    let stop = &engine.loaded().opened.eos.stop;
+    let loaded = engine.on_cpu().unwrap();
+    let stop = &loaded.opened.eos.stop;
     let together = engine.generate_batch(&requests).unwrap();
     for ((case, request), batched) in cases.iter().zip(&requests).zip(together) {
         let alone = engine.generate(request).unwrap();
@@ -97,7 +98,6 @@ fn greedy_continuations_and_logits() {
             assert_eq!(got.token_ids, case.greedy_ids[..end], "{:?}, {how}", case.prompt);
         }
     }
-    let loaded = engine.loaded();
     assert_eq!(cases.len(), EXACT_LOGPROBS.len());
     loaded.device.scope(|| {
         cases.iter().zip(EXACT_LOGPROBS).for_each(|(case, exact)| teacher_forced(loaded, case, exact));

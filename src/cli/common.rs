@@ -50,8 +50,7 @@ impl ModelArgs {
 /// How the model reasons, where `--method` does not say: as the checkpoint's colar.json does, else in
 /// latents if there is a latent head to draw them; `None` for a bare model.
 pub fn method_of(engine: &Engine) -> Option<Method> {
-    let has_head = engine.loaded().opened.model.head.is_some();
-    engine.method().or(has_head.then_some(Method::Colar))
+    engine.method().or(engine.has_latent_head().then_some(Method::Colar))
 }
 
 /// How to sample (spec section 5).

@@ -30,6 +30,7 @@ pub(super) fn run(flags: TrainFlags, resume: bool) -> Result<()> {
         (None, true) => return Err(Error::usage("--resume needs --out, the run to go on with")),
     };
     let options = EmbeddedOptions { out, seed: flags.seed.unwrap_or(0), resume, shorten: 1 };
+    flags.device.unwrap_or_default().check_trains()?;
     let device = CpuDevice::new(flags.threads.unwrap_or(0))?;
     let started = Instant::now();
     println!("run directory: {}", options.out.display());

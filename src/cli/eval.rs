@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::common::{self, ModelArgs, SamplingArgs};
 use crate::data::{VerifierKind, load};
-use crate::eval::accuracy::{EvalOptions, evaluate};
+use crate::eval::accuracy::EvalOptions;
 use crate::eval::{TableRow, plot, table};
 use crate::infer::Sampling;
 use crate::model::prompt::Method;
@@ -90,9 +90,8 @@ pub fn run(args: &EvalArgs) -> Result<()> {
                 verifier: args.verifier,
             };
             let bar = common::progress(samples.len(), &format!("c = {speed}, {}/{seeds}", run + 1));
-            let mut evaluation = evaluate(engine.loaded(), &samples, &options, &mut |done| {
-                bar.set_position(done as u64);
-            })?;
+            let mut evaluation =
+                engine.evaluate(&samples, &options, &mut |done| bar.set_position(done as u64))?;
             bar.finish_and_clear();
             // The figures are all that is printed; many seeds of a large set would fill the memory.
             evaluation.outcomes = Vec::new();

@@ -206,7 +206,7 @@ fn stream(engine: &Engine, request: &Request) -> Result<()> {
             }
             Event::Token { id, .. } => {
                 ids.push(id);
-                let text = engine.loaded().opened.tokenizer.decode(&ids, true)?;
+                let text = engine.text(&ids)?;
                 // A character may be cut between two tokens: it waits for its end.
                 let whole = text.trim_end_matches('\u{fffd}').len();
                 let new = text.get(shown..whole).unwrap_or_default().to_owned();

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::common::{self, ModelArgs};
 use crate::data::load;
-use crate::eval::score::{Losses, SampleScore, Score, ScoreOptions, score};
+use crate::eval::score::{Losses, SampleScore, Score, ScoreOptions};
 use crate::model::prompt::Method;
 use crate::{Error, Result};
 
@@ -55,7 +55,7 @@ pub fn run(args: &ScoreArgs) -> Result<()> {
     }
     let options = ScoreOptions { method, cf: args.cf, batch_tokens: args.batch_tokens };
     let bar = common::progress(samples.len(), "scoring");
-    let scores = score(engine.loaded(), &samples, &options, &mut |done| bar.set_position(done as u64))?;
+    let scores = engine.score(&samples, &options, &mut |done| bar.set_position(done as u64))?;
     bar.finish_and_clear();
     common::print(&if args.json { lines(&scores)? } else { table(&scores) })
 }

@@ -61,6 +61,7 @@ pub fn run(args: TrainArgs) -> Result<()> {
         return run_rl(flags.resolve_rl()?, args.resume);
     }
     let options = flags.resolve()?;
+    options.run.device.check_trains()?;
     let device = CpuDevice::new(options.run.threads)?;
     let out = options.run.out.clone();
     let mut trainer = Trainer::new(device, options, args.resume)?;
@@ -78,6 +79,7 @@ pub fn run(args: TrainArgs) -> Result<()> {
 }
 
 fn run_rl(options: RlOptions, resume: bool) -> Result<()> {
+    options.run.device.check_trains()?;
     let device = CpuDevice::new(options.run.threads)?;
     let out = options.run.out.clone();
     let mut trainer = RlTrainer::new(device, options, resume)?;

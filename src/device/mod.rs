@@ -8,8 +8,8 @@
 //!
 //! # Rules that hold for every operation
 //!
-//! * Activations have the device's compute dtype (float32 on `cpu`); trained weights, gradients and
-//!   optimiser state are float32; frozen weights keep the dtype of their file.
+//! * Activations have the device's compute dtype (float32 on `cpu`); trained weights, gradients,
+//!   optimiser state, losses and log-sum-exps are float32; frozen weights keep the dtype of their file.
 //! * Outputs are passed in and overwritten, unless the operation says that it adds.
 //! * Shapes and dtypes are checked where a buffer enters an operation, and nowhere else; a
 //!   mismatch is [`Error::Shape`](crate::Error::Shape) with both sides named.
@@ -18,11 +18,14 @@
 //!   the operations that return host values wait.
 
 pub mod cpu;
+pub mod cuda;
 mod policy;
 mod shape;
 
 pub use policy::{PolicyElement, PolicyLoss, PolicyObjective, PolicyTerms};
-pub(crate) use shape::{check, check_len};
+pub(crate) use shape::{
+    check, check_attention, check_below, check_disjoint, check_len, check_offsets, elements,
+};
 
 pub use crate::files::safetensors::Dtype;
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::data::Sample;
 use crate::device::{Device, LatentLoss, LatentWeights, TensorInfo};
-use crate::infer::Loaded;
+use crate::infer::{Engine, Loaded, on_device};
 use crate::model::prompt::{self, Method};
 use crate::train::batch::{Batch, Packing};
 use crate::train::sft::{Uploaded, labels_loss, latent_target};
@@ -59,6 +59,21 @@ pub struct Score {
     pub samples: Vec<SampleScore>,
     /// Means over all positions of all samples.
     pub total: Losses,
+}
+
+impl Engine {
+    /// Scores `samples`; `progress` hears how many are done after each forward pass.
+    ///
+    /// # Errors
+    /// As [`score`].
+    pub fn score(
+        &self,
+        samples: &[Sample],
+        options: &ScoreOptions,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Score> {
+        on_device!(self.loaded(), loaded => score(loaded, samples, options, progress))
+    }
 }
 
 /// Scores `samples`; `progress` hears how many are done after each forward pass.
@@ -186,7 +201,7 @@ fn latent_losses<D: Device>(
     let (dist, _) = model.latent_head()?.forward(device, &model.params, hl)?;
     let of = |loss| -> Result<Vec<f32>> {
         let weights = LatentWeights { loss, loss_scale: 0.0, entropy_scale: 0.0 };
-        let mut per_row = device.empty(n, 3)?;
+        let mut per_row = device.zeros(n, 3)?;
         device.latent_loss(weights, &dist.mu, dist.log_sigma.as_ref(), None, target, &mut per_row, None)?;
         device.read(&per_row)
     };

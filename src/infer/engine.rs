@@ -1,6 +1,7 @@
 //! The public face of inference: load once, generate many.
 //!
-//! [`Loaded`] is a model on one device, generic over it; [`Engine`] hides which device that is.
+//! [`Loaded`] is a model on one device, generic over it; [`Engine`] hides which device that is, behind
+//! [`LoadedOn`].
 
 use std::path::{Path, PathBuf};
 
@@ -10,6 +11,10 @@ use super::rollout::{Recorder, Rollouts, no_density};
 use super::trace::Nearest;
 use crate::device::Device;
 use crate::device::cpu::CpuDevice;
+#[cfg(cuda_host)]
+use crate::device::cuda::CudaHostDevice;
+#[cfg(cuda_kernels)]
+use crate::device::cuda::GpuDevice;
 use crate::model::open::{Additions, Opened, open};
 use crate::model::prompt::{self, Method};
 use crate::{Error, Result};
@@ -18,13 +23,32 @@ use crate::{Error, Result};
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, clap::ValueEnum,
 )]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum DeviceKind {
-    /// The best device of this machine and build.
+    /// The CPU, until the kernels have been timed on a GPU.
     #[default]
     Auto,
     /// The CPU.
     Cpu,
+    /// The first GPU, with activations in bf16.
+    Cuda,
+    /// The CUDA kernels, run on the CPU: for tests of them where no GPU is.
+    CudaHost,
+}
+
+impl DeviceKind {
+    /// Fails unless this is a device that can train.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] naming the devices that can.
+    pub fn check_trains(self) -> Result<()> {
+        match self {
+            DeviceKind::Auto | DeviceKind::Cpu => Ok(()),
+            DeviceKind::Cuda | DeviceKind::CudaHost => {
+                Err(Error::usage("the CUDA kernels do not train yet; --device cpu does"))
+            }
+        }
+    }
 }
 
 /// What to load and where.
@@ -53,8 +77,35 @@ pub struct EngineOptions {
 /// # }
 /// ```
 pub struct Engine {
-    loaded: Loaded<CpuDevice>,
+    loaded: LoadedOn,
 }
+
+/// A model on the device that was asked for.
+#[non_exhaustive]
+pub enum LoadedOn {
+    /// On the CPU.
+    Cpu(Loaded<CpuDevice>),
+    /// On a GPU.
+    #[cfg(cuda_kernels)]
+    Cuda(Loaded<GpuDevice>),
+    /// On the CUDA kernels, run on the CPU.
+    #[cfg(cuda_host)]
+    CudaHost(Loaded<CudaHostDevice>),
+}
+
+/// Evaluates an expression of the model that a [`LoadedOn`] holds, whatever its device.
+macro_rules! on_device {
+    ($loaded:expr, $model:ident => $e:expr) => {
+        match $loaded {
+            $crate::infer::LoadedOn::Cpu($model) => $e,
+            #[cfg(cuda_kernels)]
+            $crate::infer::LoadedOn::Cuda($model) => $e,
+            #[cfg(cuda_host)]
+            $crate::infer::LoadedOn::CudaHost($model) => $e,
+        }
+    };
+}
+pub(crate) use on_device;
 
 impl Engine {
     /// Loads a model directory, with a checkpoint over it, on the default device.
@@ -74,20 +125,58 @@ impl Engine {
     /// # Errors
     /// As [`load`](Engine::load).
     pub fn with_options(options: &EngineOptions) -> Result<Self> {
-        let device = match options.device {
-            DeviceKind::Auto | DeviceKind::Cpu => CpuDevice::new(options.threads)?,
+        let (model, adapter) = (&options.model, options.adapter.as_deref());
+        let loaded = match options.device {
+            DeviceKind::Auto | DeviceKind::Cpu => {
+                LoadedOn::Cpu(Loaded::new(CpuDevice::new(options.threads)?, model, adapter)?)
+            }
+            #[cfg(cuda_kernels)]
+            DeviceKind::Cuda => LoadedOn::Cuda(Loaded::new(GpuDevice::on_gpu()?, model, adapter)?),
+            #[cfg(not(cuda_kernels))]
+            DeviceKind::Cuda => {
+                return Err(Error::other(
+                    "this build lacks --device cuda, as there was no nvcc; run scripts/fetch-nvcc, or install CUDA \
+                     13, and build again",
+                ));
+            }
+            #[cfg(cuda_host)]
+            DeviceKind::CudaHost => {
+                let device = CudaHostDevice::on_host(options.threads, 0)?;
+                LoadedOn::CudaHost(Loaded::new(device, model, adapter)?)
+            }
+            #[cfg(not(cuda_host))]
+            DeviceKind::CudaHost => {
+                return Err(Error::other(
+                    "this build lacks --device cuda-host, as there was no C++ compiler; install one (on Debian \
+                     the package g++) and build again",
+                ));
+            }
         };
-        Ok(Engine { loaded: Loaded::new(device, &options.model, options.adapter.as_deref())? })
+        Ok(Engine { loaded })
     }
 
     /// The model on its device.
-    pub fn loaded(&self) -> &Loaded<CpuDevice> {
+    pub fn loaded(&self) -> &LoadedOn {
         &self.loaded
+    }
+
+    /// The model, if it is on the CPU.
+    pub fn on_cpu(&self) -> Option<&Loaded<CpuDevice>> {
+        match &self.loaded {
+            LoadedOn::Cpu(loaded) => Some(loaded),
+            #[allow(unreachable_patterns)]
+            _ => None,
+        }
+    }
+
+    /// Whether the model has a latent head.
+    pub fn has_latent_head(&self) -> bool {
+        on_device!(&self.loaded, loaded => loaded.opened.model.head.is_some())
     }
 
     /// How the checkpoint was trained, where it says so.
     pub fn method(&self) -> Option<Method> {
-        self.loaded.opened.method
+        on_device!(&self.loaded, loaded => loaded.opened.method)
     }
 
     /// Runs one request.
@@ -104,7 +193,7 @@ impl Engine {
     /// # Errors
     /// As [`generate`](Engine::generate).
     pub fn generate_batch(&self, requests: &[Request]) -> Result<Vec<Generation>> {
-        self.loaded.generate(requests, &mut |_| ())
+        on_device!(&self.loaded, loaded => loaded.generate(requests, &mut |_| ()))
     }
 
     /// Runs requests together and reports what happens as it happens.
@@ -116,7 +205,7 @@ impl Engine {
         requests: &[Request],
         mut on_event: impl FnMut(Event) + Send,
     ) -> Result<Vec<Generation>> {
-        self.loaded.generate(requests, &mut on_event)
+        on_device!(&self.loaded, loaded => loaded.generate(requests, &mut on_event))
     }
 
     /// The text of one token, as it stands in the middle of a text.
@@ -124,7 +213,15 @@ impl Engine {
     /// # Errors
     /// What the tokenizer says.
     pub fn token_text(&self, id: u32) -> Result<String> {
-        self.loaded.opened.tokenizer.decode(&[id], false)
+        on_device!(&self.loaded, loaded => loaded.opened.tokenizer.decode(&[id], false))
+    }
+
+    /// The text of tokens that begin one, special ones left out.
+    ///
+    /// # Errors
+    /// What the tokenizer says.
+    pub fn text(&self, ids: &[u32]) -> Result<String> {
+        on_device!(&self.loaded, loaded => loaded.opened.tokenizer.decode(ids, true))
     }
 }
 

@@ -6,7 +6,8 @@ mod request;
 mod rollout;
 mod trace;
 
-pub use engine::{DeviceKind, Engine, EngineOptions, Loaded};
+pub(crate) use engine::on_device;
+pub use engine::{DeviceKind, Engine, EngineOptions, Loaded, LoadedOn};
 pub use request::{Event, Generation, Prompt, Request, Sampling, TraceToken};
 pub(crate) use rollout::no_density;
 pub use rollout::{Rollouts, Trace};

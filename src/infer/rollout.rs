@@ -87,7 +87,7 @@ impl<D: Device> Recorder<D> {
         let latents = end_to_end(device, width, &lens, steps.map(|(p, z)| (&p.sequences, z)))?;
         let (dist, _) = head.forward(device, &model.params, hidden)?;
         let log_sigma = dist.log_sigma.as_ref().ok_or_else(no_density)?;
-        let mut per_latent = device.empty(latents.rows(), 3)?;
+        let mut per_latent = device.zeros(latents.rows(), 3)?;
         device.latent_logprob(&dist.mu, log_sigma, &latents, &mut per_latent, None)?;
 
         let answers: Vec<Vec<u32>> =
@@ -97,7 +97,7 @@ impl<D: Device> Recorder<D> {
         let hidden = end_to_end(device, width, &lens, tokens)?;
         let ids = device.index(&answers.concat())?;
         let offsets = device.index(&(0..=hidden.rows() as u32).collect::<Vec<_>>())?;
-        let mut loss = device.empty(hidden.rows(), 1)?;
+        let mut loss = device.zeros(hidden.rows(), 1)?;
         let w = model.params.get(model.transformer.lm_head);
         device.cross_entropy(&hidden, w, &ids, &offsets, &mut loss, None)?;
 

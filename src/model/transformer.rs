@@ -212,7 +212,7 @@ impl<D: Device> Transformer<D> {
             device.rotary(&mut k, positions, &self.inv_freq, 1.0)?;
             let mut attn = device.empty(t, heads.q_width())?;
             let mut lse = match grads {
-                Some(_) => Some(device.empty(t, heads.heads)?),
+                Some(_) => Some(device.zeros(t, heads.heads)?),
                 None => None,
             };
             match &mut target {

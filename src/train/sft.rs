@@ -344,7 +344,7 @@ fn latent_forward<D: Device>(
         loss_scale: objective.latent_weight * per_element,
         entropy_scale: objective.entropy_weight * per_element,
     };
-    let mut per_row = device.empty(n, 3)?;
+    let mut per_row = device.zeros(n, 3)?;
     let mut grads = if with_grads {
         let dls = match dist.log_sigma {
             Some(_) => Some(device.empty(n, d)?),
@@ -385,7 +385,7 @@ pub(crate) fn labels_loss<D: Device>(
     let rows = up.labelled;
     let mut hc = device.empty(rows, h.cols())?;
     device.gather_rows(1.0, h, &up.ce_rows, &mut hc)?;
-    let mut loss = device.empty(rows, 1)?;
+    let mut loss = device.zeros(rows, 1)?;
     if let (Some(grads), Some(dh)) = (grads, dh) {
         let row_scale = device.upload(rows, 1, &vec![scale; rows])?;
         let mut dhc = device.empty(rows, h.cols())?;

@@ -1,7 +1,9 @@
 //! Every operation of a device against a plain float64 reference, over odd shapes.
 //!
-//! The checks are written for any [`Device`](colar_engine::device::Device); a new device calls them
-//! with itself. Outputs enter full of NaN, so that what an operation leaves unwritten shows.
+//! The checks are written for any [`Device`](colar_engine::device::Device): a crate of tests that has a
+//! `device()` and the constants below takes these modules in and so checks its own (`tests/cuda_host`).
+//!
+//! Outputs enter full of NaN, so that what an operation leaves unwritten shows.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -25,8 +27,14 @@ use proptest::prelude::*;
 /// the last place of float32.
 const TOLERANCE: f64 = 3e-6;
 
+/// Whether the device has the operations that only training needs.
+const TRAINS: bool = true;
+
+/// Draws from one distribution.
+const DRAWS: usize = 4000;
+
 /// The device under test; shared, as its threads and freed buffers are.
-fn cpu() -> &'static CpuDevice {
+fn device() -> &'static CpuDevice {
     static DEVICE: OnceLock<CpuDevice> = OnceLock::new();
     DEVICE.get_or_init(|| CpuDevice::new(2).unwrap())
 }

@@ -4,7 +4,7 @@ use colar_engine::device::{AdamW, AdamWTensor, Device};
 use proptest::prelude::*;
 
 use super::common::host::{Host, close, read};
-use super::{TOLERANCE, config, cpu, size};
+use super::{TOLERANCE, config, device, size};
 
 /// Ten steps over two tensors of different shapes, with clipping, against the published recurrence.
 fn adamw<D: Device>(d: &D, shapes: [(usize, usize); 2], weight_decay: f32, seed: u64) {
@@ -84,24 +84,24 @@ proptest! {
         weight_decay in prop::sample::select(vec![0.0f32, 0.01, 0.3]),
         seed in any::<u32>(),
     ) {
-        cpu().scope(|| adamw(cpu(), [(rows, cols), (1, rows)], weight_decay, u64::from(seed)));
+        device().scope(|| adamw(device(), [(rows, cols), (1, rows)], weight_decay, u64::from(seed)));
     }
 
     #[test]
     fn sums_of_squares(shapes in prop::collection::vec((size(), size()), 0..4), seed in any::<u32>()) {
-        cpu().scope(|| squares(cpu(), &shapes, u64::from(seed)));
+        device().scope(|| squares(device(), &shapes, u64::from(seed)));
     }
 }
 
 #[test]
 fn a_large_sum_of_squares() {
-    cpu().scope(|| squares(cpu(), &[(700, 613), (1, 3)], 1));
+    device().scope(|| squares(device(), &[(700, 613), (1, 3)], 1));
 }
 
 /// Without a gradient AdamW is weight decay alone, from the first step to a very late one.
 #[test]
 fn adamw_without_gradient_decays() {
-    let d = cpu();
+    let d = device();
     for step in [1, 1000, u64::MAX] {
         let mut value = Host::full(1, 9, 2.0).up(d);
         let (grad, mut m, mut v) = (d.zeros(1, 9).unwrap(), d.zeros(1, 9).unwrap(), d.zeros(1, 9).unwrap());

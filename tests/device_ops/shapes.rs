@@ -7,7 +7,7 @@ use colar_engine::device::{
 };
 
 use super::common::host::Host;
-use super::cpu;
+use super::{TRAINS, device};
 
 type Result = colar_engine::Result<()>;
 
@@ -20,6 +20,9 @@ fn buffers<D: Device>(
     free: &[(usize, isize, isize)],
     f: impl Fn(&mut [D::Tensor]) -> Result,
 ) {
+    if is_missing(op) {
+        return;
+    }
     let make = |shapes: &[(usize, usize)]| -> Vec<D::Tensor> {
         shapes.iter().map(|&(r, c)| d.zeros(r, c).unwrap()).collect()
     };
@@ -38,7 +41,16 @@ fn buffers<D: Device>(
     }
 }
 
+/// Whether only training needs an operation, and the device has none that do.
+fn is_missing(op: &str) -> bool {
+    !TRAINS
+        && (op.contains("backward") || ["matmul_nn", "matmul_tn", "latent_logprob", "adamw"].contains(&op))
+}
+
 fn refused(op: &str, what: &str, result: Result) {
+    if is_missing(op) {
+        return;
+    }
     match result {
         Err(Error::Shape { op: named, what: said }) => {
             assert_eq!(named, op);
@@ -51,7 +63,7 @@ fn refused(op: &str, what: &str, result: Result) {
 
 #[test]
 fn products() {
-    let d = cpu();
+    let d = device();
     let (m, n, k) = (3, 4, 5);
     buffers(d, "matmul_nt", &[(m, k), (n, k), (m, n)], &[], |b| {
         let [x, w, y] = b else { unreachable!() };
@@ -77,7 +89,7 @@ fn products() {
 
 #[test]
 fn rows() {
-    let d = cpu();
+    let d = device();
     let (ids, offsets) = (d.index(&[0, 5, 2, 5]).unwrap(), d.index(&[0, 1, 3, 4]).unwrap());
     // The table may have more rows than the ids need.
     buffers(d, "gather_merge", &[(6, 4), (3, 1), (3, 4)], &[(0, 1, 0)], |b| {
@@ -118,7 +130,7 @@ fn rows() {
 
 #[test]
 fn layers() {
-    let d = cpu();
+    let d = device();
     let same = (3, 8);
     buffers(d, "rms_norm", &[same, (1, 8), same], &[], |b| {
         let [x, w, out] = b else { unreachable!() };
@@ -166,7 +178,7 @@ fn layers() {
 
 #[test]
 fn attention() {
-    let d = cpu();
+    let d = device();
     let shape = HeadShape { heads: 4, kv_heads: 2, head_dim: 3 };
     let spans = [
         Span { q_start: 0, q_len: 2, k_start: 0, k_len: 2 },
@@ -229,7 +241,7 @@ fn attention() {
 
 #[test]
 fn latents() {
-    let d = cpu();
+    let d = device();
     let same = (3, 8);
     let draws = [Draw { key: 1, counter: [0, 0] }; 3];
     buffers(d, "normal", &[same], &[(0, 0, 1), (0, 0, -1)], |b| d.normal(&draws, &mut b[0]));
@@ -257,18 +269,19 @@ fn latents() {
 
 #[test]
 fn output_head() {
-    let d = cpu();
+    let d = device();
     let (ids, offsets) = (d.index(&[0, 5, 2, 5]).unwrap(), d.index(&[0, 1, 3, 4]).unwrap());
-    buffers(d, "cross_entropy", &[(3, 4), (6, 4), (3, 1), (3, 1), (3, 4), (6, 4)], &[], |b| {
-        let [h, w, loss, row_scale, dh, dw] = b else { unreachable!() };
-        d.cross_entropy(
-            h,
-            w,
-            &ids,
-            &offsets,
-            loss,
-            Some(CrossEntropyGrads { upstream: Upstream::Scale(row_scale), dh, dw: Some(dw) }),
-        )
+    if TRAINS {
+        buffers(d, "cross_entropy", &[(3, 4), (6, 4), (3, 1), (3, 1), (3, 4), (6, 4)], &[], |b| {
+            let [h, w, loss, row_scale, dh, dw] = b else { unreachable!() };
+            let upstream = Upstream::Scale(row_scale);
+            let grads = CrossEntropyGrads { upstream, dh, dw: Some(dw) };
+            d.cross_entropy(h, w, &ids, &offsets, loss, Some(grads))
+        });
+    }
+    buffers(d, "cross_entropy", &[(3, 4), (6, 4), (3, 1)], &[(1, 1, 0)], |b| {
+        let [h, w, loss] = b else { unreachable!() };
+        d.cross_entropy(h, w, &ids, &offsets, loss, None)
     });
     for (ids, offsets) in [(&[0u32, 6, 2, 5][..], &[0u32, 1, 3, 4][..]), (&[0, 5, 2, 5], &[0, 0, 3, 4])] {
         let (h, w) = (d.zeros(3, 4).unwrap(), d.zeros(6, 4).unwrap());
@@ -294,7 +307,7 @@ fn output_head() {
 
 #[test]
 fn optimiser_and_memory() {
-    let d = cpu();
+    let d = device();
     let hyper =
         AdamW { lr: 0.1, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, step: 1, grad_scale: 1.0 };
     buffers(d, "adamw", &[(3, 4); 4], &[], |b| {
@@ -313,7 +326,7 @@ fn optimiser_and_memory() {
 /// Weights of a mapped file are read only, and 16 bits wide only where an operation says so.
 #[test]
 fn mapped_weights() {
-    let d = cpu();
+    let d = device();
     let (mut w, _) = Host::normal(3, 4, 1.0, 1).adopt(d, Dtype::Bf16);
     let x = d.zeros(3, 4).unwrap();
     refused("add", "a mapped output", d.add(&x, &mut w));
@@ -327,23 +340,16 @@ fn mapped_weights() {
 /// No rows are no work, and no panic.
 #[test]
 fn empty_batches() {
-    let d = cpu();
+    let d = device();
     let none = || d.zeros(0, 4).unwrap();
     let w = d.zeros(6, 4).unwrap();
     let row = d.zeros(1, 4).unwrap();
     let index = |values: &[u32]| d.index(values).unwrap();
     d.matmul_nt(1.0, &none(), &w, 0.0, &mut d.zeros(0, 6).unwrap()).unwrap();
-    let mut dw = Host::full(6, 4, 1.0).up(d);
-    d.matmul_tn(1.0, &d.zeros(0, 6).unwrap(), &none(), 1.0, &mut dw).unwrap();
-    assert_eq!(d.read(&dw).unwrap(), [1.0; 24]);
-    d.matmul_tn(1.0, &d.zeros(0, 6).unwrap(), &none(), 0.0, &mut dw).unwrap();
-    assert_eq!(d.read(&dw).unwrap(), [0.0; 24]);
     d.add_bias(&mut none(), &row).unwrap();
     d.gather_merge(&w, &index(&[]), &index(&[0]), &d.zeros(0, 1).unwrap(), &mut none()).unwrap();
     d.gather_rows(1.0, &w, &index(&[]), &mut none()).unwrap();
     d.rms_norm(&none(), &row, 1e-5, &mut none()).unwrap();
-    let (x, mut dx) = (none(), none());
-    d.rms_norm_backward(&x, &x, &row, 1e-5, &mut dx, Some(&mut d.zeros(1, 4).unwrap())).unwrap();
     d.layer_norm(&none(), &row, &row, &mut none()).unwrap();
     let shape = HeadShape { heads: 2, kv_heads: 1, head_dim: 2 };
     let kv = d.zeros(0, 2).unwrap();
@@ -352,5 +358,15 @@ fn empty_batches() {
     d.cross_entropy(&none(), &w, &index(&[]), &index(&[0]), &mut loss, None).unwrap();
     assert!(d.choose_tokens(&none(), &w, &[], None).unwrap().is_empty());
     assert!(d.token_event(&none(), &w, 0, &[], 0.0).unwrap().is_empty());
+    if !TRAINS {
+        return;
+    }
     assert_eq!(d.sum_squares(&[]).unwrap(), 0.0);
+    let mut dw = Host::full(6, 4, 1.0).up(d);
+    d.matmul_tn(1.0, &d.zeros(0, 6).unwrap(), &none(), 1.0, &mut dw).unwrap();
+    assert_eq!(d.read(&dw).unwrap(), [1.0; 24]);
+    d.matmul_tn(1.0, &d.zeros(0, 6).unwrap(), &none(), 0.0, &mut dw).unwrap();
+    assert_eq!(d.read(&dw).unwrap(), [0.0; 24]);
+    let (x, mut dx) = (none(), none());
+    d.rms_norm_backward(&x, &x, &row, 1e-5, &mut dx, Some(&mut d.zeros(1, 4).unwrap())).unwrap();
 }

@@ -1,0 +1,43 @@
+// Kernels that are wrong on purpose: the tests of `cuda-host` launch them and expect to be told.
+#include "../common.cuh"
+
+// Writes one element past the end of a buffer of `count`.
+KERNEL(fault_write_beyond, 32, uint32_t count, float* out) {
+    if (threadIdx.x == 0) out[count] = 1.0f;
+}
+
+// Reads far past the end of a buffer.
+KERNEL(fault_read_beyond, 32, const float* in, uint64_t count, float* out) { out[threadIdx.x] = in[count]; }
+
+// Copies a buffer that nothing has written.
+KERNEL(fault_copy, 32, const float* in, float* out) { out[threadIdx.x] = in[threadIdx.x]; }
+
+// Reverses a block's numbers through shared memory; without `wait`, before they are all there.
+KERNEL(fault_race, 256, uint32_t wait, float* out) {
+    SHARED(float, numbers, 256);
+    numbers[threadIdx.x] = float(threadIdx.x);
+    if (wait) __syncthreads();
+    out[threadIdx.x] = numbers[blockDim.x - 1 - threadIdx.x];
+}
+
+// Half of the block does not come to the barrier.
+KERNEL(fault_barrier, 64, float* out) {
+    if (threadIdx.x < 32) __syncthreads();
+    out[threadIdx.x] = 1.0f;
+}
+
+// Half of a warp does not come to the exchange.
+KERNEL(fault_exchange, 32, float* out) {
+    float x = 1.0f;
+    if (threadIdx.x < 16) x = __shfl_xor_sync(FULL_WARP, x, 1);
+    out[threadIdx.x] = x;
+}
+
+// Writes past the end of an array in shared memory, of fixed size or of the size that the launch gave.
+KERNEL(fault_shared, 32, uint32_t fixed, uint32_t count, float* out) {
+    SHARED(float, numbers, 32);
+    DYNAMIC_SHARED(float, more);
+    numbers[threadIdx.x] = 1.0f;
+    if (threadIdx.x == 0) (fixed ? numbers : more)[count] = 2.0f;
+    out[threadIdx.x] = numbers[threadIdx.x];
+}

@@ -1,0 +1,130 @@
+//! Launches of `cuda/attention.cu`: the cut of spans into tiles, and of tiles into parts.
+
+use super::driver::{Arg, Driver};
+use super::kernels::{self as k, by_activation};
+use super::tensor::upload;
+use super::{CudaDevice, CudaTensor, count32};
+use crate::device::{Dtype, HeadShape, Span, TensorInfo, check, check_attention};
+use crate::{Error, Result};
+
+/// Rows of a tile: pairs of a query and a head. `ROWS` of the kernel.
+const ROWS: usize = 16;
+
+/// Keys that pass through shared memory together. `KEYS` of the kernel.
+const KEYS: usize = 32;
+
+/// Widest head. `MAX_DIM` of the kernel.
+const MAX_DIM: usize = 128;
+
+/// Threads of a block.
+const THREADS: u32 = 128;
+
+/// Keys of a part, where a span has so few rows that its tiles alone would leave a GPU idle.
+const PART_KEYS: usize = 256;
+
+/// Tiles of a span up to which its keys are cut into parts.
+const FEW_TILES: usize = 4;
+
+/// What each block does, ten words a tile as `Tile` of the kernel reads them.
+struct Plan {
+    tiles: Vec<u32>,
+    /// The tiles that were cut: their first parts.
+    cut: Vec<u32>,
+    /// Parts of all cut tiles.
+    parts: usize,
+}
+
+fn plan(op: &'static str, group: usize, spans: &[Span]) -> Result<Plan> {
+    let mut plan = Plan { tiles: Vec::new(), cut: Vec::new(), parts: 0 };
+    for s in spans.iter().filter(|s| s.q_len > 0) {
+        let rows = s.q_len * group;
+        let tiles = rows.div_ceil(ROWS);
+        let parts = if tiles <= FEW_TILES { s.k_len.div_ceil(PART_KEYS) } else { 1 };
+        for first in (0..rows).step_by(ROWS) {
+            let span = [s.q_start, s.q_len, s.k_start, s.k_len, first];
+            for part in 0..parts {
+                let keys = if parts == 1 { s.k_len } else { PART_KEYS };
+                let (from, to) = (part * keys, ((part + 1) * keys).min(s.k_len));
+                let words = span.into_iter().chain([from, to, part, parts, plan.parts + part]);
+                let words = words.map(|x| count32(op, x)).collect::<Result<Vec<u32>>>()?;
+                if parts > 1 && part == 0 {
+                    plan.cut.extend(&words);
+                }
+                plan.tiles.extend(words);
+            }
+            if parts > 1 {
+                plan.parts += parts;
+            }
+        }
+    }
+    Ok(plan)
+}
+
+impl<R: Driver> CudaDevice<R> {
+    pub(super) fn attend(
+        &self,
+        shape: HeadShape,
+        spans: &[Span],
+        [q, keys, values]: [&CudaTensor<R>; 3],
+        out: &mut CudaTensor<R>,
+        lse: Option<&mut CudaTensor<R>>,
+    ) -> Result<()> {
+        const OP: &str = "attention";
+        check_attention(OP, shape, spans, q, keys, values)?;
+        check(OP, "out", out, q.rows(), shape.q_width())?;
+        let HeadShape { heads, kv_heads, head_dim } = shape;
+        if head_dim > MAX_DIM {
+            let what = format!("heads of width {head_dim}, the widest are {MAX_DIM}");
+            return Err(Error::Shape { op: OP, what });
+        }
+        let lse = match lse {
+            Some(lse) => {
+                check(OP, "lse", lse, q.rows(), heads)?;
+                Arg::from(lse.write(OP, "lse", Dtype::F32)?)
+            }
+            None => Arg::Pointer(0),
+        };
+        let dtype = q.dtype();
+        let group = shape.group();
+        let plan = plan(OP, group, spans)?;
+        if plan.tiles.is_empty() {
+            return Ok(());
+        }
+        let tiles = upload(&self.driver, &plan.tiles)?;
+        let partials = plan.parts * kv_heads * ROWS * (head_dim + 2);
+        let partials = self.driver.alloc(partials * size_of::<f32>())?;
+        let scale = 1.0 / (head_dim as f32).sqrt();
+        let (heads32, group32, dim32) = (kv_heads as u32, group as u32, head_dim as u32);
+        let kernel = by_activation(OP, dtype, [&k::attention_f32, &k::attention_bf16])?;
+        let out = Arg::from(out.write(OP, "out", dtype)?);
+        let args = [
+            Arg::from(&tiles),
+            scale.into(),
+            heads32.into(),
+            group32.into(),
+            dim32.into(),
+            Arg::from(&q.memory),
+            Arg::from(keys.read(OP, "k", dtype)?),
+            Arg::from(values.read(OP, "v", dtype)?),
+            out,
+            lse,
+            Arg::from(&partials),
+        ];
+        let shared = ROWS * head_dim + KEYS * (head_dim + 1) + KEYS * head_dim + ROWS * KEYS;
+        let shared = (shared * size_of::<f32>()) as u32;
+        let grid = [count32(OP, plan.tiles.len() / 10)?, heads32];
+        // SAFETY: the spans lie within q, k and v and meet in no query, so blocks write rows of their own; every
+        // part has its place in `partials`. Both buffers of this function are freed in the order of launches.
+        unsafe { self.launch(kernel, grid, THREADS, shared, &args) }?;
+        if plan.cut.is_empty() {
+            return Ok(());
+        }
+        let cut = upload(&self.driver, &plan.cut)?;
+        let kernel = by_activation(OP, dtype, [&k::attention_merge_f32, &k::attention_merge_bf16])?;
+        let args =
+            [Arg::from(&cut), heads32.into(), group32.into(), dim32.into(), Arg::from(&partials), out, lse];
+        let grid = [count32(OP, plan.cut.len() / 10)?, heads32];
+        // SAFETY: as above; the parts of these tiles were written by the launch before.
+        unsafe { self.launch(kernel, grid, THREADS, 0, &args) }
+    }
+}

@@ -1,0 +1,175 @@
+//! What the device needs of a driver: memory, copies, launches, and the large matrix products.
+//!
+//! There are two: the CPU running the kernels as coroutines ([`host`](super::host)), and CUDA's.
+//! All that chooses kernels, checks shapes, cuts work into blocks and sets up arguments is above this trait, so
+//! that what runs on a GPU is tested where none is.
+
+use crate::Result;
+use crate::device::Dtype;
+
+use super::kernels::Kernel;
+
+/// Memory of a device, freed when dropped.
+pub trait Memory: Send + Sync {
+    /// Where it begins; a multiple of 16, also of an empty one.
+    fn address(&self) -> u64;
+    /// Bytes.
+    fn len(&self) -> usize;
+    /// Whether it holds no byte.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// A value of a kernel's parameter.
+#[derive(Debug, Clone, Copy)]
+pub enum Arg {
+    /// The address of a buffer; 0 where an optional one is not given.
+    Pointer(u64),
+    /// A `uint32_t`.
+    U32(u32),
+    /// A `uint64_t`.
+    U64(u64),
+    /// A `float`.
+    F32(f32),
+}
+
+impl Arg {
+    /// The letter that `cuda/host/shim.h` gives the kind.
+    pub fn code(self) -> u8 {
+        match self {
+            Arg::Pointer(_) => b'p',
+            Arg::U32(_) => b'u',
+            Arg::U64(_) => b'U',
+            Arg::F32(_) => b'f',
+        }
+    }
+
+    /// The value as the launch interface takes it: little end first, in eight bytes.
+    pub fn bits(self) -> u64 {
+        match self {
+            Arg::Pointer(x) | Arg::U64(x) => x,
+            Arg::U32(x) => x.into(),
+            Arg::F32(x) => x.to_bits().into(),
+        }
+    }
+}
+
+impl From<u32> for Arg {
+    fn from(x: u32) -> Self {
+        Arg::U32(x)
+    }
+}
+
+impl From<u64> for Arg {
+    fn from(x: u64) -> Self {
+        Arg::U64(x)
+    }
+}
+
+impl From<f32> for Arg {
+    fn from(x: f32) -> Self {
+        Arg::F32(x)
+    }
+}
+
+impl<M: Memory> From<&M> for Arg {
+    fn from(memory: &M) -> Self {
+        Arg::Pointer(memory.address())
+    }
+}
+
+impl<M: Memory> From<Option<&M>> for Arg {
+    fn from(memory: Option<&M>) -> Self {
+        Arg::Pointer(memory.map_or(0, Memory::address))
+    }
+}
+
+/// How a kernel is to run.
+#[derive(Debug, Clone, Copy)]
+pub struct Launch<'a> {
+    /// Which.
+    pub kernel: &'static Kernel,
+    /// Blocks along x and y; without any, nothing runs.
+    pub grid: [u32; 2],
+    /// Threads of a block, a multiple of 32.
+    pub block: u32,
+    /// Bytes of dynamic shared memory.
+    pub shared: u32,
+    /// Its parameters in order.
+    pub args: &'a [Arg],
+}
+
+/// `y[m,n] = alpha · x[m,k]·w[n,k]ᵀ + beta · y`; with `beta` 0 what `y` held is not read.
+pub struct Product<'a, M> {
+    /// Rows of `x` and `y`.
+    pub m: usize,
+    /// Rows of `w`.
+    pub n: usize,
+    /// Columns of `x` and `w`.
+    pub k: usize,
+    /// Factor of the product.
+    pub alpha: f32,
+    /// Factor of what `y` holds.
+    pub beta: f32,
+    /// Activations.
+    pub x: &'a M,
+    /// Weights.
+    pub w: &'a M,
+    /// Result.
+    pub y: &'a M,
+    /// Dtype of all three: float32 or bf16, with sums in float32.
+    pub dtype: Dtype,
+}
+
+/// A way to run kernels.
+pub trait Driver: Clone + Send + Sync + 'static {
+    /// Its memory.
+    type Memory: Memory;
+
+    /// The device's name on the command line.
+    fn name(&self) -> &'static str;
+
+    /// Runs `f` where the driver works best.
+    fn scope<R>(&self, f: impl FnOnce() -> R) -> R;
+
+    /// Memory of `bytes` bytes, of undefined content.
+    ///
+    /// # Errors
+    /// When there is not enough.
+    fn alloc(&self, bytes: usize) -> Result<Self::Memory>;
+
+    /// Copies to the beginning of a buffer that is at least as long.
+    ///
+    /// # Errors
+    /// What the driver says.
+    fn upload(&self, to: &Self::Memory, bytes: &[u8]) -> Result<()>;
+
+    /// Waits for all work and copies from the beginning of a buffer that is at least as long.
+    ///
+    /// # Errors
+    /// What the driver says, of this copy or of work before it.
+    fn download(&self, from: &Self::Memory, bytes: &mut [u8]) -> Result<()>;
+
+    /// Fills a buffer with zeros.
+    ///
+    /// # Errors
+    /// What the driver says.
+    fn zero(&self, memory: &Self::Memory) -> Result<()>;
+
+    /// Runs a kernel after all work before it.
+    ///
+    /// # Safety
+    /// The arguments must be those the kernel declares, and every access that it makes for them within
+    /// memory of this driver that lives until the work is done, by no other at the same time if it writes.
+    ///
+    /// # Errors
+    /// What the driver says.
+    unsafe fn launch(&self, launch: &Launch<'_>) -> Result<()>;
+
+    /// A product with many rows, after all work before it.
+    ///
+    /// # Errors
+    /// What the driver says.
+    fn product(&self, product: &Product<'_, Self::Memory>) -> Result<()>;
+}

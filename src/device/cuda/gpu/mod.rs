@@ -1,0 +1,324 @@
+//! The driver behind `cuda`: one GPU, by way of CUDA's driver interface.
+//!
+//! libcuda and libcublasLt are loaded when the first driver is made, so the binary runs where they are not. All
+//! work goes to one stream, in order; memory comes from the stream's pool, so that a buffer may be dropped while
+//! kernels that use it still wait: its memory goes back in the same order.
+
+mod product;
+
+use std::collections::HashMap;
+use std::ffi::{CString, c_void};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cudarc::driver::result::{self, DriverError};
+use cudarc::driver::sys;
+
+use super::driver::{Driver, Launch, Memory, Product};
+use super::kernels::Kernel;
+use crate::{Error, Result};
+use product::Library;
+
+/// The machine code of every file of `cuda/`, by its name.
+static FATBINS: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/fatbins.rs"));
+
+/// The first driver that loads what nvcc 13.0 makes.
+const MIN_VERSION: i32 = 13_000;
+
+/// The oldest GPU that the kernels are compiled for: compute capability 8.0.
+const MIN_CAPABILITY: i32 = 8;
+
+/// Dynamic shared memory that a kernel has without asking.
+const PLAIN_SHARED: u32 = 48 << 10;
+
+/// The GPU; clones share it.
+#[derive(Clone)]
+pub struct GpuDriver {
+    gpu: Arc<Gpu>,
+}
+
+struct Gpu {
+    name: String,
+    device: sys::CUdevice,
+    context: sys::CUcontext,
+    stream: sys::CUstream,
+    library: Library,
+    /// Kernels looked up so far, by name.
+    functions: Mutex<HashMap<&'static str, Function>>,
+    modules: Mutex<HashMap<&'static str, Module>>,
+}
+
+#[derive(Clone, Copy)]
+struct Function {
+    at: sys::CUfunction,
+    /// Dynamic shared memory that it may use.
+    shared: u32,
+}
+
+struct Module(sys::CUmodule);
+
+// SAFETY: CUDA's handles may be used by any thread that has set the context, as every use here does.
+unsafe impl Send for Gpu {}
+// SAFETY: as above; the interface is thread-safe.
+unsafe impl Sync for Gpu {}
+
+fn failed(what: &str, e: DriverError) -> Error {
+    let text = e.error_string().map_or_else(|_| format!("{:?}", e.0), |s| s.to_string_lossy().into_owned());
+    Error::other(format!("cuda: {what}: {text}"))
+}
+
+impl GpuDriver {
+    /// The first GPU that the driver shows.
+    ///
+    /// # Errors
+    /// Without a driver, a GPU or cuBLASLt; with a driver older than CUDA 13.0, or a GPU older than compute
+    /// capability 8.0. One line says what is there and what is needed.
+    pub fn new() -> Result<Self> {
+        // SAFETY: it only tries to load the library.
+        if !unsafe { sys::is_culib_present() } {
+            return Err(Error::other("cuda: this machine has no NVIDIA driver (libcuda is not there)"));
+        }
+        result::init().map_err(|e| failed("the driver does not start", e))?;
+        let mut version = 0;
+        // SAFETY: `version` receives an int.
+        unsafe { sys::cuDriverGetVersion(&raw mut version) }.result().map_err(|e| failed("version", e))?;
+        if version < MIN_VERSION {
+            let (major, minor) = (version / 1000, version % 1000 / 10);
+            return Err(Error::other(format!(
+                "cuda: the driver is of CUDA {major}.{minor}, the kernels need 13.0 (driver 580 or newer)"
+            )));
+        }
+        let device = result::device::get(0).map_err(|e| failed("no GPU", e))?;
+        let name = result::device::get_name(device).map_err(|e| failed("the GPU's name", e))?;
+        let attribute = |which| {
+            // SAFETY: the device is the one just got.
+            unsafe { result::device::get_attribute(device, which) }.map_err(|e| failed("an attribute", e))
+        };
+        let major = attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+        let minor = attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+        if major < MIN_CAPABILITY {
+            return Err(Error::other(format!(
+                "cuda: {name} has compute capability {major}.{minor}, the kernels need 8.0"
+            )));
+        }
+        Library::check_present()?;
+        // SAFETY: the device is valid; the context is released when the last clone is dropped.
+        let context = unsafe { result::primary_ctx::retain(device) }.map_err(|e| failed("context", e))?;
+        // SAFETY: the context was just retained.
+        unsafe { result::ctx::set_current(context) }.map_err(|e| failed("context", e))?;
+        let stream = result::stream::create(result::stream::StreamKind::NonBlocking)
+            .map_err(|e| failed("stream", e))?;
+        keep_freed_memory(device)?;
+        let library = Library::new(stream)?;
+        let gpu = Gpu {
+            name,
+            device,
+            context,
+            stream,
+            library,
+            functions: Mutex::default(),
+            modules: Mutex::default(),
+        };
+        Ok(GpuDriver { gpu: Arc::new(gpu) })
+    }
+
+    /// The GPU's name.
+    pub fn gpu_name(&self) -> &str {
+        &self.gpu.name
+    }
+
+    /// Makes the GPU's context that of this thread.
+    fn bind(&self) -> Result<()> {
+        // SAFETY: the context lives as long as `self`.
+        unsafe { result::ctx::set_current(self.gpu.context) }.map_err(|e| failed("context", e))
+    }
+
+    fn function(&self, kernel: &'static Kernel, shared: u32) -> Result<sys::CUfunction> {
+        let mut functions = self.gpu.functions.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut function = match functions.get(kernel.name) {
+            Some(&function) => function,
+            None => Function { at: self.look_up(kernel)?, shared: PLAIN_SHARED },
+        };
+        if shared > function.shared {
+            let which = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            // SAFETY: the function is of a module that stays loaded.
+            unsafe { result::function::set_function_attribute(function.at, which, shared as i32) }
+                .map_err(|e| failed(&format!("{shared} bytes of shared memory for {}", kernel.name), e))?;
+            function.shared = shared;
+        }
+        functions.insert(kernel.name, function);
+        Ok(function.at)
+    }
+
+    fn look_up(&self, kernel: &'static Kernel) -> Result<sys::CUfunction> {
+        let mut modules = self.gpu.modules.lock().unwrap_or_else(PoisonError::into_inner);
+        if !modules.contains_key(kernel.file) {
+            let (_, fatbin) = FATBINS
+                .iter()
+                .find(|(file, _)| *file == kernel.file)
+                .ok_or_else(|| Error::other(format!("cuda: no kernels of {}", kernel.file)))?;
+            // The loader reads words; the bytes as embedded may begin anywhere.
+            let mut words = vec![0u64; fatbin.len().div_ceil(8)];
+            bytemuck::cast_slice_mut(&mut words)[..fatbin.len()].copy_from_slice(fatbin);
+            // SAFETY: a whole fatbin, as nvcc wrote it.
+            let module = unsafe { result::module::load_data(words.as_ptr().cast()) }
+                .map_err(|e| failed(&format!("loading the kernels of {}", kernel.file), e))?;
+            modules.insert(kernel.file, Module(module));
+        }
+        let name = CString::new(kernel.name).map_err(|e| Error::other(e.to_string()))?;
+        let Some(module) = modules.get(kernel.file) else {
+            return Err(Error::other(format!("cuda: no kernels of {}", kernel.file)));
+        };
+        // SAFETY: modules stay loaded as long as the GPU is held.
+        unsafe { result::module::get_function(module.0, name) }
+            .map_err(|e| failed(&format!("kernel {}", kernel.name), e))
+    }
+}
+
+/// Has the pool keep what is freed: the next forward pass takes the same sizes.
+fn keep_freed_memory(device: sys::CUdevice) -> Result<()> {
+    let mut threshold = u64::MAX;
+    // SAFETY: the device is valid, and the attribute is a u64.
+    unsafe {
+        let pool = result::device::get_default_mem_pool(device).map_err(|e| failed("memory pool", e))?;
+        let which = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+        result::mem_pool::set_attribute(pool, which, (&raw mut threshold).cast())
+            .map_err(|e| failed("memory pool", e))
+    }
+}
+
+impl Drop for Gpu {
+    fn drop(&mut self) {
+        // SAFETY: nothing uses the stream, the modules or the context after this: every buffer and every clone of
+        // the driver holds the GPU, and this is the last holder. An error at the end has no one to go to.
+        unsafe {
+            let _ = result::ctx::set_current(self.context);
+            let _ = result::stream::synchronize(self.stream);
+            self.library.close();
+            let modules = self.modules.get_mut().unwrap_or_else(PoisonError::into_inner);
+            for (_, module) in modules.drain() {
+                let _ = result::module::unload(module.0);
+            }
+            let _ = result::stream::destroy(self.stream);
+            let _ = result::primary_ctx::release(self.device);
+        }
+    }
+}
+
+/// A buffer on the GPU.
+pub struct GpuMemory {
+    at: sys::CUdeviceptr,
+    len: usize,
+    gpu: Arc<Gpu>,
+}
+
+impl Memory for GpuMemory {
+    fn address(&self) -> u64 {
+        self.at
+    }
+
+    fn len(&self) -> usize {
+        self.len
+    }
+}
+
+impl Drop for GpuMemory {
+    fn drop(&mut self) {
+        // SAFETY: allocated on this stream and freed once, after the work that waits on the stream.
+        unsafe {
+            let _ = result::ctx::set_current(self.gpu.context);
+            let _ = result::free_async(self.at, self.gpu.stream);
+        }
+    }
+}
+
+impl Driver for GpuDriver {
+    type Memory = GpuMemory;
+
+    fn name(&self) -> &'static str {
+        "cuda"
+    }
+
+    fn scope<R>(&self, f: impl FnOnce() -> R) -> R {
+        f()
+    }
+
+    fn alloc(&self, bytes: usize) -> Result<GpuMemory> {
+        self.bind()?;
+        // SAFETY: the stream is live; an empty buffer has an address too.
+        let at = unsafe { result::malloc_async(self.gpu.stream, bytes.max(16)) }.map_err(|e| {
+            let mb = |n: usize| n >> 20;
+            let left = result::mem_get_info().map_or_else(
+                |_| String::new(),
+                |(free, total)| format!(", of whose {} MiB {} are free", mb(total), mb(free)),
+            );
+            let name = &self.gpu.name;
+            if e.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY {
+                let wanted = mb(bytes) + 1;
+                Error::other(format!(
+                    "cuda: {wanted} MiB do not fit {name}{left}; a smaller --batch-size needs less"
+                ))
+            } else {
+                failed("memory", e)
+            }
+        })?;
+        Ok(GpuMemory { at, len: bytes, gpu: Arc::clone(&self.gpu) })
+    }
+
+    fn upload(&self, to: &GpuMemory, bytes: &[u8]) -> Result<()> {
+        assert!(bytes.len() <= to.len);
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.bind()?;
+        // SAFETY: the buffer is that long. From memory that is not pinned, the call copies before it returns.
+        unsafe { result::memcpy_htod_async(to.at, bytes, self.gpu.stream) }.map_err(|e| failed("upload", e))
+    }
+
+    fn download(&self, from: &GpuMemory, bytes: &mut [u8]) -> Result<()> {
+        assert!(bytes.len() <= from.len);
+        self.bind()?;
+        // SAFETY: the buffer is that long, and `bytes` is not touched before the stream is done.
+        unsafe {
+            if !bytes.is_empty() {
+                result::memcpy_dtoh_async(bytes, from.at, self.gpu.stream)
+                    .map_err(|e| failed("download", e))?;
+            }
+            result::stream::synchronize(self.gpu.stream).map_err(|e| failed("a kernel or copy", e))
+        }
+    }
+
+    fn zero(&self, memory: &GpuMemory) -> Result<()> {
+        if memory.len == 0 {
+            return Ok(());
+        }
+        self.bind()?;
+        // SAFETY: the whole buffer.
+        unsafe { result::memset_d8_async(memory.at, 0, memory.len, self.gpu.stream) }
+            .map_err(|e| failed("clearing", e))
+    }
+
+    unsafe fn launch(&self, launch: &Launch<'_>) -> Result<()> {
+        self.bind()?;
+        let function = self.function(launch.kernel, launch.shared)?;
+        let mut values: Vec<u64> = launch.args.iter().map(|a| a.bits()).collect();
+        let mut args: Vec<*mut c_void> = values.iter_mut().map(|v| std::ptr::from_mut(v).cast()).collect();
+        let [x, y] = launch.grid;
+        // SAFETY: the caller promises that the arguments are the kernel's; CUDA copies them during the call.
+        unsafe {
+            result::launch_kernel(
+                function,
+                (x, y, 1),
+                (launch.block, 1, 1),
+                launch.shared,
+                self.gpu.stream,
+                &mut args,
+            )
+        }
+        .map_err(|e| failed(&format!("kernel {}", launch.kernel.name), e))
+    }
+
+    fn product(&self, product: &Product<'_, GpuMemory>) -> Result<()> {
+        self.bind()?;
+        self.gpu.library.product(product)
+    }
+}

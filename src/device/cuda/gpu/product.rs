@@ -1,0 +1,188 @@
+//! Products with many rows, by cuBLASLt.
+//!
+//! The library's matrices are column-major: what is row-major `x[m,k]` to us is `[k,m]` to it. So it is asked for
+//! `yᵀ[n,m] = w·xᵀ`, with w transposed, and no element moves. It proposes an algorithm for a shape, which is kept.
+
+use std::collections::HashMap;
+use std::ffi::c_void;
+use std::sync::{Mutex, PoisonError};
+
+use cudarc::cublaslt::result::{self as lt, CublasError};
+use cudarc::cublaslt::sys;
+use cudarc::driver::result as driver;
+use cudarc::driver::sys::{CUdeviceptr, CUstream};
+
+use super::super::driver::{Memory, Product};
+use super::GpuMemory;
+use crate::device::Dtype;
+use crate::{Error, Result};
+
+/// Scratch memory that an algorithm may use; what cuBLAS itself takes on Hopper.
+const WORKSPACE: usize = 32 << 20;
+
+/// What an algorithm is chosen by: rows, columns, inner width, dtype.
+type Shape = (usize, usize, usize, Dtype);
+
+/// A handle of cuBLASLt with its scratch memory.
+pub(super) struct Library {
+    handle: sys::cublasLtHandle_t,
+    stream: CUstream,
+    workspace: CUdeviceptr,
+    algorithms: Mutex<HashMap<Shape, sys::cublasLtMatmulAlgo_t>>,
+}
+
+fn failed(e: CublasError) -> Error {
+    Error::other(format!("cuda: cuBLASLt: {e}"))
+}
+
+/// A description that is destroyed when dropped.
+struct Description(sys::cublasLtMatmulDesc_t);
+
+impl Drop for Description {
+    fn drop(&mut self) {
+        // SAFETY: created by `create_matmul_desc`, destroyed once.
+        let _ = unsafe { lt::destroy_matmul_desc(self.0) };
+    }
+}
+
+/// A column-major matrix's description, destroyed when dropped.
+struct Layout(sys::cublasLtMatrixLayout_t);
+
+impl Layout {
+    fn new(dtype: sys::cudaDataType, rows: usize, cols: usize) -> Result<Self> {
+        lt::create_matrix_layout(dtype, rows as u64, cols as u64, rows as i64).map(Layout).map_err(failed)
+    }
+}
+
+impl Drop for Layout {
+    fn drop(&mut self) {
+        // SAFETY: created by `create_matrix_layout`, destroyed once.
+        let _ = unsafe { lt::destroy_matrix_layout(self.0) };
+    }
+}
+
+/// What limits the choice of an algorithm, destroyed when dropped.
+struct Preference(sys::cublasLtMatmulPreference_t);
+
+impl Drop for Preference {
+    fn drop(&mut self) {
+        // SAFETY: created by `create_matmul_pref`, destroyed once.
+        let _ = unsafe { lt::destroy_matmul_pref(self.0) };
+    }
+}
+
+impl Library {
+    /// Fails where libcublasLt is not there.
+    pub(super) fn check_present() -> Result<()> {
+        // SAFETY: it only tries to load the library.
+        if unsafe { sys::is_culib_present() } {
+            return Ok(());
+        }
+        Err(Error::other(
+            "cuda: libcublasLt is not there; install cuBLAS 13 and name its folder in LD_LIBRARY_PATH",
+        ))
+    }
+
+    /// A handle whose products go to `stream`; the context is current.
+    pub(super) fn new(stream: CUstream) -> Result<Self> {
+        let handle = lt::create_handle().map_err(failed)?;
+        // SAFETY: a live stream; the memory is freed by `close`.
+        let workspace = unsafe { driver::malloc_async(stream, WORKSPACE) }
+            .map_err(|e| super::failed("scratch memory for cuBLASLt", e))?;
+        Ok(Library { handle, stream, workspace, algorithms: Mutex::default() })
+    }
+
+    /// Gives back what `new` took.
+    ///
+    /// # Safety
+    /// No product may follow.
+    pub(super) unsafe fn close(&mut self) {
+        // SAFETY: both were made by `new`, and the caller promises that this is their end.
+        unsafe {
+            let _ = driver::free_async(self.workspace, self.stream);
+            let _ = lt::destroy_handle(self.handle);
+        }
+    }
+
+    pub(super) fn product(&self, p: &Product<'_, GpuMemory>) -> Result<()> {
+        let dtype = match p.dtype {
+            Dtype::F32 => sys::cudaDataType::CUDA_R_32F,
+            Dtype::Bf16 => sys::cudaDataType::CUDA_R_16BF,
+            Dtype::F16 => return Err(Error::other("cuda: no products in half precision")),
+        };
+        // Not TF32: in float32 this device must agree with the others.
+        let compute = sys::cublasComputeType_t::CUBLAS_COMPUTE_32F;
+        let scale = sys::cudaDataType::CUDA_R_32F;
+        let description = Description(lt::create_matmul_desc(compute, scale).map_err(failed)?);
+        // CUBLAS_OP_T of cublas_api.h, whose type the bindings of cuBLASLt leave out.
+        let transpose: i32 = 1;
+        let which = sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_TRANSA;
+        // SAFETY: the attribute is an operation, an int, read during the call.
+        unsafe {
+            lt::set_matmul_desc_attribute(
+                description.0,
+                which,
+                (&raw const transpose).cast(),
+                size_of_val(&transpose),
+            )
+        }
+        .map_err(failed)?;
+        let (w, x) = (Layout::new(dtype, p.k, p.n)?, Layout::new(dtype, p.k, p.m)?);
+        let y = Layout::new(dtype, p.n, p.m)?;
+        let algorithm = self.algorithm((p.m, p.n, p.k, p.dtype), &description, [&w, &x, &y])?;
+        let at = |memory: &GpuMemory| memory.address() as *mut c_void;
+        // SAFETY: the layouts are those of the buffers, as the operation has checked; factors are read
+        // during the call; the scratch memory is this library's, whose products follow one another.
+        unsafe {
+            lt::matmul(
+                self.handle,
+                description.0,
+                (&raw const p.alpha).cast(),
+                (&raw const p.beta).cast(),
+                at(p.w),
+                w.0,
+                at(p.x),
+                x.0,
+                at(p.y),
+                y.0,
+                at(p.y),
+                y.0,
+                &raw const algorithm,
+                self.workspace as *mut c_void,
+                WORKSPACE,
+                self.stream.cast(),
+            )
+        }
+        .map_err(failed)
+    }
+
+    /// The algorithm for a shape, chosen when it is first met.
+    fn algorithm(
+        &self,
+        shape: Shape,
+        description: &Description,
+        [w, x, y]: [&Layout; 3],
+    ) -> Result<sys::cublasLtMatmulAlgo_t> {
+        let mut algorithms = self.algorithms.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(&algorithm) = algorithms.get(&shape) {
+            return Ok(algorithm);
+        }
+        let preference = Preference(lt::create_matmul_pref().map_err(failed)?);
+        let which = sys::cublasLtMatmulPreferenceAttributes_t::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
+        let workspace = WORKSPACE;
+        // SAFETY: the attribute is a size, read during the call; all descriptions are live.
+        let found = unsafe {
+            lt::set_matmul_pref_attribute(
+                preference.0,
+                which,
+                (&raw const workspace).cast(),
+                size_of_val(&workspace),
+            )
+            .map_err(failed)?;
+            lt::get_matmul_algo_heuristic(self.handle, description.0, w.0, x.0, y.0, y.0, preference.0)
+        }
+        .map_err(failed)?;
+        algorithms.insert(shape, found.algo);
+        Ok(found.algo)
+    }
+}

@@ -1,0 +1,370 @@
+//! Runs the threads of one block as coroutines.
+//!
+//! A thread runs until it waits: at a barrier of the block or at an exchange within its warp. A warp goes on when
+//! all its lanes wait at the same exchange, the block when all its threads wait at the same barrier; anything
+//! else is a fault of the kernel, which CUDA would leave undefined or hang on. Warps take turns in random order
+//! and lanes in a random one within, under a seed, so that a kernel that lacks a barrier meets the orders that
+//! betray it.
+
+use std::cell::RefCell;
+use std::ffi::{CStr, c_char, c_void};
+use std::ptr;
+
+use corosensei::stack::DefaultStack;
+use corosensei::{Coroutine, CoroutineResult, Yielder};
+
+use super::Entry;
+use super::memory::{Guarded, POISON};
+use crate::Result;
+
+/// Lanes of a warp.
+const WARP: usize = 32;
+
+/// Bytes of stack of a thread; kernels keep little there.
+const STACK: usize = 64 << 10;
+
+/// Bytes of shared memory that arrays of fixed size can take in a block.
+const ARENA: usize = 48 << 10;
+
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Dim {
+    pub x: u32,
+    pub y: u32,
+    pub z: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct SharedArray {
+    key: *const c_void,
+    at: *mut u8,
+}
+
+/// One warp's operands: parity, lane, bytes.
+#[repr(C, align(16))]
+#[derive(Clone, Copy)]
+struct Slots([[[u8; 64]; WARP]; 2]);
+
+/// `shim::Block`.
+#[repr(C)]
+struct Block {
+    index: Dim,
+    dim: Dim,
+    grid: Dim,
+    slots: *mut Slots,
+    arena: *mut u8,
+    arena_len: u32,
+    arena_used: u32,
+    arrays: [SharedArray; 32],
+    array_count: u32,
+    dynamic: *mut u8,
+    dynamic_len: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct AsyncCopy {
+    to: *mut c_void,
+    from: *const c_void,
+    bytes: u32,
+    valid: u32,
+    group: u32,
+}
+
+/// `shim::Lane`.
+#[repr(C)]
+struct Lane {
+    thread: Dim,
+    warp: u32,
+    lane: u32,
+    exchanges: u32,
+    async_groups: u32,
+    async_count: u32,
+    asynchronous: [AsyncCopy; 64],
+    yielder: *const c_void,
+}
+
+unsafe extern "C" {
+    fn colar_host_set(block: *mut Block, lane: *mut Lane);
+    fn colar_host_layout(which: u32) -> u32;
+}
+
+/// Why a thread gave way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wait {
+    /// At the barrier of this line.
+    Barrier(u32),
+    /// At an exchange of its warp on this line.
+    Warp(u32),
+    /// It found a fault, and does not go on.
+    Fault(&'static CStr),
+}
+
+type Thread = Coroutine<(), Wait, (), DefaultStack>;
+
+/// Called by a kernel's thread to give way. It returns when the thread may go on.
+#[unsafe(no_mangle)]
+extern "C" fn colar_host_wait(yielder: *const c_void, kind: u32, place: u32) {
+    // SAFETY: the shim passes on what `run` put into the lane that runs: the yielder of this very
+    // coroutine, which lives as long as the coroutine does.
+    let yielder = unsafe { &*yielder.cast::<Yielder<(), Wait>>() };
+    yielder.suspend(if kind == 0 { Wait::Barrier(place) } else { Wait::Warp(place) });
+}
+
+/// Called by a kernel's thread that cannot go on.
+#[unsafe(no_mangle)]
+extern "C" fn colar_host_fault(yielder: *const c_void, what: *const c_char) {
+    // SAFETY: as in `colar_host_wait`; the message is a literal of the shim's.
+    let (yielder, what) = unsafe { (&*yielder.cast::<Yielder<(), Wait>>(), CStr::from_ptr::<'static>(what)) };
+    loop {
+        yielder.suspend(Wait::Fault(what));
+    }
+}
+
+/// Where a thread stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Ready,
+    Waits(Wait),
+    Done,
+}
+
+/// A small generator for the order of threads (xorshift64*).
+struct Shuffle(u64);
+
+impl Shuffle {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        ((self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) as usize) % n
+    }
+}
+
+/// What a thread of the operating system keeps to run blocks with.
+struct Bench {
+    stacks: Vec<DefaultStack>,
+    slots: Vec<Slots>,
+    arena: Guarded,
+    /// How much of the arena a block before has used.
+    dirty: usize,
+}
+
+impl Bench {
+    fn new() -> Result<Self> {
+        // SAFETY: it only reports sizes.
+        let sizes = unsafe { [colar_host_layout(0), colar_host_layout(1)] };
+        assert_eq!(
+            sizes,
+            [size_of::<Block>() as u32, size_of::<Lane>() as u32],
+            "layout of the shim's structures"
+        );
+        Ok(Bench { stacks: Vec::new(), slots: Vec::new(), arena: Guarded::new(ARENA)?, dirty: 0 })
+    }
+}
+
+thread_local! {
+    static BENCH: RefCell<Option<Bench>> = const { RefCell::new(None) };
+}
+
+/// One block to run.
+pub(super) struct Job<'a> {
+    pub entry: Entry,
+    pub args: &'a [*mut c_void],
+    pub grid: Dim,
+    pub index: Dim,
+    pub threads: u32,
+    /// Bytes of dynamic shared memory.
+    pub shared: u32,
+    /// Decides the order of threads.
+    pub seed: u64,
+}
+
+/// Runs a block to its end, or to a fault, which is described.
+pub(super) fn run(job: &Job<'_>) -> std::result::Result<(), String> {
+    BENCH.with_borrow_mut(|bench| {
+        if bench.is_none() {
+            *bench = Some(Bench::new().map_err(|e| e.to_string())?);
+        }
+        let Some(bench) = bench else { return Ok(()) };
+        run_on(bench, job)
+    })
+}
+
+fn run_on(bench: &mut Bench, job: &Job<'_>) -> std::result::Result<(), String> {
+    let threads = job.threads as usize;
+    let warps = threads / WARP;
+    while bench.stacks.len() < threads {
+        bench.stacks.push(DefaultStack::new(STACK).map_err(|e| format!("no stack for a thread: {e}"))?);
+    }
+    bench.slots.resize(warps, Slots([[[POISON; 64]; WARP]; 2]));
+    let arena = bench.arena.start();
+    // SAFETY: the arena is this thread's own and at least that long; no block is using it.
+    unsafe { ptr::write_bytes(arena, POISON, bench.dirty) };
+    let dynamic = Guarded::new(job.shared as usize).map_err(|e| e.to_string())?;
+    let mut block = Block {
+        index: job.index,
+        dim: Dim { x: job.threads, y: 1, z: 1 },
+        grid: job.grid,
+        slots: bench.slots.as_mut_ptr(),
+        arena,
+        arena_len: ARENA as u32,
+        arena_used: 0,
+        arrays: [SharedArray { key: ptr::null(), at: ptr::null_mut() }; 32],
+        array_count: 0,
+        dynamic: dynamic.start(),
+        dynamic_len: job.shared,
+    };
+    let none = AsyncCopy { to: ptr::null_mut(), from: ptr::null(), bytes: 0, valid: 0, group: 0 };
+    let mut lanes: Vec<Lane> = (0..threads)
+        .map(|t| Lane {
+            thread: Dim { x: t as u32, y: 0, z: 0 },
+            warp: (t / WARP) as u32,
+            lane: (t % WARP) as u32,
+            exchanges: 0,
+            async_groups: 0,
+            async_count: 0,
+            asynchronous: [none; 64],
+            yielder: ptr::null(),
+        })
+        .collect();
+    let lanes_at = lanes.as_mut_ptr();
+    let (entry, args) = (job.entry, job.args.as_ptr());
+    let mut running: Vec<Thread> = Vec::with_capacity(threads);
+    for t in 0..threads {
+        let Some(stack) = bench.stacks.pop() else { break };
+        // SAFETY: one of the `threads` lanes.
+        let lane = unsafe { lanes_at.add(t) };
+        running.push(Coroutine::with_stack(stack, move |yielder, ()| {
+            // SAFETY: the lanes outlive their coroutines, and nothing else uses this one's while it runs. The
+            // arguments are of the kernel's own kinds, as the launch has checked; that they name memory
+            // which the kernel may use is what the launch's caller promised.
+            unsafe {
+                (*lane).yielder = ptr::from_ref(yielder).cast();
+                entry(args);
+            }
+        }));
+    }
+    let mut states = vec![State::Ready; threads];
+    let resume = |t: usize, thread: &mut Thread| -> State {
+        // SAFETY: both live until the block is done; the shim reads them on this thread only.
+        unsafe { colar_host_set(&raw mut block, lanes_at.add(t)) };
+        match thread.resume(()) {
+            CoroutineResult::Yield(wait) => State::Waits(wait),
+            CoroutineResult::Return(()) => State::Done,
+        }
+    };
+    let mut outcome = schedule(&mut running, &mut states, Shuffle(job.seed | 1), resume);
+    for mut thread in running {
+        if !thread.done() {
+            // SAFETY: a kernel's frames hold nothing that needs dropping.
+            unsafe { thread.force_reset() };
+        }
+        bench.stacks.push(thread.into_stack());
+    }
+    bench.dirty = block.arena_used as usize;
+    if outcome.is_ok() && !shared_intact(&block, &dynamic) {
+        outcome = Err("wrote past the end of an array in shared memory".into());
+    }
+    outcome
+}
+
+/// Lets the threads run until all are done.
+fn schedule(
+    running: &mut [Thread],
+    states: &mut [State],
+    mut shuffle: Shuffle,
+    mut resume: impl FnMut(usize, &mut Thread) -> State,
+) -> std::result::Result<(), String> {
+    let warps = states.len() / WARP;
+    loop {
+        let mut ready: Vec<usize> = (0..warps).filter(|&w| states[w * WARP] == State::Ready).collect();
+        if ready.is_empty() {
+            return Ok(());
+        }
+        while !ready.is_empty() {
+            let pick = shuffle.below(ready.len());
+            let first = ready[pick] * WARP;
+            // An odd step meets every lane once.
+            let (start, step) = (shuffle.below(WARP), 2 * shuffle.below(WARP / 2) + 1);
+            for i in 0..WARP {
+                let t = first + (start + i * step) % WARP;
+                states[t] = resume(t, &mut running[t]);
+            }
+            let lanes = &mut states[first..first + WARP];
+            match settle(lanes)? {
+                Settled::Exchange => lanes.fill(State::Ready),
+                Settled::Stays => {
+                    ready.swap_remove(pick);
+                }
+            }
+        }
+        // Every warp is done or at a barrier.
+        if states.iter().all(|&s| s == states[0]) {
+            if states[0] != State::Done {
+                states.fill(State::Ready);
+            }
+            continue;
+        }
+        let at = states.iter().filter(|&&s| s == states[0]).count();
+        return Err(format!(
+            "{at} of {} threads are {}, others elsewhere: a barrier needs all",
+            states.len(),
+            describe(states[0])
+        ));
+    }
+}
+
+enum Settled {
+    /// All lanes wait at one exchange, which can take place.
+    Exchange,
+    /// All lanes are done, or at a barrier.
+    Stays,
+}
+
+/// What the states of a warp's lanes, none of them ready, mean together.
+fn settle(lanes: &[State]) -> std::result::Result<Settled, String> {
+    for state in lanes {
+        if let State::Waits(Wait::Fault(what)) = state {
+            return Err(what.to_string_lossy().into_owned());
+        }
+    }
+    if lanes.iter().any(|&s| s != lanes[0]) {
+        let at = lanes.iter().filter(|&&s| s == lanes[0]).count();
+        return Err(format!(
+            "{at} of {WARP} lanes of a warp are {}, others elsewhere: an exchange or barrier needs all",
+            describe(lanes[0])
+        ));
+    }
+    Ok(match lanes[0] {
+        State::Waits(Wait::Warp(_)) => Settled::Exchange,
+        _ => Settled::Stays,
+    })
+}
+
+fn describe(state: State) -> String {
+    match state {
+        State::Ready => "ready".into(),
+        State::Done => "done".into(),
+        State::Waits(Wait::Barrier(line)) => format!("at the barrier of line {line}"),
+        State::Waits(Wait::Warp(line)) => format!("at the exchange of line {line}"),
+        State::Waits(Wait::Fault(what)) => what.to_string_lossy().into_owned(),
+    }
+}
+
+/// Whether the bytes behind every shared array are still as they were.
+fn shared_intact(block: &Block, dynamic: &Guarded) -> bool {
+    let poisoned = |from: *const u8, len: usize| {
+        // SAFETY: callers name bytes of the arena or of the dynamic memory's last page, which are mapped.
+        unsafe { std::slice::from_raw_parts(from, len) }.iter().all(|&b| b == POISON)
+    };
+    let ends = block.arrays[1..].iter().take((block.array_count as usize).saturating_sub(1)).map(|a| a.at);
+    let last = block.arena.wrapping_add(block.arena_used as usize);
+    let arrays = block.array_count > 0;
+    ends.chain(arrays.then_some(last)).all(|end| poisoned(end.wrapping_sub(16), 16))
+        && poisoned(
+            dynamic.start().wrapping_add(dynamic.len()),
+            dynamic.len().next_multiple_of(16) - dynamic.len(),
+        )
+}

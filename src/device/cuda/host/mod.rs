@@ -1,0 +1,200 @@
+//! The driver behind `cuda-host`: CUDA's kernels on the CPU.
+//!
+//! For tests of every kernel and of all launch code where no GPU is. A launch checks its arguments against the
+//! kernel's own parameters, every pointer against the buffers alive; blocks spread over threads, a block's threads
+//! are coroutines ([`block`]), buffers and shared memory are guarded and poisoned ([`memory`]). So a kernel that
+//! reads or writes where it should not, reads what nothing wrote, or lacks a barrier fails here. It is no way to
+//! run a model of any size.
+
+mod block;
+pub mod faults;
+mod memory;
+mod segv;
+
+use std::ffi::{CStr, c_char, c_void};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use half::bf16;
+
+pub use memory::HostMemory;
+
+use block::{Dim, Job};
+use memory::Registry;
+
+use super::driver::{Arg, Driver, Launch, Memory, Product};
+use crate::device::Dtype;
+use crate::device::cpu::matmul::{Mat, matmul_nt};
+use crate::device::cpu::par::{self, Pool};
+use crate::{Error, Result};
+
+/// What a kernel declares: `shim::Signature`.
+#[repr(C)]
+pub struct Signature {
+    threads: u32,
+    codes: *const c_char,
+}
+
+/// Runs one thread of a kernel or, without arguments, gives its signature.
+pub(super) type Entry = unsafe extern "C" fn(args: *const *mut c_void) -> *const Signature;
+
+/// Most bytes of shared memory of a block, as on sm_90.
+const MAX_SHARED: u32 = 227 << 10;
+
+/// The driver; clones share threads and memory.
+#[derive(Debug, Clone)]
+pub struct HostDriver {
+    pool: Arc<Pool>,
+    registry: Arc<Registry>,
+    seed: u64,
+    launches: Arc<AtomicU64>,
+}
+
+impl HostDriver {
+    /// A driver with `threads` threads of the operating system, 0 for one a core; `seed` decides the order in
+    /// which the threads of each block run.
+    ///
+    /// # Errors
+    /// When the operating system refuses a thread.
+    pub fn new(threads: usize, seed: u64) -> Result<Self> {
+        segv::install();
+        let pool = Arc::new(Pool::new(threads)?);
+        Ok(HostDriver { pool, registry: Arc::default(), seed, launches: Arc::default() })
+    }
+
+    /// Checks a launch against what the kernel declares and against the buffers alive.
+    fn check(&self, launch: &Launch<'_>) -> std::result::Result<(), String> {
+        // SAFETY: without arguments the entry point returns a static of the library.
+        let signature = unsafe { &*(launch.kernel.entry)(std::ptr::null()) };
+        // SAFETY: a string literal of the library.
+        let wanted = unsafe { CStr::from_ptr(signature.codes) }.to_bytes();
+        let given: Vec<u8> = launch.args.iter().map(|a| a.code()).collect();
+        if wanted != given {
+            let show = |codes: &[u8]| String::from_utf8_lossy(codes).into_owned();
+            return Err(format!("takes parameters {}, was given {}", show(wanted), show(&given)));
+        }
+        if launch.block == 0 || !launch.block.is_multiple_of(32) || launch.block > signature.threads {
+            return Err(format!(
+                "{} threads a block, at most {} in whole warps",
+                launch.block, signature.threads
+            ));
+        }
+        if launch.shared > MAX_SHARED {
+            return Err(format!("{} bytes of shared memory, at most {MAX_SHARED}", launch.shared));
+        }
+        if launch.grid[0] > i32::MAX as u32 || launch.grid[1] > 65_535 {
+            return Err(format!("a grid of {:?} blocks", launch.grid));
+        }
+        for (i, arg) in launch.args.iter().enumerate() {
+            if let Arg::Pointer(at) = *arg
+                && at != 0
+                && !self.registry.holds(at as usize)
+            {
+                return Err(format!("parameter {i} is no buffer's address"));
+            }
+        }
+        Ok(())
+    }
+
+    fn run(&self, launch: &Launch<'_>) -> std::result::Result<(), String> {
+        let values: Vec<u64> = launch.args.iter().map(|a| a.bits()).collect();
+        let args: Vec<*mut c_void> = values.iter().map(|v| std::ptr::from_ref(v).cast_mut().cast()).collect();
+        let args = Args(&args);
+        let [x, y] = launch.grid;
+        let grid = Dim { x, y, z: 1 };
+        let number = self.launches.fetch_add(1, Ordering::Relaxed);
+        let fault = Mutex::new(None);
+        par::for_tasks(x as usize * y as usize, |i| {
+            let args = &args;
+            let index = Dim { x: i as u32 % x, y: i as u32 / x, z: 0 };
+            // Odd multipliers keep neighbouring seeds apart.
+            let seed = self.seed
+                ^ number.wrapping_mul(0x9E37_79B9_7F4A_7C15)
+                ^ (i as u64).wrapping_mul(0xD1B5_4A32_D192_ED03);
+            let entry = launch.kernel.entry;
+            let (threads, shared) = (launch.block, launch.shared);
+            let job = Job { entry, args: args.0, grid, index, threads, shared, seed };
+            segv::naming(launch.kernel, || {
+                if let Err(what) = block::run(&job) {
+                    fault.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(what);
+                }
+            });
+        });
+        if let Some(what) = fault.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            return Err(what);
+        }
+        for (i, arg) in launch.args.iter().enumerate() {
+            if let Arg::Pointer(at) = *arg
+                && !self.registry.intact(at as usize)
+            {
+                return Err(format!("wrote past the end of the buffer of parameter {i}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Pointers to parameters, which threads only read.
+struct Args<'a>(&'a [*mut c_void]);
+
+// SAFETY: the parameters behind the pointers are not written while a launch runs.
+unsafe impl Sync for Args<'_> {}
+
+impl Driver for HostDriver {
+    type Memory = HostMemory;
+
+    fn name(&self) -> &'static str {
+        "cuda-host"
+    }
+
+    fn scope<R>(&self, f: impl FnOnce() -> R) -> R {
+        self.pool.install(f)
+    }
+
+    fn alloc(&self, bytes: usize) -> Result<HostMemory> {
+        HostMemory::new(bytes, &self.registry)
+    }
+
+    fn upload(&self, to: &HostMemory, bytes: &[u8]) -> Result<()> {
+        // SAFETY: launches are over when they return, so nothing uses the buffer; the slice checks its length.
+        unsafe { to.slice_mut::<u8>(bytes.len()) }.copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn download(&self, from: &HostMemory, bytes: &mut [u8]) -> Result<()> {
+        // SAFETY: as above.
+        bytes.copy_from_slice(unsafe { from.slice::<u8>(bytes.len()) });
+        Ok(())
+    }
+
+    fn zero(&self, memory: &HostMemory) -> Result<()> {
+        // SAFETY: as above.
+        unsafe { memory.slice_mut::<u8>(memory.len()) }.fill(0);
+        Ok(())
+    }
+
+    unsafe fn launch(&self, launch: &Launch<'_>) -> Result<()> {
+        self.check(launch)
+            .and_then(|()| self.run(launch))
+            .map_err(|what| Error::other(format!("cuda-host: kernel {}: {what}", launch.kernel.name)))
+    }
+
+    fn product(&self, p: &Product<'_, HostMemory>) -> Result<()> {
+        let Product { m, n, k, alpha, beta, .. } = *p;
+        if p.dtype == Dtype::F32 {
+            // SAFETY: as in `upload`; `y` is the one that is written, and no other operand is the same buffer.
+            let (x, w, y) = unsafe { (p.x.slice(m * k), p.w.slice(n * k), p.y.slice_mut(m * n)) };
+            matmul_nt(m, n, k, alpha, x, Mat::F32(w), beta, y);
+            return Ok(());
+        }
+        // SAFETY: as above.
+        let (x, w) = unsafe { (p.x.slice::<bf16>(m * k), p.w.slice::<bf16>(n * k)) };
+        // SAFETY: as above.
+        let y = unsafe { p.y.slice_mut::<bf16>(m * n) };
+        let x: Vec<f32> = x.iter().map(|x| x.to_f32()).collect();
+        let mut wide: Vec<f32> = y.iter().map(|y| if beta == 0.0 { 0.0 } else { y.to_f32() }).collect();
+        matmul_nt(m, n, k, alpha, &x, Mat::Bf16(w), beta, &mut wide);
+        y.iter_mut().zip(wide).for_each(|(y, wide)| *y = bf16::from_f32(wide));
+        Ok(())
+    }
+}

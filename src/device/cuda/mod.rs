@@ -1,0 +1,516 @@
+//! The CUDA device: hand-written kernels and what launches them, over any [`Driver`].
+//!
+//! One implementation of [`Device`] serves the GPU and [`host`], which runs the same kernels on the CPU. Each
+//! file of operations here stands beside a file of `cuda/` and does what a kernel cannot: it checks shapes and
+//! dtypes, chooses the form of the kernel and cuts the work into blocks. The cut depends on shapes alone, so
+//! equal inputs give equal bits.
+//!
+//! Operations that only training needs are not there yet and say so.
+
+mod attention;
+pub mod driver;
+#[cfg(cuda_kernels)]
+pub mod gpu;
+#[cfg(cuda_host)]
+pub mod host;
+pub mod kernels;
+mod latent;
+mod layers;
+mod output;
+mod product;
+mod rows;
+mod tensor;
+
+pub use tensor::{CudaIndex, CudaTensor};
+
+use driver::{Arg, Driver, Launch};
+use kernels::Kernel;
+use tensor::upload;
+
+use super::{
+    AdamW, AdamWTensor, CrossEntropyGrads, Device, Draw, Dtype, HeadShape, LatentPolicyGrads, LatentWeights,
+    Span, TokenChoice, check_len, elements,
+};
+use crate::model::weights::MappedTensor;
+use crate::{Error, Result};
+
+/// Most threads of a block that takes one row.
+const ROW_THREADS: usize = 256;
+
+/// Most blocks of an elementwise loop: some for every multiprocessor, which then go round.
+const ELEMENT_BLOCKS: usize = 2048;
+
+/// A device that runs the kernels of `cuda/` by way of a driver.
+#[derive(Debug, Clone)]
+pub struct CudaDevice<R: Driver> {
+    driver: R,
+    compute: Dtype,
+}
+
+/// The kernels on the CPU.
+#[cfg(cuda_host)]
+pub type CudaHostDevice = CudaDevice<host::HostDriver>;
+
+#[cfg(cuda_host)]
+impl CudaHostDevice {
+    /// `cuda-host` with activations of float32, `threads` threads of the operating system (0: one a core), and
+    /// `seed` for the order in which the threads of a block run.
+    ///
+    /// # Errors
+    /// When the operating system refuses a thread.
+    pub fn on_host(threads: usize, seed: u64) -> Result<Self> {
+        Ok(CudaDevice::new(host::HostDriver::new(threads, seed)?, Dtype::F32))
+    }
+}
+
+/// The kernels on a GPU.
+#[cfg(cuda_kernels)]
+pub type GpuDevice = CudaDevice<gpu::GpuDriver>;
+
+#[cfg(cuda_kernels)]
+impl GpuDevice {
+    /// The first GPU, with activations of bf16.
+    ///
+    /// # Errors
+    /// As [`GpuDriver::new`](gpu::GpuDriver::new).
+    pub fn on_gpu() -> Result<Self> {
+        Ok(CudaDevice::new(gpu::GpuDriver::new()?, Dtype::Bf16))
+    }
+}
+
+/// How many blocks or rows, as launches count them.
+fn count32(op: &'static str, n: usize) -> Result<u32> {
+    u32::try_from(n).map_err(|_| Error::Shape { op, what: format!("{n} is more than a launch can count") })
+}
+
+impl<R: Driver> CudaDevice<R> {
+    /// A device over a driver, with activations of `compute`: float32, or bf16 with float32 accumulation.
+    pub fn new(driver: R, compute: Dtype) -> Self {
+        let compute = if compute == Dtype::Bf16 { Dtype::Bf16 } else { Dtype::F32 };
+        CudaDevice { driver, compute }
+    }
+
+    fn tensor(&self, op: &'static str, rows: usize, cols: usize, dtype: Dtype) -> Result<CudaTensor<R>> {
+        let n = elements(op, rows, cols)?;
+        Ok(CudaTensor { rows, cols, dtype, memory: self.driver.alloc(n * dtype.size())?, frozen: false })
+    }
+
+    /// Launches a kernel unless there is nothing to do.
+    ///
+    /// # Safety
+    /// As [`Driver::launch`].
+    unsafe fn launch(
+        &self,
+        kernel: &'static Kernel,
+        grid: [u32; 2],
+        block: u32,
+        shared: u32,
+        args: &[Arg],
+    ) -> Result<()> {
+        if grid.contains(&0) {
+            return Ok(());
+        }
+        // SAFETY: the caller's promise is the same.
+        unsafe { self.driver.launch(&Launch { kernel, grid, block, shared, args }) }
+    }
+
+    /// Launches a kernel of which each block takes one of `rows` rows of `cols` columns.
+    ///
+    /// # Safety
+    /// As [`Driver::launch`].
+    unsafe fn launch_rows(
+        &self,
+        op: &'static str,
+        kernel: &'static Kernel,
+        rows: usize,
+        cols: usize,
+        args: &[Arg],
+    ) -> Result<()> {
+        let threads = cols.next_multiple_of(32).clamp(32, ROW_THREADS);
+        // SAFETY: the caller's promise is the same.
+        unsafe { self.launch(kernel, [count32(op, rows)?, 1], threads as u32, 0, args) }
+    }
+
+    /// Launches a kernel whose threads go round over `n` elements.
+    ///
+    /// # Safety
+    /// As [`Driver::launch`].
+    unsafe fn launch_elements(&self, kernel: &'static Kernel, n: usize, args: &[Arg]) -> Result<()> {
+        let blocks = n.div_ceil(ROW_THREADS).min(ELEMENT_BLOCKS) as u32;
+        // SAFETY: the caller's promise is the same.
+        unsafe { self.launch(kernel, [blocks, 1], ROW_THREADS as u32, 0, args) }
+    }
+
+    /// The error of an operation that this device does not have yet.
+    fn missing<T>(&self, op: &str) -> Result<T> {
+        Err(Error::other(format!("{op} is not yet on the device {}: train with --device cpu", self.name())))
+    }
+}
+
+impl<R: Driver> Device for CudaDevice<R> {
+    type Tensor = CudaTensor<R>;
+    type Index = CudaIndex<R>;
+
+    fn name(&self) -> &'static str {
+        self.driver.name()
+    }
+
+    fn scope<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
+        self.driver.scope(f)
+    }
+
+    fn empty(&self, rows: usize, cols: usize) -> Result<CudaTensor<R>> {
+        self.tensor("empty", rows, cols, self.compute)
+    }
+
+    fn zeros(&self, rows: usize, cols: usize) -> Result<CudaTensor<R>> {
+        let t = self.tensor("zeros", rows, cols, Dtype::F32)?;
+        self.driver.zero(&t.memory)?;
+        Ok(t)
+    }
+
+    fn upload(&self, rows: usize, cols: usize, values: &[f32]) -> Result<CudaTensor<R>> {
+        let mut t = self.tensor("upload", rows, cols, Dtype::F32)?;
+        self.write(&mut t, values)?;
+        Ok(t)
+    }
+
+    fn adopt(&self, tensor: MappedTensor) -> Result<CudaTensor<R>> {
+        let (rows, cols) = match *tensor.shape() {
+            [n] => (1, n),
+            [r, c] => (r, c),
+            _ => {
+                let what = format!("shape {:?} is neither a vector nor a matrix", tensor.shape());
+                return Err(Error::Shape { op: "adopt", what });
+            }
+        };
+        if rows == 1 {
+            // Norm weights and biases: small, and their kernels take float32.
+            return self.upload(rows, cols, &tensor.to_f32_vec());
+        }
+        let mut t = self.tensor("adopt", rows, cols, tensor.dtype())?;
+        self.driver.upload(&t.memory, tensor.bytes())?;
+        t.frozen = true;
+        Ok(t)
+    }
+
+    fn index(&self, values: &[u32]) -> Result<CudaIndex<R>> {
+        Ok(CudaIndex { values: values.to_vec(), memory: upload(&self.driver, values)? })
+    }
+
+    fn read(&self, t: &CudaTensor<R>) -> Result<Vec<f32>> {
+        self.read_floats(t)
+    }
+
+    fn write(&self, t: &mut CudaTensor<R>, values: &[f32]) -> Result<()> {
+        check_len("write", "values", values.len(), t.count())?;
+        self.driver.upload(t.write("write", "the tensor", Dtype::F32)?, bytemuck::cast_slice(values))
+    }
+
+    fn clear(&self, t: &mut CudaTensor<R>) -> Result<()> {
+        let dtype = t.dtype;
+        self.driver.zero(t.write("clear", "the tensor", dtype)?)
+    }
+
+    fn matmul_nt(
+        &self,
+        alpha: f32,
+        x: &CudaTensor<R>,
+        w: &CudaTensor<R>,
+        beta: f32,
+        y: &mut CudaTensor<R>,
+    ) -> Result<()> {
+        self.product(alpha, x, w, beta, y)
+    }
+
+    fn matmul_nn(
+        &self,
+        _: f32,
+        _: &CudaTensor<R>,
+        _: &CudaTensor<R>,
+        _: f32,
+        _: &mut CudaTensor<R>,
+    ) -> Result<()> {
+        self.missing("matmul_nn")
+    }
+
+    fn matmul_tn(
+        &self,
+        _: f32,
+        _: &CudaTensor<R>,
+        _: &CudaTensor<R>,
+        _: f32,
+        _: &mut CudaTensor<R>,
+    ) -> Result<()> {
+        self.missing("matmul_tn")
+    }
+
+    fn add_bias(&self, y: &mut CudaTensor<R>, bias: &CudaTensor<R>) -> Result<()> {
+        self.bias(y, bias)
+    }
+
+    fn add_bias_backward(&self, _: &CudaTensor<R>, _: &mut CudaTensor<R>) -> Result<()> {
+        self.missing("add_bias_backward")
+    }
+
+    fn gather_merge(
+        &self,
+        table: &CudaTensor<R>,
+        ids: &CudaIndex<R>,
+        offsets: &CudaIndex<R>,
+        scale: &CudaTensor<R>,
+        out: &mut CudaTensor<R>,
+    ) -> Result<()> {
+        self.merge(table, ids, offsets, scale, out)
+    }
+
+    fn gather_merge_backward(
+        &self,
+        _: &CudaTensor<R>,
+        _: &CudaIndex<R>,
+        _: &CudaIndex<R>,
+        _: &CudaTensor<R>,
+        _: &mut CudaTensor<R>,
+    ) -> Result<()> {
+        self.missing("gather_merge_backward")
+    }
+
+    fn gather_rows(
+        &self,
+        alpha: f32,
+        src: &CudaTensor<R>,
+        rows: &CudaIndex<R>,
+        out: &mut CudaTensor<R>,
+    ) -> Result<()> {
+        self.gather(alpha, src, rows, out)
+    }
+
+    fn scatter_add_rows(
+        &self,
+        alpha: f32,
+        src: &CudaTensor<R>,
+        rows: &CudaIndex<R>,
+        dst: &mut CudaTensor<R>,
+    ) -> Result<()> {
+        self.scatter("scatter_add_rows", alpha, src, rows, true, dst)
+    }
+
+    fn scatter_rows(
+        &self,
+        alpha: f32,
+        src: &CudaTensor<R>,
+        rows: &CudaIndex<R>,
+        dst: &mut CudaTensor<R>,
+    ) -> Result<()> {
+        self.scatter("scatter_rows", alpha, src, rows, false, dst)
+    }
+
+    fn add(&self, x: &CudaTensor<R>, y: &mut CudaTensor<R>) -> Result<()> {
+        self.add_to(x, y)
+    }
+
+    fn rms_norm(
+        &self,
+        x: &CudaTensor<R>,
+        w: &CudaTensor<R>,
+        eps: f32,
+        out: &mut CudaTensor<R>,
+    ) -> Result<()> {
+        self.norm("rms_norm", x, None, w, eps, out)
+    }
+
+    fn add_rms_norm(
+        &self,
+        x: &CudaTensor<R>,
+        delta: &CudaTensor<R>,
+        w: &CudaTensor<R>,
+        eps: f32,
+        sum: &mut CudaTensor<R>,
+        out: &mut CudaTensor<R>,
+    ) -> Result<()> {
+        self.norm("add_rms_norm", x, Some((delta, sum)), w, eps, out)
+    }
+
+    fn rms_norm_backward(
+        &self,
+        _: &CudaTensor<R>,
+        _: &CudaTensor<R>,
+        _: &CudaTensor<R>,
+        _: f32,
+        _: &mut CudaTensor<R>,
+        _: Option<&mut CudaTensor<R>>,
+    ) -> Result<()> {
+        self.missing("rms_norm_backward")
+    }
+
+    fn rotary(
+        &self,
+        x: &mut CudaTensor<R>,
+        positions: &CudaIndex<R>,
+        inv_freq: &CudaTensor<R>,
+        direction: f32,
+    ) -> Result<()> {
+        self.rotate(x, positions, inv_freq, direction)
+    }
+
+    fn attention(
+        &self,
+        shape: HeadShape,
+        spans: &[Span],
+        q: &CudaTensor<R>,
+        k: &CudaTensor<R>,
+        v: &CudaTensor<R>,
+        out: &mut CudaTensor<R>,
+        lse: Option<&mut CudaTensor<R>>,
+    ) -> Result<()> {
+        self.attend(shape, spans, [q, k, v], out, lse)
+    }
+
+    fn attention_backward(
+        &self,
+        _: HeadShape,
+        _: &[Span],
+        _: &CudaTensor<R>,
+        _: &CudaTensor<R>,
+        _: &CudaTensor<R>,
+        _: &CudaTensor<R>,
+        _: &CudaTensor<R>,
+        _: &CudaTensor<R>,
+        _: &mut CudaTensor<R>,
+        _: &mut CudaTensor<R>,
+        _: &mut CudaTensor<R>,
+    ) -> Result<()> {
+        self.missing("attention_backward")
+    }
+
+    fn swiglu(&self, gate: &CudaTensor<R>, up: &CudaTensor<R>, out: &mut CudaTensor<R>) -> Result<()> {
+        self.gated(gate, up, out)
+    }
+
+    fn swiglu_backward(&self, _: &CudaTensor<R>, _: &mut CudaTensor<R>, _: &mut CudaTensor<R>) -> Result<()> {
+        self.missing("swiglu_backward")
+    }
+
+    fn gelu(&self, x: &CudaTensor<R>, out: &mut CudaTensor<R>) -> Result<()> {
+        self.exact_gelu(x, out)
+    }
+
+    fn gelu_backward(&self, _: &CudaTensor<R>, _: &CudaTensor<R>, _: &mut CudaTensor<R>) -> Result<()> {
+        self.missing("gelu_backward")
+    }
+
+    fn layer_norm(
+        &self,
+        x: &CudaTensor<R>,
+        w: &CudaTensor<R>,
+        b: &CudaTensor<R>,
+        out: &mut CudaTensor<R>,
+    ) -> Result<()> {
+        self.affine_norm(x, w, b, out)
+    }
+
+    fn layer_norm_backward(
+        &self,
+        _: &CudaTensor<R>,
+        _: &CudaTensor<R>,
+        _: &CudaTensor<R>,
+        _: &mut CudaTensor<R>,
+        _: Option<(&mut CudaTensor<R>, &mut CudaTensor<R>)>,
+    ) -> Result<()> {
+        self.missing("layer_norm_backward")
+    }
+
+    fn normal(&self, draws: &[Draw], out: &mut CudaTensor<R>) -> Result<()> {
+        self.noise(draws, out)
+    }
+
+    fn reparameterise(
+        &self,
+        mu: &CudaTensor<R>,
+        log_sigma: Option<&CudaTensor<R>>,
+        eps: &CudaTensor<R>,
+        temperature: f32,
+        out: &mut CudaTensor<R>,
+    ) -> Result<()> {
+        self.sample(mu, log_sigma, eps, temperature, out)
+    }
+
+    fn latent_loss(
+        &self,
+        weights: LatentWeights,
+        mu: &CudaTensor<R>,
+        log_sigma: Option<&CudaTensor<R>>,
+        eps: Option<&CudaTensor<R>>,
+        target: &CudaTensor<R>,
+        per_row: &mut CudaTensor<R>,
+        grads: Option<(&mut CudaTensor<R>, Option<&mut CudaTensor<R>>)>,
+    ) -> Result<()> {
+        self.loss_of_latents(weights, mu, [log_sigma, eps], target, per_row, grads)
+    }
+
+    fn latent_logprob(
+        &self,
+        _: &CudaTensor<R>,
+        _: &CudaTensor<R>,
+        _: &CudaTensor<R>,
+        _: &mut CudaTensor<R>,
+        _: Option<LatentPolicyGrads<'_, Self>>,
+    ) -> Result<()> {
+        self.missing("latent_logprob")
+    }
+
+    fn reparameterise_backward(
+        &self,
+        _: &CudaTensor<R>,
+        _: Option<&CudaTensor<R>>,
+        _: &CudaTensor<R>,
+        _: &mut CudaTensor<R>,
+        _: Option<&mut CudaTensor<R>>,
+    ) -> Result<()> {
+        self.missing("reparameterise_backward")
+    }
+
+    fn cross_entropy(
+        &self,
+        h: &CudaTensor<R>,
+        w: &CudaTensor<R>,
+        ids: &CudaIndex<R>,
+        offsets: &CudaIndex<R>,
+        loss: &mut CudaTensor<R>,
+        grads: Option<CrossEntropyGrads<'_, Self>>,
+    ) -> Result<()> {
+        if grads.is_some() {
+            return self.missing("cross_entropy's gradient");
+        }
+        self.label_losses(h, w, ids, offsets, loss)
+    }
+
+    fn choose_tokens(
+        &self,
+        h: &CudaTensor<R>,
+        w: &CudaTensor<R>,
+        choices: &[TokenChoice],
+        bias: Option<(u32, f32)>,
+    ) -> Result<Vec<u32>> {
+        self.tokens(h, w, choices, bias)
+    }
+
+    fn token_event(
+        &self,
+        h: &CudaTensor<R>,
+        w: &CudaTensor<R>,
+        token: u32,
+        choices: &[TokenChoice],
+        bias: f32,
+    ) -> Result<Vec<bool>> {
+        self.event(h, w, token, choices, bias)
+    }
+
+    fn sum_squares(&self, _: &[&CudaTensor<R>]) -> Result<f64> {
+        self.missing("sum_squares")
+    }
+
+    fn adamw(&self, _: &AdamW, _: &mut [AdamWTensor<'_, Self>]) -> Result<()> {
+        self.missing("adamw")
+    }
+}

@@ -1,0 +1,195 @@
+//! Launches of `cuda/output.cu`: losses of labels, the choice of tokens, and the end-of-latent event.
+
+use super::driver::{Arg, Driver};
+use super::kernels::{self as k, by_weight};
+use super::latent::draw_words;
+use super::tensor::upload;
+use super::{CudaDevice, CudaIndex, CudaTensor, count32};
+use crate::device::{Device, Dtype, TensorInfo, TokenChoice, check, check_below, check_len, check_offsets};
+use crate::{Error, Result};
+
+/// Floats of logits that a chunk of rows may take: 64 MiB.
+const CHUNK_FLOATS: usize = 16 << 20;
+
+/// Rows of the output matrix that a block of the event's scan multiplies.
+const EVENT_TILE: usize = 128;
+
+/// Rows of hidden states that a block of the scan takes. `EVENT_ROWS` of the kernels.
+const EVENT_ROWS: usize = 4;
+
+impl<R: Driver> CudaDevice<R> {
+    /// Calls `f` with logits of some rows of `h` and the first of them, until all have had their turn.
+    fn logits_in_chunks(
+        &self,
+        h: &CudaTensor<R>,
+        w: &CudaTensor<R>,
+        mut f: impl FnMut(usize, CudaTensor<R>) -> Result<()>,
+    ) -> Result<()> {
+        let chunk = (CHUNK_FLOATS / w.rows().max(1)).max(1);
+        if h.rows() <= chunk {
+            return f(0, self.logits(h, w)?);
+        }
+        for start in (0..h.rows()).step_by(chunk) {
+            let rows: Vec<u32> = (start as u32..(start + chunk).min(h.rows()) as u32).collect();
+            let mut part = self.tensor("logits", rows.len(), h.cols(), h.dtype())?;
+            self.gather_rows(1.0, h, &self.index(&rows)?, &mut part)?;
+            f(start, self.logits(&part, w)?)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn label_losses(
+        &self,
+        h: &CudaTensor<R>,
+        w: &CudaTensor<R>,
+        ids: &CudaIndex<R>,
+        offsets: &CudaIndex<R>,
+        loss: &mut CudaTensor<R>,
+    ) -> Result<()> {
+        const OP: &str = "cross_entropy";
+        let vocab = w.rows();
+        check(OP, "w", w, vocab.max(1), h.cols())?;
+        check(OP, "loss", loss, h.rows(), 1)?;
+        check_offsets(OP, &offsets.values, h.rows(), ids.values.len())?;
+        check_below(OP, "ids", &ids.values, vocab)?;
+        if offsets.values.windows(2).any(|w| w[0] == w[1]) {
+            return Err(Error::Shape { op: OP, what: "a row has no label".into() });
+        }
+        let loss = Arg::from(loss.write(OP, "loss", Dtype::F32)?).bits();
+        self.logits_in_chunks(h, w, |start, logits| {
+            let offsets = upload(&self.driver, &offsets.values[start..start + logits.rows() + 1])?;
+            let args = [
+                Arg::from(&logits.memory),
+                Arg::from(&ids.memory),
+                Arg::from(&offsets),
+                count32(OP, vocab)?.into(),
+                (start as u32).into(),
+                Arg::Pointer(loss),
+            ];
+            // SAFETY: the checks above: every label is a column of the logits, `loss` has a row for each of `h`.
+            unsafe { self.launch_rows(OP, &k::label_loss, logits.rows(), vocab, &args) }
+        })
+    }
+
+    pub(super) fn tokens(
+        &self,
+        h: &CudaTensor<R>,
+        w: &CudaTensor<R>,
+        choices: &[TokenChoice],
+        bias: Option<(u32, f32)>,
+    ) -> Result<Vec<u32>> {
+        const OP: &str = "choose_tokens";
+        let vocab = w.rows();
+        check(OP, "w", w, vocab, h.cols())?;
+        check_len(OP, "choices", choices.len(), h.rows())?;
+        check_below(OP, "bias token", bias.map(|b| b.0).as_slice(), vocab)?;
+        if vocab == 0 {
+            return Err(Error::Shape { op: OP, what: "there is no token to choose from".into() });
+        }
+        let (biased, bias) = bias.unwrap_or((u32::MAX, 0.0));
+        let mut tokens = Vec::with_capacity(choices.len());
+        self.logits_in_chunks(h, w, |start, logits| {
+            let rows = logits.rows();
+            let choices = &choices[start..start + rows];
+            let temperatures: Vec<f32> = choices.iter().map(|c| c.temperature).collect();
+            let top_ps: Vec<f32> = choices.iter().map(|c| c.top_p).collect();
+            let temperatures = upload(&self.driver, &temperatures)?;
+            let top_ps = upload(&self.driver, &top_ps)?;
+            let draws = upload(&self.driver, &draw_words(choices.iter().map(|c| c.draw)))?;
+            let out = self.driver.alloc(4 * rows)?;
+            let args = [
+                Arg::from(&logits.memory),
+                Arg::from(&temperatures),
+                Arg::from(&top_ps),
+                Arg::from(&draws),
+                count32(OP, vocab)?.into(),
+                biased.into(),
+                bias.into(),
+                Arg::from(&out),
+            ];
+            // Some columns for every thread, so that a small vocabulary does not wait at barriers in vain.
+            let threads = (vocab / 8).next_multiple_of(32).clamp(32, 1024) as u32;
+            // SAFETY: a temperature, a top-p, a draw and a token a row of logits, which are this function's own.
+            unsafe { self.launch(&k::choose_token, [count32(OP, rows)?, 1], threads, 0, &args) }?;
+            let mut chosen = vec![0u32; rows];
+            self.driver.download(&out, bytemuck::cast_slice_mut(&mut chosen))?;
+            tokens.extend(chosen);
+            Ok(())
+        })?;
+        Ok(tokens)
+    }
+
+    pub(super) fn event(
+        &self,
+        h: &CudaTensor<R>,
+        w: &CudaTensor<R>,
+        token: u32,
+        choices: &[TokenChoice],
+        bias: f32,
+    ) -> Result<Vec<bool>> {
+        const OP: &str = "token_event";
+        let (rows, hidden, vocab) = (h.rows(), h.cols(), w.rows());
+        check(OP, "w", w, vocab, hidden)?;
+        check_len(OP, "choices", choices.len(), rows)?;
+        check_below(OP, "token", &[token], vocab)?;
+        if rows == 0 {
+            return Ok(Vec::new());
+        }
+        let temperatures: Vec<f32> = choices.iter().map(|c| c.temperature).collect();
+        let temperatures = upload(&self.driver, &temperatures)?;
+        let draws = upload(&self.driver, &draw_words(choices.iter().map(|c| c.draw)))?;
+        let tiles = vocab.div_ceil(EVENT_TILE);
+        let (own, lost) = (self.driver.alloc(4 * rows)?, self.driver.alloc(4 * rows)?);
+        let (z, partials) = (self.driver.alloc(8 * rows)?, self.driver.alloc(8 * rows * tiles)?);
+        let happened = self.driver.alloc(4 * rows)?;
+        let own_forms = [
+            [&k::event_own_f32_f32, &k::event_own_f32_bf16, &k::event_own_f32_f16],
+            [&k::event_own_bf16_f32, &k::event_own_bf16_bf16, &k::event_own_bf16_f16],
+        ];
+        let scan_forms = [
+            [&k::event_scan_f32_f32, &k::event_scan_f32_bf16, &k::event_scan_f32_f16],
+            [&k::event_scan_bf16_f32, &k::event_scan_bf16_bf16, &k::event_scan_bf16_f16],
+        ];
+        let (rows32, hidden32) = (count32(OP, rows)?, count32(OP, hidden)?);
+        let groups = count32(OP, rows.div_ceil(EVENT_ROWS))?;
+        let head = [
+            Arg::from(&h.memory),
+            rows32.into(),
+            Arg::from(&w.memory),
+            (vocab as u64).into(),
+            hidden32.into(),
+            token.into(),
+        ];
+        let tail = [bias.into(), Arg::from(&own), Arg::from(&z), Arg::from(&lost)];
+        let kernel = by_weight(OP, h.dtype(), w.dtype(), own_forms)?;
+        // SAFETY: the checks above: the token is a row of `w`; a place a row of `h` in all that is written.
+        unsafe { self.launch(kernel, [groups, 1], 32, 0, &[&head[..], &tail].concat()) }?;
+        let tail = [
+            Arg::from(&temperatures),
+            Arg::from(&draws),
+            Arg::from(&own),
+            (EVENT_TILE as u32).into(),
+            Arg::from(&z),
+            Arg::from(&lost),
+            Arg::from(&partials),
+        ];
+        let kernel = by_weight(OP, h.dtype(), w.dtype(), scan_forms)?;
+        let grid = [count32(OP, tiles)?, groups];
+        // SAFETY: as above; `partials` has a place a tile and row, of which blocks write their own.
+        unsafe { self.launch(kernel, grid, 256, 0, &[&head[..], &tail].concat()) }?;
+        let args = [
+            Arg::from(&temperatures),
+            Arg::from(&draws),
+            Arg::from(&lost),
+            Arg::from(&partials),
+            (tiles as u32).into(),
+            rows32.into(),
+            Arg::from(&happened),
+        ];
+        // SAFETY: as above.
+        unsafe { self.launch(&k::event_decide, [rows32.div_ceil(128), 1], 128, 0, &args) }?;
+        let mut answers = vec![0u32; rows];
+        self.driver.download(&happened, bytemuck::cast_slice_mut(&mut answers))?;
+        Ok(answers.into_iter().map(|a| a != 0).collect())
+    }
+}
