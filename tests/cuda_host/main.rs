@@ -23,8 +23,10 @@ mod rows;
 #[path = "../device_ops/shapes.rs"]
 mod shapes;
 
+mod bf16;
 mod exact;
 mod faults;
+mod models;
 
 use std::sync::OnceLock;
 

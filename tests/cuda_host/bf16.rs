@@ -1,0 +1,146 @@
+//! Activations in bf16: what the kernels compute on rounded operands agrees with float32 arithmetic on the same
+//! ones, but for the rounding of the result.
+
+use std::sync::OnceLock;
+
+use colar_engine::device::cpu::CpuDevice;
+use colar_engine::device::cuda::host::HostDriver;
+use colar_engine::device::cuda::{CudaDevice, CudaHostDevice, CudaTensor};
+use colar_engine::device::{Device, Dtype, HeadShape, Span, TensorInfo};
+use half::bf16;
+use proptest::prelude::*;
+
+use super::common::host::{Host, read};
+use super::{config, dtype, size};
+
+/// Half a unit in the last place of bf16 is 2⁻⁹ of a value; results are rounded once, sums of two parts twice.
+const ROUNDING: f64 = 1.0 / 256.0;
+
+fn device() -> &'static CudaHostDevice {
+    static DEVICE: OnceLock<CudaHostDevice> = OnceLock::new();
+    DEVICE.get_or_init(|| CudaDevice::new(HostDriver::new(2, 0xbf16).unwrap(), Dtype::Bf16))
+}
+
+/// Normal values that bf16 holds exactly.
+fn rounded(rows: usize, cols: usize, seed: u64) -> Host {
+    let mut x = Host::normal(rows, cols, 1.0, seed);
+    x.values.iter_mut().for_each(|x| *x = bf16::from_f32(*x).to_f32());
+    x
+}
+
+fn up(x: &Host) -> CudaTensor<HostDriver> {
+    let t = device().activations(x.rows, x.cols, &x.values).unwrap();
+    assert_eq!(t.dtype(), Dtype::Bf16);
+    t
+}
+
+/// A result of the right dtype, every element within a rounding of float32's, `slack` for sums that cancel.
+fn close(what: &str, got: &CudaTensor<HostDriver>, want: &[f32], slack: f64) {
+    assert_eq!(got.dtype(), Dtype::Bf16, "{what}");
+    for (i, (&got, &want)) in read(device(), got).iter().zip(want).enumerate() {
+        let error = (f64::from(got) - f64::from(want)).abs();
+        assert!(error <= ROUNDING * f64::from(want).abs() + slack, "{what}, {i}: {got} instead of {want}");
+    }
+}
+
+fn empty(rows: usize, cols: usize) -> CudaTensor<HostDriver> {
+    device().empty(rows, cols).unwrap()
+}
+
+proptest! {
+    #![proptest_config(config(48))]
+
+    #[test]
+    fn layers(rows in 1..20usize, cols in size(), seed in any::<u32>()) {
+        let (d, seed, c) = (device(), u64::from(seed), CpuDevice::new(1).unwrap());
+        let [x, y] = [0, 1].map(|i| rounded(rows, cols, seed + i));
+        let [w, b] = [2, 3].map(|i| Host::normal(1, cols, 1.0, seed + i));
+        let (mut mine, mut theirs) = (empty(rows, cols), c.empty(rows, cols).unwrap());
+        d.rms_norm(&up(&x), &w.up(d), 1e-5, &mut mine).unwrap();
+        c.rms_norm(&x.up(&c), &w.up(&c), 1e-5, &mut theirs).unwrap();
+        close("rms_norm", &mine, &read(&c, &theirs), 1e-6);
+
+        let (mut sum, mut want_sum) = (empty(rows, cols), c.empty(rows, cols).unwrap());
+        d.add_rms_norm(&up(&x), &up(&y), &w.up(d), 1e-5, &mut sum, &mut mine).unwrap();
+        c.add_rms_norm(&x.up(&c), &y.up(&c), &w.up(&c), 1e-5, &mut want_sum, &mut theirs).unwrap();
+        close("add_rms_norm, sum", &sum, &read(&c, &want_sum), 0.0);
+        // The norm is of the rounded sum.
+        let sum = Host::new(rows, cols, read(d, &sum));
+        c.rms_norm(&sum.up(&c), &w.up(&c), 1e-5, &mut theirs).unwrap();
+        close("add_rms_norm", &mine, &read(&c, &theirs), 1e-6);
+
+        d.layer_norm(&up(&x), &w.up(d), &b.up(d), &mut mine).unwrap();
+        c.layer_norm(&x.up(&c), &w.up(&c), &b.up(&c), &mut theirs).unwrap();
+        close("layer_norm", &mine, &read(&c, &theirs), 1e-4);
+
+        d.swiglu(&up(&x), &up(&y), &mut mine).unwrap();
+        c.swiglu(&x.up(&c), &y.up(&c), &mut theirs).unwrap();
+        close("swiglu", &mine, &read(&c, &theirs), 1e-6);
+        d.gelu(&up(&x), &mut mine).unwrap();
+        c.gelu(&x.up(&c), &mut theirs).unwrap();
+        close("gelu", &mine, &read(&c, &theirs), 1e-6);
+        d.reparameterise(&up(&x), Some(&up(&y)), &up(&y), 0.5, &mut mine).unwrap();
+        c.reparameterise(&x.up(&c), Some(&y.up(&c)), &y.up(&c), 0.5, &mut theirs).unwrap();
+        close("reparameterise", &mine, &read(&c, &theirs), 1e-5);
+    }
+
+    #[test]
+    fn products(
+        m in prop_oneof![1..20usize, Just(40)], n in size(), k in size(), weight in dtype(),
+        beta in prop::sample::select(vec![0.0f32, 1.0]), seed in any::<u32>(),
+    ) {
+        let (d, seed, c) = (device(), u64::from(seed), CpuDevice::new(1).unwrap());
+        let (x, y) = (rounded(m, k, seed), rounded(m, n, seed + 1));
+        let w = Host::normal(n, k, 1.0, seed + 2);
+        let (mut mine, mut theirs) = (up(&y), y.up(&c));
+        d.matmul_nt(0.5, &up(&x), &w.adopt(d, weight).0, beta, &mut mine).unwrap();
+        c.matmul_nt(0.5, &x.up(&c), &w.adopt(&c, weight).0, beta, &mut theirs).unwrap();
+        close("matmul_nt", &mine, &read(&c, &theirs), 1e-4);
+    }
+
+    #[test]
+    fn rows(n in 1..40usize, cols in size(), weight in dtype(), seed in any::<u32>()) {
+        let (d, seed, c) = (device(), u64::from(seed), CpuDevice::new(1).unwrap());
+        let table = Host::normal(50, cols, 1.0, seed);
+        let at: Vec<u32> = (0..n as u32).map(|i| (i * 17 + seed as u32) % 50).collect();
+        let (mut mine, mut theirs) = (empty(n, cols), c.empty(n, cols).unwrap());
+        d.gather_rows(0.5, &table.adopt(d, weight).0, &d.index(&at).unwrap(), &mut mine).unwrap();
+        c.gather_rows(0.5, &table.adopt(&c, weight).0, &at, &mut theirs).unwrap();
+        close("gather_rows", &mine, &read(&c, &theirs), 0.0);
+        let offsets: Vec<u32> = (0..=n as u32).step_by(1).collect();
+        let scale = Host::normal(n, 1, 1.0, seed + 1);
+        let (ids, cuts) = (d.index(&at).unwrap(), d.index(&offsets).unwrap());
+        d.gather_merge(&table.adopt(d, weight).0, &ids, &cuts, &scale.up(d), &mut mine).unwrap();
+        c.gather_merge(&table.adopt(&c, weight).0, &at, &offsets, &scale.up(&c), &mut theirs).unwrap();
+        close("gather_merge", &mine, &read(&c, &theirs), 0.0);
+    }
+
+    #[test]
+    fn attention(
+        kv_heads in 1..3usize, group in 1..4usize, head_dim in prop_oneof![Just(16), Just(64), 1..40usize],
+        q_len in 1..40usize, before in 0..60usize, seed in any::<u32>(),
+    ) {
+        let (d, seed, c) = (device(), u64::from(seed), CpuDevice::new(1).unwrap());
+        let shape = HeadShape { heads: kv_heads * group, kv_heads, head_dim };
+        let k_len = q_len + before;
+        let spans = [Span { q_start: 0, q_len, k_start: 0, k_len }];
+        let q = rounded(q_len, shape.q_width(), seed);
+        let [k, v] = [1, 2].map(|i| rounded(k_len, shape.kv_width(), seed + i));
+        let (mut mine, mut theirs) = (empty(q_len, q.cols), c.empty(q_len, q.cols).unwrap());
+        d.attention(shape, &spans, &up(&q), &up(&k), &up(&v), &mut mine, None).unwrap();
+        c.attention(shape, &spans, &q.up(&c), &k.up(&c), &v.up(&c), &mut theirs, None).unwrap();
+        close("attention", &mine, &read(&c, &theirs), 1e-4);
+    }
+
+    #[test]
+    fn rotary(rows in 1..10usize, heads in 1..6usize, half in 1..40usize, seed in any::<u32>()) {
+        let (d, seed, c) = (device(), u64::from(seed), CpuDevice::new(1).unwrap());
+        let x = rounded(rows, heads * 2 * half, seed);
+        let positions: Vec<u32> = (0..rows as u32).map(|r| (r * 37) % 2048).collect();
+        let frequencies = Host::new(1, half, (0..half).map(|j| 1e4f32.powf(-(j as f32) / half as f32)).collect());
+        let (mut mine, mut theirs) = (up(&x), x.up(&c));
+        d.rotary(&mut mine, &d.index(&positions).unwrap(), &frequencies.up(d), 1.0).unwrap();
+        c.rotary(&mut theirs, &positions, &frequencies.up(&c), 1.0).unwrap();
+        close("rotary", &mine, &read(&c, &theirs), 1e-5);
+    }
+}

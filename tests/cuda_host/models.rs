@@ -1,0 +1,126 @@
+//! Whole models by the kernels: hidden states of the golden vectors, and the scores of samples, in both dtypes.
+
+use std::path::PathBuf;
+
+use colar_engine::device::cuda::CudaDevice;
+use colar_engine::device::cuda::host::HostDriver;
+use colar_engine::device::{Device, Dtype, TensorInfo};
+use colar_engine::eval::{ScoreOptions, score};
+use colar_engine::infer::{DeviceKind, EngineOptions, Loaded};
+use colar_engine::model::prompt::Method;
+use colar_engine::model::transformer::Layout;
+use colar_engine::model::weights::Weights;
+use colar_engine::{Engine, Request};
+use serde_json::Value;
+
+use super::common::{golden, relative, sample};
+
+fn load(name: &str, dtype: Dtype) -> Loaded<CudaDevice<HostDriver>> {
+    let dir = golden(name);
+    let device = CudaDevice::new(HostDriver::new(2, 9).unwrap(), dtype);
+    Loaded::new(device, &dir, Some(&dir.join("adapter"))).unwrap()
+}
+
+fn cases(name: &str) -> Value {
+    serde_json::from_slice(&std::fs::read(golden(name).join("sft.json")).unwrap()).unwrap()
+}
+
+fn hidden_states(name: &str, dtype: Dtype, tolerance: f64) {
+    let loaded = load(name, dtype);
+    let (device, model) = (&loaded.device, &loaded.opened.model);
+    let vectors = Weights::open_file(&golden(name).join("sft.safetensors")).unwrap();
+    let mut compared = 0;
+    for case in cases(name)["cases"].as_array().unwrap() {
+        let key = case["key"].as_str().unwrap();
+        let (Ok(x), Ok(want)) =
+            (vectors.tensor(&format!("{key}.inputs_embeds")), vectors.tensor(&format!("{key}.hidden")))
+        else {
+            continue;
+        };
+        // The full case is of the bare model.
+        if key == "full" {
+            continue;
+        }
+        let rows = x.numel() / model.transformer.config.hidden_size;
+        let x = device.activations(rows, x.numel() / rows, &x.to_f32_vec()).unwrap();
+        let layout = Layout::packed(device, &[rows]).unwrap();
+        let run = || model.transformer.forward(device, &model.params, x, &layout, None).unwrap().0;
+        let hidden = device.scope(run);
+        assert_eq!(hidden.dtype(), dtype);
+        let error = relative(&device.read(&hidden).unwrap(), &want.to_f32_vec());
+        assert!(error < tolerance, "{name}, {key}: relative error {error:.1e}");
+        compared += 1;
+    }
+    assert!(compared > 0, "{name} has no hidden states");
+}
+
+#[test]
+fn hidden_states_in_float32() {
+    hidden_states("llama-tiny", Dtype::F32, 1e-5);
+    hidden_states("qwen2-tiny", Dtype::F32, 1e-5);
+}
+
+#[test]
+fn hidden_states_in_bf16() {
+    hidden_states("llama-tiny", Dtype::Bf16, 2e-2);
+    hidden_states("qwen2-tiny", Dtype::Bf16, 2e-2);
+}
+
+/// Losses of the golden samples, beside those of the device `cpu`.
+fn scores(name: &str, dtype: Dtype, tolerance: f64) {
+    let samples: Vec<_> = cases(name)["samples"].as_array().unwrap().iter().map(sample).collect();
+    let options = ScoreOptions { method: Method::Colar, cf: 2, batch_tokens: 2048 };
+    let mine = score(&load(name, dtype), &samples, &options, &mut |_| ()).unwrap();
+    let dir = golden(name);
+    let engine = Engine::load(&dir, Some(dir.join("adapter"))).unwrap();
+    let theirs = engine.score(&samples, &options, &mut |_| ()).unwrap();
+    for (mine, theirs) in mine.samples.iter().zip(&theirs.samples) {
+        let (mine, theirs) = (&mine.losses, &theirs.losses);
+        let pairs = [
+            (mine.ce, theirs.ce),
+            (mine.latent_mse.unwrap(), theirs.latent_mse.unwrap()),
+            (mine.latent_nll.unwrap(), theirs.latent_nll.unwrap()),
+            (mine.entropy.unwrap(), theirs.entropy.unwrap()),
+        ];
+        for (mine, theirs) in pairs {
+            assert!((mine - theirs).abs() < tolerance * theirs.abs(), "{mine} instead of {theirs}");
+        }
+    }
+}
+
+#[test]
+fn scores_in_float32() {
+    scores("llama-tiny", Dtype::F32, 1e-5);
+    scores("qwen2-tiny", Dtype::F32, 1e-5);
+}
+
+#[test]
+fn scores_in_bf16() {
+    scores("llama-tiny", Dtype::Bf16, 2e-2);
+    scores("qwen2-tiny", Dtype::Bf16, 2e-2);
+}
+
+/// With every temperature on: latents, ends and tokens of a seed are those of `cpu`.
+#[test]
+fn draws_of_a_seed_are_those_of_the_cpu() {
+    let dir = golden("llama-tiny");
+    let engine = |device| {
+        let (model, adapter): (PathBuf, _) = (dir.clone(), Some(dir.join("adapter")));
+        Engine::with_options(&EngineOptions { model, adapter, device, threads: 2 }).unwrap()
+    };
+    let requests: Vec<Request> = (0..4)
+        .map(|seed| {
+            let mut request = Request::question("Tom has 3 boxes with 24 pens each.", "2");
+            request.sampling.max_latents = 5;
+            request.sampling.max_new_tokens = 6;
+            request.sampling.separator_bias = 2.0;
+            request.sampling.seed = seed;
+            request
+        })
+        .collect();
+    let run = |device| -> Vec<(usize, Vec<u32>)> {
+        let generations = engine(device).generate_batch(&requests).unwrap();
+        generations.into_iter().map(|g| (g.n_latents, g.token_ids)).collect()
+    };
+    assert_eq!(run(DeviceKind::CudaHost), run(DeviceKind::Cpu));
+}
