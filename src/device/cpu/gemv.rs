@@ -1,8 +1,8 @@
 //! Products of a weight matrix with few rows of activations: what decoding consists of.
 //!
 //! With one sequence, every weight is read once and used once, so memory is the only limit, and the work is
-//! to keep it busy: 16-bit weights are widened in registers, four rows of the matrix are walked side by side
-//! (eight sums in flight), the four after them are asked for at the same time (hardware prefetchers stop at
+//! to keep it busy: 16-bit weights are widened in registers, four rows of the matrix are walked side by side,
+//! the four after them are asked for at the same time (hardware prefetchers stop at
 //! every page and alone reached two thirds of this speed), and threads take blocks of output rows.
 //!
 //! With more sequences a weight is still read from memory once and multiplied with all of them while it is in
@@ -117,6 +117,9 @@ impl<T: Element> pulp::WithSimd for Block<'_, T> {
                 match self.m - i {
                     1 => self.tile::<S, 4, 1>(simd, row, i),
                     2 => self.tile::<S, 4, 2>(simd, row, i),
+                    // Sums of four rows with three or four others fit the registers of AVX-512 alone.
+                    3 if S::REGISTER_COUNT >= 32 => self.tile::<S, 4, 3>(simd, row, i),
+                    _ if self.m - i > 3 && S::REGISTER_COUNT >= 32 => self.tile::<S, 4, 4>(simd, row, i),
                     3 => {
                         self.tile::<S, 2, 3>(simd, row, i);
                         self.tile::<S, 2, 3>(simd, row + 2, i);
@@ -150,7 +153,7 @@ impl<T: Element> Block<'_, T> {
         for (a, x) in x.iter_mut().enumerate() {
             *x = &self.x[(i + a) * self.padded..][..self.padded];
         }
-        let mut sums = [[[simd.splat_f32s(0.0); 2]; M]; R];
+        let mut sums = [[simd.splat_f32s(0.0); M]; R];
 
         let whole = self.k - self.k % pair;
         for at in (0..whole).step_by(pair) {
@@ -175,8 +178,8 @@ impl<T: Element> Block<'_, T> {
             unsafe { add_pair(simd, weights, &x, whole, &mut sums) };
         }
         for (r, sums) in sums.iter().enumerate() {
-            for (a, [even, odd]) in sums.iter().enumerate() {
-                let dot = simd.reduce_sum_f32s(simd.add_f32s(*even, *odd));
+            for (a, sum) in sums.iter().enumerate() {
+                let dot = simd.reduce_sum_f32s(*sum);
                 let at = (i + a) * self.n + row + r;
                 // SAFETY: a block owns the columns `rows` of y, and tiles of a block run one by one.
                 let y = unsafe { &mut self.out.slice(at..at + 1)[0] };
@@ -200,16 +203,16 @@ unsafe fn add_pair<S: Simd, T: Element, const R: usize, const M: usize>(
     weights: [*const T; R],
     x: &[&[f32]; M],
     at: usize,
-    sums: &mut [[[S::f32s; 2]; M]; R],
+    sums: &mut [[S::f32s; M]; R],
 ) {
     for (at_w, sums) in weights.into_iter().zip(sums) {
         // SAFETY: the caller vouches for the pointer.
         let w = unsafe { T::load_pair(simd, at_w) };
-        for (x, sums) in x.iter().zip(sums) {
+        for (x, sum) in x.iter().zip(sums) {
             // SAFETY: the caller vouches for `at`.
             let x = unsafe { f32::load_pair(simd, x.as_ptr().add(at)) };
-            sums[0] = simd.mul_add_e_f32s(w[0], x[0], sums[0]);
-            sums[1] = simd.mul_add_e_f32s(w[1], x[1], sums[1]);
+            *sum = simd.mul_add_e_f32s(w[0], x[0], *sum);
+            *sum = simd.mul_add_e_f32s(w[1], x[1], *sum);
         }
     }
 }
