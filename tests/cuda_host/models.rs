@@ -8,7 +8,7 @@ use colar_engine::device::{Device, Dtype, TensorInfo};
 use colar_engine::eval::{ScoreOptions, score};
 use colar_engine::infer::{DeviceKind, EngineOptions, Loaded};
 use colar_engine::model::prompt::Method;
-use colar_engine::model::transformer::Layout;
+use colar_engine::model::layout::Layout;
 use colar_engine::model::weights::Weights;
 use colar_engine::{Engine, Request};
 use serde_json::Value;
