@@ -60,7 +60,7 @@ impl TrainFlags {
     /// Fills in the defaults and checks every value.
     ///
     /// # Errors
-    /// [`Error::Usage`] naming the flag that is missing or out of range.
+    /// [`Error::Usage`](crate::Error::Usage) naming the flag that is missing or out of range.
     pub fn resolve(self) -> Result<TrainOptions> {
         self.only("sft", &[KNOWN, run::KNOWN].concat())?;
         let method = self.method.unwrap_or(Method::Colar);

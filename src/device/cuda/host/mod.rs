@@ -2,7 +2,7 @@
 //!
 //! For tests of every kernel and of all launch code where no GPU is. A launch checks its arguments against the
 //! kernel's own parameters, every pointer against the buffers alive; blocks spread over threads, a block's threads
-//! are coroutines ([`block`]), buffers and shared memory are guarded and poisoned ([`memory`]). So a kernel that
+//! are coroutines (`block`), buffers and shared memory are guarded and poisoned (`memory`). So a kernel that
 //! reads or writes where it should not, reads what nothing wrote, or lacks a barrier fails here. It is no way to
 //! run a model of any size.
 
