@@ -321,7 +321,7 @@ fn optimizer(c: &mut Criterion) {
     let (mut value, grad) = (rows(&d, shape.0, shape.1), rows(&d, shape.0, shape.1));
     let (mut m, mut v) = (d.zeros(shape.0, shape.1).unwrap(), d.zeros(shape.0, shape.1).unwrap());
     let hyper =
-        AdamW { lr: 1e-5, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, step: 1, grad_scale: 1.0 };
+        AdamW::new(1e-5, 0.01, 1);
     bench(&mut g, &d, "adamw", floats(&[(7 * shape.0, shape.1)]), || {
         let (value, m, v) = (&mut value, &mut m, &mut v);
         d.adamw(&hyper, &mut [AdamWTensor { value, grad: &grad, m, v }])

@@ -54,7 +54,7 @@ fn a_shared_prompt_changes_nothing() {
     let batch = experience(&loaded, sampling());
     let mut seeds = Stream::new(8, 1);
     let mut lengths = std::collections::BTreeSet::new();
-    for (i, together) in batch.rollouts.generations.iter().enumerate() {
+    for (i, together) in batch.generations.iter().enumerate() {
         let request = Request {
             sampling: Sampling { seed: seeds.next_u64(), ..sampling() },
             ..Request::question(questions()[i / GROUP].question.clone(), "2")
@@ -82,7 +82,7 @@ fn recorded_logprobs_are_teacher_forced_ones() {
             let episodes: Vec<&Episode> = experience.episodes.iter().collect();
             let options = PolicyLossOptions::default();
             let (device, model) = (&loaded.device, &loaded.opened.model);
-            let latents = &experience.rollouts.latents;
+            let latents = &experience.latents;
             let pass = run(device, model, &options, latents, &episodes, episodes.len(), None).unwrap();
             let old = |f: &dyn Fn(&Episode) -> Vec<f32>| -> Vec<f32> {
                 episodes.iter().flat_map(|e| f(e)).collect()

@@ -111,7 +111,7 @@ pub fn rl_step<D: Device>(device: &D, options: &RlStepOptions) -> Result<RlStepT
 
             let start = Instant::now();
             let episodes: Vec<&Episode> = experience.episodes.iter().collect();
-            let (latents, n) = (&experience.rollouts.latents, episodes.len());
+            let (latents, n) = (&experience.latents, episodes.len());
             grads.clear(device)?;
             run(device, &loaded.opened.model, &loss, latents, &episodes, n, Some(&mut grads))?;
             let hyper = AdamW::new(1e-6, 0.01, step);

@@ -2,8 +2,7 @@
 
 use std::time::Instant;
 
-use super::train::Shown;
-use crate::device::cpu::CpuDevice;
+use super::train::{Shown, training_device};
 use crate::eval::table;
 use crate::files::runs;
 use crate::train::TrainFlags;
@@ -30,8 +29,7 @@ pub(super) fn run(flags: TrainFlags, resume: bool) -> Result<()> {
         (None, true) => return Err(Error::usage("--resume needs --out, the run to go on with")),
     };
     let options = EmbeddedOptions { out, seed: flags.seed.unwrap_or(0), resume, shorten: 1 };
-    flags.device.unwrap_or_default().check_trains()?;
-    let device = CpuDevice::new(flags.threads.unwrap_or(0))?;
+    let device = training_device(flags.device.unwrap_or_default(), flags.threads.unwrap_or(0))?;
     let started = Instant::now();
     println!("run directory: {}", options.out.display());
     let mut shown: Option<(String, Shown)> = None;

@@ -8,6 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::device::cpu::CpuDevice;
 use crate::files::runs;
+use crate::infer::DeviceKind;
 use crate::train::{Progress, RlOptions, RlTrainer, Stage, TrainFlags, Trainer};
 use crate::{Error, Result};
 
@@ -61,8 +62,7 @@ pub fn run(args: TrainArgs) -> Result<()> {
         return run_rl(flags.resolve_rl()?, args.resume);
     }
     let options = flags.resolve()?;
-    options.run.device.check_trains()?;
-    let device = CpuDevice::new(options.run.threads)?;
+    let device = training_device(options.run.device, options.run.threads)?;
     let out = options.run.out.clone();
     let mut trainer = Trainer::new(device, options, args.resume)?;
     let mut shown = Shown::new("train");
@@ -78,9 +78,14 @@ pub fn run(args: TrainArgs) -> Result<()> {
     Ok(())
 }
 
+/// The device to train on.
+pub(super) fn training_device(kind: DeviceKind, threads: usize) -> Result<CpuDevice> {
+    kind.check_trains()?;
+    CpuDevice::new(threads)
+}
+
 fn run_rl(options: RlOptions, resume: bool) -> Result<()> {
-    options.run.device.check_trains()?;
-    let device = CpuDevice::new(options.run.threads)?;
+    let device = training_device(options.run.device, options.run.threads)?;
     let out = options.run.out.clone();
     let mut trainer = RlTrainer::new(device, options, resume)?;
     let mut shown = Shown::new("rl");

@@ -5,7 +5,7 @@
 //! seed and its own place in the data set ([`sample_seed`]), so neither the batch size nor the order
 //! of the batches moves a figure.
 
-use crate::data::{Sample, Verifier, VerifierKind, answer};
+use crate::data::{Sample, Verifier, VerifierKind};
 use crate::device::Device;
 use crate::infer::{Engine, Generation, Loaded, Prompt, Request, Sampling, on_device};
 use crate::model::prompt::{self, Method};
@@ -136,7 +136,7 @@ fn request(sample: &Sample, index: usize, options: &EvalOptions) -> Request {
 }
 
 fn judge(sample: &Sample, generation: Generation, verifier: &dyn Verifier) -> Outcome {
-    let correct = answer::extract(&generation.text).is_some_and(|a| verifier.is_correct(a, &sample.answer));
+    let correct = generation.answer.as_deref().is_some_and(|a| verifier.is_correct(a, &sample.answer));
     Outcome { question: sample.question.clone(), gold: sample.answer.clone(), generation, correct }
 }
 
@@ -185,33 +185,15 @@ mod tests {
         Loaded::new(CpuDevice::new(2).unwrap(), &dir, Some(&dir.join("adapter"))).unwrap()
     }
 
-    fn generation(text: &str, n_latents: usize, answer_tokens: usize) -> Generation {
-        Generation {
-            question: String::new(),
-            cf: "2".to_owned(),
-            n_latents,
-            text: text.to_owned(),
-            answer: None,
-            token_ids: Vec::new(),
-            answer_tokens,
-            finished: true,
-            prompt_tokens: 1,
-            prefill_ms: 0.0,
-            latents_ms: 0.0,
-            answer_ms: 0.0,
-            trace: Vec::new(),
-        }
-    }
-
     #[test]
     fn counts_and_means() {
         let exact: &dyn Verifier = &ExactMatch;
         let outcomes = vec![
-            judge(&sample("a", "14"), generation("Answer:14.0", 4, 3), exact),
-            judge(&sample("b", "14"), generation("Answer:15", 7, 3), exact),
-            judge(&sample("c", "1,000"), generation("Answer: 1000.", 6, 6), exact),
+            judge(&sample("a", "14"), Generation::saying("Answer:14.0", 4, 3), exact),
+            judge(&sample("b", "14"), Generation::saying("Answer:15", 7, 3), exact),
+            judge(&sample("c", "1,000"), Generation::saying("Answer: 1000.", 6, 6), exact),
             // The right number without the mark is no answer.
-            judge(&sample("d", "14"), generation("14", 1, 4), exact),
+            judge(&sample("d", "14"), Generation::saying("14", 1, 4), exact),
         ];
         let e = Evaluation::of(outcomes);
         assert_eq!((e.n, e.correct), (4, 2));
@@ -219,7 +201,7 @@ mod tests {
         assert_eq!(e.mean_length, 4.5);
         assert_eq!(e.mean_length_correct, Some(5.0));
         assert_eq!(e.mean_answer_tokens, 4.0);
-        let none = Evaluation::of(vec![judge(&sample("a", "1"), generation("Answer:2", 3, 2), exact)]);
+        let none = Evaluation::of(vec![judge(&sample("a", "1"), Generation::saying("Answer:2", 3, 2), exact)]);
         assert_eq!(none.mean_length_correct, None);
     }
 
@@ -227,7 +209,7 @@ mod tests {
     fn the_verifier_decides() {
         for (kind, correct) in [(VerifierKind::Exact, false), (VerifierKind::Math, true)] {
             let judged = |text: &str| {
-                judge(&sample("a", r"\frac{1}{2}"), generation(text, 1, 1), kind.verifier().as_ref()).correct
+                judge(&sample("a", r"\frac{1}{2}"), Generation::saying(text, 1, 1), kind.verifier().as_ref()).correct
             };
             assert_eq!(judged("Answer: 0.50 cm"), correct);
             assert!(!judged("Answer: 0.51"));

@@ -17,14 +17,14 @@ use crate::{Error, Result};
 /// Width and height in pixels.
 const SIZE: (u32, u32) = (760, 480);
 /// The CoLaR points: a blue that stays apart from the orange for colour-blind eyes and in grey.
-const COLAR: RGBColor = RGBColor(0, 94, 168);
+pub(crate) const COLAR: RGBColor = RGBColor(0, 94, 168);
 /// What reinforcement learning made of them.
 const RL: RGBColor = RGBColor(0, 128, 96);
 /// The CoT point.
-const COT: RGBColor = RGBColor(213, 94, 0);
-const INK: RGBColor = RGBColor(38, 38, 38);
-const GRID: RGBColor = RGBColor(226, 226, 226);
-const FONT: &str = "Helvetica, Arial, sans-serif";
+pub(crate) const COT: RGBColor = RGBColor(213, 94, 0);
+pub(crate) const INK: RGBColor = RGBColor(38, 38, 38);
+pub(crate) const GRID: RGBColor = RGBColor(226, 226, 226);
+pub(crate) const FONT: &str = "Helvetica, Arial, sans-serif";
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 

@@ -10,7 +10,7 @@
 //! [`remove_leftovers`] clears these away when a run starts again.
 
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
@@ -52,6 +52,20 @@ pub fn write_atomic(path: &Path, write: impl FnOnce(&mut dyn Write) -> std::io::
         sync_dir(parent)
     };
     attempt().map_err(Error::io(path))
+}
+
+/// Opens the text file `path` for appending, created if absent, with only those of its lines left that `keep`
+/// accepts: so a log goes on where its run does, without what was written beyond that.
+///
+/// # Errors
+/// [`Error::Io`] naming `path`.
+pub fn append_to(path: &Path, mut keep: impl FnMut(&str) -> bool) -> Result<File> {
+    if path.exists() {
+        let text = fs::read_to_string(path).map_err(Error::io(path))?;
+        let kept: String = text.split_inclusive('\n').filter(|line| keep(line)).collect();
+        write_atomic(path, |out| out.write_all(kept.as_bytes()))?;
+    }
+    fs::OpenOptions::new().create(true).append(true).open(path).map_err(Error::io(path))
 }
 
 /// A directory that is filled out of sight and then takes its place in one step.

@@ -165,6 +165,28 @@ pub struct Generation {
     pub trace: Vec<Vec<TraceToken>>,
 }
 
+#[cfg(test)]
+impl Generation {
+    /// A finished generation of this text, for tests of what is made of one.
+    pub(crate) fn saying(text: &str, n_latents: usize, answer_tokens: usize) -> Self {
+        Generation {
+            question: String::new(),
+            cf: "2".to_owned(),
+            n_latents,
+            text: text.to_owned(),
+            answer: crate::data::answer::extract(text).map(str::to_owned),
+            token_ids: Vec::new(),
+            answer_tokens,
+            finished: true,
+            prompt_tokens: 1,
+            prefill_ms: 0.0,
+            latents_ms: 0.0,
+            answer_ms: 0.0,
+            trace: Vec::new(),
+        }
+    }
+}
+
 /// What happens while a batch runs, for streaming.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {

@@ -18,8 +18,6 @@ pub struct Rollouts<D: Device> {
     pub latents: D::Tensor,
     /// Per rollout, what the update needs of it.
     pub traces: Vec<Trace>,
-    /// log_sigma values that met their bound.
-    pub bounded: u64,
 }
 
 /// What was drawn in a rollout, with its log-probabilities under the policy that drew it.
@@ -120,8 +118,7 @@ impl<D: Device> Recorder<D> {
             first_token += trace.answer.len();
             traces.push(trace);
         }
-        let bounded = per_latent.chunks_exact(3).map(|r| r[2] as u64).sum();
-        Ok(Rollouts { generations, latents, traces, bounded })
+        Ok(Rollouts { generations, latents, traces })
     }
 }
 

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::checkpoint::RunDir;
 use super::tensorboard::EventWriter;
-use crate::files::atomic::write_atomic;
+use crate::files::atomic::append_to;
 use crate::{Error, Result};
 
 /// Writes both records of a run.
@@ -25,21 +25,11 @@ impl Metrics {
     /// [`Error::Io`] naming the file.
     pub fn open(run: &RunDir, step: u64) -> Result<Self> {
         let path = run.metrics();
-        if path.exists() {
-            let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
-            let kept: String = text
-                .split_inclusive('\n')
-                .filter(|line| {
-                    // Of a run that starts over, what it found before its first step goes too.
-                    serde_json::from_str::<Map<String, Value>>(line).is_ok_and(|m| {
-                        m.get("step").and_then(Value::as_u64).is_some_and(|s| s <= step && step > 0)
-                    })
-                })
-                .collect();
-            write_atomic(&path, |out| out.write_all(kept.as_bytes()))?;
-        }
-        let file =
-            std::fs::OpenOptions::new().create(true).append(true).open(&path).map_err(Error::io(&path))?;
+        let file = append_to(&path, |line| {
+            // Of a run that starts over, what it found before its first step goes too.
+            serde_json::from_str::<Map<String, Value>>(line)
+                .is_ok_and(|m| m.get("step").and_then(Value::as_u64).is_some_and(|s| s <= step && step > 0))
+        })?;
         let events =
             if step == 0 { EventWriter::create(&run.root)? } else { EventWriter::resume(&run.root, step)? };
         Ok(Metrics { path, file, events })

@@ -10,6 +10,8 @@ mod common;
 
 #[path = "../device_ops/attention.rs"]
 mod attention;
+#[path = "../device_ops/domain.rs"]
+mod domain;
 #[path = "../device_ops/latent.rs"]
 mod latent;
 #[path = "../device_ops/layers.rs"]
@@ -30,13 +32,9 @@ mod models;
 
 use std::sync::OnceLock;
 
-use colar_engine::device::Dtype;
 use colar_engine::device::cuda::CudaHostDevice;
+use domain::{TOLERANCE, dtype, size};
 use proptest::prelude::*;
-
-/// Largest error of an element, of the sum of the magnitudes that were added up to it: some units in
-/// the last place of float32.
-const TOLERANCE: f64 = 3e-6;
 
 /// Whether the device has the operations that only training needs.
 const TRAINS: bool = false;
@@ -50,18 +48,7 @@ fn device() -> &'static CudaHostDevice {
     DEVICE.get_or_init(|| CudaHostDevice::on_host(2, 0x5eed).unwrap())
 }
 
-/// Sizes around and between the widths of warps and blocks.
-fn size() -> impl Strategy<Value = usize> {
-    prop_oneof![Just(1), 2..9usize, 9..40usize, Just(64), 65..150usize]
-}
-
-fn dtype() -> impl Strategy<Value = Dtype> {
-    prop::sample::select(vec![Dtype::F32, Dtype::Bf16, Dtype::F16])
-}
-
 /// A quarter of the cases that the CPU takes; `PROPTEST_CASES` overrides their number.
 fn config(cases: u32) -> ProptestConfig {
-    let default = ProptestConfig::default();
-    let cases = if std::env::var_os("PROPTEST_CASES").is_some() { default.cases } else { cases / 4 };
-    ProptestConfig { cases, ..default }
+    domain::config(cases / 4)
 }

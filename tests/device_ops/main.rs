@@ -9,6 +9,7 @@
 mod common;
 
 mod attention;
+mod domain;
 mod latent;
 mod layers;
 mod optimizer;
@@ -19,13 +20,8 @@ mod shapes;
 
 use std::sync::OnceLock;
 
-use colar_engine::device::Dtype;
 use colar_engine::device::cpu::CpuDevice;
-use proptest::prelude::*;
-
-/// Largest error of an element, of the sum of the magnitudes that were added up to it: some units in
-/// the last place of float32.
-const TOLERANCE: f64 = 3e-6;
+use domain::{TOLERANCE, config, dtype, size};
 
 /// Whether the device has the operations that only training needs.
 const TRAINS: bool = true;
@@ -37,20 +33,4 @@ const DRAWS: usize = 4000;
 fn device() -> &'static CpuDevice {
     static DEVICE: OnceLock<CpuDevice> = OnceLock::new();
     DEVICE.get_or_init(|| CpuDevice::new(2).unwrap())
-}
-
-/// Sizes around and between the widths that vector code likes.
-fn size() -> impl Strategy<Value = usize> {
-    prop_oneof![Just(1), 2..9usize, 9..40usize, Just(64), 65..150usize]
-}
-
-fn dtype() -> impl Strategy<Value = Dtype> {
-    prop::sample::select(vec![Dtype::F32, Dtype::Bf16, Dtype::F16])
-}
-
-/// `PROPTEST_CASES` overrides the number of cases.
-fn config(cases: u32) -> ProptestConfig {
-    let default = ProptestConfig::default();
-    let cases = if std::env::var_os("PROPTEST_CASES").is_some() { default.cases } else { cases };
-    ProptestConfig { cases, ..default }
 }

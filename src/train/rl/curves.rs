@@ -7,17 +7,13 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use serde_json::{Map, Value};
 
+use crate::eval::plot::{COLAR as TRAIN, COT as VAL, FONT, GRID, INK};
 use crate::files::atomic::write_atomic;
 use crate::{Error, Result};
 
 /// Width and height of a panel in pixels, and panels side by side.
 const PANEL: (u32, u32) = (360, 230);
 const COLUMNS: u32 = 3;
-const TRAIN: RGBColor = RGBColor(0, 94, 168);
-const VAL: RGBColor = RGBColor(213, 94, 0);
-const INK: RGBColor = RGBColor(38, 38, 38);
-const GRID: RGBColor = RGBColor(226, 226, 226);
-const FONT: &str = "Helvetica, Arial, sans-serif";
 
 /// A panel: its title, the training metric and the validation metric it shows.
 const PANELS: [(&str, &str, Option<&str>); 9] = [

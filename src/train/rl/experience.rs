@@ -3,7 +3,7 @@
 use super::reward::{Reward, advantages};
 use crate::data::Sample;
 use crate::device::Device;
-use crate::infer::{Loaded, Prompt, Request, Rollouts, Sampling, Trace};
+use crate::infer::{Generation, Loaded, Prompt, Request, Rollouts, Sampling, Trace};
 use crate::model::prompt::Method;
 use crate::random::Stream;
 use crate::{Error, Result};
@@ -27,8 +27,10 @@ pub struct Episode {
 
 /// The rollouts of a step.
 pub struct Experience<D: Device> {
-    /// What was generated, and the latents on the device.
-    pub rollouts: Rollouts<D>,
+    /// What was generated.
+    pub generations: Vec<Generation>,
+    /// The latents of all rollouts, end to end: `[Σ n_latents, D]`, in units of `embeds_std`.
+    pub latents: D::Tensor,
     /// A rollout each, in the order of the generations: `group_size` a question.
     pub episodes: Vec<Episode>,
 }
@@ -59,10 +61,9 @@ impl<D: Device> Experience<D> {
                 requests.push(Request { prompt, sampling, trace: false });
             }
         }
-        let mut rollouts = loaded.rollout(&requests)?;
-        let traces = std::mem::take(&mut rollouts.traces);
+        let Rollouts { generations, latents, traces } = loaded.rollout(&requests)?;
         let mut episodes = Vec::with_capacity(requests.len());
-        for (i, (trace, generation)) in traces.into_iter().zip(&rollouts.generations).enumerate() {
+        for (i, (trace, generation)) in traces.into_iter().zip(&generations).enumerate() {
             let group = i / group_size;
             let scored = reward.score(generation, &questions[group].answer);
             if !scored.reward.is_finite() {
@@ -77,6 +78,6 @@ impl<D: Device> Experience<D> {
                 episode.advantage = advantage;
             }
         }
-        Ok(Experience { rollouts, episodes })
+        Ok(Experience { generations, latents, episodes })
     }
 }

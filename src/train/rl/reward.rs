@@ -70,26 +70,12 @@ mod tests {
 
     #[test]
     fn a_right_answer_is_worth_more_the_shorter_its_chain_where_length_is_punished() {
-        let rollout = |answer: Option<&str>, n_latents| Generation {
-            question: String::new(),
-            cf: "2".to_owned(),
-            n_latents,
-            text: String::new(),
-            answer: answer.map(str::to_owned),
-            token_ids: Vec::new(),
-            answer_tokens: 0,
-            finished: true,
-            prompt_tokens: 1,
-            prefill_ms: 0.0,
-            latents_ms: 0.0,
-            answer_ms: 0.0,
-            trace: Vec::new(),
-        };
+        let rollout = |text: &str, n_latents| Generation::saying(text, n_latents, 3);
         let plain = Correctness { verifier: VerifierKind::Exact.verifier(), punish_latent_length: false };
         let short = Correctness { verifier: VerifierKind::Exact.verifier(), punish_latent_length: true };
-        assert_eq!(plain.score(&rollout(Some("14.0"), 4), "14"), Scored { correct: true, reward: 1.0 });
-        assert_eq!(short.score(&rollout(Some("14"), 4), "14"), Scored { correct: true, reward: 0.25 });
-        assert_eq!(short.score(&rollout(Some("15"), 4), "14"), Scored { correct: false, reward: 0.0 });
-        assert_eq!(plain.score(&rollout(None, 4), ""), Scored { correct: false, reward: 0.0 });
+        assert_eq!(plain.score(&rollout("Answer:14.0", 4), "14"), Scored { correct: true, reward: 1.0 });
+        assert_eq!(short.score(&rollout("Answer:14", 4), "14"), Scored { correct: true, reward: 0.25 });
+        assert_eq!(short.score(&rollout("Answer:15", 4), "14"), Scored { correct: false, reward: 0.0 });
+        assert_eq!(plain.score(&rollout("", 4), ""), Scored { correct: false, reward: 0.0 });
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::experience::Experience;
 use crate::data::Sample;
 use crate::device::Device;
-use crate::files::atomic::write_atomic;
+use crate::files::atomic::append_to;
 use crate::{Error, Result};
 
 /// How a step's block begins.
@@ -24,23 +24,14 @@ impl RolloutLog {
     /// dropped.
     pub(super) fn open(root: &Path, step: u64) -> Result<Self> {
         let path = root.join("rollouts.txt");
-        if path.exists() {
-            let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
-            let mut keep = true;
-            let kept: String = text
-                .split_inclusive('\n')
-                .filter(|line| {
-                    if let Some(rest) = line.strip_prefix(STEP) {
-                        let number = rest.split(':').next().unwrap_or(rest);
-                        keep = number.trim().parse::<u64>().is_ok_and(|s| s <= step);
-                    }
-                    keep
-                })
-                .collect();
-            write_atomic(&path, |out| out.write_all(kept.as_bytes()))?;
-        }
-        let file =
-            std::fs::OpenOptions::new().create(true).append(true).open(&path).map_err(Error::io(&path))?;
+        let mut keep = true;
+        let file = append_to(&path, |line| {
+            if let Some(rest) = line.strip_prefix(STEP) {
+                let number = rest.split(':').next().unwrap_or(rest);
+                keep = number.trim().parse::<u64>().is_ok_and(|s| s <= step);
+            }
+            keep
+        })?;
         Ok(RolloutLog { path, file })
     }
 
@@ -52,7 +43,7 @@ impl RolloutLog {
         experience: &Experience<D>,
     ) -> Result<()> {
         let mut text = format!("{STEP}{step}: {}\n", one_line(&question.question));
-        let group = experience.episodes.iter().zip(&experience.rollouts.generations);
+        let group = experience.episodes.iter().zip(&experience.generations);
         let _ = writeln!(text, "  gold {}", one_line(&question.answer));
         for (episode, generation) in group.take_while(|(e, _)| e.group == 0) {
             // Writing to a String cannot fail.

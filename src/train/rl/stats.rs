@@ -33,13 +33,13 @@ impl PolicyStats {
     ) -> Self {
         let (latent, answer) = elements(options, episodes, rollouts);
         let mut stats = PolicyStats::default();
-        stats.latent_loss = stats.add(options, &latent, &pass.latent);
-        stats.answer_loss = stats.add(options, &answer, &pass.answer);
+        stats.latent_loss = stats.count(options, &latent, &pass.latent);
+        stats.answer_loss = stats.count(options, &answer, &pass.answer);
         stats
     }
 
     /// Counts elements in; returns their loss.
-    fn add(&mut self, options: &PolicyLossOptions, elements: &[PolicyElement], logprobs: &[f32]) -> f64 {
+    fn count(&mut self, options: &PolicyLossOptions, elements: &[PolicyElement], logprobs: &[f32]) -> f64 {
         let mut sum = 0.0;
         for (element, &logprob) in elements.iter().zip(logprobs) {
             let loss = element.loss(logprob, options.clip_eps);
@@ -52,6 +52,17 @@ impl PolicyStats {
             self.clipped += usize::from(loss.clipped);
         }
         sum
+    }
+
+    /// Adds those of another minibatch: sums, and the larger of the largest distances.
+    pub fn add(&mut self, other: &PolicyStats) {
+        self.latent_loss += other.latent_loss;
+        self.answer_loss += other.answer_loss;
+        self.kl += other.kl;
+        self.elements += other.elements;
+        self.ratios += other.ratios;
+        self.ratio_deviation = self.ratio_deviation.max(other.ratio_deviation);
+        self.clipped += other.clipped;
     }
 
     /// The objective, but for the entropy.

@@ -296,10 +296,10 @@ impl<D: Device> RlTrainer<D> {
         let mut experience = self.gather(questions, &self.loaded, &mut seeds)?;
         let (device, model) = (&self.reference.device, &self.reference.opened.model);
         let loss = &self.options.loss;
-        let Experience { rollouts, episodes } = &mut experience;
+        let Experience { latents, episodes, .. } = &mut experience;
         for part in episodes.chunks_mut(self.options.exp_batch_size) {
             let listed: Vec<&Episode> = part.iter().collect();
-            let pass = run(device, model, loss, &rollouts.latents, &listed, listed.len(), None)?;
+            let pass = run(device, model, loss, latents, &listed, listed.len(), None)?;
             let (mut latent, mut answer) = (pass.latent.into_iter(), pass.answer.into_iter());
             for e in part {
                 let of_latents: Vec<f32> = latent.by_ref().take(e.trace.latent_logprobs.len()).collect();
@@ -336,14 +336,15 @@ impl<D: Device> RlTrainer<D> {
             self.grads.clear(device)?;
             if !episodes.is_empty() {
                 let model = &self.loaded.opened.model;
-                let latents = &experience.rollouts.latents;
+                let latents = &experience.latents;
                 let grads = Some(&mut self.grads);
                 let pass = run(device, model, &o.loss, latents, &episodes, minibatch.len(), grads)?;
                 let stats = PolicyStats::of(&o.loss, &episodes, minibatch.len(), &pass);
                 if !stats.total(&o.loss).is_finite() {
                     return Err(Error::NonFinite { step, what: "the policy loss".into() });
                 }
-                moved.add(&stats, pass.bounded);
+                moved.stats.add(&stats);
+                moved.bounded += pass.bounded;
             }
             self.state.updates += 1;
             let hyper = AdamW::new(lr, o.run.weight_decay, self.state.updates);
@@ -421,20 +422,6 @@ struct PolicyMove {
     minibatches: usize,
     grad_norm: f64,
     bounded: u64,
-}
-
-impl PolicyMove {
-    fn add(&mut self, other: &PolicyStats, bounded: u64) {
-        let s = &mut self.stats;
-        s.latent_loss += other.latent_loss;
-        s.answer_loss += other.answer_loss;
-        s.kl += other.kl;
-        s.elements += other.elements;
-        s.ratios += other.ratios;
-        s.ratio_deviation = s.ratio_deviation.max(other.ratio_deviation);
-        s.clipped += other.clipped;
-        self.bounded += bounded;
-    }
 }
 
 /// Why a checkpoint cannot be trained by its rollouts.
