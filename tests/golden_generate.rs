@@ -1,9 +1,12 @@
-//! Golden parity of generation, token for token (spec sections 5 and 9), alone and in one batch.
+//! Golden parity of generation, token for token (spec sections 5 and 9), alone and in one batch: on `cpu`, and by
+//! the kernels in both dtypes of activations, on the CPU or with `COLAR_TEST_DEVICE=cuda` on a GPU.
 
 mod common;
 
-use colar_engine::infer::DeviceKind;
-use colar_engine::{Engine, EngineOptions, Generation, Request, Sampling};
+use colar_engine::device::Device;
+use colar_engine::device::cpu::CpuDevice;
+use colar_engine::infer::Loaded;
+use colar_engine::{Generation, Request, Sampling};
 use common::golden;
 use serde_json::Value;
 
@@ -49,14 +52,14 @@ fn check(row: &Row, got: &Generation, how: &str) {
     assert_eq!(got.token_ids, row.answer_ids, "{at}: answer");
 }
 
-fn check_model(name: &str, device: DeviceKind) {
+fn check_model<D: Device>(name: &str, device: D) {
     let dir = golden(name);
-    let adapter = Some(dir.join("adapter"));
-    let engine = Engine::with_options(&EngineOptions { model: dir, adapter, device, threads: 0 }).unwrap();
+    let loaded = Loaded::new(device, &dir, Some(&dir.join("adapter"))).unwrap();
+    let generate = |requests: &[Request]| loaded.generate(requests, &mut |_| ()).unwrap();
     let rows = rows(name);
     assert!(!rows.is_empty());
     for row in &rows {
-        check(row, &engine.generate(&row.request).unwrap(), "alone");
+        check(row, &generate(std::slice::from_ref(&row.request))[0], "alone");
     }
     let mut biases: Vec<f32> = rows.iter().map(|r| r.bias).collect();
     biases.sort_by(f32::total_cmp);
@@ -64,7 +67,7 @@ fn check_model(name: &str, device: DeviceKind) {
     for bias in biases {
         let batch: Vec<&Row> = rows.iter().filter(|r| r.bias == bias).collect();
         let requests: Vec<Request> = batch.iter().map(|r| r.request.clone()).collect();
-        for (row, got) in batch.iter().zip(engine.generate_batch(&requests).unwrap()) {
+        for (row, got) in batch.iter().zip(generate(&requests)) {
             check(row, &got, "in a batch");
         }
     }
@@ -72,22 +75,37 @@ fn check_model(name: &str, device: DeviceKind) {
 
 #[test]
 fn llama_tiny() {
-    check_model("llama-tiny", DeviceKind::Cpu);
+    check_model("llama-tiny", CpuDevice::new(0).unwrap());
 }
 
 #[test]
 fn qwen2_tiny() {
-    check_model("qwen2-tiny", DeviceKind::Cpu);
+    check_model("qwen2-tiny", CpuDevice::new(0).unwrap());
 }
 
-#[test]
 #[cfg(cuda_host)]
-fn llama_tiny_by_the_kernels() {
-    check_model("llama-tiny", DeviceKind::CudaHost);
-}
+mod by_the_kernels {
+    use super::check_model;
+    use super::common::driver::kernels;
+    use colar_engine::device::Dtype;
 
-#[test]
-#[cfg(cuda_host)]
-fn qwen2_tiny_by_the_kernels() {
-    check_model("qwen2-tiny", DeviceKind::CudaHost);
+    #[test]
+    fn llama_tiny_in_float32() {
+        check_model("llama-tiny", kernels(Dtype::F32, 1));
+    }
+
+    #[test]
+    fn llama_tiny_in_bf16() {
+        check_model("llama-tiny", kernels(Dtype::Bf16, 2));
+    }
+
+    #[test]
+    fn qwen2_tiny_in_float32() {
+        check_model("qwen2-tiny", kernels(Dtype::F32, 3));
+    }
+
+    #[test]
+    fn qwen2_tiny_in_bf16() {
+        check_model("qwen2-tiny", kernels(Dtype::Bf16, 4));
+    }
 }

@@ -35,7 +35,7 @@ def tasks(args):
         return [sys.executable, str(HERE / script), *model, "--threads", str(args.threads), *more]
 
     if args.engine:
-        yield "decode", "colar-engine", [args.engine, "bench", "decode", *model, "--json"]
+        yield "decode", "colar-engine", [args.engine, "bench", "decode", *model, "--no-copy", "--json"]
         yield "train", "colar-engine", [args.engine, "bench", "train", *model, *batch, "--json"]
         question = ["--data", args.data, "--cf", str(args.cf)]
         yield "rl", "colar-engine", [args.engine, "bench", "rl", *model, *question, "--json"]

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+use super::weight_bytes;
 use crate::device::{Device, Draw, TensorInfo, TokenChoice};
 use crate::infer::Loaded;
 use crate::model::kv_cache::KvCache;
@@ -14,7 +15,7 @@ use crate::{Error, Result};
 pub struct DecodeOptions {
     /// The prompt, continued without a template.
     pub prompt: String,
-    /// Tokens to produce, at least 2.
+    /// Tokens to produce, at least 3.
     pub new_tokens: usize,
 }
 
@@ -29,7 +30,7 @@ pub struct DecodeTiming {
     pub token_ids: Vec<u32>,
     /// Prompt tokens a second; the first token's choice included.
     pub prefill_tokens_per_s: f64,
-    /// Tokens a second after the first.
+    /// Tokens a second after the second: the first step that decodes may load what the others find.
     pub decode_tokens_per_s: f64,
     /// Bytes of weights read for a token, a tied matrix counted once.
     pub weight_bytes: usize,
@@ -48,8 +49,8 @@ pub fn decode<D: Device>(
 ) -> Result<DecodeTiming> {
     let (device, opened) = (&loaded.device, &loaded.opened);
     let prompt = opened.tokenizer.encode(&options.prompt)?;
-    if prompt.is_empty() || options.new_tokens < 2 {
-        return Err(Error::usage("the prompt must not be empty, and the new tokens at least 2"));
+    if prompt.is_empty() || options.new_tokens < 3 {
+        return Err(Error::usage("the prompt must not be empty, and the new tokens at least 3"));
     }
     device.scope(|| {
         let (transformer, params) = (&opened.model.transformer, &opened.model.params);
@@ -73,12 +74,15 @@ pub fn decode<D: Device>(
         let prefilled = Instant::now();
         first();
         token_ids.push(token);
-        for _ in 1..options.new_tokens {
+        token = step(&[token])?;
+        token_ids.push(token);
+        let ready = Instant::now();
+        for _ in 2..options.new_tokens {
             token = step(&[token])?;
             token_ids.push(token);
         }
-        let rate = (options.new_tokens - 1) as f64 / prefilled.elapsed().as_secs_f64();
-        let weight_bytes = opened.weight_bytes();
+        let rate = (options.new_tokens - 2) as f64 / ready.elapsed().as_secs_f64();
+        let weight_bytes = weight_bytes(opened, false);
         Ok(DecodeTiming {
             prompt_tokens: prompt.len(),
             new_tokens: options.new_tokens,

@@ -1,27 +1,41 @@
-//! Timings of whole steps, for comparison with other engines on the same weights.
-//!
-//! Single operations are timed by the criterion benchmarks under `benches/`.
+//! Timings: of whole steps, for comparison with other engines on the same weights, and of single operations,
+//! beside what the device can do at best.
 
 mod decode;
+mod device;
+mod kernels;
+mod latents;
 mod rl;
+mod setting;
+mod timer;
 mod train;
 
 pub use decode::{DecodeOptions, DecodeTiming, decode};
+pub use device::{DeviceTask, on_device};
+pub use kernels::{
+    Bound, Case, Ceilings, KernelOptions, KernelReport, KernelRow, copy_bytes, copy_ceiling, kernels, table,
+};
+pub use latents::{LatentsTiming, latents, open_with_head};
 pub use rl::{RlStepOptions, RlStepTiming, rl_step};
+pub use setting::Setting;
+pub use timer::{Timer, Timing, Work};
 pub use train::{StepOptions, StepTiming, train_step};
 
 use std::path::Path;
 
 use crate::Result;
-use crate::device::Device;
+use crate::device::{Device, TensorInfo};
 use crate::model::adapter::AdapterConfig;
 use crate::model::colar_config::LatentHeadConfig;
 use crate::model::config::ModelConfig;
 use crate::model::open::{Additions, Opened, open};
 
+/// What the names of the latent head's weights begin with.
+const LATENT_HEAD: &str = "latent_policy.";
+
 /// Whether a timed training step trains the weight of this name: adapter and latent head.
 fn trained(name: &str) -> bool {
-    name.contains(".lora_") || name.starts_with("latent_policy.")
+    name.contains(".lora_") || name.starts_with(LATENT_HEAD)
 }
 
 /// Opens a bare model with a new adapter and a new latent head, `head_size` wide within (as wide as the model
@@ -48,4 +62,10 @@ fn median(mut seconds: Vec<f64>) -> f64 {
         n if n % 2 == 1 => seconds[n / 2],
         n => 0.5 * (seconds[n / 2 - 1] + seconds[n / 2]),
     }
+}
+
+/// Bytes of the weights that a decoded token or latent reads, a tied matrix counted once.
+fn weight_bytes<D: Device>(opened: &Opened<D>, latent: bool) -> usize {
+    let read = opened.model.params.iter().filter(|(_, p)| latent || !p.name.starts_with(LATENT_HEAD));
+    read.map(|(_, p)| p.value.rows() * p.value.cols() * p.value.dtype().size()).sum()
 }

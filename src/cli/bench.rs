@@ -1,4 +1,7 @@
-//! `bench`: timings of whole steps on a model.
+//! `bench`: timings of whole steps on a model, and of single operations.
+
+mod decode;
+mod kernels;
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -6,16 +9,16 @@ use std::time::Instant;
 use clap::{Args, Subcommand};
 
 use super::common;
-use crate::bench::{DecodeOptions, RlStepOptions, StepOptions, decode, rl_step, train_step};
+use crate::bench::{RlStepOptions, StepOptions, rl_step, train_step};
 use crate::device::cpu::CpuDevice;
-use crate::infer::Loaded;
 use crate::model::adapter::{AdapterConfig, LoraTarget};
 use crate::{Error, Result};
 
-/// Time decoding, a training step or a step of reinforcement learning on a model
+/// Time single operations, decoding, a training step or a step of reinforcement learning
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
+  colar-engine bench kernels --device cuda --filter attention
   colar-engine bench decode --model models/SmolLM2-135M
   colar-engine bench train --model models/SmolLM2-135M --data benches/peers/samples.jsonl --cf 2 --json
   colar-engine bench rl --model models/SmolLM2-135M --data benches/peers/samples.jsonl")]
@@ -26,32 +29,10 @@ pub struct BenchArgs {
 
 #[derive(Debug, Subcommand)]
 enum BenchCommand {
-    Decode(DecodeArgs),
+    Kernels(kernels::KernelsArgs),
+    Decode(decode::DecodeArgs),
     Train(StepArgs),
     Rl(RlArgs),
-}
-
-/// One sequence, greedy, the end of sequence ignored
-#[derive(Debug, Args)]
-struct DecodeArgs {
-    /// Model directory
-    #[arg(long, value_name = "DIR")]
-    model: PathBuf,
-    /// Prompt, continued without a template
-    #[arg(
-        long,
-        default_value = "Question: Tom has 3 boxes with 24 pens each. How many pens? Let's think step by step:"
-    )]
-    prompt: String,
-    /// Tokens to produce
-    #[arg(long, value_name = "N", default_value_t = 128)]
-    new_tokens: usize,
-    /// CPU threads; 0 means one a core
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    threads: usize,
-    /// One line of JSON
-    #[arg(long)]
-    json: bool,
 }
 
 /// What every timed step of training is given
@@ -115,33 +96,11 @@ struct RlArgs {
 /// Bad model or data files, and what the device says.
 pub fn run(args: &BenchArgs, started: Instant) -> Result<()> {
     match &args.command {
-        BenchCommand::Decode(a) => run_decode(a, started),
+        BenchCommand::Kernels(a) => kernels::run(a),
+        BenchCommand::Decode(a) => decode::run(a, started),
         BenchCommand::Train(a) => run_train(a),
         BenchCommand::Rl(a) => run_rl(a),
     }
-}
-
-fn run_decode(args: &DecodeArgs, started: Instant) -> Result<()> {
-    let loaded = Loaded::new(CpuDevice::new(args.threads)?, &args.model, None)?;
-    let options = DecodeOptions { prompt: args.prompt.clone(), new_tokens: args.new_tokens };
-    let mut first = 0.0;
-    let t = decode(&loaded, &options, &mut || first = started.elapsed().as_secs_f64())?;
-    if args.json {
-        let mut line = as_json(&t)?;
-        line["start_to_first_token_s"] = first.into();
-        println!("{line}");
-        return Ok(());
-    }
-    println!("prefill  {:8.1} tokens/s over {} tokens", t.prefill_tokens_per_s, t.prompt_tokens);
-    println!(
-        "decode   {:8.1} tokens/s over {} tokens; {:.1} GB/s of weights ({:.0} MB a token)",
-        t.decode_tokens_per_s,
-        t.new_tokens,
-        t.weight_gb_per_s,
-        t.weight_bytes as f64 / 1e6
-    );
-    println!("first token {:.3} s after the start", first);
-    Ok(())
 }
 
 fn run_train(args: &StepArgs) -> Result<()> {

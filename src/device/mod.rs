@@ -27,6 +27,8 @@ pub(crate) use shape::{
     check, check_attention, check_below, check_disjoint, check_len, check_offsets, elements,
 };
 
+use std::time::{Duration, Instant};
+
 pub use crate::files::safetensors::Dtype;
 
 use crate::Result;
@@ -40,6 +42,15 @@ pub trait TensorInfo: Send + Sync {
     fn cols(&self) -> usize;
     /// Element type.
     fn dtype(&self) -> Dtype;
+}
+
+/// What a device is made of.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Description {
+    /// The processor, as its maker calls it.
+    pub hardware: String,
+    /// The version of what drives it, where something does.
+    pub driver: Option<String>,
 }
 
 /// Attention geometry: `heads` query heads share `kv_heads` key and value heads.
@@ -193,6 +204,22 @@ pub trait Device: Clone + Send + Sync + Sized + 'static {
     /// Short name, as on the command line.
     fn name(&self) -> &'static str;
 
+    /// What it is made of, for reports of measurements.
+    fn description(&self) -> Description;
+
+    /// Runs `lead`, then `f`, and gives the time that the device took from the end of the one to the end of the
+    /// other. A device that works behind the host's back goes from `lead` straight into `f` if `lead` keeps it
+    /// busy for as long as the host needs to ask for all of `f`.
+    ///
+    /// # Errors
+    /// Those of `lead` and `f`, and what the device says of their work.
+    fn time(&self, lead: impl FnOnce() -> Result<()>, f: impl FnOnce() -> Result<()>) -> Result<Duration> {
+        lead()?;
+        let start = Instant::now();
+        f()?;
+        Ok(start.elapsed())
+    }
+
     /// Runs `f` where the device works best: on `cpu`, inside its thread pool. Every sequence of
     /// operations should be wrapped once, at the outermost level.
     fn scope<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R;
@@ -214,6 +241,8 @@ pub trait Device: Clone + Send + Sync + Sized + 'static {
     fn read(&self, t: &Self::Tensor) -> Result<Vec<f32>>;
     /// Overwrites a float32 tensor with host values.
     fn write(&self, t: &mut Self::Tensor, values: &[f32]) -> Result<()>;
+    /// `to = from`, of the same shape and dtype.
+    fn copy(&self, from: &Self::Tensor, to: &mut Self::Tensor) -> Result<()>;
     /// Sets every element to zero.
     fn clear(&self, t: &mut Self::Tensor) -> Result<()>;
 

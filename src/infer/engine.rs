@@ -37,6 +37,20 @@ pub enum DeviceKind {
 }
 
 impl DeviceKind {
+    /// The error where this build has no such device.
+    pub(crate) fn not_built(self) -> Error {
+        Error::other(match self {
+            DeviceKind::Cuda => {
+                "this build lacks --device cuda, as there was no nvcc; run scripts/fetch-nvcc, or install CUDA 13, \
+                 and build again"
+            }
+            _ => {
+                "this build lacks --device cuda-host, as there was no C++ compiler; install one (on Debian the \
+                 package g++) and build again"
+            }
+        })
+    }
+
     /// Fails unless this is a device that can train.
     ///
     /// # Errors
@@ -133,24 +147,14 @@ impl Engine {
             #[cfg(cuda_kernels)]
             DeviceKind::Cuda => LoadedOn::Cuda(Loaded::new(GpuDevice::on_gpu()?, model, adapter)?),
             #[cfg(not(cuda_kernels))]
-            DeviceKind::Cuda => {
-                return Err(Error::other(
-                    "this build lacks --device cuda, as there was no nvcc; run scripts/fetch-nvcc, or install CUDA \
-                     13, and build again",
-                ));
-            }
+            DeviceKind::Cuda => return Err(options.device.not_built()),
             #[cfg(cuda_host)]
             DeviceKind::CudaHost => {
                 let device = CudaHostDevice::on_host(options.threads, 0)?;
                 LoadedOn::CudaHost(Loaded::new(device, model, adapter)?)
             }
             #[cfg(not(cuda_host))]
-            DeviceKind::CudaHost => {
-                return Err(Error::other(
-                    "this build lacks --device cuda-host, as there was no C++ compiler; install one (on Debian \
-                     the package g++) and build again",
-                ));
-            }
+            DeviceKind::CudaHost => return Err(options.device.not_built()),
         };
         Ok(Engine { loaded })
     }

@@ -264,6 +264,25 @@ impl MappedTensor {
         Self { dtype, shape, bytes: Bytes::Owned(copy.into(), bytes.len()) }
     }
 
+    /// A tensor of values in memory, row-major and little-endian as in a file.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the words do not hold the tensor, or hold more than eight bytes beyond it.
+    pub fn in_memory(dtype: Dtype, shape: &[usize], words: Arc<[u64]>) -> Result<Self> {
+        const OP: &str = "a tensor in memory";
+        let count = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+        let bytes = count.and_then(|n| n.checked_mul(dtype.size()));
+        match bytes {
+            Some(bytes) if bytes.div_ceil(size_of::<u64>()) == words.len() => {
+                Ok(Self { dtype, shape: shape.to_vec(), bytes: Bytes::Owned(words, bytes) })
+            }
+            _ => {
+                let what = format!("{} words do not make {} of {dtype}", words.len(), show_shape(shape));
+                Err(Error::Shape { op: OP, what })
+            }
+        }
+    }
+
     /// The element type.
     pub fn dtype(&self) -> Dtype {
         self.dtype

@@ -1,6 +1,8 @@
 //! What several integration tests share: the golden fixtures and comparisons.
 #![allow(dead_code)]
 
+#[cfg(cuda_host)]
+pub mod driver;
 pub mod gradient;
 pub mod host;
 
@@ -12,9 +14,11 @@ use colar_engine::device::cpu::{CpuDevice, CpuTensor};
 use colar_engine::model::weights::Weights;
 use serde_json::Value;
 
-/// The directory of a golden model.
+/// The directory of a golden model. `COLAR_TEST_ROOT` names the repository's place where it is not that of the
+/// build.
 pub fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+    let root = std::env::var_os("COLAR_TEST_ROOT").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    Path::new(&root).join("tests/golden").join(name)
 }
 
 /// ‖got − want‖ / ‖want‖.

@@ -4,21 +4,21 @@
 use std::sync::OnceLock;
 
 use colar_engine::device::cpu::CpuDevice;
-use colar_engine::device::cuda::host::HostDriver;
-use colar_engine::device::cuda::{CudaDevice, CudaHostDevice, CudaTensor};
+use colar_engine::device::cuda::{CudaDevice, CudaTensor};
 use colar_engine::device::{Device, Dtype, HeadShape, Span, TensorInfo};
 use half::bf16;
 use proptest::prelude::*;
 
+use super::common::driver::{TestDriver, kernels};
 use super::common::host::{Host, read};
 use super::{config, dtype, size};
 
 /// Half a unit in the last place of bf16 is 2⁻⁹ of a value; results are rounded once, sums of two parts twice.
 const ROUNDING: f64 = 1.0 / 256.0;
 
-fn device() -> &'static CudaHostDevice {
-    static DEVICE: OnceLock<CudaHostDevice> = OnceLock::new();
-    DEVICE.get_or_init(|| CudaDevice::new(HostDriver::new(2, 0xbf16).unwrap(), Dtype::Bf16))
+fn device() -> &'static CudaDevice<TestDriver> {
+    static DEVICE: OnceLock<CudaDevice<TestDriver>> = OnceLock::new();
+    DEVICE.get_or_init(|| kernels(Dtype::Bf16, 0xbf16))
 }
 
 /// Normal values that bf16 holds exactly.
@@ -28,14 +28,14 @@ fn rounded(rows: usize, cols: usize, seed: u64) -> Host {
     x
 }
 
-fn up(x: &Host) -> CudaTensor<HostDriver> {
+fn up(x: &Host) -> CudaTensor<TestDriver> {
     let t = device().activations(x.rows, x.cols, &x.values).unwrap();
     assert_eq!(t.dtype(), Dtype::Bf16);
     t
 }
 
 /// A result of the right dtype, every element within a rounding of float32's, `slack` for sums that cancel.
-fn close(what: &str, got: &CudaTensor<HostDriver>, want: &[f32], slack: f64) {
+fn close(what: &str, got: &CudaTensor<TestDriver>, want: &[f32], slack: f64) {
     assert_eq!(got.dtype(), Dtype::Bf16, "{what}");
     for (i, (&got, &want)) in read(device(), got).iter().zip(want).enumerate() {
         let error = (f64::from(got) - f64::from(want)).abs();
@@ -43,7 +43,7 @@ fn close(what: &str, got: &CudaTensor<HostDriver>, want: &[f32], slack: f64) {
     }
 }
 
-fn empty(rows: usize, cols: usize) -> CudaTensor<HostDriver> {
+fn empty(rows: usize, cols: usize) -> CudaTensor<TestDriver> {
     device().empty(rows, cols).unwrap()
 }
 

@@ -3,6 +3,8 @@
 //!
 //! Buffers are guarded and poisoned here and the threads of a block run in shuffled orders, so these tests also
 //! fail for reads of what nothing wrote, accesses out of bounds, and missing barriers.
+//!
+//! With `COLAR_TEST_DEVICE=cuda` the same tests run on a GPU, but for those of `faults`, which are about the CPU.
 #![cfg(cuda_host)]
 
 #[path = "../common/mod.rs"]
@@ -32,7 +34,9 @@ mod models;
 
 use std::sync::OnceLock;
 
-use colar_engine::device::cuda::CudaHostDevice;
+use colar_engine::device::Dtype;
+use colar_engine::device::cuda::CudaDevice;
+use common::driver::{TestDriver, kernels};
 use domain::{TOLERANCE, dtype, size};
 use proptest::prelude::*;
 
@@ -43,9 +47,9 @@ const TRAINS: bool = false;
 const DRAWS: usize = 400;
 
 /// The device under test.
-fn device() -> &'static CudaHostDevice {
-    static DEVICE: OnceLock<CudaHostDevice> = OnceLock::new();
-    DEVICE.get_or_init(|| CudaHostDevice::on_host(2, 0x5eed).unwrap())
+fn device() -> &'static CudaDevice<TestDriver> {
+    static DEVICE: OnceLock<CudaDevice<TestDriver>> = OnceLock::new();
+    DEVICE.get_or_init(|| kernels(Dtype::F32, 0x5eed))
 }
 
 /// A quarter of the cases that the CPU takes; `PROPTEST_CASES` overrides their number.

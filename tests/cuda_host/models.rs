@@ -1,24 +1,21 @@
 //! Whole models by the kernels: hidden states of the golden vectors, and the scores of samples, in both dtypes.
 
-use std::path::PathBuf;
-
 use colar_engine::device::cuda::CudaDevice;
-use colar_engine::device::cuda::host::HostDriver;
 use colar_engine::device::{Device, Dtype, TensorInfo};
 use colar_engine::eval::{ScoreOptions, score};
-use colar_engine::infer::{DeviceKind, EngineOptions, Loaded};
+use colar_engine::infer::Loaded;
 use colar_engine::model::layout::Layout;
 use colar_engine::model::prompt::Method;
 use colar_engine::model::weights::Weights;
-use colar_engine::{Engine, Request};
+use colar_engine::{Engine, Generation, Request};
 use serde_json::Value;
 
+use super::common::driver::{TestDriver, kernels};
 use super::common::{golden, relative, sample};
 
-fn load(name: &str, dtype: Dtype) -> Loaded<CudaDevice<HostDriver>> {
+fn load(name: &str, dtype: Dtype) -> Loaded<CudaDevice<TestDriver>> {
     let dir = golden(name);
-    let device = CudaDevice::new(HostDriver::new(2, 9).unwrap(), dtype);
-    Loaded::new(device, &dir, Some(&dir.join("adapter"))).unwrap()
+    Loaded::new(kernels(dtype, 9), &dir, Some(&dir.join("adapter"))).unwrap()
 }
 
 fn cases(name: &str) -> Value {
@@ -104,10 +101,7 @@ fn scores_in_bf16() {
 #[test]
 fn draws_of_a_seed_are_those_of_the_cpu() {
     let dir = golden("llama-tiny");
-    let engine = |device| {
-        let (model, adapter): (PathBuf, _) = (dir.clone(), Some(dir.join("adapter")));
-        Engine::with_options(&EngineOptions { model, adapter, device, threads: 2 }).unwrap()
-    };
+    let engine = Engine::load(&dir, Some(dir.join("adapter"))).unwrap();
     let requests: Vec<Request> = (0..4)
         .map(|seed| {
             let mut request = Request::question("Tom has 3 boxes with 24 pens each.", "2");
@@ -118,9 +112,9 @@ fn draws_of_a_seed_are_those_of_the_cpu() {
             request
         })
         .collect();
-    let run = |device| -> Vec<(usize, Vec<u32>)> {
-        let generations = engine(device).generate_batch(&requests).unwrap();
+    let drawn = |generations: Vec<Generation>| -> Vec<(usize, Vec<u32>)> {
         generations.into_iter().map(|g| (g.n_latents, g.token_ids)).collect()
     };
-    assert_eq!(run(DeviceKind::CudaHost), run(DeviceKind::Cpu));
+    let mine = load("llama-tiny", Dtype::F32).generate(&requests, &mut |_| ()).unwrap();
+    assert_eq!(drawn(mine), drawn(engine.generate_batch(&requests).unwrap()));
 }

@@ -34,9 +34,9 @@ use matmul::Mat;
 use policy::policy;
 
 use super::{
-    AdamW, AdamWTensor, CrossEntropyGrads, Device, Draw, HeadShape, LatentPolicyGrads, LatentWeights, Span,
-    TensorInfo, TokenChoice, Upstream, check, check_attention, check_below, check_disjoint, check_len,
-    check_offsets, elements,
+    AdamW, AdamWTensor, CrossEntropyGrads, Description, Device, Draw, HeadShape, LatentPolicyGrads,
+    LatentWeights, Span, TensorInfo, TokenChoice, Upstream, check, check_attention, check_below,
+    check_disjoint, check_len, check_offsets, elements,
 };
 use crate::model::weights::MappedTensor;
 use crate::{Error, Result};
@@ -69,12 +69,25 @@ impl CpuDevice {
     }
 }
 
+/// The processor's name, where the operating system tells it.
+pub(crate) fn processor() -> String {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = text.lines().find_map(|line| line.strip_prefix("model name"));
+    let name = name.map(|rest| rest.trim_start_matches([' ', '\t', ':']).trim());
+    name.unwrap_or(std::env::consts::ARCH).to_owned()
+}
+
 impl Device for CpuDevice {
     type Tensor = CpuTensor;
     type Index = CpuIndex;
 
     fn name(&self) -> &'static str {
         "cpu"
+    }
+
+    fn description(&self) -> Description {
+        let threads = self.threads();
+        Description { hardware: format!("{}, {threads} threads", processor()), driver: None }
     }
 
     fn scope<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
@@ -130,6 +143,12 @@ impl Device for CpuDevice {
     fn write(&self, t: &mut CpuTensor, values: &[f32]) -> Result<()> {
         check_len("write", "values", values.len(), t.rows() * t.cols())?;
         t.f32_mut("write")?.copy_from_slice(values);
+        Ok(())
+    }
+
+    fn copy(&self, from: &CpuTensor, to: &mut CpuTensor) -> Result<()> {
+        check("copy", "to", to, from.rows(), from.cols())?;
+        rows::copy(from.f32("copy")?, to.f32_mut("copy")?);
         Ok(())
     }
 

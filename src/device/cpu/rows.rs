@@ -33,6 +33,15 @@ fn add_row(table: Mat<'_>, at: usize, alpha: f32, y: &mut [f32]) {
     }
 }
 
+/// `to = from`.
+pub(super) fn copy(from: &[f32], to: &mut [f32]) {
+    /// Floats of a line that a thread copies: 4 KiB.
+    const LINE: usize = 1024;
+    par::split_rows(to, LINE, 16, |first, part| {
+        part.copy_from_slice(&from[first * LINE..first * LINE + part.len()]);
+    });
+}
+
 /// `y += alpha · x`.
 pub(super) fn add_scaled(alpha: f32, x: &[f32], y: &mut [f32]) {
     dispatch(

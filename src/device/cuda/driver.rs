@@ -4,8 +4,10 @@
 //! All that chooses kernels, checks shapes, cuts work into blocks and sets up arguments is above this trait, so
 //! that what runs on a GPU is tested where none is.
 
+use std::time::Duration;
+
 use crate::Result;
-use crate::device::Dtype;
+use crate::device::{Description, Dtype};
 
 use super::kernels::Kernel;
 
@@ -130,6 +132,15 @@ pub trait Driver: Clone + Send + Sync + 'static {
     /// The device's name on the command line.
     fn name(&self) -> &'static str;
 
+    /// What it drives.
+    fn description(&self) -> Description;
+
+    /// Runs `lead`, then `f`, and gives the time from the end of the one's work to the end of the other's.
+    ///
+    /// # Errors
+    /// Those of `lead` and `f`, and what the driver says of their work.
+    fn time(&self, lead: impl FnOnce() -> Result<()>, f: impl FnOnce() -> Result<()>) -> Result<Duration>;
+
     /// Runs `f` where the driver works best.
     fn scope<R>(&self, f: impl FnOnce() -> R) -> R;
 
@@ -150,6 +161,12 @@ pub trait Driver: Clone + Send + Sync + 'static {
     /// # Errors
     /// What the driver says, of this copy or of work before it.
     fn download(&self, from: &Self::Memory, bytes: &mut [u8]) -> Result<()>;
+
+    /// Copies the first `bytes` bytes of a buffer to another; both have as many.
+    ///
+    /// # Errors
+    /// What the driver says.
+    fn copy(&self, from: &Self::Memory, to: &Self::Memory, bytes: usize) -> Result<()>;
 
     /// Fills a buffer with zeros.
     ///

@@ -27,9 +27,11 @@ use driver::{Arg, Driver, Launch};
 use kernels::Kernel;
 use tensor::upload;
 
+use std::time::Duration;
+
 use super::{
-    AdamW, AdamWTensor, CrossEntropyGrads, Device, Draw, Dtype, HeadShape, LatentPolicyGrads, LatentWeights,
-    Span, TokenChoice, check_len, elements,
+    AdamW, AdamWTensor, CrossEntropyGrads, Description, Device, Draw, Dtype, HeadShape, LatentPolicyGrads,
+    LatentWeights, Span, TokenChoice, check, check_len, elements,
 };
 use crate::model::weights::MappedTensor;
 use crate::{Error, Result};
@@ -155,6 +157,14 @@ impl<R: Driver> Device for CudaDevice<R> {
         self.driver.name()
     }
 
+    fn description(&self) -> Description {
+        self.driver.description()
+    }
+
+    fn time(&self, lead: impl FnOnce() -> Result<()>, f: impl FnOnce() -> Result<()>) -> Result<Duration> {
+        self.driver.time(lead, f)
+    }
+
     fn scope<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
         self.driver.scope(f)
     }
@@ -205,6 +215,12 @@ impl<R: Driver> Device for CudaDevice<R> {
     fn write(&self, t: &mut CudaTensor<R>, values: &[f32]) -> Result<()> {
         check_len("write", "values", values.len(), t.count())?;
         self.driver.upload(t.write("write", "the tensor", Dtype::F32)?, bytemuck::cast_slice(values))
+    }
+
+    fn copy(&self, from: &CudaTensor<R>, to: &mut CudaTensor<R>) -> Result<()> {
+        check("copy", "to", to, from.rows, from.cols)?;
+        let bytes = from.count() * from.dtype.size();
+        self.driver.copy(&from.memory, to.write("copy", "to", from.dtype)?, bytes)
     }
 
     fn clear(&self, t: &mut CudaTensor<R>) -> Result<()> {

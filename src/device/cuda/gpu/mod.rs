@@ -9,12 +9,14 @@ mod product;
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
 
 use super::driver::{Driver, Launch, Memory, Product};
 use super::kernels::Kernel;
+use crate::device::Description;
 use crate::{Error, Result};
 use product::Library;
 
@@ -174,6 +176,43 @@ impl GpuDriver {
     }
 }
 
+/// What drives the GPU: the kernel module's version, where the operating system tells it, and that of CUDA.
+fn driver_version() -> String {
+    let mut version = 0;
+    // SAFETY: `version` receives an int. Where the call fails it stays 0.
+    let _ = unsafe { sys::cuDriverGetVersion(&raw mut version) };
+    let cuda = format!("CUDA {}.{}", version / 1000, version % 1000 / 10);
+    let text = std::fs::read_to_string("/proc/driver/nvidia/version").unwrap_or_default();
+    // "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  Sun …"
+    let is_version = |word: &&str| word.starts_with(|c: char| c.is_ascii_digit()) && word.contains('.');
+    match text.split_whitespace().find(is_version) {
+        Some(module) => format!("{module}, {cuda}"),
+        None => cuda,
+    }
+}
+
+/// A mark in a stream, destroyed when dropped; the context is current.
+struct Event(sys::CUevent);
+
+impl Event {
+    fn new() -> Result<Self> {
+        result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT).map(Event).map_err(|e| failed("event", e))
+    }
+
+    /// Marks the end of all work of the stream so far.
+    fn record(&self, stream: sys::CUstream) -> Result<()> {
+        // SAFETY: both are live and of one context.
+        unsafe { result::event::record(self.0, stream) }.map_err(|e| failed("event", e))
+    }
+}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        // SAFETY: created by `new`, destroyed once.
+        let _ = unsafe { result::event::destroy(self.0) };
+    }
+}
+
 /// Has the pool keep what is freed: the next forward pass takes the same sizes.
 fn keep_freed_memory(device: sys::CUdevice) -> Result<()> {
     let mut threshold = u64::MAX;
@@ -238,6 +277,25 @@ impl Driver for GpuDriver {
         "cuda"
     }
 
+    fn description(&self) -> Description {
+        Description { hardware: self.gpu.name.clone(), driver: Some(driver_version()) }
+    }
+
+    fn time(&self, lead: impl FnOnce() -> Result<()>, f: impl FnOnce() -> Result<()>) -> Result<Duration> {
+        self.bind()?;
+        let (start, end) = (Event::new()?, Event::new()?);
+        lead()?;
+        start.record(self.gpu.stream)?;
+        f()?;
+        end.record(self.gpu.stream)?;
+        // SAFETY: both were recorded on one stream, which is waited for.
+        let milliseconds = unsafe {
+            result::stream::synchronize(self.gpu.stream).map_err(|e| failed("a kernel or copy", e))?;
+            result::event::elapsed(start.0, end.0)
+        };
+        Ok(Duration::from_secs_f64(f64::from(milliseconds.map_err(|e| failed("event", e))?) * 1e-3))
+    }
+
     fn scope<R>(&self, f: impl FnOnce() -> R) -> R {
         f()
     }
@@ -285,6 +343,14 @@ impl Driver for GpuDriver {
             }
             result::stream::synchronize(self.gpu.stream).map_err(|e| failed("a kernel or copy", e))
         }
+    }
+
+    fn copy(&self, from: &GpuMemory, to: &GpuMemory, bytes: usize) -> Result<()> {
+        assert!(bytes <= from.len && bytes <= to.len);
+        self.bind()?;
+        // SAFETY: both buffers are that long and live until the stream has come here.
+        unsafe { result::memcpy_dtod_async(to.at, from.at, bytes, self.gpu.stream) }
+            .map_err(|e| failed("copy", e))
     }
 
     fn zero(&self, memory: &GpuMemory) -> Result<()> {

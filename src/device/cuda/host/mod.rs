@@ -14,6 +14,7 @@ mod segv;
 use std::ffi::{CStr, c_char, c_void};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use half::bf16;
 
@@ -23,9 +24,10 @@ use block::{Dim, Job};
 use memory::Registry;
 
 use super::driver::{Arg, Driver, Launch, Memory, Product};
-use crate::device::Dtype;
 use crate::device::cpu::matmul::{Mat, matmul_nt};
 use crate::device::cpu::par::{self, Pool};
+use crate::device::cpu::processor;
+use crate::device::{Description, Dtype};
 use crate::{Error, Result};
 
 /// What a kernel declares: `shim::Signature`.
@@ -147,6 +149,18 @@ impl Driver for HostDriver {
         "cuda-host"
     }
 
+    fn description(&self) -> Description {
+        let threads = self.pool.threads();
+        Description { hardware: format!("{}, {threads} threads", processor()), driver: None }
+    }
+
+    fn time(&self, lead: impl FnOnce() -> Result<()>, f: impl FnOnce() -> Result<()>) -> Result<Duration> {
+        lead()?;
+        let start = Instant::now();
+        f()?;
+        Ok(start.elapsed())
+    }
+
     fn scope<R>(&self, f: impl FnOnce() -> R) -> R {
         self.pool.install(f)
     }
@@ -164,6 +178,12 @@ impl Driver for HostDriver {
     fn download(&self, from: &HostMemory, bytes: &mut [u8]) -> Result<()> {
         // SAFETY: as above.
         bytes.copy_from_slice(unsafe { from.slice::<u8>(bytes.len()) });
+        Ok(())
+    }
+
+    fn copy(&self, from: &HostMemory, to: &HostMemory, bytes: usize) -> Result<()> {
+        // SAFETY: as above; a tensor owns its buffer, so the one that is written is not the other.
+        unsafe { to.slice_mut::<u8>(bytes) }.copy_from_slice(unsafe { from.slice::<u8>(bytes) });
         Ok(())
     }
 

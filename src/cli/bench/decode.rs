@@ -1,0 +1,143 @@
+//! `bench decode`: tokens and latents of one sequence.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::Args;
+
+use super::as_json;
+use crate::Result;
+use crate::bench::{self, DecodeOptions, DecodeTiming, DeviceTask, LatentsTiming, Setting, Timer, on_device};
+use crate::device::Device;
+use crate::infer::{DeviceKind, Loaded};
+
+/// Seconds for which the copy is timed.
+const COPY_SECONDS: f64 = 0.3;
+
+/// One sequence: greedy, the end of sequence ignored, and on request a chain of latents
+#[derive(Debug, Args)]
+pub struct DecodeArgs {
+    /// Model directory
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// Prompt, continued without a template; the question before latents
+    #[arg(
+        long,
+        default_value = "Question: Tom has 3 boxes with 24 pens each. How many pens? Let's think step by step:"
+    )]
+    prompt: String,
+    /// Tokens to produce
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    new_tokens: usize,
+    /// Also draw this many latents, with a new latent head where the model has none
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    latents: usize,
+    /// Where to run
+    #[arg(long, value_enum, default_value_t = DeviceKind::Cpu)]
+    device: DeviceKind,
+    /// CPU threads; 0 means one a core
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    threads: usize,
+    /// Do not time a large copy, which takes twice half a gigabyte, to compare with
+    #[arg(long)]
+    no_copy: bool,
+    /// One line of JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What was measured.
+struct Measured {
+    setting: Setting,
+    first_token_s: f64,
+    tokens: DecodeTiming,
+    latents: Option<LatentsTiming>,
+    copy_gb_per_s: Option<f64>,
+}
+
+struct Task<'a> {
+    args: &'a DecodeArgs,
+    started: Instant,
+}
+
+impl DeviceTask for Task<'_> {
+    type Output = Measured;
+
+    fn run<D: Device>(self, device: D) -> Result<Measured> {
+        let Task { args, started } = self;
+        let setting = Setting::of(&device);
+        let loaded = if args.latents > 0 {
+            bench::open_with_head(device, &args.model, None)?
+        } else {
+            Loaded::new(device, &args.model, None)?
+        };
+        let options = DecodeOptions { prompt: args.prompt.clone(), new_tokens: args.new_tokens };
+        let mut first_token_s = 0.0;
+        let first = &mut || first_token_s = started.elapsed().as_secs_f64();
+        let tokens = bench::decode(&loaded, &options, first)?;
+        let chain = || bench::latents(&loaded, &args.prompt, args.latents);
+        let latents = (args.latents > 0).then(chain).transpose()?;
+        let copy = || {
+            let bytes = bench::copy_bytes(&loaded.opened.model.transformer.config);
+            let device = &loaded.device;
+            device.scope(|| bench::copy_ceiling(&mut Timer::new(device)?, bytes, COPY_SECONDS))
+        };
+        let copy_gb_per_s = (!args.no_copy).then(copy).transpose()?;
+        Ok(Measured { setting, first_token_s, tokens, latents, copy_gb_per_s })
+    }
+}
+
+/// Runs `bench decode`; `started` is when the process began.
+///
+/// # Errors
+/// Bad model files, and what the device says.
+pub fn run(args: &DecodeArgs, started: Instant) -> Result<()> {
+    let m = on_device(args.device, args.threads, Task { args, started })?;
+    let share = |speed: f64| m.copy_gb_per_s.map(|copy| speed / copy);
+    if args.json {
+        let mut line = as_json(&m.setting)?;
+        let tokens = as_json(&m.tokens)?;
+        for (key, value) in tokens.as_object().into_iter().flatten() {
+            line[key] = value.clone();
+        }
+        line["start_to_first_token_s"] = m.first_token_s.into();
+        line["copy_gb_per_s"] = m.copy_gb_per_s.into();
+        line["share_of_copy"] = share(m.tokens.weight_gb_per_s).into();
+        if let Some(latents) = &m.latents {
+            line["latents"] = as_json(latents)?;
+            line["latents"]["share_of_copy"] = share(latents.weight_gb_per_s).into();
+        }
+        println!("{line}");
+        return Ok(());
+    }
+    let of_copy = |speed: f64| match share(speed) {
+        Some(share) => format!(", {:.0} % of a copy's speed", 100.0 * share),
+        None => String::new(),
+    };
+    let t = &m.tokens;
+    println!("device   {}", m.setting.hardware);
+    println!("prefill  {:8.1} tokens/s over {} tokens", t.prefill_tokens_per_s, t.prompt_tokens);
+    println!(
+        "decode   {:8.1} tokens/s over {} tokens; {:.1} GB/s of weights ({:.0} MB a token){}",
+        t.decode_tokens_per_s,
+        t.new_tokens,
+        t.weight_gb_per_s,
+        t.weight_bytes as f64 / 1e6,
+        of_copy(t.weight_gb_per_s)
+    );
+    if let Some(l) = &m.latents {
+        println!(
+            "latents  {:8.1} latents/s over {}; {:.1} GB/s of weights (at most {:.0} MB a latent){}",
+            l.latents_per_s,
+            l.latents,
+            l.weight_gb_per_s,
+            l.weight_bytes as f64 / 1e6,
+            of_copy(l.weight_gb_per_s)
+        );
+    }
+    if let Some(copy) = m.copy_gb_per_s {
+        println!("copy     {copy:8.1} GB/s, read and written");
+    }
+    println!("first token {:.3} s after the start", m.first_token_s);
+    Ok(())
+}

@@ -1,0 +1,114 @@
+//! `bench kernels`: every operation beside the ceilings of the device.
+
+use clap::Args;
+
+use super::as_json;
+use crate::bench::{
+    self, Bound, Ceilings, DeviceTask, KernelOptions, KernelReport, KernelRow, Setting, on_device,
+};
+use crate::cli::common;
+use crate::device::Device;
+use crate::infer::DeviceKind;
+use crate::model::presets::Preset;
+use crate::{Error, Result};
+
+/// Every operation that inference uses, at a model's shapes, beside a large copy and a large product
+#[derive(Debug, Args)]
+pub struct KernelsArgs {
+    /// The shapes: those of a known model, as `init --config` names them
+    #[arg(long, value_name = "NAME", default_value = Preset::Llama32_1b.name())]
+    config: String,
+    /// Only operations with this in their name or shape
+    #[arg(long, value_name = "TEXT")]
+    filter: Option<String>,
+    /// Seconds for each row; 0 takes a single batch of calls
+    #[arg(long, value_name = "S", default_value_t = 0.2, value_parser = seconds)]
+    seconds: f64,
+    /// Where to run
+    #[arg(long, value_enum, default_value_t = DeviceKind::Cpu)]
+    device: DeviceKind,
+    /// CPU threads; 0 means one a core
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    threads: usize,
+    /// One line of JSON
+    #[arg(long)]
+    json: bool,
+}
+
+fn seconds(text: &str) -> std::result::Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(s) if (0.0..=60.0).contains(&s) => Ok(s),
+        Ok(_) => Err("must be from 0 to 60".to_owned()),
+        Err(e) => Err(e.to_string()),
+    }
+}
+
+struct Task {
+    options: KernelOptions,
+    json: bool,
+}
+
+impl DeviceTask for Task {
+    type Output = KernelReport;
+
+    fn run<D: Device>(self, device: D) -> Result<KernelReport> {
+        if self.json {
+            return bench::kernels(&device, &self.options, &mut |_, _| (), &mut |_| ());
+        }
+        // A row is shown when it is there. Who no longer reads is told nothing.
+        let show = |text: String| common::print(&text).unwrap_or_default();
+        bench::kernels(&device, &self.options, &mut |s, c| show(head(s, c)), &mut |row| show(line(row)))
+    }
+}
+
+fn head(setting: &Setting, ceilings: &Ceilings) -> String {
+    let Setting { device, hardware, driver, .. } = setting;
+    let driver = driver.as_ref().map_or_else(String::new, |d| format!(", driver {d}"));
+    let n = ceilings.product_size;
+    format!(
+        "{device}: {hardware}{driver}\ncopy of {} MiB: {:.1} GB/s read and written; product {n}x{n}x{n} {}: {:.2} TFLOP/s\n\n\
+         {:>10}  {:>8}  {:>8}  {:>6}  operation\n",
+        ceilings.copy_bytes >> 20,
+        ceilings.copy_gb_per_s,
+        ceilings.product_dtype,
+        ceilings.product_tflop_per_s,
+        "median, us",
+        "GB/s",
+        "TFLOP/s",
+        "share",
+    )
+}
+
+fn line(row: &KernelRow) -> String {
+    let bound = match row.bound {
+        Bound::Memory => 'm',
+        Bound::Arithmetic => 'a',
+    };
+    format!(
+        "{:10.1}  {:8.1}  {:8.2}  {:4.0}%{bound}  {} {}\n",
+        row.timing.median_us,
+        row.gb_per_s,
+        row.tflop_per_s,
+        100.0 * row.share,
+        row.operation,
+        row.shape
+    )
+}
+
+/// Runs `bench kernels`.
+///
+/// # Errors
+/// [`Error::Usage`] for an unknown model or a filter that no row matches; what the device says.
+pub fn run(args: &KernelsArgs) -> Result<()> {
+    let preset = Preset::from_name(&args.config).ok_or_else(|| {
+        let known = Preset::ALL.map(Preset::name).join(", ");
+        Error::usage(format!("--config {}: not one of {known}", args.config))
+    })?;
+    let options =
+        KernelOptions { config: preset.config(), filter: args.filter.clone(), seconds: args.seconds };
+    let report = on_device(args.device, args.threads, Task { options, json: args.json })?;
+    if args.json {
+        common::print(&format!("{}\n", as_json(&report)?))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,120 @@
+//! `bench kernels` and `bench decode`: what they report adds up, on every device there is.
+
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+fn bench(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_colar-engine")).arg("bench").args(args).output().unwrap()
+}
+
+fn report(args: &[&str]) -> Value {
+    let output = bench(args);
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{args:?}: {err}");
+    assert_eq!(out.lines().count(), 1, "{out}");
+    serde_json::from_str(&out).unwrap()
+}
+
+fn number(value: &Value, key: &str) -> f64 {
+    value[key].as_f64().unwrap_or_else(|| panic!("{key} of {value}"))
+}
+
+/// Equal but for the rounding of a few operations.
+fn same(what: &str, a: f64, b: f64) {
+    assert!((a - b).abs() <= 1e-9 * b.abs(), "{what}: {a} instead of {b}");
+}
+
+fn kernels(device: &str, filter: &str) -> Value {
+    let config = ["kernels", "--config", "tiny", "--threads", "2", "--seconds", "0", "--json"];
+    report(&[&config[..], &["--device", device, "--filter", filter]].concat())
+}
+
+fn check(device: &str, filter: &str) {
+    let report = kernels(device, filter);
+    assert_eq!(report["device"], device);
+    assert!(!report["hardware"].as_str().unwrap().is_empty());
+    assert!(report["date"].as_str().unwrap().starts_with("20"), "{}", report["date"]);
+    let ceilings = &report["ceilings"];
+    let (copy, product) = (number(ceilings, "copy_gb_per_s"), number(ceilings, "product_tflop_per_s"));
+    assert!(copy > 0.0 && product > 0.0);
+    let rows = report["rows"].as_array().unwrap();
+    for row in rows {
+        let at = format!("{device}, {} {}", row["operation"], row["shape"]);
+        let (us, bytes, operations) =
+            (number(row, "median_us"), number(row, "bytes"), number(row, "operations"));
+        assert!(us > 0.0 && bytes > 0.0, "{at}");
+        assert!(number(row, "min_us") <= us && us <= number(row, "max_us"), "{at}");
+        same(&at, number(row, "gb_per_s"), bytes / us / 1e3);
+        same(&at, number(row, "tflop_per_s"), operations / us / 1e6);
+        let (memory, arithmetic) = (bytes / us / 1e3 / copy, operations / us / 1e6 / product);
+        same(&at, number(row, "share"), memory.max(arithmetic));
+        assert_eq!(row["bound"], if arithmetic > memory { "arithmetic" } else { "memory" }, "{at}");
+    }
+}
+
+#[test]
+fn every_operation_runs_on_the_cpu() {
+    check("cpu", "");
+}
+
+/// All operations, at the shapes that are soon done by coroutines.
+#[test]
+#[cfg(cuda_host)]
+fn the_kernels_run_on_the_cpu() {
+    for filter in ["[1, ", "[8, ", "attention decode 1 of 1 after 511", "latent_loss"] {
+        check("cuda-host", filter);
+    }
+}
+
+#[test]
+fn bytes_and_operations_of_a_product() {
+    let report = kernels("cpu", "gate_proj [4, ");
+    let rows = report["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 1);
+    // The tiny model is stored in float32: 384 by 128 weights, four rows in, four out.
+    assert_eq!(rows[0]["bytes"], 4 * (384 * 128 + 4 * (384 + 128)));
+    assert_eq!(rows[0]["operations"], 2 * 4 * 384 * 128);
+}
+
+#[test]
+fn bad_usage() {
+    let cases: [(&[&str], &str); 4] = [
+        (&["kernels", "--config", "nothing"], "not one of llama-3.2-1b"),
+        (&["kernels", "--config", "tiny", "--filter", "no such thing"], "no operation has this in its name"),
+        (&["kernels", "--seconds", "-1"], "--seconds"),
+        (&["decode", "--model", "tests/golden/llama-tiny", "--new-tokens", "2"], "at least 3"),
+    ];
+    for (args, message) in cases {
+        let output = bench(args);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {error}");
+        assert!(error.contains(message), "{args:?}: {error}");
+    }
+}
+
+fn decode(device: &str) {
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/llama-tiny");
+    let lengths = ["--new-tokens", "6", "--latents", "5"];
+    let report =
+        report(&[&["decode", "--model", model, "--device", device, "--json"], &lengths[..]].concat());
+    assert_eq!(report["device"], device);
+    assert_eq!(report["token_ids"].as_array().unwrap().len(), 6);
+    assert_eq!(report["latents"]["latents"], 5);
+    let copy = number(&report, "copy_gb_per_s");
+    same("share", number(&report, "share_of_copy"), number(&report, "weight_gb_per_s") / copy);
+    let (tokens, latents) = (number(&report, "weight_bytes"), number(&report["latents"], "weight_bytes"));
+    // Four square matrices of float32, and vectors.
+    assert!(latents > tokens + 4.0 * 4.0 * 64.0 * 64.0, "{latents} and {tokens}");
+}
+
+#[test]
+fn tokens_and_latents() {
+    decode("cpu");
+}
+
+#[test]
+#[cfg(cuda_host)]
+fn tokens_and_latents_by_the_kernels() {
+    decode("cuda-host");
+}

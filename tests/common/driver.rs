@@ -1,0 +1,145 @@
+//! The device that the kernels are tested on: `cuda-host`, or with `COLAR_TEST_DEVICE=cuda` the GPU.
+//!
+//! It is chosen when the tests run, so that one binary tests both, and a run that asks for a GPU fails where none
+//! is. Everything above [`Driver`] is the same code.
+
+use std::time::Duration;
+
+use colar_engine::Result;
+use colar_engine::device::cuda::CudaDevice;
+use colar_engine::device::cuda::driver::{Driver, Launch, Memory, Product};
+#[cfg(cuda_kernels)]
+use colar_engine::device::cuda::gpu::{GpuDriver, GpuMemory};
+use colar_engine::device::cuda::host::{HostDriver, HostMemory};
+use colar_engine::device::{Description, Dtype};
+
+/// A driver chosen at run time.
+#[derive(Clone)]
+pub enum TestDriver {
+    Host(HostDriver),
+    #[cfg(cuda_kernels)]
+    Gpu(GpuDriver),
+}
+
+/// Its memory.
+pub enum TestMemory {
+    Host(HostMemory),
+    #[cfg(cuda_kernels)]
+    Gpu(GpuMemory),
+}
+
+/// Whether the tests run on a GPU.
+pub fn on_gpu() -> bool {
+    match std::env::var("COLAR_TEST_DEVICE").as_deref() {
+        Err(_) | Ok("cuda-host") => false,
+        Ok("cuda") => true,
+        Ok(other) => panic!("COLAR_TEST_DEVICE is {other}: neither cuda nor cuda-host"),
+    }
+}
+
+/// The device with activations of `dtype`; on the CPU, `seed` decides the order of a block's threads.
+pub fn kernels(dtype: Dtype, seed: u64) -> CudaDevice<TestDriver> {
+    let driver = if on_gpu() { gpu() } else { TestDriver::Host(HostDriver::new(2, seed).unwrap()) };
+    CudaDevice::new(driver, dtype)
+}
+
+#[cfg(cuda_kernels)]
+fn gpu() -> TestDriver {
+    // One for all tests: each has scratch memory of its own.
+    static GPU: std::sync::OnceLock<std::result::Result<GpuDriver, String>> = std::sync::OnceLock::new();
+    match GPU.get_or_init(|| GpuDriver::new().map_err(|e| e.to_string())) {
+        Ok(driver) => TestDriver::Gpu(driver.clone()),
+        Err(e) => panic!("{e}"),
+    }
+}
+
+#[cfg(not(cuda_kernels))]
+fn gpu() -> TestDriver {
+    panic!("COLAR_TEST_DEVICE is cuda, but there was no nvcc when these tests were built")
+}
+
+/// Evaluates an expression of whichever driver and memories there are.
+macro_rules! each {
+    ($driver:expr, $d:ident $(, $memory:expr, $m:ident)* => $e:expr) => {
+        match ($driver, $($memory),*) {
+            (TestDriver::Host($d), $(TestMemory::Host($m)),*) => $e,
+            #[cfg(cuda_kernels)]
+            (TestDriver::Gpu($d), $(TestMemory::Gpu($m)),*) => $e,
+            #[cfg(cuda_kernels)]
+            #[allow(unreachable_patterns)]
+            _ => panic!("a buffer of another driver"),
+        }
+    };
+}
+
+impl Memory for TestMemory {
+    fn address(&self) -> u64 {
+        match self {
+            TestMemory::Host(m) => m.address(),
+            #[cfg(cuda_kernels)]
+            TestMemory::Gpu(m) => m.address(),
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            TestMemory::Host(m) => m.len(),
+            #[cfg(cuda_kernels)]
+            TestMemory::Gpu(m) => m.len(),
+        }
+    }
+}
+
+impl Driver for TestDriver {
+    type Memory = TestMemory;
+
+    fn name(&self) -> &'static str {
+        each!(self, d => d.name())
+    }
+
+    fn description(&self) -> Description {
+        each!(self, d => d.description())
+    }
+
+    fn time(&self, lead: impl FnOnce() -> Result<()>, f: impl FnOnce() -> Result<()>) -> Result<Duration> {
+        each!(self, d => d.time(lead, f))
+    }
+
+    fn scope<R>(&self, f: impl FnOnce() -> R) -> R {
+        each!(self, d => d.scope(f))
+    }
+
+    fn alloc(&self, bytes: usize) -> Result<TestMemory> {
+        match self {
+            TestDriver::Host(d) => d.alloc(bytes).map(TestMemory::Host),
+            #[cfg(cuda_kernels)]
+            TestDriver::Gpu(d) => d.alloc(bytes).map(TestMemory::Gpu),
+        }
+    }
+
+    fn upload(&self, to: &TestMemory, bytes: &[u8]) -> Result<()> {
+        each!(self, d, to, to => d.upload(to, bytes))
+    }
+
+    fn download(&self, from: &TestMemory, bytes: &mut [u8]) -> Result<()> {
+        each!(self, d, from, from => d.download(from, bytes))
+    }
+
+    fn copy(&self, from: &TestMemory, to: &TestMemory, bytes: usize) -> Result<()> {
+        each!(self, d, from, from, to, to => d.copy(from, to, bytes))
+    }
+
+    fn zero(&self, memory: &TestMemory) -> Result<()> {
+        each!(self, d, memory, m => d.zero(m))
+    }
+
+    unsafe fn launch(&self, launch: &Launch<'_>) -> Result<()> {
+        // SAFETY: the caller's promise is the same.
+        each!(self, d => unsafe { d.launch(launch) })
+    }
+
+    fn product(&self, p: &Product<'_, TestMemory>) -> Result<()> {
+        let Product { m, n, k, alpha, beta, dtype, .. } = *p;
+        each!(self, d, p.x, x, p.w, w, p.y, y => d.product(&Product { m, n, k, alpha, beta, x, w, y, dtype }))
+    }
+}
