@@ -82,7 +82,7 @@ fn bad_usage() {
     let cases: [(&[&str], &str); 4] = [
         (&["kernels", "--config", "nothing"], "not one of llama-3.2-1b"),
         (&["kernels", "--config", "tiny", "--filter", "no such thing"], "no operation has this in its name"),
-        (&["kernels", "--seconds", "-1"], "--seconds"),
+        (&["kernels", "--seconds=-1"], "must be from 0 to 60"),
         (&["decode", "--model", "tests/golden/llama-tiny", "--new-tokens", "2"], "at least 3"),
     ];
     for (args, message) in cases {
