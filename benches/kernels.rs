@@ -38,7 +38,7 @@ impl DeviceTask for Kernels {
                 b.iter_custom(|calls| {
                     let first = next;
                     next += calls as usize;
-                    device.scope(|| timer.batch(calls as usize, first, work)).unwrap()
+                    device.scope(|| timer.run(calls as usize, first, work)).unwrap()
                 });
             });
         }

@@ -93,11 +93,20 @@ impl<D: Device> Timer<D> {
         &self.device
     }
 
-    /// The time of `calls` calls on sets of operands from number `first`.
+    /// The time of `calls` calls on sets of operands from number `first`, in as many batches as it takes.
     ///
     /// # Errors
     /// What the work says.
-    pub fn batch(&mut self, calls: usize, first: usize, work: &mut Work<D>) -> Result<Duration> {
+    pub fn run(&mut self, calls: usize, first: usize, work: &mut Work<D>) -> Result<Duration> {
+        let (end, mut total) = (first + calls, Duration::ZERO);
+        for first in (first..end).step_by(MOST_CALLS) {
+            total += self.batch((end - first).min(MOST_CALLS), first, work)?;
+        }
+        Ok(total)
+    }
+
+    /// The time of one batch.
+    fn batch(&mut self, calls: usize, first: usize, work: &mut Work<D>) -> Result<Duration> {
         let (device, asking) = (&self.device, &mut self.asking);
         let lead = &mut self.lead;
         let expected = *asking;

@@ -12,6 +12,9 @@ use crate::bench::timer::Work;
 use crate::device::{Device, Draw, Dtype, HeadShape, LatentLoss, LatentWeights, Span, TokenChoice};
 use crate::model::config::ModelConfig;
 
+/// Makes operands and gives the call on them.
+type Make<D> = Box<dyn Fn(&D) -> Result<Work<D>> + Send>;
+
 /// An operation at one shape.
 pub struct Case<D: Device> {
     /// The operation, as [`Device`] calls it, with its form where it has several.
@@ -22,7 +25,7 @@ pub struct Case<D: Device> {
     pub bytes: u64,
     /// Floating-point operations, where they may be what takes the time.
     pub operations: u64,
-    make: Box<dyn Fn(&D) -> Result<Work<D>> + Send>,
+    make: Make<D>,
 }
 
 impl<D: Device> Case<D> {
