@@ -24,8 +24,8 @@ const MOST_CALLS: usize = 64;
 /// Most batches.
 const MOST_BATCHES: usize = 31;
 
-/// Floats of the buffer that is cleared to keep a device busy: 256 MiB.
-const LEAD: (usize, usize) = (1 << 13, 1 << 13);
+/// Shape of the buffer that is cleared to keep a device busy: 128 MiB of floats, far longer to clear than to ask for.
+const LEAD: [usize; 2] = [1 << 12, 1 << 13];
 
 /// Most clearings before a batch.
 const MOST_LEADS: usize = 64;
@@ -61,10 +61,8 @@ impl<D: Device> Timer<D> {
     /// What the device says.
     pub fn new(device: &D) -> Result<Self> {
         let mut timer = Timer { device: device.clone(), lead: None, asking: 0.0 };
-        let mut small = device.zeros(1, 1)?;
-        // The first call may load what later ones find.
-        device.clear(&mut small)?;
-        let mut large = device.zeros(LEAD.0 / 16, LEAD.1)?;
+        let [rows, cols] = LEAD;
+        let mut lead = device.zeros(rows, cols)?;
         let seconds = |t: &mut D::Tensor| -> Result<(f64, f64)> {
             let mut asked = Duration::ZERO;
             let took = device.time(
@@ -78,11 +76,10 @@ impl<D: Device> Timer<D> {
             )?;
             Ok((took.as_secs_f64(), asked.as_secs_f64()))
         };
-        seconds(&mut large)?;
-        let (took, asked) = seconds(&mut large)?;
+        // The first call may load what the second finds.
+        seconds(&mut lead)?;
+        let (took, asked) = seconds(&mut lead)?;
         if asked < 0.5 * took {
-            let mut lead = device.zeros(LEAD.0, LEAD.1)?;
-            let (took, _) = seconds(&mut lead)?;
             timer.lead = Some((lead, took));
         }
         Ok(timer)
