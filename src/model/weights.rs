@@ -363,6 +363,17 @@ mod tests {
     }
 
     #[test]
+    fn a_tensor_in_memory() {
+        let words: Arc<[u64]> = [0x4000_3f80, 0].into();
+        let t = MappedTensor::in_memory(Dtype::Bf16, &[1, 5], Arc::clone(&words)).unwrap();
+        assert_eq!(t.to_f32_vec(), [1.0, 2.0, 0.0, 0.0, 0.0]);
+        for shape in [[1, 4], [3, 3], [usize::MAX, 2]] {
+            let error = MappedTensor::in_memory(Dtype::Bf16, &shape, Arc::clone(&words)).unwrap_err();
+            assert!(error.to_string().contains("2 words"), "{error}");
+        }
+    }
+
+    #[test]
     fn misaligned_data_is_copied_and_equal() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(WEIGHTS_FILE);

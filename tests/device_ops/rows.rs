@@ -107,6 +107,9 @@ fn memory<D: Device>(d: &D, rows: usize, cols: usize, weight: Dtype, seed: u64) 
     let other = Host::normal(rows, cols, 1.0, seed + 1);
     d.write(&mut t, &other.values).unwrap();
     assert_eq!(read(d, &t), other.values);
+    let mut copy = poisoned(d, rows, cols);
+    d.copy(&t, &mut copy).unwrap();
+    assert_eq!(read(d, &copy), other.values);
     d.clear(&mut t).unwrap();
     drop(t);
     // A buffer that is used again is zero all the same.

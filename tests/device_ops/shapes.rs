@@ -316,6 +316,7 @@ fn optimiser_and_memory() {
     });
     let mut t = d.zeros(2, 3).unwrap();
     refused("write", "values", d.write(&mut t, &[0.0; 5]));
+    refused("copy", "to", d.copy(&d.zeros(3, 2).unwrap(), &mut t));
     assert!(matches!(d.upload(2, 3, &[0.0; 7]), Err(Error::Shape { .. })));
     for (rows, cols) in [(usize::MAX, 2), (usize::MAX / 4, 3), (1 << 40, 1 << 40)] {
         assert!(matches!(d.empty(rows, cols), Err(Error::Shape { op: "empty", .. })));
