@@ -5,10 +5,8 @@
 //
 // Backward is the same kernel with direction -1: a rotation's gradient is the rotation back.
 //
-// A block takes one row. The angle can be tens of thousands, where the float32 functions reduce it through local
-// memory; here it is reduced to turns in float64, two multiplications and a rounding, for pairs that all heads
-// of the row share.
-#include "common.cuh"
+// A block takes one row; the pairs of all heads of a row share their angles.
+#include "pointwise.cuh"
 
 template <class A>
 __device__ void rotary(const uint32_t* positions, const float* inv_freq, float direction, uint32_t heads,
@@ -16,10 +14,8 @@ __device__ void rotary(const uint32_t* positions, const float* inv_freq, float d
     A* row = x + uint64_t(blockIdx.x) * heads * 2 * half;
     const float position = float(positions[blockIdx.x]);
     for (uint32_t j = threadIdx.x; j < half; j += blockDim.x) {
-        double turns = double(position * inv_freq[j]) * 0.15915494309189533577;  // 1 / 2 pi
-        turns -= rint(turns);
         float sine, cosine;
-        sincospif(float(2.0 * turns), &sine, &cosine);
+        rotation(position * inv_freq[j], &sine, &cosine);
         sine *= direction;
         // Blocks along y share a row's heads.
         for (uint32_t h = blockIdx.y; h < heads; h += gridDim.y) {

@@ -111,7 +111,7 @@ impl<R: Driver> CudaDevice<R> {
             return Ok(());
         }
         // SAFETY: the caller's promise is the same.
-        unsafe { self.driver.launch(&Launch { kernel, grid, block, shared, args }) }
+        unsafe { self.driver.launch(&Launch { kernel, grid, block, shared, args, together: false }) }
     }
 
     /// Launches a kernel of which each block takes one of `rows` rows of `cols` columns.

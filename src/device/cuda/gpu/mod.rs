@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
 
-use super::driver::{Driver, Launch, Memory, Product};
+use super::driver::{Driver, Launch, Limits, Memory, Product};
 use super::kernels::Kernel;
 use crate::{Error, Result};
 use product::Library;
@@ -41,6 +41,7 @@ struct Gpu {
     device: sys::CUdevice,
     context: sys::CUcontext,
     stream: sys::CUstream,
+    limits: Limits,
     library: Library,
     /// Kernels looked up so far, by name.
     functions: Mutex<HashMap<&'static str, Function>>,
@@ -114,6 +115,7 @@ impl GpuDriver {
             device,
             context,
             stream,
+            limits,
             library,
             functions: Mutex::default(),
             modules: Mutex::default(),
@@ -238,6 +240,10 @@ impl Driver for GpuDriver {
         "cuda"
     }
 
+    fn limits(&self) -> Limits {
+        self.gpu.limits
+    }
+
     fn scope<R>(&self, f: impl FnOnce() -> R) -> R {
         f()
     }
@@ -303,16 +309,11 @@ impl Driver for GpuDriver {
         let mut values: Vec<u64> = launch.args.iter().map(|a| a.bits()).collect();
         let mut args: Vec<*mut c_void> = values.iter_mut().map(|v| std::ptr::from_mut(v).cast()).collect();
         let [x, y] = launch.grid;
+        let start =
+            if launch.together { result::launch_cooperative_kernel } else { result::launch_kernel };
         // SAFETY: the caller promises that the arguments are the kernel's; CUDA copies them during the call.
         unsafe {
-            result::launch_kernel(
-                function,
-                (x, y, 1),
-                (launch.block, 1, 1),
-                launch.shared,
-                self.gpu.stream,
-                &mut args,
-            )
+            start(function, (x, y, 1), (launch.block, 1, 1), launch.shared, self.gpu.stream, &mut args)
         }
         .map_err(|e| failed(&format!("kernel {}", launch.kernel.name), e))
     }
