@@ -61,7 +61,7 @@ struct Model {
     const A* log_std;
     const float* log_std_bias;
     // [rows, hidden], [rows, heads * head_dim], [rows, heads, PARTS, head_dim + 2], [rows, inner or head_inner],
-    // [rows, hidden], [rows, vocab].
+    // [rows, head_inner], [rows, vocab].
     float *stream, *q, *partials, *act, *outer, *logits;
     // [rows], [rows], [rows, warps of the grid].
     double* z;
@@ -174,7 +174,7 @@ __device__ __forceinline__ void stage_rms_norm(const Work<A, M>& work, const Row
 // Whole rows of `outer`, through LayerNorm.
 template <uint32_t M, class A>
 __device__ __forceinline__ void stage_layer_norm(const Work<A, M>& work, const Rows& x) {
-    const uint32_t cols = work.model.hidden;
+    const uint32_t cols = work.model.head_inner;
     stage_rows<M>(work, x, 0, cols, [&](uint32_t m, uint32_t c) { return work.model.outer[uint64_t(m) * cols + c]; });
     float mean[M], squares[M];
 #pragma unroll
@@ -425,9 +425,9 @@ __device__ __noinline__ void draw_latents(Work<A, M>& work, uint32_t step) {
     const uint32_t k = model.hidden, inner = model.head_inner;
     const uint64_t before = uint64_t(step) * work.count * k;
     const Rows x = work.rows(k), wide = work.rows(inner);
-    const Successive<A> fc0{model.fc0, k, inner}, fc2{model.fc2, inner, k};
+    const Successive<A> fc0{model.fc0, k, inner}, fc2{model.fc2, inner, inner};
     // A head without log_sigma draws its mean with a deviation that is next to nothing.
-    const Paired<A> both{model.mean, model.log_std == nullptr ? model.mean : model.log_std, k};
+    const Paired<A> both{model.mean, model.log_std == nullptr ? model.mean : model.log_std, inner};
     product<M, A>(
         x, inner / J, k, fc0,
         [&](uint32_t from, uint32_t len) {
@@ -439,10 +439,10 @@ __device__ __noinline__ void draw_latents(Work<A, M>& work, uint32_t step) {
             if (!place.leads || !work.open(place.m)) return;
             model.act[uint64_t(place.m) * inner + row] = exact_gelu(sum + model.fc0_bias[row]);
         });
-    prefetch_units(k / J, inner * sizeof(A), fc2);
+    prefetch_units(inner / J, inner * sizeof(A), fc2);
     GRID_SYNC(work.grid);
     product<M, A>(
-        wide, k / J, inner, fc2,
+        wide, inner / J, inner, fc2,
         [&](uint32_t from, uint32_t len) {
             stage_rows<M>(work, wide, from, len,
                           [&](uint32_t m, uint32_t c) { return model.act[uint64_t(m) * inner + c]; });
@@ -450,12 +450,12 @@ __device__ __noinline__ void draw_latents(Work<A, M>& work, uint32_t step) {
         [&](uint32_t unit, const Place<M>& place, float sum, float) {
             const uint32_t row = unit * J + place.j;
             if (!place.leads || !work.open(place.m)) return;
-            model.outer[uint64_t(place.m) * k + row] = sum + model.fc2_bias[row];
+            model.outer[uint64_t(place.m) * inner + row] = sum + model.fc2_bias[row];
         });
-    prefetch_units(k, k * sizeof(A), both);
+    prefetch_units(k, inner * sizeof(A), both);
     GRID_SYNC(work.grid);
     product<M, A>(
-        x, k, k, both, [&](uint32_t, uint32_t) { stage_layer_norm<M>(work, x); },
+        wide, k, inner, both, [&](uint32_t, uint32_t) { stage_layer_norm<M>(work, wide); },
         [&](uint32_t unit, const Place<M>& place, float mean, float log_sigma) {
             if (!place.leads || place.j != 0 || !work.open(place.m)) return;
             const Sequence& s = work.sequences[place.m];

@@ -19,6 +19,7 @@
 
 pub mod cpu;
 pub mod cuda;
+pub mod decoder;
 mod policy;
 mod shape;
 
@@ -28,6 +29,8 @@ pub(crate) use shape::{
 };
 
 pub use crate::files::safetensors::Dtype;
+
+use decoder::{Decoder, DecoderModel};
 
 use crate::Result;
 use crate::model::weights::MappedTensor;
@@ -189,6 +192,8 @@ pub trait Device: Clone + Send + Sync + Sized + 'static {
     type Tensor: TensorInfo;
     /// A vector of `u32` on the device.
     type Index: Send + Sync;
+    /// What decodes a few sequences faster than the operations below one by one.
+    type Decoder<'a>: Decoder<Self>;
 
     /// Short name, as on the command line.
     fn name(&self) -> &'static str;
@@ -488,6 +493,13 @@ pub trait Device: Clone + Send + Sync + Sized + 'static {
         choices: &[TokenChoice],
         bias: f32,
     ) -> Result<Vec<bool>>;
+
+    /// A decoder of up to `rows` sequences of a model, where the device has one for it.
+    ///
+    /// # Errors
+    /// Weights that do not fit each other, and what the device says.
+    fn decoder<'a>(&'a self, model: DecoderModel<'a, Self>, rows: usize)
+    -> Result<Option<Self::Decoder<'a>>>;
 
     // ---- optimiser ----------------------------------------------------------------------------
 

@@ -44,8 +44,8 @@ pub struct Transformer<D: Device> {
     /// `[V, H]`, the output head; equal to `embed` where they are tied.
     pub lm_head: ParamId,
     pub(super) layers: Vec<Layer>,
-    norm: ParamId,
-    inv_freq: D::Tensor,
+    pub(super) norm: ParamId,
+    pub(super) inv_freq: D::Tensor,
 }
 
 struct LayerSaved<D: Device> {
@@ -138,7 +138,7 @@ impl<D: Device> Transformer<D> {
         Ok(Transformer { config: c.clone(), embed, lm_head, layers, norm, inv_freq })
     }
 
-    fn heads(&self) -> HeadShape {
+    pub(super) fn heads(&self) -> HeadShape {
         HeadShape {
             heads: self.config.num_attention_heads,
             kv_heads: self.config.num_key_value_heads,

@@ -26,6 +26,7 @@ mod rows;
 mod shapes;
 
 mod bf16;
+mod decoder;
 mod exact;
 mod faults;
 mod models;

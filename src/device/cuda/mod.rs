@@ -8,6 +8,7 @@
 //! Operations that only training needs are not there yet and say so.
 
 mod attention;
+mod decode;
 pub mod driver;
 #[cfg(cuda_kernels)]
 pub mod gpu;
@@ -21,12 +22,14 @@ mod product;
 mod rows;
 mod tensor;
 
+pub use decode::CudaDecoder;
 pub use tensor::{CudaIndex, CudaTensor};
 
 use driver::{Arg, Driver, Launch};
 use kernels::Kernel;
 use tensor::upload;
 
+use super::decoder::DecoderModel;
 use super::{
     AdamW, AdamWTensor, CrossEntropyGrads, Device, Draw, Dtype, HeadShape, LatentPolicyGrads, LatentWeights,
     Span, TokenChoice, check_len, elements,
@@ -150,6 +153,7 @@ impl<R: Driver> CudaDevice<R> {
 impl<R: Driver> Device for CudaDevice<R> {
     type Tensor = CudaTensor<R>;
     type Index = CudaIndex<R>;
+    type Decoder<'a> = CudaDecoder<'a, R>;
 
     fn name(&self) -> &'static str {
         self.driver.name()
@@ -504,6 +508,14 @@ impl<R: Driver> Device for CudaDevice<R> {
         bias: f32,
     ) -> Result<Vec<bool>> {
         self.event(h, w, token, choices, bias)
+    }
+
+    fn decoder<'a>(
+        &'a self,
+        model: DecoderModel<'a, Self>,
+        rows: usize,
+    ) -> Result<Option<CudaDecoder<'a, R>>> {
+        self.make_decoder(model, rows)
     }
 
     fn sum_squares(&self, _: &[&CudaTensor<R>]) -> Result<f64> {

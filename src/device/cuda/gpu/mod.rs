@@ -309,13 +309,10 @@ impl Driver for GpuDriver {
         let mut values: Vec<u64> = launch.args.iter().map(|a| a.bits()).collect();
         let mut args: Vec<*mut c_void> = values.iter_mut().map(|v| std::ptr::from_mut(v).cast()).collect();
         let [x, y] = launch.grid;
-        let start =
-            if launch.together { result::launch_cooperative_kernel } else { result::launch_kernel };
+        let start = if launch.together { result::launch_cooperative_kernel } else { result::launch_kernel };
         // SAFETY: the caller promises that the arguments are the kernel's; CUDA copies them during the call.
-        unsafe {
-            start(function, (x, y, 1), (launch.block, 1, 1), launch.shared, self.gpu.stream, &mut args)
-        }
-        .map_err(|e| failed(&format!("kernel {}", launch.kernel.name), e))
+        unsafe { start(function, (x, y, 1), (launch.block, 1, 1), launch.shared, self.gpu.stream, &mut args) }
+            .map_err(|e| failed(&format!("kernel {}", launch.kernel.name), e))
     }
 
     fn product(&self, product: &Product<'_, GpuMemory>) -> Result<()> {
