@@ -115,9 +115,10 @@ proptest! {
         close("gather_merge", &mine, &read(&c, &theirs), 0.0);
     }
 
+    /// Of heads that the tensor cores do not take; [`super::flash`] has the others.
     #[test]
     fn attention(
-        kv_heads in 1..3usize, group in 1..4usize, head_dim in prop_oneof![Just(16), Just(64), 1..40usize],
+        kv_heads in 1..3usize, group in 1..4usize, head_dim in prop_oneof![Just(16), 1..32usize, 33..48usize],
         q_len in 1..40usize, before in 0..60usize, seed in any::<u32>(),
     ) {
         let (d, seed, c) = (device(), u64::from(seed), CpuDevice::new(1).unwrap());

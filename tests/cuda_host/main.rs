@@ -28,7 +28,9 @@ mod shapes;
 mod bf16;
 mod exact;
 mod faults;
+mod flash;
 mod models;
+mod twins;
 
 use std::sync::OnceLock;
 

@@ -9,6 +9,7 @@
 
 mod attention;
 pub mod driver;
+mod flash;
 #[cfg(cuda_kernels)]
 pub mod gpu;
 #[cfg(cuda_host)]
