@@ -320,7 +320,8 @@ fn optimizer(c: &mut Criterion) {
     let shape = (30 * (128 * (2 * HIDDEN + HIDDEN + 192)) / HIDDEN, HIDDEN);
     let (mut value, grad) = (rows(&d, shape.0, shape.1), rows(&d, shape.0, shape.1));
     let (mut m, mut v) = (d.zeros(shape.0, shape.1).unwrap(), d.zeros(shape.0, shape.1).unwrap());
-    let hyper = AdamW::new(1e-5, 0.01, 1);
+    let hyper =
+        AdamW::new(1e-5, 0.01, 1);
     bench(&mut g, &d, "adamw", floats(&[(7 * shape.0, shape.1)]), || {
         let (value, m, v) = (&mut value, &mut m, &mut v);
         d.adamw(&hyper, &mut [AdamWTensor { value, grad: &grad, m, v }])

@@ -201,8 +201,7 @@ mod tests {
         assert_eq!(e.mean_length, 4.5);
         assert_eq!(e.mean_length_correct, Some(5.0));
         assert_eq!(e.mean_answer_tokens, 4.0);
-        let none =
-            Evaluation::of(vec![judge(&sample("a", "1"), Generation::saying("Answer:2", 3, 2), exact)]);
+        let none = Evaluation::of(vec![judge(&sample("a", "1"), Generation::saying("Answer:2", 3, 2), exact)]);
         assert_eq!(none.mean_length_correct, None);
     }
 
@@ -210,8 +209,7 @@ mod tests {
     fn the_verifier_decides() {
         for (kind, correct) in [(VerifierKind::Exact, false), (VerifierKind::Math, true)] {
             let judged = |text: &str| {
-                judge(&sample("a", r"\frac{1}{2}"), Generation::saying(text, 1, 1), kind.verifier().as_ref())
-                    .correct
+                judge(&sample("a", r"\frac{1}{2}"), Generation::saying(text, 1, 1), kind.verifier().as_ref()).correct
             };
             assert_eq!(judged("Answer: 0.50 cm"), correct);
             assert!(!judged("Answer: 0.51"));
