@@ -64,7 +64,7 @@ kernels! {
         convert_f32_bf16 convert_bf16_bf16 convert_f16_bf16
         scatter_rows_f32 scatter_rows_bf16 add_bias_f32 add_bias_bf16 add_f32 add_bf16;
     "norm": rms_norm_f32 rms_norm_bf16 layer_norm_f32 layer_norm_bf16;
-    "rope": rotary_f32 rotary_bf16;
+    "rope": rotary_f32 rotary_bf16 rotary_append_f32 rotary_append_bf16;
     "activation": swiglu_f32 swiglu_bf16 gelu_f32 gelu_bf16;
     "attention": attention_f32 attention_bf16 attention_merge_f32 attention_merge_bf16;
     "flash": flash_64_64 flash_64_128 flash_128_64 flash_128_128;
