@@ -66,8 +66,8 @@ impl<R: Driver> CudaDevice<R> {
         check_len(OP, "positions", positions.values.len(), n)?;
         check_len(OP, "rows", rows.values.len(), n)?;
         check(OP, "keys", keys, keys.rows(), width)?;
-        check(OP, "values", values, keys.rows(), width)?;
-        check_below(OP, "rows", &rows.values, keys.rows())?;
+        check(OP, "values", values, values.rows(), width)?;
+        check_below(OP, "rows", &rows.values, keys.rows().min(values.rows()))?;
         let bias = |name: &str, of: Option<&CudaTensor<R>>, cols: usize| -> Result<Arg> {
             let Some(bias) = of else { return Ok(Arg::Pointer(0)) };
             check(OP, name, bias, 1, cols)?;
