@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use super::common::host::{Host, read};
 use super::{config, dtype, size};
 
-/// Half a unit in the last place of bf16 is 2⁻⁹ of a value; results are rounded once, sums of two parts twice.
+/// Half a unit in the last place of bf16 is at most 2⁻⁸ of a value; results are rounded once.
 const ROUNDING: f64 = 1.0 / 256.0;
 
 fn device() -> &'static CudaHostDevice {

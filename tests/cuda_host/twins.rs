@@ -73,7 +73,7 @@ fn mma_is_a_product() {
 fn ldmatrix_deals_out_rows_and_columns() {
     let d = driver();
     // Element e of 16 bits is e. Rows of 32 bytes, so that a matrix's rows do not stand end to end.
-    let words: Vec<u32> = (0..256).map(|i| 2 * i | (2 * i + 1) << 16).collect();
+    let words: Vec<u32> = (0..256).map(|i| (2 * i) | ((2 * i + 1) << 16)).collect();
     let rows: Vec<u32> = (0..32).map(|i| (i * 11 + 5) % 32 * 32 + i % 2 * 16).collect();
     for transposed in [false, true] {
         let (offsets, bytes, out) = (up(&d, &rows), up(&d, &words), up(&d, &[0; 128]));
