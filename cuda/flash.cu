@@ -2,21 +2,21 @@
 //
 //   s_ij = scale * q_i . k_j     out_i = sum_j exp(s_ij - lse_i) v_j     lse_i = ln sum_j exp(s_ij)
 //
-// over the keys j <= k_len - q_len + i of the span; products of bf16 with sums, maxima and exponentials in float32.
-// Backward needs q, k, v, out, lse and dout, by the equations of attention.cu, which is the path in float32, for
-// other head sizes and for few rows.
+// over the keys j <= k_len - q_len + i of the span; products of bf16 with sums, maxima and exponentials in
+// float32. Backward needs q, k, v, out, lse and dout, by the equations of attention.cu, which is the path in
+// float32, for other head sizes and for few rows.
 //
-// A block takes a tile of rows and one head of keys and values, as in attention.cu: a row is a pair of a query and
-// one of the query heads that share the keys, so that a tile loads its keys once for the whole group, and
-// short queries still fill it. Row r of a tile is row r % 16 of a fragment; a warp holds SLABS fragments of 16 rows,
-// their scores and their outputs in registers, and all warps go through the keys together. Two slabs read each fragment
-// of keys and values once for 32 rows, where shared memory otherwise sets the pace; one leaves more and smaller
-// tiles, for launches that would not fill the GPU.
+// A block takes a tile of rows and one head of keys and values, as in attention.cu: a row is a pair of a query
+// and one of the query heads that share the keys, so that a tile loads its keys once for the whole group, and
+// short queries still fill it. Row r of a tile is row r % 16 of a fragment; a warp holds SLABS fragments of 16
+// rows, their scores and their outputs in registers, and all warps go through the keys together. Two slabs read
+// each fragment of keys and values once for 32 rows, where shared memory otherwise sets the pace; one leaves
+// more and smaller tiles, for launches that would not fill the GPU.
 //
-// Keys and values pass through shared memory KEYS at a time, the next ones being copied while these are used: one
-// barrier a step. Chunks of 16 bytes are swizzled, chunk c of row r to place c ^ (r % 8), so that neither the copies nor the
-// loads of fragments meet a bank twice. Heads narrower than DIM are filled up with zeros there, and so are the rows
-// past a span's end, of which nothing is read.
+// Keys and values pass through shared memory KEYS at a time, the next ones being copied while these are used:
+// one barrier a step. Chunks of 16 bytes are swizzled, chunk c of row r to place c ^ (r % 8), so that neither
+// the copies nor the loads of fragments meet a bank twice. Heads narrower than DIM are filled up with zeros
+// there, and so are the rows past a span's end, of which nothing is read.
 //
 // A row's steps are the same in every tile, whatever its rows and neighbours: its bits follow from its own keys.
 #include "mma.cuh"
@@ -115,7 +115,8 @@ __device__ __forceinline__ void flash(const uint32_t* tiles, float scale, uint32
             for (uint32_t e = 0; e < 4; e++) acc[s][n][e] = 0.0f;
         }
     }
-    // Of the addresses of fragments: the second matrix of A, and of B transposed, is below the first; of B, beside it.
+    // Of the addresses of fragments: the second matrix of A, and of B transposed, is below the first; of B,
+    // beside it.
     const uint32_t below = lane % 16, beside = lane / 16;
     const float log2_scale = scale * 1.44269504088896340736f;
     uint32_t queries[SLABS][KEEP_QUERIES ? DIM / 16 : 1][4];
@@ -188,8 +189,8 @@ __device__ __forceinline__ void flash(const uint32_t* tiles, float scale, uint32
                 }
             }
         }
-        // Scores become probabilities relative to the running maximum, which is in units of ln 2; as every row sees
-        // the first key, it is finite from the first step on.
+        // Scores become probabilities relative to the running maximum, which is in units of ln 2; as every row
+        // sees the first key, it is finite from the first step on.
         uint32_t p[SLABS][KEYS / 16][4];
 #pragma unroll
         for (uint32_t s = 0; s < SLABS; s++) {

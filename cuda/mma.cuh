@@ -1,6 +1,6 @@
-// Tensor cores and what feeds them: copies to shared memory that run beside arithmetic, loads of fragments, and the
-// product of fragments. Each wrapper is one instruction of PTX, and on `cuda-host` its twin of host/mma.h, which has
-// the same layout of operands over the lanes of a warp; all lanes take part.
+// Tensor cores and what feeds them: copies to shared memory that run beside arithmetic, loads of fragments, and
+// the product of fragments. Each wrapper is one instruction of PTX, and on `cuda-host` its twin of host/mma.h,
+// which has the same layout of operands over the lanes of a warp; all lanes take part.
 //
 // A fragment is a 16x16 or 16x8 matrix spread over a warp, two bf16 to a register, the lower column (of B: row) in
 // the lower half. With g = lane / 4 and t = lane % 4, for D[16x8] += A[16x16] B[16x8]:
@@ -10,7 +10,8 @@
 //   B   b[0]: rows 2t, 2t+1, column g            b[1]: rows 2t+8, 2t+9, column g
 //   D   d[0], d[1]: row g, columns 2t, 2t+1      d[2], d[3]: row g + 8, columns 2t, 2t+1
 //
-// So two neighbouring D fragments, rounded, are an A fragment: the products of attention chain without an exchange.
+// So two neighbouring D fragments, rounded, are an A fragment: the products of attention chain without an
+// exchange.
 #pragma once
 
 #include "common.cuh"
@@ -25,8 +26,8 @@ __device__ __forceinline__ uint32_t shared_address(const void* at) {
 }
 #endif
 
-// Starts the copy of 16 bytes to shared memory, past the registers and the first-level cache. The last 16 - `valid`
-// bytes become zero, and those of `from` are not read. Both addresses are multiples of 16.
+// Starts the copy of 16 bytes to shared memory, past the registers and the first-level cache. The last 16 -
+// `valid` bytes become zero, and those of `from` are not read. Both addresses are multiples of 16.
 __device__ __forceinline__ void copy_async(void* to, const void* from, uint32_t valid) {
 #ifdef __CUDACC__
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
@@ -57,8 +58,8 @@ __device__ __forceinline__ void copy_wait() {
 #endif
 }
 
-// Loads four 8x8 matrices of 16-bit elements from shared memory: lane 8 m + r gives the address of row r of matrix m,
-// a multiple of 16, and of each matrix receives the elements 2t and 2t+1 of row g.
+// Loads four 8x8 matrices of 16-bit elements from shared memory: lane 8 m + r gives the address of row r of
+// matrix m, a multiple of 16, and of each matrix receives the elements 2t and 2t+1 of row g.
 __device__ __forceinline__ void load_matrices(uint32_t out[4], const void* row) {
 #ifdef __CUDACC__
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"

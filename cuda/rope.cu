@@ -5,9 +5,9 @@
 //
 // Backward is the same kernel with direction -1: a rotation's gradient is the rotation back.
 //
-// rotary_append is what stands between the projections of a cached block and its attention, in one pass: it adds the
-// biases of q, k and v, rotates q in place, and writes the rotated k and v to their rows of the cache. It has no
-// backward: nothing is trained with a cache.
+// rotary_append is what stands between the projections of a cached block and its attention, in one pass: it
+// adds the biases of q, k and v, rotates q in place, and writes the rotated k and v to their rows of the cache.
+// It has no backward: nothing is trained with a cache.
 //
 // A block takes one row. The angle can be tens of thousands, where the float32 functions reduce it through local
 // memory; here it is reduced to turns in float64, two multiplications and a rounding, for pairs that all heads

@@ -138,8 +138,8 @@ fn every_width_and_group() {
     }
 }
 
-/// Enough blocks for the large tiles, short and long spans in one launch; each span's bits are those it has alone, in
-/// small tiles.
+/// Enough blocks for the large tiles, short and long spans in one launch; each span's bits are those it has
+/// alone, in small tiles.
 #[test]
 fn large_tiles() {
     for (head_dim, group) in [(64, 4), (128, 3)] {

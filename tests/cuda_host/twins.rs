@@ -1,5 +1,5 @@
-//! The host's twins of tensor-core instructions do what the PTX ISA says of them: the places of elements in fragments
-//! are written here once more, after its tables.
+//! The host's twins of tensor-core instructions do what the PTX ISA says of them: the places of elements in
+//! fragments are written here once more, after its tables.
 
 use colar_engine::device::cuda::driver::{Arg, Driver, Launch};
 use colar_engine::device::cuda::host::{HostDriver, HostMemory, twins};

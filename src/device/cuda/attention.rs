@@ -1,5 +1,5 @@
-//! Attention: spans with many rows in bf16 go to [`flash`], the others to `cuda/attention.cu`, whose launches are here:
-//! the cut of spans into tiles, and of tiles into parts.
+//! Attention: spans with many rows in bf16 go to [`flash`], the others to `cuda/attention.cu`, whose launches
+//! are here: the cut of spans into tiles, and of tiles into parts.
 
 use super::driver::{Arg, Driver};
 use super::kernels::{self as k, by_activation};
@@ -103,8 +103,8 @@ impl<R: Driver> CudaDevice<R> {
         self.attend_in_parts(OP, dtype, shape, &short, &operands)
     }
 
-    /// Attention of any spans, which lie within the operands and meet in no query; `operands` are the parameters of
-    /// `attention_*` from `scale` to `lse`.
+    /// Attention of any spans, which lie within the operands and meet in no query; `operands` are the
+    /// parameters of `attention_*` from `scale` to `lse`.
     fn attend_in_parts(
         &self,
         op: &'static str,
@@ -128,9 +128,9 @@ impl<R: Driver> CudaDevice<R> {
         let shared = ROWS * head_dim + KEYS * (head_dim + 1) + KEYS * head_dim + ROWS * KEYS;
         let shared = (shared * size_of::<f32>()) as u32;
         let grid = [count32(op, plan.tiles.len() / 10)?, kv_heads as u32];
-        // SAFETY: by the caller's checks the spans lie within q, k and v and meet in no query, so blocks write rows
-        // of their own; every part has its place in `partials`. Both buffers of this function are freed in the order
-        // of launches.
+        // SAFETY: by the caller's checks the spans lie within q, k and v and meet in no query, so blocks write
+        // rows of their own; every part has its place in `partials`. Both buffers of this function are freed in
+        // the order of launches.
         unsafe { self.launch(kernel, grid, THREADS, shared, &args) }?;
         if plan.cut.is_empty() {
             return Ok(());

@@ -35,7 +35,8 @@ impl Form {
     }
 }
 
-/// By width of head, then with small and large tiles. A row's bits follow from its width's `keys`, not from `rows`.
+/// By width of head, then with small and large tiles. A row's bits follow from its width's `keys`, not from
+/// `rows`.
 static FORMS: [[Form; 2]; 2] = [
     [
         Form { kernel: &k::flash_64_64, dim: 64, rows: 64, keys: 64 },
@@ -70,8 +71,8 @@ fn plan(op: &'static str, group: usize, rows: usize, spans: &[Span]) -> Result<V
 }
 
 impl<R: Driver> CudaDevice<R> {
-    /// Attention of spans that it [`takes`], which lie within the operands and meet in no query; `operands` are the
-    /// kernel's parameters from `scale` on.
+    /// Attention of spans that it [`takes`], which lie within the operands and meet in no query; `operands` are
+    /// the kernel's parameters from `scale` on.
     pub(super) fn flash(
         &self,
         op: &'static str,
@@ -91,8 +92,8 @@ impl<R: Driver> CudaDevice<R> {
         let tiles = upload(&self.driver, &plan(op, group, form.rows, spans)?)?;
         let args: Vec<Arg> = std::iter::once(Arg::from(&tiles)).chain(operands.iter().copied()).collect();
         let grid = [count32(op, blocks(form))?, 1];
-        // SAFETY: by the caller's checks every row and key of a tile lies within the operands, and no two tiles have
-        // a row in common. The table of tiles is freed in the order of launches.
+        // SAFETY: by the caller's checks every row and key of a tile lies within the operands, and no two tiles
+        // have a row in common. The table of tiles is freed in the order of launches.
         unsafe { self.launch(form.kernel, grid, THREADS, form.shared() as u32, &args) }
     }
 }

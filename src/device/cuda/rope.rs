@@ -94,9 +94,9 @@ impl<R: Driver> CudaDevice<R> {
         let vectors = (q.cols() + 3 * width) * dtype.size() / 32;
         let grid = [count32(OP, n)?, vectors.div_ceil(ROW_THREADS).clamp(1, BLOCKS_A_ROW) as u32];
         let shared = count32(OP, 2 * half * size_of::<f32>())?;
-        // SAFETY: the checks above: q, k and v have a row for each position and for each of the cache's rows that
-        // `rows` names, which lie within it; heads of twice `half` columns fill every row. The named rows are distinct
-        // by the operation's contract; equal ones would leave one of them, or parts of several.
+        // SAFETY: the checks above: q, k and v have a row for each position and for each of the cache's rows
+        // that `rows` names, which lie within it; heads of twice `half` columns fill every row. The named rows
+        // are distinct by the operation's contract; equal ones would leave one of them, or parts of several.
         unsafe { self.launch(kernel, grid, ROW_THREADS as u32, shared, &args) }
     }
 }

@@ -1,5 +1,5 @@
-//! Kernels of one instruction each (`cuda/host/twins.cu`): tests compare the host's twins of `cuda/mma.cuh` with what
-//! the PTX ISA documents.
+//! Kernels of one instruction each (`cuda/host/twins.cu`): tests compare the host's twins of `cuda/mma.cuh`
+//! with what the PTX ISA documents.
 
 use crate::device::cuda::kernels::kernels;
 
