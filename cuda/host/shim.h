@@ -196,6 +196,9 @@ inline const Signature* enter(void (*kernel)(A...), void** args) {
     }                                                                                 \
     static void name(__VA_ARGS__)
 
+// How many blocks share a multiprocessor is nothing to the host.
+#define RESIDENT_KERNEL(name, threads, blocks, ...) KERNEL(name, threads, __VA_ARGS__)
+
 #define SHARED(type, name, count)                                     \
     static const char name##_key_ = 0;                                \
     type* const name = shim::shared<type>(&name##_key_, count)

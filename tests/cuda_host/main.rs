@@ -29,7 +29,9 @@ mod bf16;
 mod decoder;
 mod exact;
 mod faults;
+mod flash;
 mod models;
+mod twins;
 
 use std::sync::OnceLock;
 

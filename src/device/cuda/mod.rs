@@ -10,6 +10,7 @@
 mod attention;
 mod decode;
 pub mod driver;
+mod flash;
 #[cfg(cuda_kernels)]
 pub mod gpu;
 #[cfg(cuda_host)]
@@ -19,6 +20,7 @@ mod latent;
 mod layers;
 mod output;
 mod product;
+mod rope;
 mod rows;
 mod tensor;
 
@@ -355,6 +357,18 @@ impl<R: Driver> Device for CudaDevice<R> {
         direction: f32,
     ) -> Result<()> {
         self.rotate(x, positions, inv_freq, direction)
+    }
+
+    fn rotary_append(
+        &self,
+        qkv: [&mut CudaTensor<R>; 3],
+        biases: [Option<&CudaTensor<R>>; 3],
+        positions: &CudaIndex<R>,
+        inv_freq: &CudaTensor<R>,
+        rows: &CudaIndex<R>,
+        cache: [&mut CudaTensor<R>; 2],
+    ) -> Result<()> {
+        self.rotate_and_append(qkv, biases, positions, inv_freq, rows, cache)
     }
 
     fn attention(

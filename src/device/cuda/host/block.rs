@@ -207,10 +207,8 @@ pub(super) fn run_together(jobs: &[Job<'_>], seed: u64) -> std::result::Result<(
         let bench = bench.get_or_insert_with(Bench::new);
         let mut blocks = jobs.iter().map(|job| Running::start(bench, job)).collect::<Result<Vec<_>, _>>()?;
         let outcome = take_turns(&mut blocks, Shuffle(seed | 1));
-        blocks
-            .into_iter()
-            .map(|block| block.end(bench, outcome.clone()))
-            .fold(Ok(()), |all, one| all.and(one))
+        let ends: Vec<_> = blocks.into_iter().map(|block| block.end(bench, outcome.clone())).collect();
+        ends.into_iter().collect()
     })
 }
 

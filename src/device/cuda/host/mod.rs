@@ -10,6 +10,7 @@ mod block;
 pub mod faults;
 mod memory;
 mod segv;
+pub mod twins;
 
 use std::ffi::{CStr, c_char, c_void};
 use std::sync::atomic::{AtomicU64, Ordering};
