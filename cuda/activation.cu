@@ -7,12 +7,7 @@
 // dup = dout * gate * s; dx = dout * (Phi(x) + x * phi(x)).
 //
 // Bound by memory: SwiGLU, on the path of every token, reads and writes 16 bytes at a time.
-#include "common.cuh"
-
-__device__ __forceinline__ float silu(float g) {
-    // Below -88 e^-g overflows to infinity and the quotient is -0, as it should be.
-    return g / (1.0f + expf(-g));
-}
+#include "pointwise.cuh"
 
 template <class A>
 __device__ void swiglu(const A* gate, const A* up, uint64_t count, A* out) {
@@ -33,8 +28,7 @@ __device__ void swiglu(const A* gate, const A* up, uint64_t count, A* out) {
 template <class A>
 __device__ void gelu(const A* x, uint64_t count, A* out) {
     for (uint64_t i = grid_thread(); i < count; i += grid_threads()) {
-        const float v = to_float(x[i]);
-        out[i] = from_float<A>(v * (0.5f * (1.0f + erff(v * 0.70710678118654752440f))));
+        out[i] = from_float<A>(exact_gelu(to_float(x[i])));
     }
 }
 

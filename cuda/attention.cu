@@ -13,7 +13,7 @@
 // few tiles, as in decoding, a tile's keys are cut into parts for several blocks, and attention_merge puts their
 // results together; the cut follows from the shapes alone.
 //
-// This is the path in float32 arithmetic, for any head size up to MAX_DIM.
+// This is the path in float32 arithmetic, for any head size up to MAX_DIM; flash.cu takes bf16 with more rows.
 #include "common.cuh"
 
 // Mirrored in src/device/cuda/attention.rs.

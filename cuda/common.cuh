@@ -8,6 +8,8 @@
 // Conventions:
 // * KERNEL(name, threads, parameters...) { body } declares a kernel that runs with at most `threads`
 //   threads a block, a multiple of 32. Parameters are pointers, uint32_t, uint64_t and float.
+//   RESIDENT_KERNEL(name, threads, blocks, parameters...) also keeps to the registers that let `blocks` of its blocks
+//   share a multiprocessor.
 // * Every buffer starts at a multiple of 16 bytes. Matrices are row-major and dense.
 // * Indices into buffers are 64 bits wide: a cache of keys can exceed 2^32 elements.
 // * Storage types are float, bf16 and f16; arithmetic is float32, sums of it in an order that shapes alone
@@ -17,7 +19,9 @@
 #include <stdint.h>
 
 #ifdef __CUDACC__
-#define KERNEL(name, threads, ...) extern "C" __global__ void __launch_bounds__(threads, 1) name(__VA_ARGS__)
+#define KERNEL(name, threads, ...) RESIDENT_KERNEL(name, threads, 1, __VA_ARGS__)
+#define RESIDENT_KERNEL(name, threads, blocks, ...) \
+    extern "C" __global__ void __launch_bounds__(threads, blocks) name(__VA_ARGS__)
 // An array in shared memory with the life of the block.
 #define SHARED(type, name, count) __shared__ type name[count]
 // The shared memory whose size the launch gives, aligned to 16 bytes.

@@ -8,19 +8,12 @@
 // Backward of the draw needs log_sigma and eps: dmu += dz, dlog_sigma += dz * sigma * eps. The losses have
 // theirs in the same pass, in dmu and dlog_sigma, where those are given.
 #include "philox.cuh"
+#include "pointwise.cuh"
 
-constexpr float LOG_SIGMA_LOW = -20.0f, LOG_SIGMA_HIGH = 10.0f;
-constexpr float DETERMINISTIC_SIGMA = 1e-9f;
 constexpr float HALF_LOG_TAU = 0.91893853320467274178f;
 
 // The latent losses; the numbers are those of src/device/cuda/latent.rs.
 constexpr uint32_t NLL = 0, MSE = 1;  // 2 is MSE in expectation
-
-// NaN stays NaN, so that the step that made it is reported.
-__device__ __forceinline__ float bounded(float log_sigma, bool* hit) {
-    *hit = log_sigma < LOG_SIGMA_LOW || log_sigma > LOG_SIGMA_HIGH;
-    return log_sigma < LOG_SIGMA_LOW ? LOG_SIGMA_LOW : log_sigma > LOG_SIGMA_HIGH ? LOG_SIGMA_HIGH : log_sigma;
-}
 
 // draws[r] is the key, low word first, and the counter's words 1 and 2; word 0 counts fours of columns.
 template <class A>

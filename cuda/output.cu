@@ -12,7 +12,7 @@
 // Logits are float32. A probability is counted as an integer, floor(p / p_max * 2^44): sums of integers do not
 // depend on their order, so histograms by atomics give the same bits every time, and 2^18 tokens fit 64 bits.
 #include "dot.cuh"
-#include "philox.cuh"
+#include "sampling.cuh"
 
 // ---- loss ---------------------------------------------------------------------------------------
 
@@ -35,14 +35,9 @@ KERNEL(label_loss, 256, const float* logits, const uint32_t* ids, const uint32_t
 
 // ---- choice -------------------------------------------------------------------------------------
 
-// The uniform number of a draw: key and counter words 1 and 2; word 3 tells it from normal numbers.
-__device__ __forceinline__ float draw_uniform(const uint32_t* draw) {
-    return unit_float(philox(draw[0], draw[1], 0, draw[2], draw[3], 1).at[0]);
-}
-
-// 1 / temperature, such that the smallest temperatures do not make it infinite.
-__device__ __forceinline__ float inverse_temperature(float temperature) {
-    return fminf(1.0f / temperature, 3.40282346638528859812e38f);
+// The uniform number of a row's draw, as in latent.cu.
+__device__ __forceinline__ float row_uniform(const uint32_t* draw) {
+    return draw_uniform(draw[0], draw[1], draw[2], draw[3]);
 }
 
 __device__ __forceinline__ uint64_t mass_of(float p) { return uint64_t(double(p) * 17592186044416.0); }
@@ -180,7 +175,7 @@ KERNEL(choose_token, 1024, float* logits, const float* temperatures, const float
         mass += mass_of(p);
     }
     mass = block_total(mass);  // its barriers also publish the row
-    const double u = draw_uniform(draws + 4 * uint64_t(blockIdx.x));
+    const double u = row_uniform(draws + 4 * uint64_t(blockIdx.x));
     if (top_p >= 1.0f) {
         first_exceeding(row, vocab, min(uint64_t(u * double(mass)), mass - 1), true, 0, token);
         return;
@@ -275,9 +270,9 @@ __device__ void event_scan(const A* h, uint32_t rows, const W* w, uint64_t vocab
     double sum = 0.0;
     for (uint32_t i = 0; i < warps; i++) sum += shares[i * EVENT_ROWS + lane];
     partials[uint64_t(blockIdx.x) * rows + row] = sum;
-    const double u = draw_uniform(draws + 4 * uint64_t(row));
+    const double u = row_uniform(draws + 4 * uint64_t(row));
     const double running = atomicAdd(z + row, sum) + sum;
-    if (greedy ? sum > 0.0 : u * running >= 1.000001) atomicExch(lost + row, 1u);
+    if (greedy ? sum > 0.0 : certainly_lost(u, running)) atomicExch(lost + row, 1u);
 }
 
 #define EVENT(A, a, W, w_)                                                                                       \
@@ -307,7 +302,7 @@ KERNEL(event_decide, 128, const float* temperatures, const uint32_t* draws, cons
     if (won && temperatures[row] > 0.0f) {
         double z = 1.0;
         for (uint32_t t = 0; t < tiles; t++) z += partials[uint64_t(t) * rows + row];
-        won = double(draw_uniform(draws + 4 * row)) * z < 1.0;
+        won = double(row_uniform(draws + 4 * row)) * z < 1.0;
     }
     happened[row] = won ? 1 : 0;
 }

@@ -93,7 +93,8 @@ fn bad_usage() {
     }
 }
 
-fn decode(device: &str) {
+/// Checks what `bench decode` says of the tiny golden model; returns the tokens.
+fn decode(device: &str) -> Value {
     let model = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/llama-tiny");
     let lengths = ["--new-tokens", "6", "--latents", "5"];
     let report =
@@ -106,6 +107,9 @@ fn decode(device: &str) {
     let (tokens, latents) = (number(&report, "weight_bytes"), number(&report["latents"], "weight_bytes"));
     // Four square matrices of float32, and vectors.
     assert!(latents > tokens + 4.0 * 4.0 * 64.0 * 64.0, "{latents} and {tokens}");
+    assert_eq!(report["by_decoder"], device != "cpu");
+    assert_eq!(report["latents"]["by_decoder"], device != "cpu");
+    report["token_ids"].clone()
 }
 
 #[test]
@@ -116,5 +120,5 @@ fn tokens_and_latents() {
 #[test]
 #[cfg(cuda_host)]
 fn tokens_and_latents_by_the_kernels() {
-    decode("cuda-host");
+    assert_eq!(decode("cuda-host"), decode("cpu"));
 }

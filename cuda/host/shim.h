@@ -6,8 +6,8 @@
 // `Slots`: each lane leaves its operand, waits for its warp, and reads what it needs of the others'. Two
 // sets of slots alternate, so that a lane that runs ahead overwrites nothing that is still to be read.
 //
-// What is checked: threads of a block wait at the same barrier, all of them, and lanes of a warp at the same
-// exchange; shared memory starts as NaN and has guarded ends; a copy by cp.async arrives when it is waited
+// What is checked: threads of a block wait at the same barrier, all of them, lanes of a warp at the same
+// exchange, and blocks that were launched together at the same barrier of the grid; shared memory starts as NaN and has guarded ends; a copy by cp.async arrives when it is waited
 // for and not before.
 #pragma once
 
@@ -20,6 +20,7 @@
 #define __device__
 #define __host__
 #define __forceinline__ inline __attribute__((always_inline))
+#define __noinline__ __attribute__((noinline))
 #define __restrict__ __restrict
 
 namespace shim {
@@ -77,7 +78,7 @@ extern "C" void colar_host_wait(void* yielder, uint32_t kind, uint32_t place);
 // Reports a fault of the running kernel and does not return. Written in Rust.
 extern "C" void colar_host_fault(void* yielder, const char* what);
 
-enum Wait : uint32_t { BARRIER = 0, WARP = 1 };
+enum Wait : uint32_t { BARRIER = 0, WARP = 1, GRID = 2 };
 
 template <class To, class From>
 inline To bit_cast(const From& from) {
@@ -194,6 +195,9 @@ inline const Signature* enter(void (*kernel)(A...), void** args) {
         return shim::enter<threads>(name, args);                                      \
     }                                                                                 \
     static void name(__VA_ARGS__)
+
+// How many blocks share a multiprocessor is nothing to the host.
+#define RESIDENT_KERNEL(name, threads, blocks, ...) KERNEL(name, threads, __VA_ARGS__)
 
 #define SHARED(type, name, count)                                     \
     static const char name##_key_ = 0;                                \

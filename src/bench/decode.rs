@@ -5,6 +5,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::weight_bytes;
+use crate::device::decoder::Decoder;
 use crate::device::{Device, Draw, TensorInfo, TokenChoice};
 use crate::infer::Loaded;
 use crate::model::kv_cache::KvCache;
@@ -22,6 +23,8 @@ pub struct DecodeOptions {
 /// What decoding took.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct DecodeTiming {
+    /// Whether the device's decoder produced the tokens after the first, not its operations one by one.
+    pub by_decoder: bool,
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
     /// Tokens produced.
@@ -58,7 +61,19 @@ pub fn decode<D: Device>(
         let mut cache = KvCache::new(device, &transformer.config, 1, capacity)?;
         let greedy = TokenChoice { temperature: 0.0, top_p: 1.0, draw: Draw { key: 0, counter: [0, 0] } };
         let mut token_ids = Vec::with_capacity(options.new_tokens);
+        // By the device's decoder where it has one, as generation does.
+        let mut decoder = match opened.model.for_decoder() {
+            Some(model) => device.decoder(model, 1)?,
+            None => None,
+        };
+        let by_decoder = decoder.is_some();
         let mut step = |ids: &[u32]| -> Result<u32> {
+            if let (Some(decoder), &[token], 1..) = (&mut decoder, ids, cache.len(0)) {
+                let fed = [(cache.rows(0), token)];
+                let (_, chosen) = decoder.tokens(cache.lend(), &fed, &[greedy], None)?;
+                cache.grow(0, 1)?;
+                return Ok(chosen[0]);
+            }
             let table = params.get(transformer.embed);
             let mut x = device.empty(ids.len(), table.cols())?;
             device.gather_rows(1.0, table, &device.index(ids)?, &mut x)?;
@@ -84,6 +99,7 @@ pub fn decode<D: Device>(
         let rate = (options.new_tokens - 2) as f64 / ready.elapsed().as_secs_f64();
         let weight_bytes = weight_bytes(opened, false);
         Ok(DecodeTiming {
+            by_decoder,
             prompt_tokens: prompt.len(),
             new_tokens: options.new_tokens,
             token_ids,

@@ -15,6 +15,8 @@ use crate::model::open::{Additions, open};
 /// What a chain took.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct LatentsTiming {
+    /// Whether the device's decoder drew them, not its operations one by one.
+    pub by_decoder: bool,
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
     /// Latents drawn.
@@ -59,7 +61,12 @@ pub fn latents<D: Device>(loaded: &Loaded<D>, question: &str, count: usize) -> R
         seconds = g.latents_ms * 1e-3;
     }
     let (rate, weight_bytes) = (drawn as f64 / seconds, weight_bytes(&loaded.opened, true));
+    let by_decoder = match loaded.opened.model.for_decoder() {
+        Some(model) => loaded.device.decoder(model, 1)?.is_some(),
+        None => false,
+    };
     Ok(LatentsTiming {
+        by_decoder,
         prompt_tokens,
         latents: drawn,
         latents_per_s: rate,

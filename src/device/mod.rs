@@ -19,6 +19,7 @@
 
 pub mod cpu;
 pub mod cuda;
+pub mod decoder;
 mod policy;
 mod shape;
 
@@ -30,6 +31,8 @@ pub(crate) use shape::{
 use std::time::{Duration, Instant};
 
 pub use crate::files::safetensors::Dtype;
+
+use decoder::{Decoder, DecoderModel};
 
 use crate::Result;
 use crate::model::weights::MappedTensor;
@@ -200,6 +203,8 @@ pub trait Device: Clone + Send + Sync + Sized + 'static {
     type Tensor: TensorInfo;
     /// A vector of `u32` on the device.
     type Index: Send + Sync;
+    /// What decodes a few sequences faster than the operations below one by one.
+    type Decoder<'a>: Decoder<Self>;
 
     /// Short name, as on the command line.
     fn name(&self) -> &'static str;
@@ -363,6 +368,32 @@ pub trait Device: Clone + Send + Sync + Sized + 'static {
         inv_freq: &Self::Tensor,
         direction: f32,
     ) -> Result<()>;
+    /// What stands between the projections `q[T, q_width]`, `k` and `v` (`[T, kv_width]`) of a cached block and
+    /// its attention: adds each bias that is given (`[1, width]`), rotates `q` in place and `k` as
+    /// [`rotary`](Device::rotary) does forward, and writes row `t` of `k` and of `v` to row `rows[t]` of the
+    /// cached `[keys, values]`; the rows must be distinct. What it leaves in `k` and `v` is undefined.
+    ///
+    /// It is the composition of [`add_bias`](Device::add_bias), [`rotary`](Device::rotary) and
+    /// [`scatter_rows`](Device::scatter_rows); a device that can do it in one pass rounds in between less often.
+    fn rotary_append(
+        &self,
+        [q, k, v]: [&mut Self::Tensor; 3],
+        biases: [Option<&Self::Tensor>; 3],
+        positions: &Self::Index,
+        inv_freq: &Self::Tensor,
+        rows: &Self::Index,
+        [keys, values]: [&mut Self::Tensor; 2],
+    ) -> Result<()> {
+        for (x, bias) in [&mut *q, &mut *k, &mut *v].into_iter().zip(biases) {
+            if let Some(bias) = bias {
+                self.add_bias(x, bias)?;
+            }
+        }
+        self.rotary(q, positions, inv_freq, 1.0)?;
+        self.rotary(k, positions, inv_freq, 1.0)?;
+        self.scatter_rows(1.0, k, rows, keys)?;
+        self.scatter_rows(1.0, v, rows, values)
+    }
     /// Causal grouped-query attention over spans: `q`, `out` are `[Tq, q_width]`, `k`, `v` are
     /// `[Tk, kv_width]`; `lse[Tq, heads]` receives the log-sum-exp rows a backward needs.
     #[allow(clippy::too_many_arguments)]
@@ -517,6 +548,13 @@ pub trait Device: Clone + Send + Sync + Sized + 'static {
         choices: &[TokenChoice],
         bias: f32,
     ) -> Result<Vec<bool>>;
+
+    /// A decoder of up to `rows` sequences of a model, where the device has one for it.
+    ///
+    /// # Errors
+    /// Weights that do not fit each other, and what the device says.
+    fn decoder<'a>(&'a self, model: DecoderModel<'a, Self>, rows: usize)
+    -> Result<Option<Self::Decoder<'a>>>;
 
     // ---- optimiser ----------------------------------------------------------------------------
 

@@ -5,9 +5,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::generate::{self, Parts, Phase, Prepared};
+use super::generate;
 use super::request::{Event, Generation, Prompt, Request};
 use super::rollout::{Recorder, Rollouts, no_density};
+use super::sequence::{Parts, Phase, Prepared};
 use super::trace::Nearest;
 use crate::device::Device;
 use crate::device::cpu::CpuDevice;

@@ -4,88 +4,23 @@
 //! together, one row each, whether they draw latents or tokens. A sequence that ends leaves the batch
 //! and the others close ranks. Keys and values are kept from prompt to answer. Draws are keyed by the
 //! request's seed and counted by position, so what a request gives does not depend on its neighbours.
-//! Requests with the same prompt, such as the rollouts of a group, share its prefill.
+//! Requests with the same prompt, such as the rollouts of a group, share its prefill. A device with a
+//! decoder for the model takes over after the prefill (`decoded`).
 
 use std::time::Instant;
 
-use super::request::{Event, Generation, Sampling, TraceToken};
+use super::decoded;
+use super::request::{Event, Generation};
 use super::rollout::Recorder;
-use super::trace::Nearest;
+use super::sequence::{Parts, Phase, Prepared, Sequence, accept, finish, purpose};
 use crate::Result;
-use crate::data::answer;
 use crate::device::{Device, Draw, TensorInfo, TokenChoice};
 use crate::model::ColarModel;
 use crate::model::kv_cache::KvCache;
 use crate::model::prompt::group_equal;
-use crate::model::tokenizer::Tokenizer;
 
 /// Tokens of prompts that go through one prefill pass.
 const PREFILL_ROWS: usize = 2048;
-
-/// What a draw is for: word 1 of its counter.
-mod purpose {
-    pub const LATENT: u32 = 0x10;
-    pub const END_OF_LATENT: u32 = 0x11;
-    pub const TOKEN: u32 = 0x12;
-}
-
-/// A request ready to run.
-pub(super) struct Prepared {
-    pub prompt_ids: Vec<u32>,
-    pub start: Phase,
-    pub sampling: Sampling,
-    pub trace: bool,
-    pub question: String,
-    pub cf: String,
-}
-
-/// Where a sequence stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Phase {
-    /// Drawing latents.
-    Latents,
-    /// Writing a chain of thought.
-    Chain,
-    /// Writing the answer.
-    Answer,
-}
-
-struct Sequence<'a> {
-    request: &'a Prepared,
-    index: usize,
-    phase: Phase,
-    /// A token that was chosen and not yet fed.
-    pending: Option<u32>,
-    n_latents: usize,
-    token_ids: Vec<u32>,
-    answer_tokens: usize,
-    finished: bool,
-    done: bool,
-    marks: [Instant; 3],
-    trace: Vec<Vec<TraceToken>>,
-}
-
-impl Sequence<'_> {
-    fn draw(&self, purpose: u32, count: usize) -> Draw {
-        Draw { key: self.request.sampling.seed, counter: [purpose, count as u32] }
-    }
-
-    fn begin_answer(&mut self, separator: u32) {
-        self.phase = Phase::Answer;
-        self.pending = Some(separator);
-        self.marks[1] = Instant::now();
-    }
-}
-
-/// The parts of a loaded model that generation needs.
-pub(super) struct Parts<'a, D: Device> {
-    pub device: &'a D,
-    pub model: &'a ColarModel<D>,
-    pub tokenizer: &'a Tokenizer,
-    pub separator: u32,
-    pub stop: &'a [u32],
-    pub nearest: &'a Nearest,
-}
 
 /// Runs a batch to its end; with a recorder, keeps there what a policy update needs.
 pub(super) fn generate<D: Device>(
@@ -95,23 +30,8 @@ pub(super) fn generate<D: Device>(
     on_event: &mut (dyn FnMut(Event) + Send),
 ) -> Result<Vec<Generation>> {
     let start = Instant::now();
-    let mut sequences: Vec<Sequence<'_>> = requests
-        .iter()
-        .enumerate()
-        .map(|(index, request)| Sequence {
-            request,
-            index,
-            phase: request.start,
-            pending: None,
-            n_latents: 0,
-            token_ids: Vec::new(),
-            answer_tokens: 0,
-            finished: false,
-            done: false,
-            marks: [start; 3],
-            trace: Vec::new(),
-        })
-        .collect();
+    let mut sequences: Vec<Sequence<'_>> =
+        requests.iter().enumerate().map(|(i, request)| Sequence::new(i, request, start)).collect();
     let capacity = requests.iter().map(room).max().unwrap_or(0);
     let mut cache = KvCache::new(parts.device, &parts.model.transformer.config, requests.len(), capacity)?;
     let mut hidden = prefill(parts, requests, &mut cache)?;
@@ -120,6 +40,14 @@ pub(super) fn generate<D: Device>(
     }
     let mut active: Vec<usize> = (0..sequences.len()).collect();
     choose(parts, &mut sequences, &active, &hidden, recorder.as_deref_mut(), on_event)?;
+    let decoder = match parts.model.for_decoder() {
+        Some(model) => parts.device.decoder(model, requests.len())?,
+        None => None,
+    };
+    if let Some(decoder) = decoder {
+        decoded::run(parts, decoder, &mut sequences, &mut cache, hidden, recorder, on_event)?;
+        return sequences.into_iter().map(|s| finish(parts, s, start)).collect();
+    }
     loop {
         // Those that ended leave the batch; the rows of the others move up.
         let stay: Vec<u32> =
@@ -197,7 +125,7 @@ fn embed<D: Device>(device: &D, model: &ColarModel<D>, ids: &[u32]) -> Result<D:
 }
 
 /// The listed rows of a matrix.
-fn select<D: Device>(device: &D, src: &D::Tensor, rows: &[u32]) -> Result<D::Tensor> {
+pub(super) fn select<D: Device>(device: &D, src: &D::Tensor, rows: &[u32]) -> Result<D::Tensor> {
     let mut out = device.empty(rows.len(), src.cols())?;
     device.gather_rows(1.0, src, &device.index(rows)?, &mut out)?;
     Ok(out)
@@ -348,15 +276,8 @@ fn choose<D: Device>(
         return Ok(());
     }
     let (device, model) = (parts.device, parts.model);
-    let choices: Vec<TokenChoice> = rows
-        .iter()
-        .map(|&r| {
-            let s = &sequences[active[r as usize]];
-            let p = &s.request.sampling;
-            let draw = s.draw(purpose::TOKEN, s.token_ids.len());
-            TokenChoice { temperature: p.temperature, top_p: p.top_p, draw }
-        })
-        .collect();
+    let choices: Vec<TokenChoice> =
+        rows.iter().map(|&r| sequences[active[r as usize]].token_choice()).collect();
     let w = model.params.get(model.transformer.lm_head);
     let bias = sequences[active[rows[0] as usize]].request.sampling.separator_bias;
     let h = select(device, hidden, &rows)?;
@@ -369,61 +290,4 @@ fn choose<D: Device>(
         recorder.tokens(rows.iter().map(|&r| active[r as usize]).collect(), h);
     }
     Ok(())
-}
-
-/// Takes a chosen token into a sequence.
-fn accept<D: Device>(
-    parts: &Parts<'_, D>,
-    s: &mut Sequence<'_>,
-    token: u32,
-    on_event: &mut (dyn FnMut(Event) + Send),
-) {
-    let sampling = &s.request.sampling;
-    let ends = parts.stop.contains(&token);
-    let chain_ends = s.phase == Phase::Chain
-        && (token == parts.separator || (s.n_latents >= sampling.max_cot_tokens && !ends));
-    let token = if chain_ends { parts.separator } else { token };
-    s.token_ids.push(token);
-    on_event(Event::Token { request: s.index, id: token });
-    if chain_ends {
-        s.begin_answer(token);
-        return;
-    }
-    match s.phase {
-        Phase::Chain => s.n_latents += usize::from(!ends),
-        Phase::Answer => s.answer_tokens += 1,
-        Phase::Latents => {}
-    }
-    s.finished = ends;
-    s.done = ends || s.answer_tokens >= sampling.max_new_tokens;
-    if s.done {
-        s.marks[2] = Instant::now();
-        if s.phase == Phase::Chain {
-            s.marks[1] = s.marks[2];
-        }
-        on_event(Event::Done { request: s.index });
-    } else {
-        s.pending = Some(token);
-    }
-}
-
-fn finish<D: Device>(parts: &Parts<'_, D>, s: Sequence<'_>, start: Instant) -> Result<Generation> {
-    let text = parts.tokenizer.decode(&s.token_ids, true)?;
-    let ms = |from: Instant, to: Instant| to.saturating_duration_since(from).as_secs_f64() * 1e3;
-    let [prefilled, chained, ended] = s.marks;
-    Ok(Generation {
-        question: s.request.question.clone(),
-        cf: s.request.cf.clone(),
-        n_latents: s.n_latents,
-        answer: answer::extract(&text).map(str::to_owned),
-        text,
-        token_ids: s.token_ids,
-        answer_tokens: s.answer_tokens,
-        finished: s.finished,
-        prompt_tokens: s.request.prompt_ids.len(),
-        prefill_ms: ms(start, prefilled),
-        latents_ms: ms(prefilled, chained),
-        answer_ms: ms(chained, ended),
-        trace: s.trace,
-    })
 }

@@ -1,9 +1,11 @@
 //! Inference: requests in, generations out.
 
+mod decoded;
 mod engine;
 mod generate;
 mod request;
 mod rollout;
+mod sequence;
 mod trace;
 
 pub(crate) use engine::on_device;

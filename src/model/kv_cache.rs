@@ -2,6 +2,7 @@
 //! into slots of `capacity` rows, one slot a sequence.
 
 use super::config::ModelConfig;
+use crate::device::decoder::{CacheMut, CachedRows};
 use crate::device::{Device, Span, TensorInfo};
 use crate::{Error, Result};
 
@@ -33,6 +34,33 @@ impl<D: Device> KvCache<D> {
         self.lens[slot]
     }
 
+    /// Where a sequence's positions stand.
+    pub fn rows(&self, slot: usize) -> CachedRows {
+        CachedRows { first: slot * self.capacity, len: self.lens[slot] }
+    }
+
+    /// All keys and values, for a decoder; what it appends is taken in by [`grow`](Self::grow).
+    pub fn lend(&mut self) -> CacheMut<'_, D> {
+        CacheMut { keys: &mut self.keys, values: &mut self.values }
+    }
+
+    /// Takes in `count` positions that were appended to a sequence.
+    ///
+    /// # Errors
+    /// When they do not fit its slot.
+    pub fn grow(&mut self, slot: usize, count: usize) -> Result<()> {
+        self.fits(self.lens[slot] + count)?;
+        self.lens[slot] += count;
+        Ok(())
+    }
+
+    fn fits(&self, len: usize) -> Result<()> {
+        if len <= self.capacity {
+            return Ok(());
+        }
+        Err(Error::other(format!("a sequence of {len} positions does not fit a cache of {}", self.capacity)))
+    }
+
     /// Reserves the next `count` positions of each listed slot and says, in the order listed, which
     /// cache rows and positions the new tokens take and which spans they attend over.
     ///
@@ -42,13 +70,7 @@ impl<D: Device> KvCache<D> {
         let mut e = Extension { rows: Vec::new(), positions: Vec::new(), spans: Vec::new() };
         for &(slot, count) in new {
             let (start, len) = (slot * self.capacity, self.lens[slot]);
-            if len + count > self.capacity {
-                return Err(Error::other(format!(
-                    "a sequence of {} positions does not fit a cache of {}",
-                    len + count,
-                    self.capacity
-                )));
-            }
+            self.fits(len + count)?;
             e.spans.push(Span { q_start: e.rows.len(), q_len: count, k_start: start, k_len: len + count });
             e.rows.extend((start + len..start + len + count).map(|r| r as u32));
             e.positions.extend((len..len + count).map(|p| p as u32));

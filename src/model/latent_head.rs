@@ -23,12 +23,12 @@ pub const DETERMINISTIC_SIGMA: f32 = 1e-9;
 /// The structure of the latent head; its numbers are in [`Params`].
 #[derive(Debug, Clone)]
 pub struct LatentHead {
-    fc0: Linear,
-    fc2: Linear,
-    norm: (ParamId, ParamId),
-    mean: Linear,
+    pub(super) fc0: Linear,
+    pub(super) fc2: Linear,
+    pub(super) norm: (ParamId, ParamId),
+    pub(super) mean: Linear,
     /// `None` in the deterministic head.
-    log_std: Option<Linear>,
+    pub(super) log_std: Option<Linear>,
 }
 
 /// The distribution of `N` latents: `mu[N, D]` and, unless deterministic, `log_sigma[N, D]`.

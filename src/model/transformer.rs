@@ -44,8 +44,8 @@ pub struct Transformer<D: Device> {
     /// `[V, H]`, the output head; equal to `embed` where they are tied.
     pub lm_head: ParamId,
     pub(super) layers: Vec<Layer>,
-    norm: ParamId,
-    inv_freq: D::Tensor,
+    pub(super) norm: ParamId,
+    pub(super) inv_freq: D::Tensor,
 }
 
 struct LayerSaved<D: Device> {
@@ -138,7 +138,7 @@ impl<D: Device> Transformer<D> {
         Ok(Transformer { config: c.clone(), embed, lm_head, layers, norm, inv_freq })
     }
 
-    fn heads(&self) -> HeadShape {
+    pub(super) fn heads(&self) -> HeadShape {
         HeadShape {
             heads: self.config.num_attention_heads,
             kv_heads: self.config.num_key_value_heads,
@@ -205,29 +205,35 @@ impl<D: Device> Transformer<D> {
             if grads.is_some() {
                 streams2.extend(before);
             }
-            let (mut q, q_low) = layer.q.forward(device, params, &n1)?;
-            let (mut k, k_low) = layer.k.forward(device, params, &n1)?;
-            let (mut v, v_low) = layer.v.forward(device, params, &n1)?;
-            device.rotary(&mut q, positions, &self.inv_freq, 1.0)?;
-            device.rotary(&mut k, positions, &self.inv_freq, 1.0)?;
             let mut attn = device.empty(t, heads.q_width())?;
             let mut lse = match grads {
                 Some(_) => Some(device.zeros(t, heads.heads)?),
                 None => None,
             };
-            match &mut target {
+            let projected = match &mut target {
                 KvTarget::Fresh { shared } => {
+                    let (mut q, q_low) = layer.q.forward(device, params, &n1)?;
+                    let (mut k, k_low) = layer.k.forward(device, params, &n1)?;
+                    let (mut v, v_low) = layer.v.forward(device, params, &n1)?;
+                    device.rotary(&mut q, positions, &self.inv_freq, 1.0)?;
+                    device.rotary(&mut k, positions, &self.inv_freq, 1.0)?;
                     if let Some(shared) = shared {
                         (k, v) = (shared.spread(device, &k)?, shared.spread(device, &v)?);
                     }
                     device.attention(heads, spans, &q, &k, &v, &mut attn, lse.as_mut())?;
+                    Some((q, k, v, [q_low, k_low, v_low]))
                 }
                 KvTarget::Cache { cache, rows } => {
-                    device.scatter_rows(1.0, &k, rows, &mut cache.keys[i])?;
-                    device.scatter_rows(1.0, &v, rows, &mut cache.values[i])?;
+                    let (mut q, q_bias) = layer.q.forward_but_bias(device, params, &n1)?;
+                    let (mut k, k_bias) = layer.k.forward_but_bias(device, params, &n1)?;
+                    let (mut v, v_bias) = layer.v.forward_but_bias(device, params, &n1)?;
+                    let (keys, values) = (&mut cache.keys[i], &mut cache.values[i]);
+                    let (qkv, biases) = ([&mut q, &mut k, &mut v], [q_bias, k_bias, v_bias]);
+                    device.rotary_append(qkv, biases, positions, &self.inv_freq, rows, [keys, values])?;
                     device.attention(heads, spans, &q, &cache.keys[i], &cache.values[i], &mut attn, None)?;
+                    None
                 }
-            }
+            };
             let (o, o_low) = layer.o.forward(device, params, &attn)?;
             let mut stream2 = device.empty(t, h)?;
             let mut n2 = device.empty(t, h)?;
@@ -237,7 +243,8 @@ impl<D: Device> Transformer<D> {
             let mut act = device.empty(t, self.config.intermediate_size)?;
             device.swiglu(&gate, &up, &mut act)?;
             let (down, down_low) = layer.down.forward(device, params, &act)?;
-            if let (Some(grads), Some(lse)) = (grads, lse) {
+            if let (Some(grads), Some(lse), Some((q, k, v, low))) = (grads, lse, projected) {
+                let [q_low, k_low, v_low] = low;
                 let act = layer.down.trained(grads).then_some(act);
                 let low = [q_low, k_low, v_low, o_low, gate_low, up_low, down_low];
                 saved.push(LayerSaved { stream1, n1, q, k, v, attn, lse, n2, gate, up, act, low });

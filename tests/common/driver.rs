@@ -7,15 +7,21 @@ use std::time::Duration;
 
 use colar_engine::Result;
 use colar_engine::device::cuda::CudaDevice;
-use colar_engine::device::cuda::driver::{Driver, Launch, Memory, Product};
+use colar_engine::device::cuda::driver::{Driver, Launch, Limits, Memory, Product};
 #[cfg(cuda_kernels)]
 use colar_engine::device::cuda::gpu::{GpuDriver, GpuMemory};
 use colar_engine::device::cuda::host::{HostDriver, HostMemory};
 use colar_engine::device::{Description, Dtype};
 
-/// A driver chosen at run time.
+/// A driver chosen at run time, perhaps with other limits than its own.
 #[derive(Clone)]
-pub enum TestDriver {
+pub struct TestDriver {
+    chosen: Chosen,
+    limits: Option<Limits>,
+}
+
+#[derive(Clone)]
+enum Chosen {
     Host(HostDriver),
     #[cfg(cuda_kernels)]
     Gpu(GpuDriver),
@@ -39,32 +45,52 @@ pub fn on_gpu() -> bool {
 
 /// The device with activations of `dtype`; on the CPU, `seed` decides the order of a block's threads.
 pub fn kernels(dtype: Dtype, seed: u64) -> CudaDevice<TestDriver> {
-    let driver = if on_gpu() { gpu() } else { TestDriver::Host(HostDriver::new(2, seed).unwrap()) };
+    CudaDevice::new(TestDriver { chosen: choose(seed), limits: None }, dtype)
+}
+
+/// The device with less to offer a launch than it has.
+pub fn limited(dtype: Dtype, seed: u64, limits: Limits) -> CudaDevice<TestDriver> {
+    let chosen = match choose(seed) {
+        Chosen::Host(driver) => Chosen::Host(driver.with_limits(limits)),
+        #[cfg(cuda_kernels)]
+        gpu => gpu,
+    };
+    let mut driver = TestDriver { chosen, limits: None };
+    let most = driver.limits();
+    driver.limits = Some(Limits {
+        blocks: limits.blocks.min(most.blocks),
+        shared: limits.shared.min(most.shared),
+        threads: limits.threads.min(most.threads),
+    });
     CudaDevice::new(driver, dtype)
 }
 
+fn choose(seed: u64) -> Chosen {
+    if on_gpu() { gpu() } else { Chosen::Host(HostDriver::new(2, seed).unwrap()) }
+}
+
 #[cfg(cuda_kernels)]
-fn gpu() -> TestDriver {
+fn gpu() -> Chosen {
     // One for all tests: each has scratch memory of its own.
     static GPU: std::sync::OnceLock<std::result::Result<GpuDriver, String>> = std::sync::OnceLock::new();
     match GPU.get_or_init(|| GpuDriver::new().map_err(|e| e.to_string())) {
-        Ok(driver) => TestDriver::Gpu(driver.clone()),
+        Ok(driver) => Chosen::Gpu(driver.clone()),
         Err(e) => panic!("{e}"),
     }
 }
 
 #[cfg(not(cuda_kernels))]
-fn gpu() -> TestDriver {
+fn gpu() -> Chosen {
     panic!("COLAR_TEST_DEVICE is cuda, but there was no nvcc when these tests were built")
 }
 
 /// Evaluates an expression of whichever driver and memories there are.
 macro_rules! each {
     ($driver:expr, $d:ident $(, $memory:expr, $m:ident)* => $e:expr) => {
-        match ($driver, $($memory),*) {
-            (TestDriver::Host($d), $(TestMemory::Host($m)),*) => $e,
+        match (&$driver.chosen, $($memory),*) {
+            (Chosen::Host($d), $(TestMemory::Host($m)),*) => $e,
             #[cfg(cuda_kernels)]
-            (TestDriver::Gpu($d), $(TestMemory::Gpu($m)),*) => $e,
+            (Chosen::Gpu($d), $(TestMemory::Gpu($m)),*) => $e,
             #[cfg(cuda_kernels)]
             #[allow(unreachable_patterns)]
             _ => panic!("a buffer of another driver"),
@@ -97,6 +123,10 @@ impl Driver for TestDriver {
         each!(self, d => d.name())
     }
 
+    fn limits(&self) -> Limits {
+        self.limits.unwrap_or_else(|| each!(self, d => d.limits()))
+    }
+
     fn description(&self) -> Description {
         each!(self, d => d.description())
     }
@@ -110,10 +140,10 @@ impl Driver for TestDriver {
     }
 
     fn alloc(&self, bytes: usize) -> Result<TestMemory> {
-        match self {
-            TestDriver::Host(d) => d.alloc(bytes).map(TestMemory::Host),
+        match &self.chosen {
+            Chosen::Host(d) => d.alloc(bytes).map(TestMemory::Host),
             #[cfg(cuda_kernels)]
-            TestDriver::Gpu(d) => d.alloc(bytes).map(TestMemory::Gpu),
+            Chosen::Gpu(d) => d.alloc(bytes).map(TestMemory::Gpu),
         }
     }
 

@@ -18,7 +18,8 @@ fn launch(
     args: &[Arg],
 ) -> Result<(), String> {
     // SAFETY: what the kernels do wrong is caught by what is tested here.
-    unsafe { d.launch(&Launch { kernel, grid: [1, 1], block, shared, args }) }.map_err(|e| e.to_string())
+    unsafe { d.launch(&Launch { kernel, grid: [1, 1], block, shared, args, together: false }) }
+        .map_err(|e| e.to_string())
 }
 
 fn floats(d: &HostDriver, memory: &HostMemory, n: usize) -> Vec<f32> {

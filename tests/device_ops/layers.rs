@@ -165,6 +165,50 @@ fn rotary<D: Device>(d: &D, rows: usize, heads: usize, half: usize, seed: u64) {
     }
 }
 
+/// Against the operations that it joins; where it rounds less often, the results differ by roundings.
+fn rotary_append<D: Device>(
+    d: &D,
+    n: usize,
+    [heads, kv_heads, half]: [usize; 3],
+    biased: [bool; 3],
+    seed: u64,
+) {
+    let widths = [heads, kv_heads, kv_heads].map(|heads| heads * 2 * half);
+    let part = |i: usize, rows: usize| Host::normal(rows, widths[i], 1.0, seed + i as u64);
+    let bias = |i: usize| biased[i].then(|| Host::normal(1, widths[i], 1.0, seed + 10 + i as u64).up(d));
+    let biases = [0, 1, 2].map(bias);
+    let positions = d.index(&(0..n as u32).map(|r| (r * 37) % 2048).collect::<Vec<_>>()).unwrap();
+    // Distinct rows of a cache with some more, in no order.
+    let held = 2 * n + 3;
+    let rows: Vec<u32> = (0..n).map(|r| ((r * 2 + seed as usize) % held) as u32).collect();
+    let rows_on = d.index(&rows).unwrap();
+    let inv_freq: Vec<f32> = (0..half).map(|j| 10_000f32.powf(-(j as f32) / half as f32)).collect();
+    let inv_freq = d.upload(1, half, &inv_freq).unwrap();
+
+    let [mut q, mut k, mut v] = [0, 1, 2].map(|i| part(i, n).up(d));
+    let [mut keys, mut values] = [1, 2].map(|i| part(i, held).up(d));
+    let given = [0, 1, 2].map(|i| biases[i].as_ref());
+    let cache = [&mut keys, &mut values];
+    d.rotary_append([&mut q, &mut k, &mut v], given, &positions, &inv_freq, &rows_on, cache).unwrap();
+
+    let [mut want_q, mut want_k, mut want_v] = [0, 1, 2].map(|i| part(i, n).up(d));
+    for (x, bias) in [&mut want_q, &mut want_k, &mut want_v].into_iter().zip(given) {
+        if let Some(bias) = bias {
+            d.add_bias(x, bias).unwrap();
+        }
+    }
+    d.rotary(&mut want_q, &positions, &inv_freq, 1.0).unwrap();
+    d.rotary(&mut want_k, &positions, &inv_freq, 1.0).unwrap();
+    let [mut want_keys, mut want_values] = [1, 2].map(|i| part(i, held).up(d));
+    d.scatter_rows(1.0, &want_k, &rows_on, &mut want_keys).unwrap();
+    d.scatter_rows(1.0, &want_v, &rows_on, &mut want_values).unwrap();
+    let pairs = [("q", &q, &want_q), ("keys", &keys, &want_keys), ("values", &values, &want_values)];
+    for (name, got, want) in pairs {
+        let want: Want = read(d, want).into_iter().map(|x| (f64::from(x), 1.0)).collect();
+        close(&format!("rotary_append, {name}"), &read(d, got), &want, TOLERANCE);
+    }
+}
+
 fn activations<D: Device>(d: &D, x: Host, up: Host, dout: Host) {
     let (rows, cols) = (x.rows, x.cols);
     let each = |f: &dyn Fn(f64, f64, f64) -> (f64, f64)| -> Want {
@@ -216,6 +260,15 @@ proptest! {
     #[test]
     fn layer_norm(rows in size(), cols in size(), seed in any::<u32>()) {
         device().scope(|| layer_norms(device(), rows, cols, u64::from(seed)));
+    }
+
+    #[test]
+    fn rotary_and_append(
+        n in size(), kv_heads in 1..4usize, group in 1..5usize, half in prop_oneof![1..40usize, Just(32), Just(64)],
+        biased in any::<[bool; 3]>(), seed in any::<u32>(),
+    ) {
+        let heads = [kv_heads * group, kv_heads, half];
+        device().scope(|| rotary_append(device(), n, heads, biased, u64::from(seed)));
     }
 
     #[test]

@@ -61,6 +61,43 @@ fn refused(op: &str, what: &str, result: Result) {
     }
 }
 
+/// A device may do it by the operations that it joins, and then one of these is named.
+#[test]
+fn rotary_append() {
+    let d = device();
+    let (n, half, held) = (3, 3, 5);
+    let (wide, narrow) = (4 * half, 2 * half);
+    let caches = [(held, narrow), (held, narrow)];
+    let qkv = [(n, wide), (n, narrow), (n, narrow)];
+    let right = [&qkv[..], &[(1, wide), (1, narrow), (1, narrow), (1, half)], &caches].concat();
+    let run = |shapes: &[(usize, usize)], positions: usize, rows: &[u32]| -> Result {
+        let mut b: Vec<_> = shapes.iter().map(|&(r, c)| d.zeros(r, c).unwrap()).collect();
+        let [q, k, v, q_bias, k_bias, v_bias, inv_freq, keys, values] = &mut b[..] else { unreachable!() };
+        let (positions, rows) = (d.index(&vec![7; positions])?, d.index(rows)?);
+        let biases = [Some(&*q_bias), Some(&*k_bias), Some(&*v_bias)];
+        d.rotary_append([q, k, v], biases, &positions, inv_freq, &rows, [keys, values])
+    };
+    let refuses = |what: &str, result: Result| {
+        assert!(matches!(result, Err(Error::Shape { .. })), "rotary_append, {what}: {result:?}");
+    };
+    run(&right, n, &[4, 0, 2]).unwrap();
+    for which in 0..right.len() {
+        for (rows, cols) in [(1, 0), (-1, 0), (0, 1), (0, -1)] {
+            // A cache may be longer.
+            if which >= 7 && rows == 1 {
+                continue;
+            }
+            let mut wrong = right.clone();
+            let (r, c) = right[which];
+            wrong[which] = (r.checked_add_signed(rows).unwrap(), c.checked_add_signed(cols).unwrap());
+            refuses(&format!("operand {which} made {:?}", wrong[which]), run(&wrong, n, &[4, 0, 2]));
+        }
+    }
+    refuses("too few positions", run(&right, n - 1, &[4, 0, 2]));
+    refuses("too many rows", run(&right, n, &[4, 0, 2, 1]));
+    refuses("a row past the cache", run(&right, n, &[5, 0, 2]));
+}
+
 #[test]
 fn products() {
     let d = device();

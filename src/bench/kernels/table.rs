@@ -215,7 +215,28 @@ impl<D: Device> Table<'_, D> {
                     |set| Ok((activations(d, m, q, set)?, Arc::clone(&positions), Arc::clone(&frequencies)));
                 rotating(sets, make, |d: &D, (x, positions, inv_freq)| d.rotary(x, positions, inv_freq, 1.0))
             });
+            self.rotary_append(m);
         }
+    }
+
+    /// The rotary embedding of queries and keys, and keys and values to a cache.
+    fn rotary_append(&mut self, m: usize) {
+        let (q, kv) = (self.config.q_size(), self.config.kv_size());
+        let frequencies = self.config.rope_inv_freq();
+        let bytes = 2 * m * (q + 2 * kv) * self.width;
+        self.add("rotary_append", format!("[{m}, {q} + 2 x {kv}], to a cache"), bytes, 0, move |d, sets| {
+            let positions: Vec<u32> = (0..m as u32).collect();
+            let shared = Arc::new((d.index(&positions)?, d.upload(1, frequencies.len(), &frequencies)?));
+            let make = |set| {
+                let [k, v] = [0, 1].map(|i| activations(d, m, kv, set + i));
+                let cache = [d.empty(m, kv)?, d.empty(m, kv)?];
+                Ok((Arc::clone(&shared), [activations(d, m, q, set)?, k?, v?], cache))
+            };
+            rotating(sets, make, |d: &D, (shared, qkv, cache)| {
+                let (positions, inv_freq) = &**shared;
+                d.rotary_append(qkv.each_mut(), [None; 3], positions, inv_freq, positions, cache.each_mut())
+            })
+        });
     }
 
     /// Spans of `q` queries each, the last of `k` positions.

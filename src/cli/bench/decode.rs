@@ -66,21 +66,22 @@ impl DeviceTask for Task<'_> {
     fn run<D: Device>(self, device: D) -> Result<Measured> {
         let Task { args, started } = self;
         let setting = Setting::of(&device);
-        let loaded = if args.latents > 0 {
-            bench::open_with_head(device, &args.model, None)?
-        } else {
-            Loaded::new(device, &args.model, None)?
-        };
+        let loaded = Loaded::new(device.clone(), &args.model, None)?;
+        let config = loaded.opened.model.transformer.config.clone();
         let options = DecodeOptions { prompt: args.prompt.clone(), new_tokens: args.new_tokens };
         let mut first_token_s = 0.0;
         let first = &mut || first_token_s = started.elapsed().as_secs_f64();
         let tokens = bench::decode(&loaded, &options, first)?;
-        let chain = || bench::latents(&loaded, &args.prompt, args.latents);
+        drop(loaded);
+        // Opened once more, as a new latent head changes what a decoder takes.
+        let chain = || {
+            let loaded = bench::open_with_head(device.clone(), &args.model, None)?;
+            bench::latents(&loaded, &args.prompt, args.latents)
+        };
         let latents = (args.latents > 0).then(chain).transpose()?;
         let copy = || {
-            let bytes = bench::copy_bytes(&loaded.opened.model.transformer.config);
-            let device = &loaded.device;
-            device.scope(|| bench::copy_ceiling(&mut Timer::new(device)?, bytes, COPY_SECONDS))
+            let bytes = bench::copy_bytes(&config);
+            device.scope(|| bench::copy_ceiling(&mut Timer::new(&device)?, bytes, COPY_SECONDS))
         };
         let copy_gb_per_s = (!args.no_copy).then(copy).transpose()?;
         Ok(Measured { setting, first_token_s, tokens, latents, copy_gb_per_s })

@@ -33,6 +33,7 @@ use buffer::Shelf;
 use matmul::Mat;
 use policy::policy;
 
+use super::decoder::{DecoderModel, NoDecoder};
 use super::{
     AdamW, AdamWTensor, CrossEntropyGrads, Description, Device, Draw, HeadShape, LatentPolicyGrads,
     LatentWeights, Span, TensorInfo, TokenChoice, Upstream, check, check_attention, check_below,
@@ -80,6 +81,7 @@ pub(crate) fn processor() -> String {
 impl Device for CpuDevice {
     type Tensor = CpuTensor;
     type Index = CpuIndex;
+    type Decoder<'a> = NoDecoder;
 
     fn name(&self) -> &'static str {
         "cpu"
@@ -700,6 +702,11 @@ impl Device for CpuDevice {
             sum += optimizer::sum_squares(t.f32("sum_squares")?);
         }
         Ok(sum)
+    }
+
+    /// None: a step's operations follow each other without a gap here.
+    fn decoder<'a>(&'a self, _: DecoderModel<'a, Self>, _: usize) -> Result<Option<NoDecoder>> {
+        Ok(None)
     }
 
     fn adamw(&self, hyper: &AdamW, tensors: &mut [AdamWTensor<'_, Self>]) -> Result<()> {

@@ -1,9 +1,10 @@
-//! Launches of `cuda/attention.cu`: the cut of spans into tiles, and of tiles into parts.
+//! Attention: spans with many rows in bf16 go to [`flash`], the others to `cuda/attention.cu`, whose launches
+//! are here: the cut of spans into tiles, and of tiles into parts.
 
 use super::driver::{Arg, Driver};
 use super::kernels::{self as k, by_activation};
 use super::tensor::upload;
-use super::{CudaDevice, CudaTensor, count32};
+use super::{CudaDevice, CudaTensor, count32, flash};
 use crate::device::{Dtype, HeadShape, Span, TensorInfo, check, check_attention};
 use crate::{Error, Result};
 
@@ -85,45 +86,59 @@ impl<R: Driver> CudaDevice<R> {
             None => Arg::Pointer(0),
         };
         let dtype = q.dtype();
-        let group = shape.group();
-        let plan = plan(OP, group, spans)?;
+        let scale = 1.0 / (head_dim as f32).sqrt();
+        let operands = [
+            scale.into(),
+            (kv_heads as u32).into(),
+            (shape.group() as u32).into(),
+            (head_dim as u32).into(),
+            Arg::from(&q.memory),
+            Arg::from(keys.read(OP, "k", dtype)?),
+            Arg::from(values.read(OP, "v", dtype)?),
+            Arg::from(out.write(OP, "out", dtype)?),
+            lse,
+        ];
+        let (long, short): (Vec<Span>, Vec<Span>) = spans.iter().partition(|s| flash::takes(dtype, shape, s));
+        self.flash(OP, shape, &long, &operands)?;
+        self.attend_in_parts(OP, dtype, shape, &short, &operands)
+    }
+
+    /// Attention of any spans, which lie within the operands and meet in no query; `operands` are the
+    /// parameters of `attention_*` from `scale` to `lse`.
+    fn attend_in_parts(
+        &self,
+        op: &'static str,
+        dtype: Dtype,
+        shape: HeadShape,
+        spans: &[Span],
+        operands: &[Arg; 9],
+    ) -> Result<()> {
+        let HeadShape { kv_heads, head_dim, .. } = shape;
+        let plan = plan(op, shape.group(), spans)?;
         if plan.tiles.is_empty() {
             return Ok(());
         }
         let tiles = upload(&self.driver, &plan.tiles)?;
         let partials = plan.parts * kv_heads * ROWS * (head_dim + 2);
         let partials = self.driver.alloc(partials * size_of::<f32>())?;
-        let scale = 1.0 / (head_dim as f32).sqrt();
-        let (heads32, group32, dim32) = (kv_heads as u32, group as u32, head_dim as u32);
-        let kernel = by_activation(OP, dtype, [&k::attention_f32, &k::attention_bf16])?;
-        let out = Arg::from(out.write(OP, "out", dtype)?);
-        let args = [
-            Arg::from(&tiles),
-            scale.into(),
-            heads32.into(),
-            group32.into(),
-            dim32.into(),
-            Arg::from(&q.memory),
-            Arg::from(keys.read(OP, "k", dtype)?),
-            Arg::from(values.read(OP, "v", dtype)?),
-            out,
-            lse,
-            Arg::from(&partials),
-        ];
+        let kernel = by_activation(op, dtype, [&k::attention_f32, &k::attention_bf16])?;
+        let [scale, heads, group, dim, q, keys, values, out, lse] = *operands;
+        let (cut_into, parts) = (Arg::from(&tiles), Arg::from(&partials));
+        let args = [cut_into, scale, heads, group, dim, q, keys, values, out, lse, parts];
         let shared = ROWS * head_dim + KEYS * (head_dim + 1) + KEYS * head_dim + ROWS * KEYS;
         let shared = (shared * size_of::<f32>()) as u32;
-        let grid = [count32(OP, plan.tiles.len() / 10)?, heads32];
-        // SAFETY: the spans lie within q, k and v and meet in no query, so blocks write rows of their own; every
-        // part has its place in `partials`. Both buffers of this function are freed in the order of launches.
+        let grid = [count32(op, plan.tiles.len() / 10)?, kv_heads as u32];
+        // SAFETY: by the caller's checks the spans lie within q, k and v and meet in no query, so blocks write
+        // rows of their own; every part has its place in `partials`. Both buffers of this function are freed in
+        // the order of launches.
         unsafe { self.launch(kernel, grid, THREADS, shared, &args) }?;
         if plan.cut.is_empty() {
             return Ok(());
         }
         let cut = upload(&self.driver, &plan.cut)?;
-        let kernel = by_activation(OP, dtype, [&k::attention_merge_f32, &k::attention_merge_bf16])?;
-        let args =
-            [Arg::from(&cut), heads32.into(), group32.into(), dim32.into(), Arg::from(&partials), out, lse];
-        let grid = [count32(OP, plan.cut.len() / 10)?, heads32];
+        let kernel = by_activation(op, dtype, [&k::attention_merge_f32, &k::attention_merge_bf16])?;
+        let args = [Arg::from(&cut), heads, group, dim, parts, out, lse];
+        let grid = [count32(op, plan.cut.len() / 10)?, kv_heads as u32];
         // SAFETY: as above; the parts of these tiles were written by the launch before.
         unsafe { self.launch(kernel, grid, THREADS, 0, &args) }
     }

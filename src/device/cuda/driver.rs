@@ -100,6 +100,19 @@ pub struct Launch<'a> {
     pub shared: u32,
     /// Its parameters in order.
     pub args: &'a [Arg],
+    /// Whether all blocks run at the same time, so that they may wait for each other.
+    pub together: bool,
+}
+
+/// What a driver's processor offers a launch.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Blocks that run at the same time, where each takes a multiprocessor for itself.
+    pub blocks: u32,
+    /// Bytes of dynamic shared memory that a block may have.
+    pub shared: u32,
+    /// Threads that a block of which a multiprocessor has no other should have.
+    pub threads: u32,
 }
 
 /// `y[m,n] = alpha · x[m,k]·w[n,k]ᵀ + beta · y`; with `beta` 0 what `y` held is not read.
@@ -140,6 +153,9 @@ pub trait Driver: Clone + Send + Sync + 'static {
     /// # Errors
     /// Those of `lead` and `f`, and what the driver says of their work.
     fn time(&self, lead: impl FnOnce() -> Result<()>, f: impl FnOnce() -> Result<()>) -> Result<Duration>;
+
+    /// What a launch may ask for.
+    fn limits(&self) -> Limits;
 
     /// Runs `f` where the driver works best.
     fn scope<R>(&self, f: impl FnOnce() -> R) -> R;

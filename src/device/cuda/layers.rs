@@ -1,13 +1,10 @@
-//! Launches of `cuda/norm.cu`, `cuda/rope.cu` and `cuda/activation.cu`.
+//! Launches of `cuda/norm.cu` and `cuda/activation.cu`.
 
 use super::driver::{Arg, Driver, Memory};
 use super::kernels::{self as k, by_activation};
-use super::{CudaDevice, CudaIndex, CudaTensor, count32};
-use crate::device::{Dtype, TensorInfo, check, check_len};
-use crate::{Error, Result};
-
-/// Blocks that share a row of [`CudaDevice::rotate`], so that a few rows still fill a GPU.
-const ROTARY_BLOCKS: usize = 4;
+use super::{CudaDevice, CudaTensor, count32};
+use crate::Result;
+use crate::device::{Dtype, TensorInfo, check};
 
 impl<R: Driver> CudaDevice<R> {
     /// RMSNorm of `x`, or of `x + delta`, which then goes to `sum`.
@@ -68,39 +65,6 @@ impl<R: Driver> CudaDevice<R> {
         ];
         // SAFETY: the checks above.
         unsafe { self.launch_rows(OP, kernel, rows, cols, &args) }
-    }
-
-    pub(super) fn rotate(
-        &self,
-        x: &mut CudaTensor<R>,
-        positions: &CudaIndex<R>,
-        inv_freq: &CudaTensor<R>,
-        direction: f32,
-    ) -> Result<()> {
-        const OP: &str = "rotary";
-        let (rows, cols, half, dtype) = (x.rows(), x.cols(), inv_freq.cols(), x.dtype());
-        check_len(OP, "positions", positions.values.len(), rows)?;
-        if inv_freq.rows() != 1 || !cols.is_multiple_of(2 * half.max(1)) {
-            let what = format!("{half} frequencies do not fit rows of {cols}");
-            return Err(Error::Shape { op: OP, what });
-        }
-        if half == 0 || cols == 0 {
-            return Ok(());
-        }
-        let heads = cols / (2 * half);
-        let kernel = by_activation(OP, dtype, [&k::rotary_f32, &k::rotary_bf16])?;
-        let args = [
-            Arg::from(&positions.memory),
-            Arg::from(inv_freq.read(OP, "inv_freq", Dtype::F32)?),
-            direction.into(),
-            count32(OP, heads)?.into(),
-            count32(OP, half)?.into(),
-            x.write(OP, "x", dtype)?.into(),
-        ];
-        let threads = half.next_multiple_of(32).min(256) as u32;
-        let grid = [count32(OP, rows)?, heads.min(ROTARY_BLOCKS) as u32];
-        // SAFETY: the checks above: a position a row, and heads of twice `half` columns fill a row.
-        unsafe { self.launch(kernel, grid, threads, 0, &args) }
     }
 
     /// SwiGLU.

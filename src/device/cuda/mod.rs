@@ -8,7 +8,9 @@
 //! Operations that only training needs are not there yet and say so.
 
 mod attention;
+mod decode;
 pub mod driver;
+mod flash;
 #[cfg(cuda_kernels)]
 pub mod gpu;
 #[cfg(cuda_host)]
@@ -18,9 +20,11 @@ mod latent;
 mod layers;
 mod output;
 mod product;
+mod rope;
 mod rows;
 mod tensor;
 
+pub use decode::CudaDecoder;
 pub use tensor::{CudaIndex, CudaTensor};
 
 use driver::{Arg, Driver, Launch};
@@ -29,6 +33,7 @@ use tensor::upload;
 
 use std::time::Duration;
 
+use super::decoder::DecoderModel;
 use super::{
     AdamW, AdamWTensor, CrossEntropyGrads, Description, Device, Draw, Dtype, HeadShape, LatentPolicyGrads,
     LatentWeights, Span, TokenChoice, check, check_len, elements,
@@ -113,7 +118,7 @@ impl<R: Driver> CudaDevice<R> {
             return Ok(());
         }
         // SAFETY: the caller's promise is the same.
-        unsafe { self.driver.launch(&Launch { kernel, grid, block, shared, args }) }
+        unsafe { self.driver.launch(&Launch { kernel, grid, block, shared, args, together: false }) }
     }
 
     /// Launches a kernel of which each block takes one of `rows` rows of `cols` columns.
@@ -152,6 +157,7 @@ impl<R: Driver> CudaDevice<R> {
 impl<R: Driver> Device for CudaDevice<R> {
     type Tensor = CudaTensor<R>;
     type Index = CudaIndex<R>;
+    type Decoder<'a> = CudaDecoder<'a, R>;
 
     fn name(&self) -> &'static str {
         self.driver.name()
@@ -369,6 +375,18 @@ impl<R: Driver> Device for CudaDevice<R> {
         self.rotate(x, positions, inv_freq, direction)
     }
 
+    fn rotary_append(
+        &self,
+        qkv: [&mut CudaTensor<R>; 3],
+        biases: [Option<&CudaTensor<R>>; 3],
+        positions: &CudaIndex<R>,
+        inv_freq: &CudaTensor<R>,
+        rows: &CudaIndex<R>,
+        cache: [&mut CudaTensor<R>; 2],
+    ) -> Result<()> {
+        self.rotate_and_append(qkv, biases, positions, inv_freq, rows, cache)
+    }
+
     fn attention(
         &self,
         shape: HeadShape,
@@ -520,6 +538,14 @@ impl<R: Driver> Device for CudaDevice<R> {
         bias: f32,
     ) -> Result<Vec<bool>> {
         self.event(h, w, token, choices, bias)
+    }
+
+    fn decoder<'a>(
+        &'a self,
+        model: DecoderModel<'a, Self>,
+        rows: usize,
+    ) -> Result<Option<CudaDecoder<'a, R>>> {
+        self.make_decoder(model, rows)
     }
 
     fn sum_squares(&self, _: &[&CudaTensor<R>]) -> Result<f64> {

@@ -86,37 +86,51 @@ impl<R: Driver> CudaDevice<R> {
         if vocab == 0 {
             return Err(Error::Shape { op: OP, what: "there is no token to choose from".into() });
         }
-        let (biased, bias) = bias.unwrap_or((u32::MAX, 0.0));
         let mut tokens = Vec::with_capacity(choices.len());
         self.logits_in_chunks(h, w, |start, logits| {
-            let rows = logits.rows();
-            let choices = &choices[start..start + rows];
-            let temperatures: Vec<f32> = choices.iter().map(|c| c.temperature).collect();
-            let top_ps: Vec<f32> = choices.iter().map(|c| c.top_p).collect();
-            let temperatures = upload(&self.driver, &temperatures)?;
-            let top_ps = upload(&self.driver, &top_ps)?;
-            let draws = upload(&self.driver, &draw_words(choices.iter().map(|c| c.draw)))?;
-            let out = self.driver.alloc(4 * rows)?;
-            let args = [
-                Arg::from(&logits.memory),
-                Arg::from(&temperatures),
-                Arg::from(&top_ps),
-                Arg::from(&draws),
-                count32(OP, vocab)?.into(),
-                biased.into(),
-                bias.into(),
-                Arg::from(&out),
-            ];
-            // Some columns for every thread, so that a small vocabulary does not wait at barriers in vain.
-            let threads = (vocab / 8).next_multiple_of(32).clamp(32, 1024) as u32;
-            // SAFETY: a temperature, a top-p, a draw and a token a row of logits, which are this function's own.
-            unsafe { self.launch(&k::choose_token, [count32(OP, rows)?, 1], threads, 0, &args) }?;
-            let mut chosen = vec![0u32; rows];
-            self.driver.download(&out, bytemuck::cast_slice_mut(&mut chosen))?;
-            tokens.extend(chosen);
-            Ok(())
+            let choices = &choices[start..start + logits.rows()];
+            self.choose_from(&logits.memory, vocab, choices, bias, &mut tokens)
         })?;
         Ok(tokens)
+    }
+
+    /// Appends a token for each of `choices`, from the rows of logits `[choices, vocab]`, which are overwritten. The
+    /// biased token is below `vocab`.
+    pub(super) fn choose_from(
+        &self,
+        logits: &R::Memory,
+        vocab: usize,
+        choices: &[TokenChoice],
+        bias: Option<(u32, f32)>,
+        tokens: &mut Vec<u32>,
+    ) -> Result<()> {
+        const OP: &str = "choose_tokens";
+        let (biased, bias) = bias.unwrap_or((u32::MAX, 0.0));
+        let temperatures: Vec<f32> = choices.iter().map(|c| c.temperature).collect();
+        let top_ps: Vec<f32> = choices.iter().map(|c| c.top_p).collect();
+        let temperatures = upload(&self.driver, &temperatures)?;
+        let top_ps = upload(&self.driver, &top_ps)?;
+        let draws = upload(&self.driver, &draw_words(choices.iter().map(|c| c.draw)))?;
+        let out = self.driver.alloc(4 * choices.len())?;
+        let args = [
+            Arg::from(logits),
+            Arg::from(&temperatures),
+            Arg::from(&top_ps),
+            Arg::from(&draws),
+            count32(OP, vocab)?.into(),
+            biased.into(),
+            bias.into(),
+            Arg::from(&out),
+        ];
+        // Some columns for every thread, so that a small vocabulary does not wait at barriers in vain.
+        let threads = (vocab / 8).next_multiple_of(32).clamp(32, 1024) as u32;
+        let grid = [count32(OP, choices.len())?, 1];
+        // SAFETY: a temperature, a top-p, a draw and a token a row of logits.
+        unsafe { self.launch(&k::choose_token, grid, threads, 0, &args) }?;
+        let mut chosen = vec![0u32; choices.len()];
+        self.driver.download(&out, bytemuck::cast_slice_mut(&mut chosen))?;
+        tokens.extend(chosen);
+        Ok(())
     }
 
     pub(super) fn event(

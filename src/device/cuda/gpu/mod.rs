@@ -14,7 +14,7 @@ use std::time::Duration;
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
 
-use super::driver::{Driver, Launch, Memory, Product};
+use super::driver::{Driver, Launch, Limits, Memory, Product};
 use super::kernels::Kernel;
 use crate::device::Description;
 use crate::{Error, Result};
@@ -43,6 +43,7 @@ struct Gpu {
     device: sys::CUdevice,
     context: sys::CUcontext,
     stream: sys::CUstream,
+    limits: Limits,
     library: Library,
     /// Kernels looked up so far, by name.
     functions: Mutex<HashMap<&'static str, Function>>,
@@ -116,6 +117,7 @@ impl GpuDriver {
             device,
             context,
             stream,
+            limits,
             library,
             functions: Mutex::default(),
             modules: Mutex::default(),
@@ -296,6 +298,10 @@ impl Driver for GpuDriver {
         Ok(Duration::from_secs_f64(f64::from(milliseconds.map_err(|e| failed("event", e))?) * 1e-3))
     }
 
+    fn limits(&self) -> Limits {
+        self.gpu.limits
+    }
+
     fn scope<R>(&self, f: impl FnOnce() -> R) -> R {
         f()
     }
@@ -369,18 +375,10 @@ impl Driver for GpuDriver {
         let mut values: Vec<u64> = launch.args.iter().map(|a| a.bits()).collect();
         let mut args: Vec<*mut c_void> = values.iter_mut().map(|v| std::ptr::from_mut(v).cast()).collect();
         let [x, y] = launch.grid;
+        let start = if launch.together { result::launch_cooperative_kernel } else { result::launch_kernel };
         // SAFETY: the caller promises that the arguments are the kernel's; CUDA copies them during the call.
-        unsafe {
-            result::launch_kernel(
-                function,
-                (x, y, 1),
-                (launch.block, 1, 1),
-                launch.shared,
-                self.gpu.stream,
-                &mut args,
-            )
-        }
-        .map_err(|e| failed(&format!("kernel {}", launch.kernel.name), e))
+        unsafe { start(function, (x, y, 1), (launch.block, 1, 1), launch.shared, self.gpu.stream, &mut args) }
+            .map_err(|e| failed(&format!("kernel {}", launch.kernel.name), e))
     }
 
     fn product(&self, product: &Product<'_, GpuMemory>) -> Result<()> {

@@ -1,10 +1,11 @@
-//! Runs the threads of one block as coroutines.
+//! Runs the threads of a block as coroutines.
 //!
-//! A thread runs until it waits: at a barrier of the block or at an exchange within its warp. A warp goes on when
-//! all its lanes wait at the same exchange, the block when all its threads wait at the same barrier; anything
-//! else is a fault of the kernel, which CUDA would leave undefined or hang on. Warps take turns in random order
-//! and lanes in a random one within, under a seed, so that a kernel that lacks a barrier meets the orders that
-//! betray it.
+//! A thread runs until it waits: at a barrier of the block or of the grid, or at an exchange within its warp. A
+//! warp goes on when all its lanes wait at the same exchange, the block when all its threads wait at the same
+//! barrier, the grid when all its blocks do; anything else is a fault of the kernel, which CUDA would leave
+//! undefined or hang on. Warps take turns in random order and lanes in a random one within, under a seed, so
+//! that a kernel that lacks a barrier meets the orders that betray it. So do the blocks of a cooperative launch,
+//! which are all there at once.
 
 use std::cell::RefCell;
 use std::ffi::{CStr, c_char, c_void};
@@ -15,7 +16,6 @@ use corosensei::{Coroutine, CoroutineResult, Yielder};
 
 use super::Entry;
 use super::memory::{Guarded, POISON};
-use crate::Result;
 
 /// Lanes of a warp.
 const WARP: usize = 32;
@@ -97,6 +97,8 @@ enum Wait {
     Barrier(u32),
     /// At an exchange of its warp on this line.
     Warp(u32),
+    /// At the grid's barrier of this line.
+    Grid(u32),
     /// It found a fault, and does not go on.
     Fault(&'static CStr),
 }
@@ -109,7 +111,11 @@ extern "C" fn colar_host_wait(yielder: *const c_void, kind: u32, place: u32) {
     // SAFETY: the shim passes on what `run` put into the lane that runs: the yielder of this very
     // coroutine, which lives as long as the coroutine does.
     let yielder = unsafe { &*yielder.cast::<Yielder<(), Wait>>() };
-    yielder.suspend(if kind == 0 { Wait::Barrier(place) } else { Wait::Warp(place) });
+    yielder.suspend(match kind {
+        0 => Wait::Barrier(place),
+        1 => Wait::Warp(place),
+        _ => Wait::Grid(place),
+    });
 }
 
 /// Called by a kernel's thread that cannot go on.
@@ -145,14 +151,12 @@ impl Shuffle {
 /// What a thread of the operating system keeps to run blocks with.
 struct Bench {
     stacks: Vec<DefaultStack>,
-    slots: Vec<Slots>,
-    arena: Guarded,
-    /// How much of the arena a block before has used.
-    dirty: usize,
+    /// Memory for arrays of fixed size in shared memory, poisoned; one a block that is running.
+    arenas: Vec<Guarded>,
 }
 
 impl Bench {
-    fn new() -> Result<Self> {
+    fn new() -> Self {
         // SAFETY: it only reports sizes.
         let sizes = unsafe { [colar_host_layout(0), colar_host_layout(1)] };
         assert_eq!(
@@ -160,7 +164,7 @@ impl Bench {
             [size_of::<Block>() as u32, size_of::<Lane>() as u32],
             "layout of the shim's structures"
         );
-        Ok(Bench { stacks: Vec::new(), slots: Vec::new(), arena: Guarded::new(ARENA)?, dirty: 0 })
+        Bench { stacks: Vec::new(), arenas: Vec::new() }
     }
 }
 
@@ -184,104 +188,185 @@ pub(super) struct Job<'a> {
 /// Runs a block to its end, or to a fault, which is described.
 pub(super) fn run(job: &Job<'_>) -> std::result::Result<(), String> {
     BENCH.with_borrow_mut(|bench| {
-        if bench.is_none() {
-            *bench = Some(Bench::new().map_err(|e| e.to_string())?);
-        }
-        let Some(bench) = bench else { return Ok(()) };
-        run_on(bench, job)
+        let bench = bench.get_or_insert_with(Bench::new);
+        let mut block = Running::start(bench, job)?;
+        let outcome = match block.go_on() {
+            Ok(Pause::Done) => Ok(()),
+            Ok(Pause::Grid(line)) => {
+                Err(format!("waits at the grid's barrier of line {line}, but was not launched together"))
+            }
+            Err(what) => Err(what),
+        };
+        block.end(bench, outcome)
     })
 }
 
-fn run_on(bench: &mut Bench, job: &Job<'_>) -> std::result::Result<(), String> {
-    let threads = job.threads as usize;
-    let warps = threads / WARP;
-    while bench.stacks.len() < threads {
-        bench.stacks.push(DefaultStack::new(STACK).map_err(|e| format!("no stack for a thread: {e}"))?);
-    }
-    bench.slots.resize(warps, Slots([[[POISON; 64]; WARP]; 2]));
-    let arena = bench.arena.start();
-    // SAFETY: the arena is this thread's own and at least that long; no block is using it.
-    unsafe { ptr::write_bytes(arena, POISON, bench.dirty) };
-    let dynamic = Guarded::new(job.shared as usize).map_err(|e| e.to_string())?;
-    let mut block = Block {
-        index: job.index,
-        dim: Dim { x: job.threads, y: 1, z: 1 },
-        grid: job.grid,
-        slots: bench.slots.as_mut_ptr(),
-        arena,
-        arena_len: ARENA as u32,
-        arena_used: 0,
-        arrays: [SharedArray { key: ptr::null(), at: ptr::null_mut() }; 32],
-        array_count: 0,
-        dynamic: dynamic.start(),
-        dynamic_len: job.shared,
-    };
-    let none = AsyncCopy { to: ptr::null_mut(), from: ptr::null(), bytes: 0, valid: 0, group: 0 };
-    let mut lanes: Vec<Lane> = (0..threads)
-        .map(|t| Lane {
-            thread: Dim { x: t as u32, y: 0, z: 0 },
-            warp: (t / WARP) as u32,
-            lane: (t % WARP) as u32,
-            exchanges: 0,
-            async_groups: 0,
-            async_count: 0,
-            asynchronous: [none; 64],
-            yielder: ptr::null(),
-        })
-        .collect();
-    let lanes_at = lanes.as_mut_ptr();
-    let (entry, args) = (job.entry, job.args.as_ptr());
-    let mut running: Vec<Thread> = Vec::with_capacity(threads);
-    for t in 0..threads {
-        let Some(stack) = bench.stacks.pop() else { break };
-        // SAFETY: one of the `threads` lanes.
-        let lane = unsafe { lanes_at.add(t) };
-        running.push(Coroutine::with_stack(stack, move |yielder, ()| {
-            // SAFETY: the lanes outlive their coroutines, and nothing else uses this one's while it runs. The
-            // arguments are of the kernel's own kinds, as the launch has checked; that they name memory
-            // which the kernel may use is what the launch's caller promised.
-            unsafe {
-                (*lane).yielder = ptr::from_ref(yielder).cast();
-                entry(args);
-            }
-        }));
-    }
-    let mut states = vec![State::Ready; threads];
-    let resume = |t: usize, thread: &mut Thread| -> State {
-        // SAFETY: both live until the block is done; the shim reads them on this thread only.
-        unsafe { colar_host_set(&raw mut block, lanes_at.add(t)) };
-        match thread.resume(()) {
-            CoroutineResult::Yield(wait) => State::Waits(wait),
-            CoroutineResult::Return(()) => State::Done,
-        }
-    };
-    let mut outcome = schedule(&mut running, &mut states, Shuffle(job.seed | 1), resume);
-    for mut thread in running {
-        if !thread.done() {
-            // SAFETY: a kernel's frames hold nothing that needs dropping.
-            unsafe { thread.force_reset() };
-        }
-        bench.stacks.push(thread.into_stack());
-    }
-    bench.dirty = block.arena_used as usize;
-    if outcome.is_ok() && !shared_intact(&block, &dynamic) {
-        outcome = Err("wrote past the end of an array in shared memory".into());
-    }
-    outcome
+/// Runs all blocks of a grid, which may wait for each other, to their end or to a fault.
+pub(super) fn run_together(jobs: &[Job<'_>], seed: u64) -> std::result::Result<(), String> {
+    BENCH.with_borrow_mut(|bench| {
+        let bench = bench.get_or_insert_with(Bench::new);
+        let mut blocks = jobs.iter().map(|job| Running::start(bench, job)).collect::<Result<Vec<_>, _>>()?;
+        let outcome = take_turns(&mut blocks, Shuffle(seed | 1));
+        let ends: Vec<_> = blocks.into_iter().map(|block| block.end(bench, outcome.clone())).collect();
+        ends.into_iter().collect()
+    })
 }
 
-/// Lets the threads run until all are done.
+/// Lets the blocks of a grid run from barrier to barrier, in another order each time.
+fn take_turns(blocks: &mut [Running], mut shuffle: Shuffle) -> std::result::Result<(), String> {
+    loop {
+        let mut waiting: Vec<usize> = (0..blocks.len()).collect();
+        let mut pauses = Vec::with_capacity(blocks.len());
+        while !waiting.is_empty() {
+            let block = waiting.swap_remove(shuffle.below(waiting.len()));
+            pauses.push(blocks[block].go_on()?);
+        }
+        match pauses.first() {
+            Some(Pause::Grid(line)) if pauses.iter().any(|p| p != &pauses[0]) => {
+                return Err(format!("some blocks wait at the grid's barrier of line {line}, others do not"));
+            }
+            Some(Pause::Done) if pauses.iter().any(|p| p != &Pause::Done) => {
+                return Err("some blocks are done, others wait at the grid's barrier".into());
+            }
+            Some(Pause::Grid(_)) => {}
+            Some(Pause::Done) | None => return Ok(()),
+        }
+    }
+}
+
+/// Where a block stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pause {
+    /// All its threads are done.
+    Done,
+    /// All its threads wait at the grid's barrier of this line.
+    Grid(u32),
+}
+
+/// A block that runs.
+struct Running {
+    block: Box<Block>,
+    /// What the threads' coroutines point to: neither vector is touched before they have ended.
+    lanes: Vec<Lane>,
+    _slots: Vec<Slots>,
+    arena: Guarded,
+    dynamic: Guarded,
+    threads: Vec<Thread>,
+    states: Vec<State>,
+    shuffle: Shuffle,
+}
+
+impl Running {
+    /// A block whose threads have not begun.
+    fn start(bench: &mut Bench, job: &Job<'_>) -> std::result::Result<Self, String> {
+        let count = job.threads as usize;
+        while bench.stacks.len() < count {
+            bench.stacks.push(DefaultStack::new(STACK).map_err(|e| format!("no stack for a thread: {e}"))?);
+        }
+        let arena = match bench.arenas.pop() {
+            Some(arena) => arena,
+            None => Guarded::new(ARENA).map_err(|e| e.to_string())?,
+        };
+        let dynamic = Guarded::new(job.shared as usize).map_err(|e| e.to_string())?;
+        let mut slots = vec![Slots([[[POISON; 64]; WARP]; 2]); count / WARP];
+        let block = Box::new(Block {
+            index: job.index,
+            dim: Dim { x: job.threads, y: 1, z: 1 },
+            grid: job.grid,
+            slots: slots.as_mut_ptr(),
+            arena: arena.start(),
+            arena_len: ARENA as u32,
+            arena_used: 0,
+            arrays: [SharedArray { key: ptr::null(), at: ptr::null_mut() }; 32],
+            array_count: 0,
+            dynamic: dynamic.start(),
+            dynamic_len: job.shared,
+        });
+        let none = AsyncCopy { to: ptr::null_mut(), from: ptr::null(), bytes: 0, valid: 0, group: 0 };
+        let mut lanes: Vec<Lane> = (0..count)
+            .map(|t| Lane {
+                thread: Dim { x: t as u32, y: 0, z: 0 },
+                warp: (t / WARP) as u32,
+                lane: (t % WARP) as u32,
+                exchanges: 0,
+                async_groups: 0,
+                async_count: 0,
+                asynchronous: [none; 64],
+                yielder: ptr::null(),
+            })
+            .collect();
+        let lanes_at = lanes.as_mut_ptr();
+        let (entry, args) = (job.entry, job.args.as_ptr());
+        let stacks = bench.stacks.drain(bench.stacks.len() - count..);
+        let threads = stacks.enumerate().map(|(t, stack)| {
+            // SAFETY: one of the `count` lanes.
+            let lane = unsafe { lanes_at.add(t) };
+            Coroutine::with_stack(stack, move |yielder: &Yielder<(), Wait>, ()| {
+                // SAFETY: the lanes outlive their coroutines, and nothing else uses this one's while it runs.
+                // The arguments are of the kernel's own kinds, as the launch has checked; that they name
+                // memory which the kernel may use is what the launch's caller promised.
+                unsafe {
+                    (*lane).yielder = ptr::from_ref(yielder).cast();
+                    entry(args);
+                }
+            })
+        });
+        let threads = threads.collect();
+        let states = vec![State::Ready; count];
+        let shuffle = Shuffle(job.seed | 1);
+        Ok(Running { block, lanes, _slots: slots, arena, dynamic, threads, states, shuffle })
+    }
+
+    /// Lets the threads run until all are done, or wait for other blocks.
+    fn go_on(&mut self) -> std::result::Result<Pause, String> {
+        let (block, lanes) = (&raw mut *self.block, self.lanes.as_mut_ptr());
+        schedule(&mut self.threads, &mut self.states, &mut self.shuffle, |t, thread| {
+            // SAFETY: both live as long as `self`; the shim reads them on this thread only.
+            unsafe { colar_host_set(block, lanes.add(t)) };
+            match thread.resume(()) {
+                CoroutineResult::Yield(wait) => State::Waits(wait),
+                CoroutineResult::Return(()) => State::Done,
+            }
+        })
+    }
+
+    /// Gives back what `start` took; a block without a fault must have kept to its shared memory.
+    fn end(
+        self,
+        bench: &mut Bench,
+        outcome: std::result::Result<(), String>,
+    ) -> std::result::Result<(), String> {
+        for mut thread in self.threads {
+            if !thread.done() {
+                // SAFETY: a kernel's frames hold nothing that needs dropping.
+                unsafe { thread.force_reset() };
+            }
+            bench.stacks.push(thread.into_stack());
+        }
+        let intact = shared_intact(&self.block, &self.dynamic);
+        // SAFETY: the arena is this block's own and at least that long; its threads have ended.
+        unsafe { ptr::write_bytes(self.arena.start(), POISON, self.block.arena_used as usize) };
+        bench.arenas.push(self.arena);
+        outcome?;
+        if intact { Ok(()) } else { Err("wrote past the end of an array in shared memory".into()) }
+    }
+}
+
+/// Lets the threads run until all are done, or wait at the grid's barrier, from which they go on when called again.
 fn schedule(
     running: &mut [Thread],
     states: &mut [State],
-    mut shuffle: Shuffle,
+    shuffle: &mut Shuffle,
     mut resume: impl FnMut(usize, &mut Thread) -> State,
-) -> std::result::Result<(), String> {
+) -> std::result::Result<Pause, String> {
     let warps = states.len() / WARP;
+    if let State::Waits(Wait::Grid(_)) = states[0] {
+        states.fill(State::Ready);
+    }
     loop {
         let mut ready: Vec<usize> = (0..warps).filter(|&w| states[w * WARP] == State::Ready).collect();
         if ready.is_empty() {
-            return Ok(());
+            return Ok(Pause::Done);
         }
         while !ready.is_empty() {
             let pick = shuffle.below(ready.len());
@@ -302,8 +387,10 @@ fn schedule(
         }
         // Every warp is done or at a barrier.
         if states.iter().all(|&s| s == states[0]) {
-            if states[0] != State::Done {
-                states.fill(State::Ready);
+            match states[0] {
+                State::Done => {}
+                State::Waits(Wait::Grid(line)) => return Ok(Pause::Grid(line)),
+                _ => states.fill(State::Ready),
             }
             continue;
         }
@@ -349,6 +436,7 @@ fn describe(state: State) -> String {
         State::Done => "done".into(),
         State::Waits(Wait::Barrier(line)) => format!("at the barrier of line {line}"),
         State::Waits(Wait::Warp(line)) => format!("at the exchange of line {line}"),
+        State::Waits(Wait::Grid(line)) => format!("at the grid's barrier of line {line}"),
         State::Waits(Wait::Fault(what)) => what.to_string_lossy().into_owned(),
     }
 }

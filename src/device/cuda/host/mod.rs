@@ -10,6 +10,7 @@ mod block;
 pub mod faults;
 mod memory;
 mod segv;
+pub mod twins;
 
 use std::ffi::{CStr, c_char, c_void};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,7 +24,7 @@ pub use memory::HostMemory;
 use block::{Dim, Job};
 use memory::Registry;
 
-use super::driver::{Arg, Driver, Launch, Memory, Product};
+use super::driver::{Arg, Driver, Launch, Limits, Memory, Product};
 use crate::device::cpu::matmul::{Mat, matmul_nt};
 use crate::device::cpu::par::{self, Pool};
 use crate::device::cpu::processor;
@@ -49,6 +50,7 @@ pub struct HostDriver {
     pool: Arc<Pool>,
     registry: Arc<Registry>,
     seed: u64,
+    limits: Limits,
     launches: Arc<AtomicU64>,
 }
 
@@ -61,7 +63,14 @@ impl HostDriver {
     pub fn new(threads: usize, seed: u64) -> Result<Self> {
         segv::install();
         let pool = Arc::new(Pool::new(threads)?);
-        Ok(HostDriver { pool, registry: Arc::default(), seed, launches: Arc::default() })
+        // Few blocks of few threads: each thread is a coroutine.
+        let limits = Limits { blocks: 3, shared: MAX_SHARED, threads: 64 };
+        Ok(HostDriver { pool, registry: Arc::default(), seed, limits, launches: Arc::default() })
+    }
+
+    /// The driver with other limits, for tests of what depends on them.
+    pub fn with_limits(self, limits: Limits) -> Self {
+        HostDriver { limits, ..self }
     }
 
     /// Checks a launch against what the kernel declares and against the buffers alive.
@@ -99,6 +108,9 @@ impl HostDriver {
     }
 
     fn run(&self, launch: &Launch<'_>) -> std::result::Result<(), String> {
+        if launch.together && launch.grid[0] * launch.grid[1] > self.limits.blocks {
+            return Err(format!("{:?} blocks together, at most {}", launch.grid, self.limits.blocks));
+        }
         let values: Vec<u64> = launch.args.iter().map(|a| a.bits()).collect();
         let args: Vec<*mut c_void> = values.iter().map(|v| std::ptr::from_ref(v).cast_mut().cast()).collect();
         let args = Args(&args);
@@ -106,8 +118,8 @@ impl HostDriver {
         let grid = Dim { x, y, z: 1 };
         let number = self.launches.fetch_add(1, Ordering::Relaxed);
         let fault = Mutex::new(None);
-        par::for_tasks(x as usize * y as usize, |i| {
-            let args = &args;
+        let args = &args;
+        let job = |i: usize| {
             let index = Dim { x: i as u32 % x, y: i as u32 / x, z: 0 };
             // Odd multipliers keep neighbouring seeds apart.
             let seed = self.seed
@@ -115,13 +127,20 @@ impl HostDriver {
                 ^ (i as u64).wrapping_mul(0xD1B5_4A32_D192_ED03);
             let entry = launch.kernel.entry;
             let (threads, shared) = (launch.block, launch.shared);
-            let job = Job { entry, args: args.0, grid, index, threads, shared, seed };
-            segv::naming(launch.kernel, || {
-                if let Err(what) = block::run(&job) {
-                    fault.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(what);
-                }
-            });
-        });
+            Job { entry, args: args.get(), grid, index, threads, shared, seed }
+        };
+        let blocks = x as usize * y as usize;
+        let note = |outcome: std::result::Result<(), String>| {
+            if let Err(what) = outcome {
+                fault.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(what);
+            }
+        };
+        if launch.together {
+            let jobs: Vec<Job<'_>> = (0..blocks).map(job).collect();
+            segv::naming(launch.kernel, || note(block::run_together(&jobs, self.seed ^ number)));
+        } else {
+            par::for_tasks(blocks, |i| segv::naming(launch.kernel, || note(block::run(&job(i)))));
+        }
         if let Some(what) = fault.into_inner().unwrap_or_else(PoisonError::into_inner) {
             return Err(what);
         }
@@ -138,6 +157,12 @@ impl HostDriver {
 
 /// Pointers to parameters, which threads only read.
 struct Args<'a>(&'a [*mut c_void]);
+
+impl<'a> Args<'a> {
+    fn get(&self) -> &'a [*mut c_void] {
+        self.0
+    }
+}
 
 // SAFETY: the parameters behind the pointers are not written while a launch runs.
 unsafe impl Sync for Args<'_> {}
@@ -159,6 +184,10 @@ impl Driver for HostDriver {
         let start = Instant::now();
         f()?;
         Ok(start.elapsed())
+    }
+
+    fn limits(&self) -> Limits {
+        self.limits
     }
 
     fn scope<R>(&self, f: impl FnOnce() -> R) -> R {

@@ -1,0 +1,105 @@
+// What a kernel needs whose blocks all run at the same time and wait for each other.
+#pragma once
+
+#include "common.cuh"
+
+// The barrier of a grid: a count of arrivals that starts at 0 with the launch and only grows. In shared memory.
+struct Grid {
+    uint32_t* arrived;
+    // Waits so far; the block's first thread counts them.
+    uint32_t rounds;
+};
+
+// Waits until all threads of all blocks are here; what they wrote before is then visible to all.
+#define GRID_SYNC(grid) grid_sync(grid, __LINE__)
+
+__device__ __forceinline__ void grid_sync(Grid& grid, uint32_t line) {
+#ifdef __CUDACC__
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        // The block's writes are ordered before its arrival by the barrier above and the release, and the
+        // others' before this block's reads by the acquire and the barrier below.
+        asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(grid.arrived) : "memory");
+        const uint32_t wanted = ++grid.rounds * gridDim.x;
+        uint32_t arrived;
+        do {
+            asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(arrived) : "l"(grid.arrived) : "memory");
+        } while (arrived < wanted);
+    }
+    __syncthreads();
+#else
+    shim::colar_host_wait(shim::lane->yielder, shim::GRID, line);
+#endif
+}
+
+// Asks for `bytes` bytes, a multiple of 16, to be brought into the second-level cache. Called by a whole warp.
+__device__ __forceinline__ void prefetch_l2(const void* from, uint32_t bytes) {
+#if !defined(__CUDACC__)
+    // A prefetch faults nowhere; here one beyond a buffer meets its guard.
+    if (threadIdx.x % 32 == 0) {
+        static_cast<void>(*static_cast<const volatile unsigned char*>(from));
+        static_cast<void>(*(static_cast<const volatile unsigned char*>(from) + bytes - 1));
+    }
+#elif __CUDA_ARCH__ >= 900
+    if (threadIdx.x % 32 == 0) {
+        asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes));
+    }
+#else
+    for (uint32_t at = threadIdx.x % 32 * 128; at < bytes; at += 32 * 128) {
+        asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const char*>(from) + at));
+    }
+#endif
+}
+
+// Sixteen bytes that are read once: they leave the first-level cache to what is read again.
+struct Stream {
+    uint32_t at[4];
+};
+
+__device__ __forceinline__ Stream load_stream(const void* from) {
+    Stream s;
+#ifdef __CUDACC__
+    asm("ld.global.nc.L1::no_allocate.L2::256B.v4.u32 {%0, %1, %2, %3}, [%4];"
+        : "=r"(s.at[0]), "=r"(s.at[1]), "=r"(s.at[2]), "=r"(s.at[3])
+        : "l"(from));
+#else
+    memcpy(&s, from, sizeof s);
+#endif
+    return s;
+}
+
+// The elements of sixteen bytes.
+__device__ __forceinline__ void widen(const Stream& s, float (&out)[4]) {
+#pragma unroll
+    for (uint32_t i = 0; i < 4; i++) out[i] = bits_to_float(s.at[i]);
+}
+
+__device__ __forceinline__ void widen(const Stream& s, float (&out)[8]) {
+#pragma unroll
+    for (uint32_t i = 0; i < 4; i++) {
+        out[2 * i] = bits_to_float(s.at[i] << 16);
+        out[2 * i + 1] = bits_to_float(s.at[i] & 0xffff0000u);
+    }
+}
+
+// Sums of V values over a warp, V a power of two up to 32: lane l gets that of value l / (32 / V). At each of the
+// first steps lanes exchange the half of their values that the other keeps, so all sums together take fewer
+// exchanges than two of them one by one.
+template <uint32_t V>
+__device__ __forceinline__ float scatter_sum(float (&values)[V]) {
+    const uint32_t lane = threadIdx.x % 32;
+    uint32_t offset = 16;
+#pragma unroll
+    for (uint32_t n = V / 2; n > 0; n /= 2, offset /= 2) {
+        const bool upper = (lane & offset) != 0;
+#pragma unroll
+        for (uint32_t i = 0; i < n; i++) {
+            const float mine = upper ? values[i + n] : values[i], other = upper ? values[i] : values[i + n];
+            values[i] = mine + __shfl_xor_sync(FULL_WARP, other, offset);
+        }
+    }
+    float sum = values[0];
+#pragma unroll
+    for (; offset > 0; offset /= 2) sum += __shfl_xor_sync(FULL_WARP, sum, offset);
+    return sum;
+}

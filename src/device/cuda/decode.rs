@@ -1,0 +1,444 @@
+//! Launches of `cuda/decode.cu`: a decoding step, or a chain of latents, as one kernel of blocks that all run at the
+//! same time.
+//!
+//! The weights' addresses stand in two tables on the device, written once a decoder. Of a step the host uploads what
+//! changes: where the sequences stand. A chain of latents needs nothing of the host until it ends.
+
+use std::mem::offset_of;
+
+use bytemuck::{Pod, Zeroable};
+
+use super::driver::{Arg, Driver, Launch, Memory};
+use super::kernels::{self as k, Kernel, by_activation};
+use super::tensor::upload;
+use super::{CudaDevice, CudaTensor, count32};
+use crate::device::decoder::{
+    CacheMut, CachedRows, Chain, ChainEnd, Decoder, DecoderHead, DecoderLayer, DecoderModel, Drawn,
+    Projection,
+};
+use crate::device::{Device, Dtype, TensorInfo, TokenChoice, check, check_below, check_len};
+use crate::{Error, Result};
+
+/// Most parts of a sequence's keys. `PARTS` of `cuda/attend.cuh`.
+const PARTS: usize = 16;
+
+/// Sequences that a kernel is compiled for.
+const FORMS: [usize; 4] = [1, 2, 4, 8];
+
+/// What widths must be a multiple of: the elements that a lane takes of a row at once.
+const LANE: usize = 8;
+
+/// Widest head, as of `attend_part`.
+const MAX_DIM: usize = 128;
+
+/// Columns that a step of a warp takes at most; a piece of a row that does not fit shared memory is a multiple.
+const STEP: usize = 256;
+
+/// Shared memory left to arrays of fixed size.
+const FIXED_SHARED: usize = 4 << 10;
+
+/// `Layer` of the kernel: addresses in its order.
+type LayerTable = [u64; 12];
+
+/// `Model` of the kernel.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct ModelTable {
+    /// Layers, hidden, heads, kv_heads, head_dim, inner, vocab, inner width of the latent head.
+    sizes: [u32; 8],
+    eps: f32,
+    embeds_std: f32,
+    staged: u32,
+    unused: u32,
+    /// Embeddings, output head, last norm, inv_freq.
+    ends: [u64; 4],
+    /// Weight and bias of fc0, fc2, the norm, mean and log_std; zeros where there is none.
+    head: [[u64; 2]; 5],
+    /// Stream, queries, partial attention, activations, the head's outer layer, logits.
+    floats: [u64; 6],
+    /// Running Z, rows that lost, shares of Z.
+    event: [u64; 3],
+}
+
+/// `Sequence` of the kernel.
+#[repr(C)]
+#[derive(Clone, Copy, Default, Pod, Zeroable)]
+struct SequenceWords {
+    first: u32,
+    length: u32,
+    token: u32,
+    open: u32,
+    key: [u32; 2],
+    drawn: u32,
+    limit: u32,
+    latent_temperature: f32,
+    eol_temperature: f32,
+    unused: [u32; 2],
+}
+
+const _: () = assert!(offset_of!(ModelTable, ends) == 48 && offset_of!(ModelTable, event) == 208);
+
+/// Sizes of a model, and what of a launch follows from them.
+#[derive(Debug, Clone, Copy)]
+struct Plan {
+    hidden: usize,
+    kv_width: usize,
+    vocab: usize,
+    layers: usize,
+    /// Sequences it has room for.
+    rows: usize,
+    /// Floats of shared memory for activations.
+    staged: usize,
+}
+
+/// Decodes up to eight sequences of a model whose weights have the compute dtype.
+pub struct CudaDecoder<'a, R: Driver> {
+    device: &'a CudaDevice<R>,
+    // The tables hold the addresses of what this borrows.
+    _model: DecoderModel<'a, CudaDevice<R>>,
+    plan: Plan,
+    model: R::Memory,
+    layers: R::Memory,
+    logits: CudaTensor<R>,
+    _scratch: Vec<R::Memory>,
+    arrived: R::Memory,
+    /// Addresses of the cache's tensors, and the tables that hold them: keys, then values.
+    cache: Option<(Vec<u64>, [R::Memory; 2])>,
+}
+
+impl<R: Driver> CudaDevice<R> {
+    /// A decoder for `rows` sequences, if the model is one that the kernel takes.
+    pub(super) fn make_decoder<'a>(
+        &'a self,
+        model: DecoderModel<'a, Self>,
+        rows: usize,
+    ) -> Result<Option<CudaDecoder<'a, R>>> {
+        match self.plan(&model, rows) {
+            Some(plan) => CudaDecoder::new(self, model, plan).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn plan(&self, model: &DecoderModel<'_, Self>, rows: usize) -> Option<Plan> {
+        let heads = model.heads;
+        let first = model.layers.first()?;
+        let (hidden, inner) = (model.embed.cols(), first.gate.rows());
+        let head_inner = model.head.as_ref().map_or(LANE, |h| h.fc0[0].rows());
+        let widths = [hidden, inner, head_inner, heads.q_width(), heads.head_dim];
+        if widths.iter().any(|w| w % LANE != 0) || heads.head_dim > MAX_DIM {
+            return None;
+        }
+        if matrices(model).any(|w| w.dtype() != self.compute) {
+            return None;
+        }
+        let limits = self.driver.limits();
+        let form = FORMS.into_iter().find(|&form| rows <= form)?;
+        let room = (limits.shared as usize).checked_sub(FIXED_SHARED)? / size_of::<f32>() / form;
+        let widest = inner.max(heads.q_width());
+        // Rows that are normalised are staged whole, others piece by piece if they must.
+        let whole = hidden.max(head_inner);
+        if whole.max(widest.min(STEP)) > room {
+            return None;
+        }
+        let staged = form * whole.max(if widest > room { room / STEP * STEP } else { widest });
+        let kv_width = heads.kv_width();
+        let (vocab, layers) = (model.lm_head.rows(), model.layers.len());
+        Some(Plan { hidden, kv_width, vocab, layers, rows, staged })
+    }
+}
+
+/// The matrices that kernels read in the compute dtype.
+fn matrices<'b, R: Driver>(
+    model: &'b DecoderModel<'_, CudaDevice<R>>,
+) -> impl Iterator<Item = &'b CudaTensor<R>> {
+    let layers = model.layers.iter().flat_map(|l| [l.q.0, l.k.0, l.v.0, l.o, l.gate, l.up, l.down]);
+    let head = model.head.iter().flat_map(|h| {
+        [Some(h.fc0[0]), Some(h.fc2[0]), Some(h.mean[0]), h.log_std.map(|l| l[0])].into_iter().flatten()
+    });
+    [model.embed, model.lm_head].into_iter().chain(layers).chain(head)
+}
+
+/// Checks a matrix and gives its address.
+fn address<R: Driver>(name: &str, t: &CudaTensor<R>, rows: usize, cols: usize, dtype: Dtype) -> Result<u64> {
+    check(OP, name, t, rows, cols)?;
+    Ok(t.read(OP, name, dtype)?.address())
+}
+
+const OP: &str = "decoder";
+
+impl<'a, R: Driver> CudaDecoder<'a, R> {
+    fn new(device: &'a CudaDevice<R>, model: DecoderModel<'a, CudaDevice<R>>, plan: Plan) -> Result<Self> {
+        let compute = device.compute;
+        let Plan { hidden, vocab, rows, staged, .. } = plan;
+        let heads = model.heads;
+        let (q_width, kv_width) = (heads.q_width(), heads.kv_width());
+        let inner = model.layers[0].gate.rows();
+        let vector = |name: &str, t: &CudaTensor<R>, cols: usize| address(name, t, 1, cols, Dtype::F32);
+        let matrix =
+            |name: &str, t: &CudaTensor<R>, rows: usize, cols: usize| address(name, t, rows, cols, compute);
+        let projection = |name: &str, (w, bias): Projection<'_, CudaDevice<R>>, rows: usize| -> Result<_> {
+            Ok([matrix(name, w, rows, hidden)?, bias.map_or(Ok(0), |b| vector(name, b, rows))?])
+        };
+        let layer = |l: &DecoderLayer<'_, CudaDevice<R>>| -> Result<LayerTable> {
+            let [q, q_bias] = projection("q", l.q, q_width)?;
+            let [k, k_bias] = projection("k", l.k, kv_width)?;
+            let [v, v_bias] = projection("v", l.v, kv_width)?;
+            Ok([
+                vector("input_norm", l.input_norm, hidden)?,
+                q,
+                q_bias,
+                k,
+                k_bias,
+                v,
+                v_bias,
+                matrix("o", l.o, hidden, q_width)?,
+                vector("post_norm", l.post_norm, hidden)?,
+                matrix("gate", l.gate, inner, hidden)?,
+                matrix("up", l.up, inner, hidden)?,
+                matrix("down", l.down, hidden, inner)?,
+            ])
+        };
+        let layers = model.layers.iter().map(layer).collect::<Result<Vec<LayerTable>>>()?;
+        let head_inner = model.head.as_ref().map_or(0, |h| h.fc0[0].rows());
+        let head = |h: &DecoderHead<'_, CudaDevice<R>>| -> Result<[[u64; 2]; 5]> {
+            let pair =
+                |name: &str, [w, b]: [&CudaTensor<R>; 2], rows: usize, cols: usize| -> Result<[u64; 2]> {
+                    Ok([matrix(name, w, rows, cols)?, vector(name, b, rows)?])
+                };
+            Ok([
+                pair("fc0", h.fc0, head_inner, hidden)?,
+                pair("fc2", h.fc2, head_inner, head_inner)?,
+                [vector("norm", h.norm[0], head_inner)?, vector("norm", h.norm[1], head_inner)?],
+                pair("mean", h.mean, hidden, head_inner)?,
+                h.log_std.map_or(Ok([0; 2]), |l| pair("log_std", l, hidden, head_inner))?,
+            ])
+        };
+        let driver = &device.driver;
+        let limits = driver.limits();
+        let warps = (limits.blocks * limits.threads / 32) as usize;
+        let logits = device.tensor(OP, rows, vocab, Dtype::F32)?;
+        let floats =
+            [hidden, q_width, heads.heads * PARTS * (heads.head_dim + 2), inner.max(head_inner), head_inner];
+        let mut scratch =
+            floats.iter().map(|n| driver.alloc(rows * n * size_of::<f32>())).collect::<Result<Vec<_>>>()?;
+        for bytes in [size_of::<f64>(), size_of::<u32>(), 2 * warps * size_of::<f64>()] {
+            scratch.push(driver.alloc(rows * bytes)?);
+        }
+        let at: Vec<u64> = scratch.iter().map(Memory::address).collect();
+        let sizes = [
+            model.layers.len(),
+            hidden,
+            heads.heads,
+            heads.kv_heads,
+            heads.head_dim,
+            inner,
+            vocab,
+            head_inner,
+        ];
+        let mut table = ModelTable {
+            sizes: [0; 8],
+            eps: model.rms_norm_eps,
+            embeds_std: model.embeds_std,
+            staged: count32(OP, staged)?,
+            unused: 0,
+            ends: [
+                matrix("embed", model.embed, vocab, hidden)?,
+                matrix("lm_head", model.lm_head, vocab, hidden)?,
+                vector("norm", model.norm, hidden)?,
+                vector("inv_freq", model.inv_freq, heads.head_dim / 2)?,
+            ],
+            head: model.head.as_ref().map_or(Ok([[0; 2]; 5]), head)?,
+            floats: [at[0], at[1], at[2], at[3], at[4], logits.memory.address()],
+            event: [at[5], at[6], at[7]],
+        };
+        for (to, size) in table.sizes.iter_mut().zip(sizes) {
+            *to = count32(OP, size)?;
+        }
+        Ok(CudaDecoder {
+            device,
+            _model: model,
+            plan,
+            model: upload(driver, &[table])?,
+            layers: upload(driver, &layers)?,
+            logits,
+            _scratch: scratch,
+            arrived: driver.alloc(size_of::<u32>())?,
+            cache: None,
+        })
+    }
+
+    /// Tables of the cache's addresses, made anew when they have changed.
+    fn cache_tables(&mut self, cache: &CacheMut<'_, CudaDevice<R>>) -> Result<[Arg; 2]> {
+        let Plan { kv_width, layers, .. } = self.plan;
+        let of = |name: &str, tensors: &[CudaTensor<R>]| -> Result<Vec<u64>> {
+            check_len(OP, name, tensors.len(), layers)?;
+            let rows = tensors[0].rows();
+            tensors.iter().map(|t| address(name, t, rows, kv_width, self.device.compute)).collect()
+        };
+        let (keys, values) = (of("keys", cache.keys)?, of("values", cache.values)?);
+        let both = [keys.as_slice(), &values].concat();
+        if self.cache.as_ref().is_none_or(|(known, _)| known != &both) {
+            let driver = &self.device.driver;
+            self.cache = Some((both, [upload(driver, &keys)?, upload(driver, &values)?]));
+        }
+        let Some((_, [keys, values])) = &self.cache else { return Err(Error::other("no cache")) };
+        Ok([keys.into(), values.into()])
+    }
+
+    /// Runs the kernel on sequences of `cache`, each of which may grow by `grows` rows.
+    #[allow(clippy::too_many_arguments)]
+    fn run(
+        &mut self,
+        cache: &CacheMut<'_, CudaDevice<R>>,
+        sequences: &[SequenceWords],
+        grows: usize,
+        steps: usize,
+        end: ChainEnd,
+        hidden: &mut CudaTensor<R>,
+        latents: Option<&mut CudaTensor<R>>,
+    ) -> Result<R::Memory> {
+        let count = sequences.len();
+        if count == 0 || count > self.plan.rows {
+            return Err(Error::Shape {
+                op: OP,
+                what: format!("{count} sequences, has room for {}", self.plan.rows),
+            });
+        }
+        for s in sequences {
+            let last = s.first as usize + s.length as usize + grows;
+            if cache.keys.iter().chain(&*cache.values).any(|t| t.rows() < last) {
+                return Err(Error::Shape {
+                    op: OP,
+                    what: format!("a sequence needs row {last} of the cache"),
+                });
+            }
+        }
+        check_below(OP, "the separator", &[end.token], self.plan.vocab)?;
+        let [keys, values] = self.cache_tables(cache)?;
+        let compute = self.device.compute;
+        let driver = &self.device.driver;
+        let on_device = upload(driver, sequences)?;
+        driver.zero(&self.arrived)?;
+        let latents = match latents {
+            Some(latents) => Arg::from(latents.write(OP, "latents", compute)?),
+            None => Arg::Pointer(0),
+        };
+        let args = [
+            Arg::from(&self.model),
+            Arg::from(&self.layers),
+            keys,
+            values,
+            Arg::from(&on_device),
+            (count as u32).into(),
+            count32(OP, steps)?.into(),
+            end.token.into(),
+            end.bias.into(),
+            end.latent_purpose.into(),
+            end.event_purpose.into(),
+            Arg::from(hidden.write(OP, "hidden", compute)?),
+            latents,
+            Arg::from(&self.arrived),
+        ];
+        let limits = driver.limits();
+        let launch = Launch {
+            kernel: kernel(count, compute)?,
+            grid: [limits.blocks, 1],
+            block: limits.threads,
+            shared: (self.plan.staged * size_of::<f32>()) as u32,
+            args: &args,
+            together: true,
+        };
+        // SAFETY: the tables hold addresses of tensors that this decoder borrows or owns, of the shapes and dtypes
+        // checked when they were written; the sequences' rows lie in the cache, which the caller lends for
+        // writing; `hidden` and `latents` have a row a step and sequence.
+        unsafe { driver.launch(&launch) }?;
+        Ok(on_device)
+    }
+}
+
+/// The kernel for so many sequences.
+fn kernel(count: usize, dtype: Dtype) -> Result<&'static Kernel> {
+    let forms = match count {
+        0..=1 => [&k::decode_f32_1, &k::decode_bf16_1],
+        2 => [&k::decode_f32_2, &k::decode_bf16_2],
+        3..=4 => [&k::decode_f32_4, &k::decode_bf16_4],
+        _ => [&k::decode_f32_8, &k::decode_bf16_8],
+    };
+    by_activation(OP, dtype, forms)
+}
+
+impl<R: Driver> Decoder<CudaDevice<R>> for CudaDecoder<'_, R> {
+    fn max_rows(&self) -> usize {
+        self.plan.rows
+    }
+
+    fn latents(
+        &mut self,
+        cache: CacheMut<'_, CudaDevice<R>>,
+        chains: &[Chain],
+        end: ChainEnd,
+        steps: usize,
+        hidden: &CudaTensor<R>,
+    ) -> Result<Drawn<CudaDevice<R>>> {
+        let (device, width, count) = (self.device, self.plan.hidden, chains.len());
+        check(OP, "hidden", hidden, count, width)?;
+        if self._model.head.is_none() {
+            return Err(Error::Shape { op: OP, what: "the model has no latent head".into() });
+        }
+        let sequences = chains.iter().map(|c| {
+            Ok(SequenceWords {
+                open: u32::from(c.drawn < c.limit),
+                key: [c.key as u32, (c.key >> 32) as u32],
+                drawn: count32(OP, c.drawn)?,
+                limit: count32(OP, c.limit)?,
+                latent_temperature: c.latent_temperature,
+                eol_temperature: c.eol_temperature,
+                ..place(c.rows)?
+            })
+        });
+        let mut sequences = sequences.collect::<Result<Vec<SequenceWords>>>()?;
+        let steps = chains.iter().map(|c| c.limit.saturating_sub(c.drawn)).max().unwrap_or(0).min(steps);
+        let mut all_hidden = device.empty((steps + 1) * count, width)?;
+        let mut latents = device.empty(steps * count, width)?;
+        let rows: Vec<u32> = (0..count as u32).collect();
+        device.scatter_rows(1.0, hidden, &device.index(&rows)?, &mut all_hidden)?;
+        if steps > 0 {
+            let on_device =
+                self.run(&cache, &sequences, steps, steps, end, &mut all_hidden, Some(&mut latents))?;
+            device.driver.download(&on_device, bytemuck::cast_slice_mut(&mut sequences))?;
+        }
+        Ok(Drawn {
+            latents,
+            hidden: all_hidden,
+            counts: sequences.iter().zip(chains).map(|(s, c)| s.drawn as usize - c.drawn).collect(),
+            ended: sequences.iter().map(|s| s.open == 0).collect(),
+        })
+    }
+
+    fn tokens(
+        &mut self,
+        cache: CacheMut<'_, CudaDevice<R>>,
+        fed: &[(CachedRows, u32)],
+        choices: &[TokenChoice],
+        bias: Option<(u32, f32)>,
+    ) -> Result<(CudaTensor<R>, Vec<u32>)> {
+        let (device, vocab) = (self.device, self.plan.vocab);
+        check_len(OP, "choices", choices.len(), fed.len())?;
+        let ids: Vec<u32> = fed.iter().map(|f| f.1).collect();
+        check_below(OP, "tokens", &ids, vocab)?;
+        check_below(OP, "bias token", bias.map(|b| b.0).as_slice(), vocab)?;
+        let sequences = fed.iter().map(|&(rows, token)| Ok(SequenceWords { token, open: 1, ..place(rows)? }));
+        let sequences = sequences.collect::<Result<Vec<SequenceWords>>>()?;
+        let mut hidden = device.empty(fed.len(), self.plan.hidden)?;
+        let no_end = ChainEnd { token: 0, bias: 0.0, latent_purpose: 0, event_purpose: 0 };
+        self.run(&cache, &sequences, 1, 0, no_end, &mut hidden, None)?;
+        let mut tokens = Vec::with_capacity(fed.len());
+        device.choose_from(&self.logits.memory, vocab, choices, bias, &mut tokens)?;
+        Ok((hidden, tokens))
+    }
+}
+
+fn place(rows: CachedRows) -> Result<SequenceWords> {
+    let (first, length) = (count32(OP, rows.first)?, count32(OP, rows.len)?);
+    Ok(SequenceWords { first, length, ..SequenceWords::default() })
+}

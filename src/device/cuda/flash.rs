@@ -1,0 +1,99 @@
+//! Launches of `cuda/flash.cu`: which spans it takes, and their cut into tiles.
+
+use super::driver::{Arg, Driver};
+use super::kernels::{self as k, Kernel};
+use super::tensor::upload;
+use super::{CudaDevice, count32};
+use crate::Result;
+use crate::device::{Dtype, HeadShape, Span};
+
+/// Pairs of a query and a head up to which a span is left to `cuda/attention.cu`, which cuts its keys into parts:
+/// the rows of one fragment.
+const FEW_ROWS: usize = 16;
+
+/// Threads of a block. `THREADS` of the kernel.
+const THREADS: u32 = 128;
+
+/// Blocks from which tiles are large: two for each of an H100's 132 multiprocessors, which hold two of them.
+const MANY_BLOCKS: usize = 264;
+
+/// A compiled form of the kernel.
+struct Form {
+    kernel: &'static Kernel,
+    /// Widest head; narrower ones are filled up in shared memory.
+    dim: usize,
+    /// Rows of a tile.
+    rows: usize,
+    /// Keys of a step.
+    keys: usize,
+}
+
+impl Form {
+    /// Bytes of shared memory: the queries of a tile, two steps of keys and two of values.
+    fn shared(&self) -> usize {
+        (self.rows + 4 * self.keys) * self.dim * size_of::<u16>()
+    }
+}
+
+/// By width of head, then with small and large tiles. A row's bits follow from its width's `keys`, not from
+/// `rows`.
+static FORMS: [[Form; 2]; 2] = [
+    [
+        Form { kernel: &k::flash_64_64, dim: 64, rows: 64, keys: 64 },
+        Form { kernel: &k::flash_64_128, dim: 64, rows: 128, keys: 64 },
+    ],
+    [
+        Form { kernel: &k::flash_128_64, dim: 128, rows: 64, keys: 32 },
+        Form { kernel: &k::flash_128_128, dim: 128, rows: 128, keys: 32 },
+    ],
+];
+
+/// Whether a span goes to this kernel.
+pub(super) fn takes(dtype: Dtype, shape: HeadShape, span: &Span) -> bool {
+    let dim = shape.head_dim;
+    dtype == Dtype::Bf16
+        && dim.is_multiple_of(16)
+        && (32..=128).contains(&dim)
+        && span.q_len * shape.group() > FEW_ROWS
+}
+
+/// Five words a tile, as `Tile` of the kernel reads them, those with the most keys first.
+fn plan(op: &'static str, group: usize, rows: usize, spans: &[Span]) -> Result<Vec<u32>> {
+    let mut tiles = Vec::new();
+    for s in spans {
+        for first in (0..s.q_len * group).step_by(rows) {
+            let last = (first + rows).min(s.q_len * group) - 1;
+            tiles.push((s.sees(last / group), [s.q_start, s.q_len, s.k_start, s.k_len, first]));
+        }
+    }
+    tiles.sort_by_key(|&(keys, _)| std::cmp::Reverse(keys));
+    tiles.into_iter().flat_map(|(_, words)| words).map(|x| count32(op, x)).collect()
+}
+
+impl<R: Driver> CudaDevice<R> {
+    /// Attention of spans that it [`takes`], which lie within the operands and meet in no query; `operands` are
+    /// the kernel's parameters from `scale` on.
+    pub(super) fn flash(
+        &self,
+        op: &'static str,
+        shape: HeadShape,
+        spans: &[Span],
+        operands: &[Arg],
+    ) -> Result<()> {
+        if spans.is_empty() {
+            return Ok(());
+        }
+        let group = shape.group();
+        let [small, large] = &FORMS[usize::from(shape.head_dim > 64)];
+        let blocks = |form: &Form| -> usize {
+            spans.iter().map(|s| (s.q_len * group).div_ceil(form.rows)).sum::<usize>() * shape.kv_heads
+        };
+        let form = if blocks(large) >= MANY_BLOCKS { large } else { small };
+        let tiles = upload(&self.driver, &plan(op, group, form.rows, spans)?)?;
+        let args: Vec<Arg> = std::iter::once(Arg::from(&tiles)).chain(operands.iter().copied()).collect();
+        let grid = [count32(op, blocks(form))?, 1];
+        // SAFETY: by the caller's checks every row and key of a tile lies within the operands, and no two tiles
+        // have a row in common. The table of tiles is freed in the order of launches.
+        unsafe { self.launch(form.kernel, grid, THREADS, form.shared() as u32, &args) }
+    }
+}

@@ -1,0 +1,191 @@
+//! Decoding as one operation: a device may run whole steps, and whole chains of latents, without coming back
+//! between the parts of a layer.
+//!
+//! [`Device::decoder`] gives such a decoder for a model where the device has one. It does what the model's layers
+//! do one by one (`src/model/transformer.rs`, `src/model/latent_head.rs`), on the same cache, and draws the same
+//! numbers of a seed; results agree up to rounding.
+
+use super::{Device, HeadShape, TokenChoice};
+use crate::Result;
+
+/// A projection: weight `[out, in]` and bias `[1, out]`.
+pub type Projection<'a, D> = (&'a <D as Device>::Tensor, Option<&'a <D as Device>::Tensor>);
+
+/// One block's weights.
+pub struct DecoderLayer<'a, D: Device> {
+    /// `[1, H]`, before attention.
+    pub input_norm: &'a D::Tensor,
+    /// Queries.
+    pub q: Projection<'a, D>,
+    /// Keys.
+    pub k: Projection<'a, D>,
+    /// Values.
+    pub v: Projection<'a, D>,
+    /// Attention's output, without bias.
+    pub o: &'a D::Tensor,
+    /// `[1, H]`, before the MLP.
+    pub post_norm: &'a D::Tensor,
+    /// `[I, H]`.
+    pub gate: &'a D::Tensor,
+    /// `[I, H]`.
+    pub up: &'a D::Tensor,
+    /// `[H, I]`.
+    pub down: &'a D::Tensor,
+}
+
+/// The latent head's weights (spec section 4), all with bias.
+pub struct DecoderHead<'a, D: Device> {
+    /// `[I', H]` and bias.
+    pub fc0: [&'a D::Tensor; 2],
+    /// `[I', I']` and bias.
+    pub fc2: [&'a D::Tensor; 2],
+    /// LayerNorm's weight and bias.
+    pub norm: [&'a D::Tensor; 2],
+    /// `[H, I']` and bias.
+    pub mean: [&'a D::Tensor; 2],
+    /// `[H, I']` and bias; a deterministic head has none.
+    pub log_std: Option<[&'a D::Tensor; 2]>,
+}
+
+/// A model without adapters, as a decoder takes it.
+pub struct DecoderModel<'a, D: Device> {
+    /// Attention's geometry.
+    pub heads: HeadShape,
+    /// RMSNorm's epsilon.
+    pub rms_norm_eps: f32,
+    /// Standard deviation of the embeddings: the unit of latents.
+    pub embeds_std: f32,
+    /// `[V, H]`.
+    pub embed: &'a D::Tensor,
+    /// `[V, H]`.
+    pub lm_head: &'a D::Tensor,
+    /// `[1, H]`, the last norm.
+    pub norm: &'a D::Tensor,
+    /// `[1, head_dim / 2]`.
+    pub inv_freq: &'a D::Tensor,
+    /// The blocks, first to last.
+    pub layers: Vec<DecoderLayer<'a, D>>,
+    /// The latent head, if there is one.
+    pub head: Option<DecoderHead<'a, D>>,
+}
+
+/// Keys and values of all layers, a row a position.
+pub struct CacheMut<'a, D: Device> {
+    /// Per layer, `[rows, kv_width]`.
+    pub keys: &'a mut [D::Tensor],
+    /// Per layer, `[rows, kv_width]`.
+    pub values: &'a mut [D::Tensor],
+}
+
+/// Where a sequence stands in the cache: rows `first .. first + len` are its positions `0 .. len`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CachedRows {
+    /// First row.
+    pub first: usize,
+    /// Positions held.
+    pub len: usize,
+}
+
+/// A chain of latents to go on with.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Chain {
+    /// Its place in the cache.
+    pub rows: CachedRows,
+    /// Philox key: the request's seed.
+    pub key: u64,
+    /// Latents drawn so far: word 2 of the draws' counters.
+    pub drawn: usize,
+    /// Latents after which it ends whatever is drawn; above `drawn`.
+    pub limit: usize,
+    /// Factor on the latents' standard deviation; 0 takes the mean.
+    pub latent_temperature: f32,
+    /// Temperature of the draw that ends the chain; 0 takes the likeliest.
+    pub eol_temperature: f32,
+}
+
+/// What ends chains of latents (spec section 5, 2).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ChainEnd {
+    /// The separator.
+    pub token: u32,
+    /// Added to its logit.
+    pub bias: f32,
+    /// Word 1 of the counter of a latent's draw.
+    pub latent_purpose: u32,
+    /// Word 1 of the counter of the event's draw.
+    pub event_purpose: u32,
+}
+
+/// What [`Decoder::latents`] drew.
+pub struct Drawn<D: Device> {
+    /// `[steps · B, H]`, step by step: latents in units of `embeds_std`. Chains that had ended leave their rows undefined.
+    pub latents: D::Tensor,
+    /// `[(steps + 1) · B, H]`: the hidden states before each latent, and after the last; undefined likewise.
+    pub hidden: D::Tensor,
+    /// Per chain, latents drawn now.
+    pub counts: Vec<usize>,
+    /// Per chain, whether it ended.
+    pub ended: Vec<bool>,
+}
+
+/// Decodes a few sequences of one model.
+pub trait Decoder<D: Device> {
+    /// Most sequences of a call.
+    fn max_rows(&self) -> usize;
+
+    /// Draws up to `steps` latents of each chain, from the hidden states `hidden[B, H]`, until its end. The host waits
+    /// once, for all of them.
+    ///
+    /// # Errors
+    /// Shapes that do not fit, and what the device says.
+    fn latents(
+        &mut self,
+        cache: CacheMut<'_, D>,
+        chains: &[Chain],
+        end: ChainEnd,
+        steps: usize,
+        hidden: &D::Tensor,
+    ) -> Result<Drawn<D>>;
+
+    /// Feeds a token to each sequence; returns the hidden states `[B, H]` and the tokens chosen from them.
+    ///
+    /// # Errors
+    /// As [`latents`](Decoder::latents).
+    fn tokens(
+        &mut self,
+        cache: CacheMut<'_, D>,
+        fed: &[(CachedRows, u32)],
+        choices: &[TokenChoice],
+        bias: Option<(u32, f32)>,
+    ) -> Result<(D::Tensor, Vec<u32>)>;
+}
+
+/// The decoder of a device that has none.
+pub enum NoDecoder {}
+
+impl<D: Device> Decoder<D> for NoDecoder {
+    fn max_rows(&self) -> usize {
+        match *self {}
+    }
+
+    fn latents(
+        &mut self,
+        _: CacheMut<'_, D>,
+        _: &[Chain],
+        _: ChainEnd,
+        _: usize,
+        _: &D::Tensor,
+    ) -> Result<Drawn<D>> {
+        match *self {}
+    }
+
+    fn tokens(
+        &mut self,
+        _: CacheMut<'_, D>,
+        _: &[(CachedRows, u32)],
+        _: &[TokenChoice],
+        _: Option<(u32, f32)>,
+    ) -> Result<(D::Tensor, Vec<u32>)> {
+        match *self {}
+    }
+}

@@ -1,0 +1,156 @@
+//! Generation by a device's decoder: after the prefill, first all chains of latents to their ends, then all texts
+//! token by token.
+//!
+//! What a request gives does not depend on the order of the work, since its draws are counted by its own
+//! positions; so it gives here what it gives step by step, up to rounding.
+
+use super::generate::select;
+use super::request::Event;
+use super::rollout::Recorder;
+use super::sequence::{Parts, Phase, Sequence, accept, purpose};
+use crate::Result;
+use crate::device::decoder::{Chain, ChainEnd, Decoder, Drawn};
+use crate::device::{Device, TensorInfo, TokenChoice};
+use crate::model::kv_cache::KvCache;
+
+/// Latents drawn before the host hears of them.
+const STEPS: usize = 64;
+
+/// Runs sequences whose prompts are in the cache to their ends; `hidden[B, H]` are their last hidden states.
+pub(super) fn run<D: Device>(
+    parts: &Parts<'_, D>,
+    mut decoder: D::Decoder<'_>,
+    sequences: &mut [Sequence<'_>],
+    cache: &mut KvCache<D>,
+    hidden: D::Tensor,
+    mut recorder: Option<&mut Recorder<D>>,
+    on_event: &mut (dyn FnMut(Event) + Send),
+) -> Result<()> {
+    let mut open: Vec<usize> =
+        (0..sequences.len()).filter(|&i| sequences[i].phase == Phase::Latents).collect();
+    let mut before = select(parts.device, &hidden, &open.iter().map(|&i| i as u32).collect::<Vec<_>>())?;
+    while !open.is_empty() {
+        let drawn = draw(parts, &mut decoder, sequences, &open, cache, &before)?;
+        (open, before) = take_in(parts, sequences, &open, cache, drawn, recorder.as_deref_mut(), on_event)?;
+    }
+    write(parts, decoder, sequences, cache, recorder, on_event)
+}
+
+/// Lets the chains of `open` go on.
+fn draw<D: Device>(
+    parts: &Parts<'_, D>,
+    decoder: &mut D::Decoder<'_>,
+    sequences: &[Sequence<'_>],
+    open: &[usize],
+    cache: &mut KvCache<D>,
+    hidden: &D::Tensor,
+) -> Result<Drawn<D>> {
+    let chains: Vec<Chain> = open
+        .iter()
+        .map(|&i| {
+            let s = &sequences[i];
+            let p = &s.request.sampling;
+            Chain {
+                rows: cache.rows(i),
+                key: p.seed,
+                drawn: s.n_latents,
+                limit: p.max_latents,
+                latent_temperature: p.latent_temperature,
+                eol_temperature: p.eol_temperature,
+            }
+        })
+        .collect();
+    let end = ChainEnd {
+        token: parts.separator,
+        bias: sequences[open[0]].request.sampling.separator_bias,
+        latent_purpose: purpose::LATENT,
+        event_purpose: purpose::END_OF_LATENT,
+    };
+    decoder.latents(cache.lend(), &chains, end, STEPS, hidden)
+}
+
+/// Takes in what was drawn; returns the chains that go on and their hidden states.
+fn take_in<D: Device>(
+    parts: &Parts<'_, D>,
+    sequences: &mut [Sequence<'_>],
+    open: &[usize],
+    cache: &mut KvCache<D>,
+    drawn: Drawn<D>,
+    mut recorder: Option<&mut Recorder<D>>,
+    on_event: &mut (dyn FnMut(Event) + Send),
+) -> Result<(Vec<usize>, D::Tensor)> {
+    let device = parts.device;
+    // Row of a chain's step in what was drawn.
+    let place = |step: usize, chain: usize| (step * open.len() + chain) as u32;
+    let traced = open.iter().any(|&i| sequences[i].request.trace);
+    let values = if traced { device.read(&drawn.latents)? } else { Vec::new() };
+    for step in 0..drawn.counts.iter().copied().max().unwrap_or(0) {
+        let (mut drawers, mut rows) = (Vec::new(), Vec::new());
+        for (chain, &i) in open.iter().enumerate().filter(|&(chain, _)| step < drawn.counts[chain]) {
+            drawers.push(i);
+            rows.push(place(step, chain));
+            let s = &mut sequences[i];
+            s.n_latents += 1;
+            on_event(Event::Latent { request: s.index, number: s.n_latents });
+            if s.request.trace {
+                let width = drawn.latents.cols();
+                let z = &values[place(step, chain) as usize * width..][..width];
+                s.trace.push(parts.nearest.tokens(device, parts.model, parts.tokenizer, z)?);
+            }
+        }
+        if let Some(recorder) = recorder.as_deref_mut() {
+            let before = select(device, &drawn.hidden, &rows)?;
+            recorder.latents(drawers, before, select(device, &drawn.latents, &rows)?);
+        }
+    }
+    let (mut on, mut over) = ((Vec::new(), Vec::new()), (Vec::new(), Vec::new()));
+    for (chain, &i) in open.iter().enumerate() {
+        cache.grow(i, drawn.counts[chain])?;
+        let (chains, rows) = if drawn.ended[chain] { &mut over } else { &mut on };
+        chains.push(i);
+        rows.push(place(drawn.counts[chain], chain));
+        if drawn.ended[chain] {
+            sequences[i].begin_answer(parts.separator);
+        }
+    }
+    if let Some(recorder) = recorder
+        && !over.0.is_empty()
+    {
+        recorder.tokens(over.0, select(device, &drawn.hidden, &over.1)?);
+    }
+    Ok((on.0, select(device, &drawn.hidden, &on.1)?))
+}
+
+/// Feeds every sequence its pending token and chooses the next, until all are done.
+fn write<D: Device>(
+    parts: &Parts<'_, D>,
+    mut decoder: D::Decoder<'_>,
+    sequences: &mut [Sequence<'_>],
+    cache: &mut KvCache<D>,
+    mut recorder: Option<&mut Recorder<D>>,
+    on_event: &mut (dyn FnMut(Event) + Send),
+) -> Result<()> {
+    let bias = sequences.first().map_or(0.0, |s| s.request.sampling.separator_bias);
+    let bias = (bias != 0.0).then_some((parts.separator, bias));
+    loop {
+        let (mut active, mut fed) = (Vec::new(), Vec::new());
+        for (i, s) in sequences.iter_mut().enumerate() {
+            if let Some(token) = s.pending.take() {
+                active.push(i);
+                fed.push((cache.rows(i), token));
+            }
+        }
+        if active.is_empty() {
+            return Ok(());
+        }
+        let choices: Vec<TokenChoice> = active.iter().map(|&i| sequences[i].token_choice()).collect();
+        let (hidden, tokens) = decoder.tokens(cache.lend(), &fed, &choices, bias)?;
+        for (&i, token) in active.iter().zip(tokens) {
+            cache.grow(i, 1)?;
+            accept(parts, &mut sequences[i], token, on_event);
+        }
+        if let Some(recorder) = recorder.as_deref_mut() {
+            recorder.tokens(active, hidden);
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! A model's weights as a device's decoder takes them.
+
+use super::ColarModel;
+use super::linear::Linear;
+use crate::device::Device;
+use crate::device::decoder::{DecoderHead, DecoderLayer, DecoderModel};
+
+impl<D: Device> ColarModel<D> {
+    /// The weights, or `None` where adapters stand beside them.
+    pub fn for_decoder(&self) -> Option<DecoderModel<'_, D>> {
+        let (t, params) = (&self.transformer, &self.params);
+        if t.layers.iter().any(|l| l.projections().iter().any(|p| p.lora.is_some())) {
+            return None;
+        }
+        let weight = |l: &Linear| params.get(l.weight);
+        let projection = |l: &Linear| (weight(l), l.bias.map(|b| params.get(b)));
+        let both = |l: &Linear| l.bias.map(|b| [weight(l), params.get(b)]);
+        let layers = t.layers.iter().map(|l| DecoderLayer {
+            input_norm: params.get(l.input_norm),
+            q: projection(&l.q),
+            k: projection(&l.k),
+            v: projection(&l.v),
+            o: weight(&l.o),
+            post_norm: params.get(l.post_norm),
+            gate: weight(&l.gate),
+            up: weight(&l.up),
+            down: weight(&l.down),
+        });
+        let head = match &self.head {
+            Some(h) => Some(DecoderHead {
+                fc0: both(&h.fc0)?,
+                fc2: both(&h.fc2)?,
+                norm: [params.get(h.norm.0), params.get(h.norm.1)],
+                mean: both(&h.mean)?,
+                log_std: h.log_std.as_ref().and_then(both),
+            }),
+            None => None,
+        };
+        Some(DecoderModel {
+            heads: t.heads(),
+            rms_norm_eps: t.config.rms_norm_eps,
+            embeds_std: self.embeds_std,
+            embed: params.get(t.embed),
+            lm_head: params.get(t.lm_head),
+            norm: params.get(t.norm),
+            inv_freq: &t.inv_freq,
+            layers: layers.collect(),
+            head,
+        })
+    }
+}
