@@ -13,7 +13,8 @@ fn driver() -> HostDriver {
 
 fn launch(d: &HostDriver, kernel: &'static Kernel, block: u32, args: &[Arg]) -> Result<(), String> {
     // SAFETY: the buffers are as long as the kernels say; what else one does wrong is caught by what is tested.
-    unsafe { d.launch(&Launch { kernel, grid: [1, 1], block, shared: 0, args }) }.map_err(|e| e.to_string())
+    unsafe { d.launch(&Launch { kernel, grid: [1, 1], block, shared: 0, args, together: false }) }
+        .map_err(|e| e.to_string())
 }
 
 fn up(d: &HostDriver, words: &[u32]) -> HostMemory {
