@@ -1,5 +1,5 @@
 // Kernels that are wrong on purpose: the tests of `cuda-host` launch them and expect to be told.
-#include "../common.cuh"
+#include "../grid.cuh"
 
 // Writes one element past the end of a buffer of `count`.
 KERNEL(fault_write_beyond, 32, uint32_t count, float* out) {
@@ -40,4 +40,17 @@ KERNEL(fault_shared, 32, uint32_t fixed, uint32_t count, float* out) {
     numbers[threadIdx.x] = 1.0f;
     if (threadIdx.x == 0) (fixed ? numbers : more)[count] = 2.0f;
     out[threadIdx.x] = numbers[threadIdx.x];
+}
+
+// The blocks of a grid pass their numbers on: each takes that of the next block. With `wait` 0 before it is there;
+// with 2 the first block does not come to the barrier, and with 3 it comes to another.
+KERNEL(fault_grid, 64, uint32_t wait, float* numbers, float* out, uint32_t* arrived) {
+    SHARED(Grid, grid, 1);
+    if (threadIdx.x == 0) *grid = Grid{arrived, 0};
+    __syncthreads();
+    numbers[grid_thread()] = float(grid_thread());
+    const bool first = blockIdx.x == 0;
+    if (wait == 1 || (wait > 1 && !first)) GRID_SYNC(*grid);
+    if (wait == 3 && first) GRID_SYNC(*grid);
+    out[grid_thread()] = numbers[(grid_thread() + blockDim.x) % grid_threads()];
 }

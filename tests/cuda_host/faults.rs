@@ -114,6 +114,33 @@ fn a_barrier_or_exchange_that_some_miss() {
 }
 
 #[test]
+fn a_grid_that_does_not_meet() {
+    let d = driver(6);
+    let [numbers, out] = [(); 2].map(|()| d.alloc(4 * 192).unwrap());
+    let arrived = d.alloc(4).unwrap();
+    let run = |wait: u32, grid: u32, together: bool| {
+        let args = [Arg::U32(wait), Arg::from(&numbers), Arg::from(&out), Arg::from(&arrived)];
+        let kernel = &faults::fault_grid;
+        let launch = Launch { kernel, grid: [grid, 1], block: 64, shared: 0, args: &args, together };
+        // SAFETY: as above.
+        unsafe { d.launch(&launch) }.map_err(|e| e.to_string())
+    };
+    let want: Vec<f32> = (0..192).map(|i| ((i + 64) % 192) as f32).collect();
+    run(1, 3, true).unwrap();
+    assert_eq!(floats(&d, &out, 192), want);
+    // Without the barrier some block reads what the next has not written.
+    d.upload(&numbers, &[0xff; 4 * 192]).unwrap();
+    run(0, 3, true).unwrap();
+    assert_ne!(floats(&d, &out, 192), want);
+    told(run(2, 3, true), "fault_grid", "wait at the grid's barrier");
+    told(run(3, 3, true), "fault_grid", "others do not");
+    told(run(1, 3, false), "fault_grid", "was not launched together");
+    told(run(1, 4, true), "fault_grid", "blocks together, at most 3");
+    // The driver goes on.
+    run(1, 3, true).unwrap();
+}
+
+#[test]
 fn shared_memory_past_its_end() {
     let d = driver(4);
     let out = d.alloc(4 * 32).unwrap();

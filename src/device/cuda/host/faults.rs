@@ -3,5 +3,6 @@
 use crate::device::cuda::kernels::kernels;
 
 kernels! {
-    "faults": fault_write_beyond fault_read_beyond fault_copy fault_race fault_barrier fault_exchange fault_shared;
+    "faults": fault_write_beyond fault_read_beyond fault_copy fault_race fault_barrier fault_exchange fault_shared
+        fault_grid;
 }
