@@ -118,8 +118,10 @@ pub struct Product<'a, M> {
     pub w: &'a M,
     /// Result.
     pub y: &'a M,
-    /// Dtype of all three: float32 or bf16, with sums in float32.
+    /// Dtype of `x` and `w`: float32 or bf16, with sums in float32.
     pub dtype: Dtype,
+    /// Dtype of `y`: the same, or float32.
+    pub out: Dtype,
 }
 
 /// A way to run kernels.

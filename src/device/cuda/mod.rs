@@ -159,6 +159,14 @@ impl<R: Driver> Device for CudaDevice<R> {
         self.driver.scope(f)
     }
 
+    fn compute_dtype(&self) -> Dtype {
+        self.compute
+    }
+
+    fn maps_weights(&self) -> bool {
+        false
+    }
+
     fn empty(&self, rows: usize, cols: usize) -> Result<CudaTensor<R>> {
         self.tensor("empty", rows, cols, self.compute)
     }
@@ -190,6 +198,21 @@ impl<R: Driver> Device for CudaDevice<R> {
         }
         let mut t = self.tensor("adopt", rows, cols, tensor.dtype())?;
         self.driver.upload(&t.memory, tensor.bytes())?;
+        t.frozen = true;
+        Ok(t)
+    }
+
+    fn widen(&self, mut t: CudaTensor<R>) -> Result<CudaTensor<R>> {
+        if t.dtype != Dtype::F32 {
+            return self.converted(&t, Dtype::F32);
+        }
+        // The file's bytes were copied when it was adopted.
+        t.frozen = false;
+        Ok(t)
+    }
+
+    fn freeze(&self, t: CudaTensor<R>) -> Result<CudaTensor<R>> {
+        let mut t = if t.dtype == self.compute { t } else { self.converted(&t, self.compute)? };
         t.frozen = true;
         Ok(t)
     }

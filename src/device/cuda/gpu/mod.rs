@@ -67,14 +67,19 @@ fn failed(what: &str, e: DriverError) -> Error {
 }
 
 impl GpuDriver {
+    /// Whether this machine has an NVIDIA driver at all.
+    pub fn is_installed() -> bool {
+        // SAFETY: it only tries to load the library.
+        unsafe { sys::is_culib_present() }
+    }
+
     /// The first GPU that the driver shows.
     ///
     /// # Errors
     /// Without a driver, a GPU or cuBLASLt; with a driver older than CUDA 13.0, or a GPU older than compute
     /// capability 8.0. One line says what is there and what is needed.
     pub fn new() -> Result<Self> {
-        // SAFETY: it only tries to load the library.
-        if !unsafe { sys::is_culib_present() } {
+        if !Self::is_installed() {
             return Err(Error::other("cuda: this machine has no NVIDIA driver (libcuda is not there)"));
         }
         result::init().map_err(|e| failed("the driver does not start", e))?;

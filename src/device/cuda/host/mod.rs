@@ -189,9 +189,15 @@ impl Driver for HostDriver {
         }
         // SAFETY: as above.
         let (x, w) = unsafe { (p.x.slice::<bf16>(m * k), p.w.slice::<bf16>(n * k)) };
+        let x: Vec<f32> = x.iter().map(|x| x.to_f32()).collect();
+        if p.out == Dtype::F32 {
+            // SAFETY: as above.
+            let y = unsafe { p.y.slice_mut(m * n) };
+            matmul_nt(m, n, k, alpha, &x, Mat::Bf16(w), beta, y);
+            return Ok(());
+        }
         // SAFETY: as above.
         let y = unsafe { p.y.slice_mut::<bf16>(m * n) };
-        let x: Vec<f32> = x.iter().map(|x| x.to_f32()).collect();
         let mut wide: Vec<f32> = y.iter().map(|y| if beta == 0.0 { 0.0 } else { y.to_f32() }).collect();
         matmul_nt(m, n, k, alpha, &x, Mat::Bf16(w), beta, &mut wide);
         y.iter_mut().zip(wide).for_each(|(y, wide)| *y = bf16::from_f32(wide));
