@@ -1,11 +1,13 @@
 //! Inference: requests in, generations out.
 
+mod devices;
 mod engine;
 mod generate;
 mod request;
 mod rollout;
 mod trace;
 
+pub use devices::ComputeDtype;
 pub(crate) use engine::on_device;
 pub use engine::{DeviceKind, Engine, EngineOptions, Loaded, LoadedOn};
 pub use request::{Event, Generation, Prompt, Request, Sampling, TraceToken};

@@ -8,6 +8,7 @@ use colar_engine::device::{Device, Dtype, TensorInfo};
 use colar_engine::eval::{ScoreOptions, score};
 use colar_engine::infer::{DeviceKind, EngineOptions, Loaded};
 use colar_engine::model::layout::Layout;
+use colar_engine::model::lora::LoraMode;
 use colar_engine::model::prompt::Method;
 use colar_engine::model::weights::Weights;
 use colar_engine::{Engine, Request};
@@ -106,7 +107,14 @@ fn draws_of_a_seed_are_those_of_the_cpu() {
     let dir = golden("llama-tiny");
     let engine = |device| {
         let (model, adapter): (PathBuf, _) = (dir.clone(), Some(dir.join("adapter")));
-        Engine::with_options(&EngineOptions { model, adapter, device, threads: 2 }).unwrap()
+        Engine::with_options(&EngineOptions {
+            model,
+            adapter,
+            device,
+            threads: 2,
+            ..EngineOptions::default()
+        })
+        .unwrap()
     };
     let requests: Vec<Request> = (0..4)
         .map(|seed| {
@@ -123,4 +131,44 @@ fn draws_of_a_seed_are_those_of_the_cpu() {
         generations.into_iter().map(|g| (g.n_latents, g.token_ids)).collect()
     };
     assert_eq!(run(DeviceKind::CudaHost), run(DeviceKind::Cpu));
+}
+
+/// Loaded to run, every matrix has the compute dtype, so that no product mixes two; vectors are float32.
+#[test]
+fn no_product_mixes_dtypes() {
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        for lora in [LoraMode::Merge, LoraMode::Apart] {
+            let dir = golden("qwen2-tiny");
+            let device = CudaDevice::new(HostDriver::new(1, 0).unwrap(), dtype);
+            let loaded = Loaded::with_lora(device, &dir, Some(&dir.join("adapter")), Some(lora)).unwrap();
+            let mut kinds = [0; 4];
+            for (_, p) in loaded.opened.model.params.iter() {
+                let want = if p.shape.len() == 2 { dtype } else { Dtype::F32 };
+                assert_eq!(p.value.dtype(), want, "{}", p.name);
+                let lora = p.name.contains("lora");
+                let head = p.name.contains("latent_policy");
+                kinds[if p.shape.len() == 1 { 3 } else { usize::from(lora) + 2 * usize::from(head) }] += 1;
+            }
+            assert_eq!(kinds[1] > 0, lora == LoraMode::Apart);
+            assert!(kinds[0] > 0 && kinds[2] > 0 && kinds[3] > 0);
+        }
+    }
+}
+
+/// The nearest tokens of latents, which are found in float32 whatever the device computes in.
+#[test]
+fn traces_in_both_dtypes() {
+    let trace = |dtype| {
+        let mut request = Request::question("Tom has 3 boxes with 24 pens each.", "2").greedy();
+        (request.trace, request.sampling.max_latents, request.sampling.max_new_tokens) = (true, 2, 1);
+        let mut out = load("llama-tiny", dtype).generate(&[request], &mut |_| ()).unwrap();
+        out.remove(0).trace
+    };
+    let (float, half) = (trace(Dtype::F32), trace(Dtype::Bf16));
+    assert!(!float.is_empty() && float.len() == half.len());
+    for (float, half) in float.iter().zip(&half) {
+        let (first, same) = (&float[0], half.iter().find(|t| t.id == float[0].id));
+        let same = same.unwrap_or_else(|| panic!("{:?} is not near in bf16", first.text));
+        assert!((first.cosine - same.cosine).abs() < 2e-2, "{} instead of {}", same.cosine, first.cosine);
+    }
 }
