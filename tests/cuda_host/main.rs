@@ -28,6 +28,7 @@ mod shapes;
 mod bf16;
 mod exact;
 mod faults;
+mod golden;
 mod models;
 
 use std::sync::OnceLock;

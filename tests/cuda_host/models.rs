@@ -16,13 +16,13 @@ use serde_json::Value;
 
 use super::common::{golden, relative, sample};
 
-fn load(name: &str, dtype: Dtype) -> Loaded<CudaDevice<HostDriver>> {
+pub fn load(name: &str, dtype: Dtype) -> Loaded<CudaDevice<HostDriver>> {
     let dir = golden(name);
     let device = CudaDevice::new(HostDriver::new(2, 9).unwrap(), dtype);
     Loaded::new(device, &dir, Some(&dir.join("adapter"))).unwrap()
 }
 
-fn cases(name: &str) -> Value {
+pub fn cases(name: &str) -> Value {
     serde_json::from_slice(&std::fs::read(golden(name).join("sft.json")).unwrap()).unwrap()
 }
 
