@@ -16,9 +16,9 @@ use crate::{Error, Result};
 /// What activations, and at inference weight matrices, are stored in; sums are float32 either way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum ComputeDtype {
-    /// float32
+    /// float32.
     F32,
-    /// bfloat16
+    /// bfloat16.
     Bf16,
 }
 

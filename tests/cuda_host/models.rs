@@ -1,7 +1,5 @@
 //! Whole models by the kernels: hidden states of the golden vectors, and the scores of samples, in both dtypes.
 
-use std::path::PathBuf;
-
 use colar_engine::device::cuda::CudaDevice;
 use colar_engine::device::cuda::host::HostDriver;
 use colar_engine::device::{Device, Dtype, TensorInfo};
@@ -67,14 +65,20 @@ fn hidden_states_in_bf16() {
     hidden_states("qwen2-tiny", Dtype::Bf16, 2e-2);
 }
 
+/// A golden model with its checkpoint, by name of a device.
+fn engine(name: &str, device: DeviceKind) -> Engine {
+    let model = golden(name);
+    let adapter = Some(model.join("adapter"));
+    let options = EngineOptions { model, adapter, device, threads: 2, ..EngineOptions::default() };
+    Engine::with_options(&options).unwrap()
+}
+
 /// Losses of the golden samples, beside those of the device `cpu`.
 fn scores(name: &str, dtype: Dtype, tolerance: f64) {
     let samples: Vec<_> = cases(name)["samples"].as_array().unwrap().iter().map(sample).collect();
     let options = ScoreOptions { method: Method::Colar, cf: 2, batch_tokens: 2048 };
     let mine = score(&load(name, dtype), &samples, &options, &mut |_| ()).unwrap();
-    let dir = golden(name);
-    let engine = Engine::load(&dir, Some(dir.join("adapter"))).unwrap();
-    let theirs = engine.score(&samples, &options, &mut |_| ()).unwrap();
+    let theirs = engine(name, DeviceKind::Cpu).score(&samples, &options, &mut |_| ()).unwrap();
     for (mine, theirs) in mine.samples.iter().zip(&theirs.samples) {
         let (mine, theirs) = (&mine.losses, &theirs.losses);
         let pairs = [
@@ -104,18 +108,6 @@ fn scores_in_bf16() {
 /// With every temperature on: latents, ends and tokens of a seed are those of `cpu`.
 #[test]
 fn draws_of_a_seed_are_those_of_the_cpu() {
-    let dir = golden("llama-tiny");
-    let engine = |device| {
-        let (model, adapter): (PathBuf, _) = (dir.clone(), Some(dir.join("adapter")));
-        Engine::with_options(&EngineOptions {
-            model,
-            adapter,
-            device,
-            threads: 2,
-            ..EngineOptions::default()
-        })
-        .unwrap()
-    };
     let requests: Vec<Request> = (0..4)
         .map(|seed| {
             let mut request = Request::question("Tom has 3 boxes with 24 pens each.", "2");
@@ -127,7 +119,7 @@ fn draws_of_a_seed_are_those_of_the_cpu() {
         })
         .collect();
     let run = |device| -> Vec<(usize, Vec<u32>)> {
-        let generations = engine(device).generate_batch(&requests).unwrap();
+        let generations = engine("llama-tiny", device).generate_batch(&requests).unwrap();
         generations.into_iter().map(|g| (g.n_latents, g.token_ids)).collect()
     };
     assert_eq!(run(DeviceKind::CudaHost), run(DeviceKind::Cpu));
