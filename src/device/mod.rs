@@ -20,9 +20,11 @@
 
 pub mod cpu;
 pub mod cuda;
+mod need;
 mod policy;
 mod shape;
 
+pub use need::{Need, Room, Stay};
 pub use policy::{PolicyElement, PolicyLoss, PolicyObjective, PolicyTerms};
 pub(crate) use shape::{
     check, check_attention, check_below, check_disjoint, check_len, check_offsets, elements,
@@ -205,6 +207,13 @@ pub trait Device: Clone + Send + Sync + Sized + 'static {
     fn maps_weights(&self) -> bool;
 
     // ---- memory -----------------------------------------------------------------------------
+
+    /// Makes sure, before a run, that what it takes is there, and sets memory aside for the parts that come
+    /// and go with it. Does nothing on `cpu`, where the operating system finds memory as it is touched.
+    ///
+    /// # Errors
+    /// When the parts do not fit: each by name and size, how much is free, and what needs less.
+    fn reserve(&self, needs: &[Need]) -> Result<()>;
 
     /// An activation buffer of the compute dtype; its content is undefined.
     fn empty(&self, rows: usize, cols: usize) -> Result<Self::Tensor>;

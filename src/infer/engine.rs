@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::devices::ComputeDtype;
 use super::generate::{self, Parts, Phase, Prepared};
+use super::needs;
 use super::request::{Event, Generation, Prompt, Request};
 use super::rollout::{Recorder, Rollouts, no_density};
 use super::trace::Nearest;
@@ -27,7 +28,7 @@ use crate::{Error, Result};
 )]
 #[serde(rename_all = "kebab-case")]
 pub enum DeviceKind {
-    /// A GPU if there is one that serves, else the CPU; training is on the CPU
+    /// A GPU if there is one that serves, else the CPU; to train, the CPU.
     #[default]
     Auto,
     /// The CPU.
@@ -258,6 +259,7 @@ impl<D: Device> Loaded<D> {
         if prepared.is_empty() {
             return Ok(Vec::new());
         }
+        self.reserve(&prepared)?;
         let parts = self.parts();
         self.device.scope(|| generate::generate(&parts, &prepared, None, on_event))
     }
@@ -275,6 +277,7 @@ impl<D: Device> Loaded<D> {
         if self.opened.model.latent_head()?.deterministic() {
             return Err(no_density());
         }
+        self.reserve(&prepared)?;
         let parts = self.parts();
         self.device.scope(|| {
             let mut recorder = Recorder::default();
@@ -282,6 +285,13 @@ impl<D: Device> Loaded<D> {
             let prompts = prepared.into_iter().map(|p| p.prompt_ids).collect();
             recorder.finish(&self.device, &self.opened.model, self.opened.separator, prompts, generations)
         })
+    }
+
+    /// Sets aside what a batch needs, or says what does not fit.
+    fn reserve(&self, requests: &[Prepared]) -> Result<()> {
+        let model = &self.opened.model;
+        let [cache, activations] = needs::generation(&self.device, model, requests);
+        self.device.reserve(&[needs::weights(model), cache, activations])
     }
 
     fn prepare_all(&self, requests: &[Request]) -> Result<Vec<Prepared>> {

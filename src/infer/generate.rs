@@ -20,7 +20,7 @@ use crate::model::prompt::group_equal;
 use crate::model::tokenizer::Tokenizer;
 
 /// Tokens of prompts that go through one prefill pass.
-const PREFILL_ROWS: usize = 2048;
+pub(super) const PREFILL_ROWS: usize = 2048;
 
 /// What a draw is for: word 1 of its counter.
 mod purpose {
@@ -142,7 +142,7 @@ pub(super) fn generate<D: Device>(
 }
 
 /// Cache rows that a request can need.
-fn room(r: &Prepared) -> usize {
+pub(super) fn room(r: &Prepared) -> usize {
     let chain = match r.start {
         Phase::Latents => r.sampling.max_latents,
         Phase::Chain => r.sampling.max_cot_tokens,

@@ -3,6 +3,7 @@
 mod devices;
 mod engine;
 mod generate;
+pub(crate) mod needs;
 mod request;
 mod rollout;
 mod trace;

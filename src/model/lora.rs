@@ -65,9 +65,9 @@ pub fn attach<D: Device>(
 /// What a checkpoint's adapter becomes when a model is loaded to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum LoraMode {
-    /// Added to the weights: nothing is left to compute beside them, but they must be copies
+    /// Added to the weights: nothing is left to compute beside them, but they must be copies.
     Merge,
-    /// Kept beside the weights, which stay those of the model's file
+    /// Kept beside the weights, which stay those of the model's file.
     Apart,
 }
 

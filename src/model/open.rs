@@ -11,6 +11,7 @@ use super::ColarModel;
 use super::adapter::{ADAPTER_CONFIG_FILE, AdapterConfig};
 use super::colar_config::{COLAR_FILE, ColarConfig, LATENT_HEAD_FILE, LatentHeadConfig};
 use super::config::ModelConfig;
+use super::footprint;
 use super::latent_head::LatentHead;
 use super::lora::{LoraInit, LoraMode, attach, merge};
 use super::merge::Merge;
@@ -19,7 +20,7 @@ use super::prompt::{Method, SEPARATOR};
 use super::tokenizer::{EosTokens, Tokenizer};
 use super::transformer::Transformer;
 use super::weights::{INDEX_FILE, MappedTensor, WEIGHTS_FILE, Weights};
-use crate::device::{Device, TensorInfo};
+use crate::device::{Device, Dtype, Need, Stay};
 use crate::{Error, Result};
 
 /// What to do with the parts that a training run adds to a model.
@@ -138,6 +139,14 @@ fn open_for<D: Device>(
             if matrix { device.freeze(w) } else { Ok(w) }
         }
     };
+    if matches!(purpose, Purpose::Inference(_)) {
+        let less = match device.compute_dtype() {
+            Dtype::F32 => "a smaller model, or --dtype bf16,",
+            _ => "a smaller model",
+        };
+        let bytes = footprint::weight_bytes(&config, device.compute_dtype());
+        device.reserve(&[Need { what: "the weights".into(), bytes, stay: Stay::Kept, less }])?;
+    }
     let mut params = Params::default();
     let mut transformer = Transformer::load(device, &config, &weights, &mut params, &take)?;
     let adapter = match (stored, &additions.lora) {
@@ -231,6 +240,6 @@ fn standard_deviation(values: &[f32]) -> f32 {
 impl<D: Device> Opened<D> {
     /// Bytes of all weights, for messages.
     pub fn weight_bytes(&self) -> usize {
-        self.model.params.iter().map(|(_, p)| p.value.rows() * p.value.cols() * p.value.dtype().size()).sum()
+        self.model.params.bytes()
     }
 }

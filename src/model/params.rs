@@ -69,6 +69,11 @@ impl<D: Device> Params<D> {
         self.entries.iter_mut().enumerate().map(|(i, p)| (ParamId(i), &mut p.value))
     }
 
+    /// Bytes of all values.
+    pub fn bytes(&self) -> usize {
+        self.iter().map(|(_, p)| p.value.rows() * p.value.cols() * p.value.dtype().size()).sum()
+    }
+
     /// Puts every matrix into the form that inference multiplies ([`Device::freeze`]). Vectors, which
     /// are norm weights and biases, stay float32.
     ///

@@ -29,6 +29,7 @@ mod bf16;
 mod exact;
 mod faults;
 mod golden;
+mod memory;
 mod models;
 
 use std::sync::OnceLock;

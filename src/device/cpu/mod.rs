@@ -35,8 +35,8 @@ use policy::policy;
 
 use super::{
     AdamW, AdamWTensor, CrossEntropyGrads, Device, Draw, Dtype, HeadShape, LatentPolicyGrads, LatentWeights,
-    Span, TensorInfo, TokenChoice, Upstream, check, check_attention, check_below, check_disjoint, check_len,
-    check_offsets, elements,
+    Need, Span, TensorInfo, TokenChoice, Upstream, check, check_attention, check_below, check_disjoint,
+    check_len, check_offsets, elements,
 };
 use crate::model::weights::MappedTensor;
 use crate::{Error, Result};
@@ -87,6 +87,10 @@ impl Device for CpuDevice {
 
     fn maps_weights(&self) -> bool {
         true
+    }
+
+    fn reserve(&self, _: &[Need]) -> Result<()> {
+        Ok(())
     }
 
     fn empty(&self, rows: usize, cols: usize) -> Result<CpuTensor> {

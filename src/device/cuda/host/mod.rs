@@ -12,7 +12,7 @@ mod memory;
 mod segv;
 
 use std::ffi::{CStr, c_char, c_void};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use half::bf16;
@@ -23,9 +23,9 @@ use block::{Dim, Job};
 use memory::Registry;
 
 use super::driver::{Arg, Driver, Launch, Memory, Product};
-use crate::device::Dtype;
 use crate::device::cpu::matmul::{Mat, matmul_nt};
 use crate::device::cpu::par::{self, Pool};
+use crate::device::{Dtype, Room};
 use crate::{Error, Result};
 
 /// What a kernel declares: `shim::Signature`.
@@ -48,6 +48,7 @@ pub struct HostDriver {
     registry: Arc<Registry>,
     seed: u64,
     launches: Arc<AtomicU64>,
+    reserved: Arc<AtomicUsize>,
 }
 
 impl HostDriver {
@@ -59,7 +60,31 @@ impl HostDriver {
     pub fn new(threads: usize, seed: u64) -> Result<Self> {
         segv::install();
         let pool = Arc::new(Pool::new(threads)?);
-        Ok(HostDriver { pool, registry: Arc::default(), seed, launches: Arc::default() })
+        Ok(HostDriver {
+            pool,
+            registry: Arc::default(),
+            seed,
+            launches: Arc::default(),
+            reserved: Arc::default(),
+        })
+    }
+
+    /// As [`new`](HostDriver::new), with no more than `bytes` bytes of memory, as a GPU has its own.
+    ///
+    /// # Errors
+    /// As [`new`](HostDriver::new).
+    pub fn limited(threads: usize, seed: u64, bytes: usize) -> Result<Self> {
+        Ok(HostDriver { registry: Arc::new(Registry::limited(bytes)), ..Self::new(threads, seed)? })
+    }
+
+    /// The most bytes that buffers ever had together.
+    pub fn most_bytes(&self) -> usize {
+        self.registry.most()
+    }
+
+    /// The most bytes that were asked to be set aside for a run.
+    pub fn reserved_bytes(&self) -> usize {
+        self.reserved.load(Ordering::Relaxed)
     }
 
     /// Checks a launch against what the kernel declares and against the buffers alive.
@@ -153,6 +178,20 @@ impl Driver for HostDriver {
 
     fn alloc(&self, bytes: usize) -> Result<HostMemory> {
         HostMemory::new(bytes, &self.registry)
+    }
+
+    fn keep(&self, bytes: usize) -> Result<HostMemory> {
+        self.alloc(bytes)
+    }
+
+    fn room(&self) -> Result<Option<Room>> {
+        Ok(self.registry.room())
+    }
+
+    /// Sets nothing aside: within one block a stray access would meet another buffer instead of a guard.
+    fn reserve(&self, bytes: usize) -> Result<()> {
+        self.reserved.fetch_max(bytes, Ordering::Relaxed);
+        Ok(())
     }
 
     fn upload(&self, to: &HostMemory, bytes: &[u8]) -> Result<()> {
