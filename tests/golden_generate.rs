@@ -3,6 +3,7 @@
 mod common;
 
 use colar_engine::infer::DeviceKind;
+use colar_engine::model::lora::LoraMode;
 use colar_engine::{Engine, EngineOptions, Generation, Request, Sampling};
 use common::golden;
 use serde_json::Value;
@@ -49,10 +50,11 @@ fn check(row: &Row, got: &Generation, how: &str) {
     assert_eq!(got.token_ids, row.answer_ids, "{at}: answer");
 }
 
-fn check_model(name: &str, device: DeviceKind) {
+fn check_model(name: &str, device: DeviceKind, lora: LoraMode) {
     let dir = golden(name);
     let adapter = Some(dir.join("adapter"));
-    let engine = Engine::with_options(&EngineOptions { model: dir, adapter, device, threads: 0 }).unwrap();
+    let options = EngineOptions { model: dir, adapter, device, lora: Some(lora), ..EngineOptions::default() };
+    let engine = Engine::with_options(&options).unwrap();
     let rows = rows(name);
     assert!(!rows.is_empty());
     for row in &rows {
@@ -72,22 +74,26 @@ fn check_model(name: &str, device: DeviceKind) {
 
 #[test]
 fn llama_tiny() {
-    check_model("llama-tiny", DeviceKind::Cpu);
+    check_model("llama-tiny", DeviceKind::Cpu, LoraMode::Apart);
+    check_model("llama-tiny", DeviceKind::Cpu, LoraMode::Merge);
 }
 
 #[test]
 fn qwen2_tiny() {
-    check_model("qwen2-tiny", DeviceKind::Cpu);
+    check_model("qwen2-tiny", DeviceKind::Cpu, LoraMode::Apart);
+    check_model("qwen2-tiny", DeviceKind::Cpu, LoraMode::Merge);
 }
 
 #[test]
 #[cfg(cuda_host)]
 fn llama_tiny_by_the_kernels() {
-    check_model("llama-tiny", DeviceKind::CudaHost);
+    check_model("llama-tiny", DeviceKind::CudaHost, LoraMode::Merge);
+    check_model("llama-tiny", DeviceKind::CudaHost, LoraMode::Apart);
 }
 
 #[test]
 #[cfg(cuda_host)]
 fn qwen2_tiny_by_the_kernels() {
-    check_model("qwen2-tiny", DeviceKind::CudaHost);
+    check_model("qwen2-tiny", DeviceKind::CudaHost, LoraMode::Merge);
+    check_model("qwen2-tiny", DeviceKind::CudaHost, LoraMode::Apart);
 }

@@ -30,6 +30,8 @@ mod decoder;
 mod exact;
 mod faults;
 mod flash;
+mod golden;
+mod memory;
 mod models;
 mod twins;
 

@@ -1,13 +1,12 @@
 //! Whole models by the kernels: hidden states of the golden vectors, and the scores of samples, in both dtypes.
 
-use std::path::PathBuf;
-
 use colar_engine::device::cuda::CudaDevice;
 use colar_engine::device::cuda::host::HostDriver;
 use colar_engine::device::{Device, Dtype, TensorInfo};
 use colar_engine::eval::{ScoreOptions, score};
 use colar_engine::infer::{DeviceKind, EngineOptions, Loaded};
 use colar_engine::model::layout::Layout;
+use colar_engine::model::lora::LoraMode;
 use colar_engine::model::prompt::Method;
 use colar_engine::model::weights::Weights;
 use colar_engine::{Engine, Request};
@@ -15,13 +14,13 @@ use serde_json::Value;
 
 use super::common::{golden, relative, sample};
 
-fn load(name: &str, dtype: Dtype) -> Loaded<CudaDevice<HostDriver>> {
+pub fn load(name: &str, dtype: Dtype) -> Loaded<CudaDevice<HostDriver>> {
     let dir = golden(name);
     let device = CudaDevice::new(HostDriver::new(2, 9).unwrap(), dtype);
     Loaded::new(device, &dir, Some(&dir.join("adapter"))).unwrap()
 }
 
-fn cases(name: &str) -> Value {
+pub fn cases(name: &str) -> Value {
     serde_json::from_slice(&std::fs::read(golden(name).join("sft.json")).unwrap()).unwrap()
 }
 
@@ -66,14 +65,20 @@ fn hidden_states_in_bf16() {
     hidden_states("qwen2-tiny", Dtype::Bf16, 2e-2);
 }
 
+/// A golden model with its checkpoint, by name of a device.
+fn engine(name: &str, device: DeviceKind) -> Engine {
+    let model = golden(name);
+    let adapter = Some(model.join("adapter"));
+    let options = EngineOptions { model, adapter, device, threads: 2, ..EngineOptions::default() };
+    Engine::with_options(&options).unwrap()
+}
+
 /// Losses of the golden samples, beside those of the device `cpu`.
 fn scores(name: &str, dtype: Dtype, tolerance: f64) {
     let samples: Vec<_> = cases(name)["samples"].as_array().unwrap().iter().map(sample).collect();
     let options = ScoreOptions { method: Method::Colar, cf: 2, batch_tokens: 2048 };
     let mine = score(&load(name, dtype), &samples, &options, &mut |_| ()).unwrap();
-    let dir = golden(name);
-    let engine = Engine::load(&dir, Some(dir.join("adapter"))).unwrap();
-    let theirs = engine.score(&samples, &options, &mut |_| ()).unwrap();
+    let theirs = engine(name, DeviceKind::Cpu).score(&samples, &options, &mut |_| ()).unwrap();
     for (mine, theirs) in mine.samples.iter().zip(&theirs.samples) {
         let (mine, theirs) = (&mine.losses, &theirs.losses);
         let pairs = [
@@ -103,11 +108,6 @@ fn scores_in_bf16() {
 /// With every temperature on: latents, ends and tokens of a seed are those of `cpu`.
 #[test]
 fn draws_of_a_seed_are_those_of_the_cpu() {
-    let dir = golden("llama-tiny");
-    let engine = |device| {
-        let (model, adapter): (PathBuf, _) = (dir.clone(), Some(dir.join("adapter")));
-        Engine::with_options(&EngineOptions { model, adapter, device, threads: 2 }).unwrap()
-    };
     let requests: Vec<Request> = (0..4)
         .map(|seed| {
             let mut request = Request::question("Tom has 3 boxes with 24 pens each.", "2");
@@ -119,8 +119,48 @@ fn draws_of_a_seed_are_those_of_the_cpu() {
         })
         .collect();
     let run = |device| -> Vec<(usize, Vec<u32>)> {
-        let generations = engine(device).generate_batch(&requests).unwrap();
+        let generations = engine("llama-tiny", device).generate_batch(&requests).unwrap();
         generations.into_iter().map(|g| (g.n_latents, g.token_ids)).collect()
     };
     assert_eq!(run(DeviceKind::CudaHost), run(DeviceKind::Cpu));
+}
+
+/// Loaded to run, every matrix has the compute dtype, so that no product mixes two; vectors are float32.
+#[test]
+fn no_product_mixes_dtypes() {
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        for lora in [LoraMode::Merge, LoraMode::Apart] {
+            let dir = golden("qwen2-tiny");
+            let device = CudaDevice::new(HostDriver::new(1, 0).unwrap(), dtype);
+            let loaded = Loaded::with_lora(device, &dir, Some(&dir.join("adapter")), Some(lora)).unwrap();
+            let mut kinds = [0; 4];
+            for (_, p) in loaded.opened.model.params.iter() {
+                let want = if p.shape.len() == 2 { dtype } else { Dtype::F32 };
+                assert_eq!(p.value.dtype(), want, "{}", p.name);
+                let lora = p.name.contains("lora");
+                let head = p.name.contains("latent_policy");
+                kinds[if p.shape.len() == 1 { 3 } else { usize::from(lora) + 2 * usize::from(head) }] += 1;
+            }
+            assert_eq!(kinds[1] > 0, lora == LoraMode::Apart);
+            assert!(kinds[0] > 0 && kinds[2] > 0 && kinds[3] > 0);
+        }
+    }
+}
+
+/// The nearest tokens of latents, which are found in float32 whatever the device computes in.
+#[test]
+fn traces_in_both_dtypes() {
+    let trace = |dtype| {
+        let mut request = Request::question("Tom has 3 boxes with 24 pens each.", "2").greedy();
+        (request.trace, request.sampling.max_latents, request.sampling.max_new_tokens) = (true, 2, 1);
+        let mut out = load("llama-tiny", dtype).generate(&[request], &mut |_| ()).unwrap();
+        out.remove(0).trace
+    };
+    let (float, half) = (trace(Dtype::F32), trace(Dtype::Bf16));
+    assert!(!float.is_empty() && float.len() == half.len());
+    for (float, half) in float.iter().zip(&half) {
+        let (first, same) = (&float[0], half.iter().find(|t| t.id == float[0].id));
+        let same = same.unwrap_or_else(|| panic!("{:?} is not near in bf16", first.text));
+        assert!((first.cosine - same.cosine).abs() < 2e-2, "{} instead of {}", same.cosine, first.cosine);
+    }
 }
