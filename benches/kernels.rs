@@ -6,9 +6,9 @@
 use std::time::Duration;
 
 use clap::ValueEnum;
-use colar_engine::bench::{DeviceTask, Timer, on_device, table};
+use colar_engine::bench::{Timer, table};
 use colar_engine::device::Device;
-use colar_engine::infer::DeviceKind;
+use colar_engine::infer::{DeviceKind, DeviceTask, run_on_device};
 use colar_engine::model::presets::Preset;
 use colar_engine::{Error, Result};
 use criterion::{Criterion, SamplingMode, Throughput};
@@ -24,7 +24,7 @@ impl DeviceTask for Kernels {
 
     fn run<D: Device>(self, device: D) -> Result<()> {
         let mut criterion = Criterion::default().configure_from_args();
-        let cases = table(&device, &self.0.config())?;
+        let cases = table(&device, &self.0.config());
         let mut timer = Timer::new(&device)?;
         let mut group = criterion.benchmark_group(device.name());
         group.sample_size(10).sampling_mode(SamplingMode::Flat);
@@ -55,5 +55,5 @@ fn main() -> Result<()> {
     let config = variable("COLAR_BENCH_CONFIG", Preset::Llama32_1b.name());
     let preset = Preset::from_name(&config)
         .ok_or_else(|| Error::usage(format!("COLAR_BENCH_CONFIG {config}: no such model")))?;
-    on_device(device, 0, Kernels(preset))
+    run_on_device(device, None, 0, Kernels(preset))
 }

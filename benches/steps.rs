@@ -46,7 +46,8 @@ fn model(preset: Preset, dtype: Dtype, with_adapter: bool) -> Model {
     let mut params = Params::default();
     // The mapping outlives the directory.
     let weights = Weights::open(dir.path()).unwrap();
-    let mut transformer = Transformer::load(&device, &config, &weights, &mut params, &|_| false).unwrap();
+    let mut transformer =
+        Transformer::load(&device, &config, &weights, &mut params, &|_, w| device.adopt(w)).unwrap();
     if with_adapter {
         let adapter = AdapterConfig {
             r: 128,

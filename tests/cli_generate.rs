@@ -48,12 +48,13 @@ fn colar_in(dir: &Path, args: &[&str], stdin: &str) -> Out {
     Out { code: output.status.code().unwrap(), stdout: text(output.stdout), stderr: text(output.stderr) }
 }
 
-/// Runs `command` on llama-tiny and its checkpoint.
+/// Runs `command` on llama-tiny and its checkpoint, on the CPU unless `args` name a device.
 fn colar(command: &str, args: &[&str]) -> Out {
     let model = golden("llama-tiny");
     let adapter = model.join("adapter");
     let common = [command, "--model", text(&model), "--adapter", text(&adapter), "--threads", "1"];
-    colar_in(Path::new(env!("CARGO_MANIFEST_DIR")), &[&common, args].concat(), "")
+    let device: &[&str] = if args.contains(&"--device") { &[] } else { &["--device", "cpu"] };
+    colar_in(Path::new(env!("CARGO_MANIFEST_DIR")), &[&common, device, args].concat(), "")
 }
 
 fn text(path: &Path) -> &str {
@@ -103,7 +104,19 @@ fn generate_gives_the_golden_tokens() {
 fn generate_reads_lines_and_each_is_what_it_is_alone() {
     let model = golden("llama-tiny");
     let adapter = model.join("adapter");
-    let flags = ["--seed", "3", "--json", "--max-latents", "5", "--max-new-tokens", "4", "--cf", "1.5"];
+    let flags = [
+        "--device",
+        "cpu",
+        "--seed",
+        "3",
+        "--json",
+        "--max-latents",
+        "5",
+        "--max-new-tokens",
+        "4",
+        "--cf",
+        "1.5",
+    ];
     let common = [&["generate", "--model", text(&model), "--adapter", text(&adapter)], &flags[..]].concat();
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let lines = colar_in(here, &[&common[..], &["--batch-size", "2"]].concat(), "1+1?\n\nTom has 3.\nAnd 7?")
@@ -200,9 +213,12 @@ fn a_bare_model_is_scored_without_latents() {
     let dir = tempfile::tempdir().unwrap();
     let data = data(dir.path());
     let model = golden("llama-tiny");
-    let lines =
-        colar_in(dir.path(), &["score", "--model", text(&model), "--data", text(&data), "--json"], "")
-            .json_lines();
+    let lines = colar_in(
+        dir.path(),
+        &["score", "--device", "cpu", "--model", text(&model), "--data", text(&data), "--json"],
+        "",
+    )
+    .json_lines();
     for line in lines {
         assert!(line["latent_nll"].is_null() && line["latent_mse"].is_null() && line["entropy"].is_null());
         assert!(line["ce"].as_f64().unwrap() > 0.0);
@@ -279,6 +295,41 @@ fn a_missing_gpu_is_told_in_a_line() {
     colar_in(Path::new("."), &["train", "--device", "cuda"], "").fails(2, "--device cpu");
 }
 
+/// `--device auto` always answers; where it takes the CPU in spite of a driver, it says why in a line, and where
+/// there is nothing to say it is quiet.
+#[test]
+fn the_default_device_answers_everywhere() {
+    let out = colar("generate", &["--device", "auto", "--greedy", "--max-latents", "2", "q"]);
+    assert_eq!(out.code, 0, "{}", out.stderr);
+    assert!(out.stderr.lines().count() <= 1, "{}", out.stderr);
+    assert!(out.stderr.is_empty() || out.stderr.contains("running on the CPU: cuda"), "{}", out.stderr);
+}
+
+/// The CPU computes in float32 alone, with the adapter in the weights or beside them.
+#[test]
+fn arithmetic_and_adapter_are_flags() {
+    for command in ["generate", "eval", "score"] {
+        let asked = if command == "generate" { ["q"].as_slice() } else { ["--data", "absent"].as_slice() };
+        let wrong = colar(command, &[&["--device", "cpu", "--dtype", "f16"], asked].concat());
+        wrong.fails(2, "'--dtype <DTYPE>'");
+    }
+    colar("generate", &["--device", "cpu", "--dtype", "bf16", "q"]).fails(2, "--dtype bf16");
+    let short = ["--greedy", "--json", "--max-latents", "3", "--max-new-tokens", "4", "q"];
+    let tokens = |flags: &[&str]| {
+        let line = colar("generate", &[flags, &short].concat()).json_lines().remove(0);
+        (line["token_ids"].clone(), line["n_latents"].clone())
+    };
+    let apart = tokens(&["--device", "cpu", "--dtype", "f32", "--lora", "apart"]);
+    assert_eq!(tokens(&["--lora", "merge"]), apart);
+    if cfg!(cuda_host) {
+        assert_eq!(tokens(&["--device", "cuda-host", "--dtype", "f32"]), apart);
+        assert_eq!(
+            colar("generate", &[&["--device", "cuda-host", "--dtype", "bf16"][..], &short].concat()).code,
+            0
+        );
+    }
+}
+
 #[test]
 fn files_that_do_not_fit_are_told_in_a_line() {
     let dir = tempfile::tempdir().unwrap();
@@ -328,7 +379,7 @@ fn the_newest_run_is_the_default() {
     );
     let files = ["adapter_config.json", "adapter_model.safetensors", "latent_head.safetensors", "colar.json"];
     copy(&model.join("adapter"), &run.join("colar/best"), &files);
-    let args = ["--greedy", "--json", "--max-latents", "3", "q"];
+    let args = ["--device", "cpu", "--greedy", "--json", "--max-latents", "3", "q"];
     let newest = colar_in(dir.path(), &[&["generate"], &args[..]].concat(), "").json_lines().remove(0);
     let named = colar("generate", &args).json_lines().remove(0);
     assert_eq!((&newest["token_ids"], &newest["n_latents"]), (&named["token_ids"], &named["n_latents"]));

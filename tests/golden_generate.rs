@@ -11,6 +11,7 @@ use colar_engine::device::cpu::CpuDevice;
 use colar_engine::device::{Device, TensorInfo};
 use colar_engine::infer::{Loaded, Prompt};
 use colar_engine::model::kv_cache::KvCache;
+use colar_engine::model::lora::LoraMode;
 use colar_engine::model::prompt;
 use colar_engine::{Generation, Request, Sampling};
 use common::golden;
@@ -58,14 +59,13 @@ fn check(row: &Row, got: &Generation, how: &str) {
     assert_eq!(got.token_ids, row.answer_ids, "{at}: answer");
 }
 
-fn load<D: Device>(name: &str, device: D) -> Loaded<D> {
+fn load<D: Device>(name: &str, device: D, lora: LoraMode) -> Loaded<D> {
     let dir = golden(name);
-    Loaded::new(device, &dir, Some(&dir.join("adapter"))).unwrap()
+    Loaded::with_lora(device, &dir, Some(&dir.join("adapter")), Some(lora)).unwrap()
 }
 
 /// Has every row generated alone, then those of one bias together, and shown to `check`.
-fn each<D: Device>(name: &str, device: D, mut check: impl FnMut(&Row, &Generation, &str)) {
-    let loaded = load(name, device);
+fn each<D: Device>(loaded: &Loaded<D>, name: &str, mut check: impl FnMut(&Row, &Generation, &str)) {
     let generate = |requests: &[Request]| loaded.generate(requests, &mut |_| ()).unwrap();
     let rows = rows(name);
     assert!(!rows.is_empty());
@@ -84,8 +84,8 @@ fn each<D: Device>(name: &str, device: D, mut check: impl FnMut(&Row, &Generatio
     }
 }
 
-fn check_model<D: Device>(name: &str, device: D) {
-    each(name, device, check);
+fn check_model<D: Device>(name: &str, device: D, lora: LoraMode) {
+    each(&load(name, device, lora), name, check);
 }
 
 /// The largest error of a logit, of the size of the largest: what hidden states in bfloat16 may be off by.
@@ -162,9 +162,9 @@ fn margins(loaded: &Loaded<CpuDevice>, row: &Row) -> Vec<f32> {
 /// Every choice is the golden one, until one that was near to another.
 #[cfg(cuda_host)]
 fn check_nearly<D: Device>(name: &str, device: D) {
-    let reference = load(name, CpuDevice::new(1).unwrap());
+    let reference = load(name, CpuDevice::new(1).unwrap(), LoraMode::Apart);
     let (mut made, mut agreed) = (0, 0);
-    each(name, device, |row, got, how| {
+    each(&load(name, device, LoraMode::Merge), name, |row, got, how| {
         assert_eq!(got.prompt_tokens, row.prompt_tokens);
         let (mine, golden) =
             (choices(got.n_latents, &got.token_ids), choices(row.n_latents, &row.answer_ids));
@@ -182,12 +182,14 @@ fn check_nearly<D: Device>(name: &str, device: D) {
 
 #[test]
 fn llama_tiny() {
-    check_model("llama-tiny", CpuDevice::new(0).unwrap());
+    check_model("llama-tiny", CpuDevice::new(0).unwrap(), LoraMode::Apart);
+    check_model("llama-tiny", CpuDevice::new(0).unwrap(), LoraMode::Merge);
 }
 
 #[test]
 fn qwen2_tiny() {
-    check_model("qwen2-tiny", CpuDevice::new(0).unwrap());
+    check_model("qwen2-tiny", CpuDevice::new(0).unwrap(), LoraMode::Apart);
+    check_model("qwen2-tiny", CpuDevice::new(0).unwrap(), LoraMode::Merge);
 }
 
 #[cfg(cuda_host)]
@@ -197,11 +199,13 @@ mod by_the_kernels {
     use super::{check, check_model, check_nearly, rows};
     use colar_engine::device::Dtype;
     use colar_engine::infer::DeviceKind;
+    use colar_engine::model::lora::LoraMode;
     use colar_engine::{Engine, EngineOptions};
 
     #[test]
     fn llama_tiny_in_float32() {
-        check_model("llama-tiny", kernels(Dtype::F32, 1));
+        check_model("llama-tiny", kernels(Dtype::F32, 1), LoraMode::Merge);
+        check_model("llama-tiny", kernels(Dtype::F32, 1), LoraMode::Apart);
     }
 
     #[test]
@@ -211,7 +215,8 @@ mod by_the_kernels {
 
     #[test]
     fn qwen2_tiny_in_float32() {
-        check_model("qwen2-tiny", kernels(Dtype::F32, 3));
+        check_model("qwen2-tiny", kernels(Dtype::F32, 3), LoraMode::Merge);
+        check_model("qwen2-tiny", kernels(Dtype::F32, 3), LoraMode::Apart);
     }
 
     #[test]
@@ -224,7 +229,9 @@ mod by_the_kernels {
         let dir = golden("llama-tiny");
         let device = if on_gpu() { DeviceKind::Cuda } else { DeviceKind::CudaHost };
         let (model, adapter) = (dir.clone(), Some(dir.join("adapter")));
-        let engine = Engine::with_options(&EngineOptions { model, adapter, device, threads: 0 }).unwrap();
+        let engine =
+            Engine::with_options(&EngineOptions { model, adapter, device, ..EngineOptions::default() })
+                .unwrap();
         let row = &rows("llama-tiny")[0];
         let got = engine.generate(&row.request).unwrap();
         if on_gpu() {

@@ -6,13 +6,14 @@ use std::sync::OnceLock;
 
 use colar_engine::device::cpu::CpuDevice;
 use colar_engine::device::{Device, LatentLoss};
+use colar_engine::infer::DeviceKind;
 use colar_engine::model::open::{Additions, Opened, open};
 use colar_engine::model::params::Grads;
 use colar_engine::model::prompt::{Method, Segments, training};
 use colar_engine::random::Stream;
 use colar_engine::train::batch::{Batch, Packing};
 use colar_engine::train::sft::{Counts, LossSums, Noise, Objective, run};
-use colar_engine::{Engine, Generation, Prompt, Request, Sampling};
+use colar_engine::{Engine, EngineOptions, Generation, Prompt, Request, Sampling};
 use common::golden;
 use proptest::prelude::*;
 use serde_json::Value;
@@ -231,7 +232,9 @@ fn golden_samples_pack() {
 // ---- generation -----------------------------------------------------------------------------------
 
 fn engine(name: &str) -> Engine {
-    Engine::load(golden(name), Some(golden(name).join("adapter"))).unwrap()
+    let (model, adapter) = (golden(name), Some(golden(name).join("adapter")));
+    let device = DeviceKind::Cpu;
+    Engine::with_options(&EngineOptions { model, adapter, device, ..EngineOptions::default() }).unwrap()
 }
 
 /// What must not depend on the neighbours.

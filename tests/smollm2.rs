@@ -10,9 +10,9 @@ mod common;
 use std::path::PathBuf;
 
 use colar_engine::device::{Device, TensorInfo};
-use colar_engine::infer::Loaded;
+use colar_engine::infer::{DeviceKind, Loaded};
 use colar_engine::model::layout::Layout;
-use colar_engine::{Engine, Prompt, Request, Sampling};
+use colar_engine::{Engine, EngineOptions, Prompt, Request, Sampling};
 use common::golden;
 use serde_json::Value;
 
@@ -75,7 +75,9 @@ fn greedy_continuations_and_logits() {
         );
         return;
     };
-    let engine = Engine::load(&dir, None::<PathBuf>).unwrap();
+    let device = DeviceKind::Cpu;
+    let engine =
+        Engine::with_options(&EngineOptions { model: dir, device, ..EngineOptions::default() }).unwrap();
     let cases = cases();
     let requests: Vec<Request> = cases
         .iter()

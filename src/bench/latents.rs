@@ -10,7 +10,8 @@ use crate::device::Device;
 use crate::infer::{Loaded, Request, Sampling};
 use crate::model::colar_config::{COLAR_FILE, LatentHeadConfig};
 use crate::model::config::ModelConfig;
-use crate::model::open::{Additions, open};
+use crate::model::lora::LoraMode;
+use crate::model::open::{Additions, open_frozen};
 
 /// What a chain took.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -39,7 +40,8 @@ pub fn open_with_head<D: Device>(device: D, model: &Path, adapter: Option<&Path>
     let new = LatentHeadConfig { intermediate_size, deterministic: false };
     let stored = adapter.unwrap_or(model).join(COLAR_FILE).exists();
     let additions = Additions { latent_head: (!stored).then_some(new), ..Additions::default() };
-    let opened = open(&device, model, adapter, &additions, &|_| false)?;
+    let lora = LoraMode::best_for(&device);
+    let opened = device.scope(|| open_frozen(&device, model, adapter, &additions, lora))?;
     Ok(Loaded::from_opened(device, opened))
 }
 

@@ -2,7 +2,6 @@
 //! beside what the device can do at best.
 
 mod decode;
-mod device;
 mod kernels;
 mod latents;
 mod rl;
@@ -11,7 +10,6 @@ mod timer;
 mod train;
 
 pub use decode::{DecodeOptions, DecodeTiming, decode};
-pub use device::{DeviceTask, on_device};
 pub use kernels::{
     Bound, Case, Ceilings, KernelOptions, KernelReport, KernelRow, copy_bytes, copy_ceiling, kernels, table,
 };

@@ -7,7 +7,8 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::files::runs::{self, RUNS};
-use crate::infer::{DeviceKind, Engine, EngineOptions, Sampling};
+use crate::infer::{ComputeDtype, DeviceKind, Engine, EngineOptions, Sampling};
+use crate::model::lora::LoraMode;
 use crate::model::prompt::Method;
 use crate::{Error, Result};
 
@@ -24,6 +25,13 @@ pub struct ModelArgs {
     /// Where to run
     #[arg(long, value_enum, default_value_t = DeviceKind::Auto)]
     pub device: DeviceKind,
+    /// Arithmetic of a CUDA device [default: bf16 on cuda, f32 on cuda-host; the cpu has f32 alone]
+    #[arg(long, value_enum, value_name = "DTYPE")]
+    pub dtype: Option<ComputeDtype>,
+    /// The checkpoint's LoRA adapter: into the weights or beside them [default: merge on CUDA devices, apart on
+    /// the cpu]
+    #[arg(long, value_enum, value_name = "MODE")]
+    pub lora: Option<LoraMode>,
     /// CPU threads; 0 means one a core
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub threads: usize,
@@ -43,7 +51,14 @@ impl ModelArgs {
                 (run.model, Some(run.checkpoint))
             }
         };
-        Engine::with_options(&EngineOptions { model, adapter, device: self.device, threads: self.threads })
+        Engine::with_options(&EngineOptions {
+            model,
+            adapter,
+            device: self.device,
+            threads: self.threads,
+            dtype: self.dtype,
+            lora: self.lora,
+        })
     }
 }
 

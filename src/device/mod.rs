@@ -9,7 +9,8 @@
 //! # Rules that hold for every operation
 //!
 //! * Activations have the device's compute dtype (float32 on `cpu`); trained weights, gradients,
-//!   optimiser state, losses and log-sum-exps are float32; frozen weights keep the dtype of their file.
+//!   optimiser state, losses and log-sum-exps are float32; weights that are not trained keep the dtype of
+//!   their file, and at inference have the form that [`Device::freeze`] gives them.
 //! * Outputs are passed in and overwritten, unless the operation says that it adds.
 //! * Shapes and dtypes are checked where a buffer enters an operation, and nowhere else; a
 //!   mismatch is [`Error::Shape`](crate::Error::Shape) with both sides named.
@@ -20,9 +21,11 @@
 pub mod cpu;
 pub mod cuda;
 pub mod decoder;
+mod need;
 mod policy;
 mod shape;
 
+pub use need::{Need, Room, Stay};
 pub use policy::{PolicyElement, PolicyLoss, PolicyObjective, PolicyTerms};
 pub(crate) use shape::{
     check, check_attention, check_below, check_disjoint, check_len, check_offsets, elements,
@@ -229,7 +232,20 @@ pub trait Device: Clone + Send + Sync + Sized + 'static {
     /// operations should be wrapped once, at the outermost level.
     fn scope<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R;
 
+    /// Dtype of activations.
+    fn compute_dtype(&self) -> Dtype;
+
+    /// Whether an adopted matrix stays in its mapped file, so that changing its values costs memory.
+    fn maps_weights(&self) -> bool;
+
     // ---- memory -----------------------------------------------------------------------------
+
+    /// Makes sure, before a run, that what it takes is there, and sets memory aside for the parts that come
+    /// and go with it. Does nothing on `cpu`, where the operating system finds memory as it is touched.
+    ///
+    /// # Errors
+    /// When the parts do not fit: each by name and size, how much is free, and what needs less.
+    fn reserve(&self, needs: &[Need]) -> Result<()>;
 
     /// An activation buffer of the compute dtype; its content is undefined.
     fn empty(&self, rows: usize, cols: usize) -> Result<Self::Tensor>;
@@ -240,6 +256,13 @@ pub trait Device: Clone + Send + Sync + Sized + 'static {
     /// Makes a mapped file's tensor usable in the dtype of the file; on `cpu` nothing is copied.
     /// A one-dimensional tensor becomes one row.
     fn adopt(&self, tensor: MappedTensor) -> Result<Self::Tensor>;
+    /// The same values as float32 that may be written, converted on the device: what a weight becomes
+    /// that is trained, or that an adapter is merged into.
+    fn widen(&self, t: Self::Tensor) -> Result<Self::Tensor>;
+    /// The form in which inference multiplies a weight matrix, for one that nothing will change: on
+    /// CUDA devices in the compute dtype, converted on the device, so that no product there mixes
+    /// dtypes; on `cpu` as it is. One that has that form already passes through.
+    fn freeze(&self, t: Self::Tensor) -> Result<Self::Tensor>;
     /// Copies host indices.
     fn index(&self, values: &[u32]) -> Result<Self::Index>;
     /// Copies a tensor to the host as float32.

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::data::Sample;
 use crate::device::{Device, LatentLoss, LatentWeights, TensorInfo};
-use crate::infer::{Engine, Loaded, on_device};
+use crate::infer::{Engine, Loaded, needs, on_device};
 use crate::model::prompt::{self, Method};
 use crate::train::batch::{Batch, Packing};
 use crate::train::sft::{Uploaded, labels_loss, latent_target};
@@ -127,6 +127,11 @@ fn flush<D: Device>(
     scores: &mut Vec<SampleScore>,
     total: &mut Sums,
 ) -> Result<()> {
+    let model = &loaded.opened.model;
+    let outputs = batch.ce_rows.len();
+    let pass =
+        needs::activations(&loaded.device, model, batch.rows(), outputs, "pass", "a smaller --batch-tokens");
+    loaded.device.reserve(&[needs::weights(model), pass])?;
     let losses = loaded.device.scope(|| positions(loaded, batch))?;
     let (mut ce, mut latent) = (0, 0);
     for &(ce_count, latent_count) in &batch.counts {

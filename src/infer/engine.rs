@@ -5,7 +5,9 @@
 
 use std::path::{Path, PathBuf};
 
+use super::devices::ComputeDtype;
 use super::generate;
+use super::needs;
 use super::request::{Event, Generation, Prompt, Request};
 use super::rollout::{Recorder, Rollouts, no_density};
 use super::sequence::{Parts, Phase, Prepared};
@@ -16,7 +18,8 @@ use crate::device::cpu::CpuDevice;
 use crate::device::cuda::CudaHostDevice;
 #[cfg(cuda_kernels)]
 use crate::device::cuda::GpuDevice;
-use crate::model::open::{Additions, Opened, open};
+use crate::model::lora::LoraMode;
+use crate::model::open::{Additions, Opened, open_frozen};
 use crate::model::prompt::{self, Method};
 use crate::{Error, Result};
 
@@ -26,32 +29,18 @@ use crate::{Error, Result};
 )]
 #[serde(rename_all = "kebab-case")]
 pub enum DeviceKind {
-    /// The CPU, until the kernels have been timed on a GPU.
+    /// A GPU if there is one that serves, else the CPU; to train, the CPU.
     #[default]
     Auto,
     /// The CPU.
     Cpu,
-    /// The first GPU, with activations in bf16.
+    /// The first GPU.
     Cuda,
     /// The CUDA kernels, run on the CPU: for tests of them where no GPU is.
     CudaHost,
 }
 
 impl DeviceKind {
-    /// The error where this build has no such device.
-    pub(crate) fn not_built(self) -> Error {
-        Error::other(match self {
-            DeviceKind::Cuda => {
-                "this build lacks --device cuda, as there was no nvcc; run scripts/fetch-nvcc, or install CUDA 13, \
-                 and build again"
-            }
-            _ => {
-                "this build lacks --device cuda-host, as there was no C++ compiler; install one (on Debian the \
-                 package g++) and build again"
-            }
-        })
-    }
-
     /// Fails unless this is a device that can train.
     ///
     /// # Errors
@@ -77,6 +66,11 @@ pub struct EngineOptions {
     pub device: DeviceKind,
     /// CPU threads; 0 means one a core.
     pub threads: usize,
+    /// Arithmetic of a CUDA device; `None` is bf16 on a GPU and float32 on `cuda-host`. The CPU has float32
+    /// alone.
+    pub dtype: Option<ComputeDtype>,
+    /// Whether the checkpoint's adapter is merged into the weights; `None` is what [`LoraMode::best_for`] says.
+    pub lora: Option<LoraMode>,
 }
 
 /// A model ready to generate.
@@ -140,24 +134,7 @@ impl Engine {
     /// # Errors
     /// As [`load`](Engine::load).
     pub fn with_options(options: &EngineOptions) -> Result<Self> {
-        let (model, adapter) = (&options.model, options.adapter.as_deref());
-        let loaded = match options.device {
-            DeviceKind::Auto | DeviceKind::Cpu => {
-                LoadedOn::Cpu(Loaded::new(CpuDevice::new(options.threads)?, model, adapter)?)
-            }
-            #[cfg(cuda_kernels)]
-            DeviceKind::Cuda => LoadedOn::Cuda(Loaded::new(GpuDevice::on_gpu()?, model, adapter)?),
-            #[cfg(not(cuda_kernels))]
-            DeviceKind::Cuda => return Err(options.device.not_built()),
-            #[cfg(cuda_host)]
-            DeviceKind::CudaHost => {
-                let device = CudaHostDevice::on_host(options.threads, 0)?;
-                LoadedOn::CudaHost(Loaded::new(device, model, adapter)?)
-            }
-            #[cfg(not(cuda_host))]
-            DeviceKind::CudaHost => return Err(options.device.not_built()),
-        };
-        Ok(Engine { loaded })
+        Ok(Engine { loaded: LoadedOn::open(options)? })
     }
 
     /// The model on its device.
@@ -245,7 +222,22 @@ impl<D: Device> Loaded<D> {
     /// # Errors
     /// One line naming the file or tensor at fault.
     pub fn new(device: D, model: &Path, adapter: Option<&Path>) -> Result<Self> {
-        let opened = open(&device, model, adapter, &Additions::default(), &|_| false)?;
+        Self::with_lora(device, model, adapter, None)
+    }
+
+    /// Loads a model directory, with a checkpoint over it whose adapter, if it has one, is merged or kept
+    /// apart; without a choice, what [`LoraMode::best_for`] says.
+    ///
+    /// # Errors
+    /// As [`new`](Loaded::new).
+    pub fn with_lora(
+        device: D,
+        model: &Path,
+        adapter: Option<&Path>,
+        lora: Option<LoraMode>,
+    ) -> Result<Self> {
+        let lora = lora.unwrap_or_else(|| LoraMode::best_for(&device));
+        let opened = device.scope(|| open_frozen(&device, model, adapter, &Additions::default(), lora))?;
         Ok(Self::from_opened(device, opened))
     }
 
@@ -268,6 +260,7 @@ impl<D: Device> Loaded<D> {
         if prepared.is_empty() {
             return Ok(Vec::new());
         }
+        self.reserve(&prepared)?;
         let parts = self.parts();
         self.device.scope(|| generate::generate(&parts, &prepared, None, on_event))
     }
@@ -285,6 +278,7 @@ impl<D: Device> Loaded<D> {
         if self.opened.model.latent_head()?.deterministic() {
             return Err(no_density());
         }
+        self.reserve(&prepared)?;
         let parts = self.parts();
         self.device.scope(|| {
             let mut recorder = Recorder::default();
@@ -292,6 +286,13 @@ impl<D: Device> Loaded<D> {
             let prompts = prepared.into_iter().map(|p| p.prompt_ids).collect();
             recorder.finish(&self.device, &self.opened.model, self.opened.separator, prompts, generations)
         })
+    }
+
+    /// Sets aside what a batch needs, or says what does not fit.
+    fn reserve(&self, requests: &[Prepared]) -> Result<()> {
+        let model = &self.opened.model;
+        let [cache, activations] = needs::generation(&self.device, model, requests);
+        self.device.reserve(&[needs::weights(model), cache, activations])
     }
 
     fn prepare_all(&self, requests: &[Request]) -> Result<Vec<Prepared>> {

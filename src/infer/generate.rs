@@ -20,7 +20,7 @@ use crate::model::kv_cache::KvCache;
 use crate::model::prompt::group_equal;
 
 /// Tokens of prompts that go through one prefill pass.
-const PREFILL_ROWS: usize = 2048;
+pub(super) const PREFILL_ROWS: usize = 2048;
 
 /// Runs a batch to its end; with a recorder, keeps there what a policy update needs.
 pub(super) fn generate<D: Device>(
@@ -70,7 +70,7 @@ pub(super) fn generate<D: Device>(
 }
 
 /// Cache rows that a request can need.
-fn room(r: &Prepared) -> usize {
+pub(super) fn room(r: &Prepared) -> usize {
     let chain = match r.start {
         Phase::Latents => r.sampling.max_latents,
         Phase::Chain => r.sampling.max_cot_tokens,

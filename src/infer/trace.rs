@@ -36,7 +36,8 @@ impl Nearest {
         let inverse_norms = self.inverse_norms.get().map_or(&[][..], Vec::as_slice);
         let z_inverse = inverse_norm(z);
         let z = device.upload(1, z.len(), z)?;
-        let mut products = device.empty(1, table.rows())?;
+        // float32, as the latent just uploaded is.
+        let mut products = device.zeros(1, table.rows())?;
         device.matmul_nt(1.0, &z, table, 0.0, &mut products)?;
         let mut scored: Vec<(f32, u32)> = device
             .read(&products)?

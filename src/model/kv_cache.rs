@@ -3,7 +3,7 @@
 
 use super::config::ModelConfig;
 use crate::device::decoder::{CacheMut, CachedRows};
-use crate::device::{Device, Span, TensorInfo};
+use crate::device::{Device, Dtype, Span, TensorInfo};
 use crate::{Error, Result};
 
 /// The cache of a batch of sequences.
@@ -27,6 +27,12 @@ impl<D: Device> KvCache<D> {
             (0..config.num_hidden_layers).map(|_| device.empty(slots * capacity, width)).collect()
         };
         Ok(KvCache { keys: make()?, values: make()?, capacity, lens: vec![0; slots] })
+    }
+
+    /// Bytes of a cache as [`new`](KvCache::new) makes it, with activations of `compute`.
+    pub fn bytes(config: &ModelConfig, slots: usize, capacity: usize, compute: Dtype) -> usize {
+        let row = 2 * config.num_hidden_layers * config.kv_size() * compute.size();
+        row.saturating_mul(slots).saturating_mul(capacity)
     }
 
     /// Positions held for a sequence.

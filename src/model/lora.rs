@@ -1,13 +1,13 @@
-//! Attaching LoRA adapters to a decoder (spec section 7).
+//! LoRA adapters of a decoder (spec section 7): attached beside its projections, or merged into them.
 
 use super::adapter::{AdapterConfig, LoraTarget};
 use super::latent_head::uniform_values;
 use super::linear::{Linear, Lora};
 use super::params::Params;
 use super::transformer::{Layer, Transformer};
-use super::weights::Weights;
+use super::weights::{MappedTensor, Weights};
 use crate::Result;
-use crate::device::Device;
+use crate::device::{Device, TensorInfo};
 
 /// PEFT's prefix to the names of adapted weights.
 pub const PEFT_PREFIX: &str = "base_model.model.";
@@ -60,6 +60,51 @@ pub fn attach<D: Device>(
         }
     }
     Ok(())
+}
+
+/// What a checkpoint's adapter becomes when a model is loaded to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum LoraMode {
+    /// Added to the weights: nothing is left to compute beside them, but they must be copies.
+    Merge,
+    /// Kept beside the weights, which stay those of the model's file.
+    Apart,
+}
+
+impl LoraMode {
+    /// What suits a device: [`Merge`](LoraMode::Merge) where weights are copied anyway, and
+    /// [`Apart`](LoraMode::Apart) where they stay in the mapped file.
+    pub fn best_for<D: Device>(device: &D) -> Self {
+        if device.maps_weights() { LoraMode::Apart } else { LoraMode::Merge }
+    }
+}
+
+/// The weight `name` with its adapter of `file` merged in, W + scale·B·A in float32; `weight` itself,
+/// adopted, where `file` has none for it.
+///
+/// # Errors
+/// What the file and the device say.
+pub fn merge<D: Device>(
+    device: &D,
+    name: &str,
+    weight: MappedTensor,
+    config: &AdapterConfig,
+    file: &Weights,
+) -> Result<D::Tensor> {
+    let stem = name.strip_suffix(".weight").unwrap_or(name);
+    let [a, b] = ["lora_A", "lora_B"].map(|which| format!("{PEFT_PREFIX}{stem}.{which}.weight"));
+    let w = device.adopt(weight)?;
+    if !file.contains(&a) {
+        return Ok(w);
+    }
+    let mut w = device.widen(w)?;
+    let a = file.get(&a, &[config.r, w.cols()])?.to_f32_vec();
+    let b = file.get(&b, &[w.rows(), config.r])?.to_f32_vec();
+    // The product that every device has takes its second operand by rows: B · (Aᵀ)ᵀ.
+    let a: Vec<f32> = (0..w.cols()).flat_map(|c| a.iter().skip(c).step_by(w.cols()).copied()).collect();
+    let (a, b) = (device.upload(w.cols(), config.r, &a)?, device.upload(w.rows(), config.r, &b)?);
+    device.matmul_nt(config.scale(), &b, &a, 1.0, &mut w)?;
+    Ok(w)
 }
 
 fn projection(layer: &mut Layer, target: LoraTarget) -> &mut Linear {

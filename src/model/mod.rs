@@ -8,6 +8,7 @@ pub mod adapter;
 pub mod colar_config;
 pub mod config;
 mod decoder;
+pub mod footprint;
 pub mod init;
 pub mod kv_cache;
 pub mod latent_head;

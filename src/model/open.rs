@@ -11,15 +11,16 @@ use super::ColarModel;
 use super::adapter::{ADAPTER_CONFIG_FILE, AdapterConfig};
 use super::colar_config::{COLAR_FILE, ColarConfig, LATENT_HEAD_FILE, LatentHeadConfig};
 use super::config::ModelConfig;
+use super::footprint;
 use super::latent_head::LatentHead;
-use super::lora::{LoraInit, attach};
+use super::lora::{LoraInit, LoraMode, attach, merge};
 use super::merge::Merge;
 use super::params::Params;
 use super::prompt::{Method, SEPARATOR};
 use super::tokenizer::{EosTokens, Tokenizer};
 use super::transformer::Transformer;
-use super::weights::{INDEX_FILE, WEIGHTS_FILE, Weights};
-use crate::device::{Device, TensorInfo};
+use super::weights::{INDEX_FILE, MappedTensor, WEIGHTS_FILE, Weights};
+use crate::device::{Device, Dtype, Need, Stay};
 use crate::{Error, Result};
 
 /// What to do with the parts that a training run adds to a model.
@@ -47,7 +48,7 @@ pub struct Opened<D: Device> {
     pub eos: EosTokens,
     /// The id of the thinking separator.
     pub separator: u32,
-    /// The adapter in place, if there is one.
+    /// The adapter in place or merged into the weights, if there is one.
     pub adapter: Option<AdapterConfig>,
     /// The latent head's configuration, if there is one.
     pub latent_head: Option<LatentHeadConfig>,
@@ -57,8 +58,8 @@ pub struct Opened<D: Device> {
     pub model_dir: PathBuf,
 }
 
-/// Opens `model_dir`, with `checkpoint` over it. Weights that `trained` names become float32 copies;
-/// the others stay in the mapped file.
+/// Opens `model_dir`, with `checkpoint` over it, for training. Weights that `trained` names, adapters and
+/// latent head become float32 copies; the others have the dtype of the file.
 ///
 /// # Errors
 /// A missing or malformed file, a tensor that does not fit the configuration, a tokenizer without
@@ -69,6 +70,39 @@ pub fn open<D: Device>(
     checkpoint: Option<&Path>,
     additions: &Additions,
     trained: &dyn Fn(&str) -> bool,
+) -> Result<Opened<D>> {
+    open_for(device, model_dir, checkpoint, additions, &Purpose::Training(trained))
+}
+
+/// Opens `model_dir`, with `checkpoint` over it, to run as it is: every matrix in the form that the device
+/// multiplies best ([`Device::freeze`]), the adapter as `lora` says.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_frozen<D: Device>(
+    device: &D,
+    model_dir: &Path,
+    checkpoint: Option<&Path>,
+    additions: &Additions,
+    lora: LoraMode,
+) -> Result<Opened<D>> {
+    open_for(device, model_dir, checkpoint, additions, &Purpose::Inference(lora))
+}
+
+/// What a model is opened for.
+enum Purpose<'a> {
+    /// To train the weights of these names.
+    Training(&'a dyn Fn(&str) -> bool),
+    /// To run as it is.
+    Inference(LoraMode),
+}
+
+fn open_for<D: Device>(
+    device: &D,
+    model_dir: &Path,
+    checkpoint: Option<&Path>,
+    additions: &Additions,
+    purpose: &Purpose<'_>,
 ) -> Result<Opened<D>> {
     for dir in [Some(model_dir), checkpoint].into_iter().flatten() {
         if !dir.is_dir() {
@@ -85,15 +119,40 @@ pub fn open<D: Device>(
     let has_weights = |dir: &Path| dir.join(WEIGHTS_FILE).exists() || dir.join(INDEX_FILE).exists();
     let weights = Weights::open(if has_weights(checkpoint) { checkpoint } else { model_dir })?;
 
-    let mut params = Params::default();
-    let mut transformer = Transformer::load(device, &config, &weights, &mut params, trained)?;
     let stored = if checkpoint.join(ADAPTER_CONFIG_FILE).exists() {
-        Some(AdapterConfig::load(checkpoint)?)
+        let adapter = AdapterConfig::load(checkpoint)?;
+        let file = adapter.open_weights(checkpoint, &config)?;
+        Some((adapter, file))
     } else {
         None
     };
+    let merged = matches!(purpose, Purpose::Inference(LoraMode::Merge));
+    let take = |name: &str, weight: MappedTensor| match purpose {
+        Purpose::Training(trained) if trained(name) => device.widen(device.adopt(weight)?),
+        Purpose::Training(_) => device.adopt(weight),
+        Purpose::Inference(_) => {
+            let matrix = weight.shape().len() == 2;
+            let w = match &stored {
+                Some((adapter, file)) if merged => merge(device, name, weight, adapter, file)?,
+                _ => device.adopt(weight)?,
+            };
+            // Here and not at the end, so that no two copies of all weights are ever in memory.
+            if matrix { device.freeze(w) } else { Ok(w) }
+        }
+    };
+    if matches!(purpose, Purpose::Inference(_)) {
+        let less = match device.compute_dtype() {
+            Dtype::F32 => "a smaller model, or --dtype bf16,",
+            _ => "a smaller model",
+        };
+        let bytes = footprint::weight_bytes(&config, device.compute_dtype());
+        device.reserve(&[Need { what: "the weights".into(), bytes, stay: Stay::Kept, less }])?;
+    }
+    let mut params = Params::default();
+    let mut transformer = Transformer::load(device, &config, &weights, &mut params, &take)?;
     let adapter = match (stored, &additions.lora) {
-        (Some(stored), wanted) => {
+        (Some((stored, _)), None) if merged => Some(stored),
+        (Some((stored, file)), wanted) => {
             if let Some(wanted) = wanted
                 && (wanted.r != stored.r || wanted.target_modules != stored.target_modules)
             {
@@ -104,7 +163,6 @@ pub fn open<D: Device>(
                     stored.target_modules.iter().map(|t| t.name()).collect::<Vec<_>>().join(",")
                 )));
             }
-            let file = stored.open_weights(checkpoint, &config)?;
             attach(device, &mut transformer, &mut params, &stored, &LoraInit::File(&file))?;
             Some(stored)
         }
@@ -138,6 +196,9 @@ pub fn open<D: Device>(
         }
         (None, None) => (None, None),
     };
+    if matches!(purpose, Purpose::Inference(_)) {
+        params.freeze(device)?;
+    }
     // Without a head nothing has been fitted to the stored value, and training may since have moved
     // the embeddings.
     let stored_std = colar.as_ref().filter(|_| stored_head.is_some()).map(|c| c.embeds_std);
@@ -180,6 +241,6 @@ fn standard_deviation(values: &[f32]) -> f32 {
 impl<D: Device> Opened<D> {
     /// Bytes of all weights, for messages.
     pub fn weight_bytes(&self) -> usize {
-        self.model.params.iter().map(|(_, p)| p.value.rows() * p.value.cols() * p.value.dtype().size()).sum()
+        self.model.params.bytes()
     }
 }

@@ -69,6 +69,25 @@ impl<D: Device> Params<D> {
         self.entries.iter_mut().enumerate().map(|(i, p)| (ParamId(i), &mut p.value))
     }
 
+    /// Bytes of all values.
+    pub fn bytes(&self) -> usize {
+        self.iter().map(|(_, p)| p.value.rows() * p.value.cols() * p.value.dtype().size()).sum()
+    }
+
+    /// Puts every matrix into the form that inference multiplies ([`Device::freeze`]). Vectors, which
+    /// are norm weights and biases, stay float32.
+    ///
+    /// # Errors
+    /// What the device says.
+    pub fn freeze(&mut self, device: &D) -> Result<()> {
+        let entries = std::mem::take(&mut self.entries).into_iter().map(|p| {
+            let value = if p.shape.len() == 2 { device.freeze(p.value)? } else { p.value };
+            Ok(Param { value, ..p })
+        });
+        self.entries = entries.collect::<Result<_>>()?;
+        Ok(())
+    }
+
     /// The weight of that name.
     pub fn find(&self, name: &str) -> Option<ParamId> {
         self.entries.iter().position(|p| p.name == name).map(ParamId)

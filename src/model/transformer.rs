@@ -17,7 +17,7 @@ use super::kv_cache::{Extension, KvCache};
 use super::layout::{Layout, SharedKeys};
 use super::linear::{Linear, LinearSaved};
 use super::params::{Grads, ParamId, Params};
-use super::weights::Weights;
+use super::weights::{MappedTensor, Weights};
 use crate::Result;
 use crate::device::{Device, HeadShape, Span, TensorInfo};
 
@@ -82,26 +82,20 @@ enum KvTarget<'a, D: Device> {
 }
 
 impl<D: Device> Transformer<D> {
-    /// Takes the weights from `weights` into `params`: those that `trained` names as float32 copies,
-    /// the others as they lie in the file.
+    /// Takes the weights from `weights` into `params`, each in the form that `take` makes of its name
+    /// and values.
     ///
     /// # Errors
-    /// A missing tensor, a wrong shape, or what the device says.
+    /// A missing tensor, a wrong shape, or what `take` and the device say.
     pub fn load(
         device: &D,
         config: &ModelConfig,
         weights: &Weights,
         params: &mut Params<D>,
-        trained: &dyn Fn(&str) -> bool,
+        take: &dyn Fn(&str, MappedTensor) -> Result<D::Tensor>,
     ) -> Result<Self> {
         let mut get = |name: String, shape: &[usize]| -> Result<ParamId> {
-            let mapped = weights.get(&name, shape)?;
-            let value = if trained(&name) {
-                let (rows, cols) = if let [r, c] = *shape { (r, c) } else { (1, shape[0]) };
-                device.upload(rows, cols, &mapped.to_f32_vec())?
-            } else {
-                device.adopt(mapped)?
-            };
+            let value = take(&name, weights.get(&name, shape)?)?;
             Ok(params.add(name, shape, value))
         };
         let c = config;

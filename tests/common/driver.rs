@@ -11,7 +11,7 @@ use colar_engine::device::cuda::driver::{Driver, Launch, Limits, Memory, Product
 #[cfg(cuda_kernels)]
 use colar_engine::device::cuda::gpu::{GpuDriver, GpuMemory};
 use colar_engine::device::cuda::host::{HostDriver, HostMemory};
-use colar_engine::device::{Description, Dtype};
+use colar_engine::device::{Description, Dtype, Room};
 
 /// A driver chosen at run time, perhaps with other limits than its own.
 #[derive(Clone)]
@@ -147,6 +147,22 @@ impl Driver for TestDriver {
         }
     }
 
+    fn keep(&self, bytes: usize) -> Result<TestMemory> {
+        match &self.chosen {
+            Chosen::Host(d) => d.keep(bytes).map(TestMemory::Host),
+            #[cfg(cuda_kernels)]
+            Chosen::Gpu(d) => d.keep(bytes).map(TestMemory::Gpu),
+        }
+    }
+
+    fn room(&self) -> Result<Option<Room>> {
+        each!(self, d => d.room())
+    }
+
+    fn reserve(&self, bytes: usize) -> Result<()> {
+        each!(self, d => d.reserve(bytes))
+    }
+
     fn upload(&self, to: &TestMemory, bytes: &[u8]) -> Result<()> {
         each!(self, d, to, to => d.upload(to, bytes))
     }
@@ -169,7 +185,7 @@ impl Driver for TestDriver {
     }
 
     fn product(&self, p: &Product<'_, TestMemory>) -> Result<()> {
-        let Product { m, n, k, alpha, beta, dtype, .. } = *p;
-        each!(self, d, p.x, x, p.w, w, p.y, y => d.product(&Product { m, n, k, alpha, beta, x, w, y, dtype }))
+        let Product { m, n, k, alpha, beta, dtype, out, .. } = *p;
+        each!(self, d, p.x, x, p.w, w, p.y, y => d.product(&Product { m, n, k, alpha, beta, x, w, y, dtype, out }))
     }
 }

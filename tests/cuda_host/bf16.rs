@@ -98,6 +98,34 @@ proptest! {
         close("matmul_nt", &mine, &read(&c, &theirs), 1e-4);
     }
 
+    /// A frozen weight is rounded to bf16 once, and is read only; nothing is left to mix.
+    #[test]
+    fn frozen(rows in size(), cols in size(), weight in dtype(), seed in any::<u32>()) {
+        let d = device();
+        let (w, host) = Host::normal(rows, cols, 1.0, u64::from(seed)).adopt(d, weight);
+        let mut w = d.freeze(w).unwrap();
+        let want: Vec<f32> = host.values.iter().map(|&x| bf16::from_f32(x).to_f32()).collect();
+        assert_eq!((w.dtype(), read(d, &w)), (Dtype::Bf16, want));
+        assert!(d.clear(&mut w).is_err());
+    }
+
+    /// Losses come from logits that keep float32, whether few rows or many are multiplied.
+    #[test]
+    fn losses(rows in prop_oneof![1..20usize, Just(40)], vocab in size(), k in size(), seed in any::<u32>()) {
+        let (d, seed, c) = (device(), u64::from(seed), CpuDevice::new(1).unwrap());
+        let h = rounded(rows, k, seed);
+        let w = Host::normal(vocab, k, 1.0, seed + 1);
+        let labels: Vec<u32> = (0..rows).map(|r| ((r * 31 + 7) % vocab) as u32).collect();
+        let offsets: Vec<u32> = (0..=rows as u32).collect();
+        let (mut mine, mut theirs) = (d.zeros(rows, 1).unwrap(), c.zeros(rows, 1).unwrap());
+        let (ids, cuts) = (d.index(&labels).unwrap(), d.index(&offsets).unwrap());
+        d.cross_entropy(&up(&h), &w.adopt(d, Dtype::Bf16).0, &ids, &cuts, &mut mine, None).unwrap();
+        c.cross_entropy(&h.up(&c), &w.adopt(&c, Dtype::Bf16).0, &labels, &offsets, &mut theirs, None).unwrap();
+        for (mine, theirs) in read(d, &mine).iter().zip(read(&c, &theirs)) {
+            assert!((mine - theirs).abs() <= 1e-4 * (1.0 + theirs.abs()), "{mine} instead of {theirs}");
+        }
+    }
+
     #[test]
     fn rows(n in 1..40usize, cols in size(), weight in dtype(), seed in any::<u32>()) {
         let (d, seed, c) = (device(), u64::from(seed), CpuDevice::new(1).unwrap());

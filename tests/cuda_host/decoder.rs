@@ -110,7 +110,7 @@ fn model<D: Device>(d: &D, shape: &Shape, dtype: FileDtype) -> ColarModel<D> {
     write_random_model(dir.path(), &config, &RandomInit { dtype, std: 0.1, seed: 5 }).unwrap();
     let weights = Weights::open(dir.path()).unwrap();
     let mut params = Params::default();
-    let transformer = Transformer::load(d, &config, &weights, &mut params, &|_| false).unwrap();
+    let transformer = Transformer::load(d, &config, &weights, &mut params, &|_, t| d.adopt(t)).unwrap();
     let head = LatentHeadConfig { intermediate_size: shape.head_inner, deterministic: shape.deterministic };
     let head = LatentHead::random(d, &mut params, &head, shape.hidden, 6).unwrap();
     ColarModel { transformer, head: Some(head), params, embeds_std: 0.1, merge: Merge::Sqrt }

@@ -4,8 +4,8 @@
 //! Buffers are guarded and poisoned here and the threads of a block run in shuffled orders, so these tests also
 //! fail for reads of what nothing wrote, accesses out of bounds, and missing barriers.
 //!
-//! With `COLAR_TEST_DEVICE=cuda` the same tests run on a GPU, but for those of `faults` and `twins`, which are
-//! about the CPU.
+//! With `COLAR_TEST_DEVICE=cuda` the same tests run on a GPU, but for those of `faults`, `twins` and
+//! `memory`, which are about the CPU.
 #![cfg(cuda_host)]
 
 #[path = "../common/mod.rs"]
@@ -33,6 +33,8 @@ mod decoder;
 mod exact;
 mod faults;
 mod flash;
+mod golden;
+mod memory;
 mod models;
 mod twins;
 

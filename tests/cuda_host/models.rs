@@ -3,8 +3,9 @@
 use colar_engine::device::cuda::CudaDevice;
 use colar_engine::device::{Device, Dtype, TensorInfo};
 use colar_engine::eval::{ScoreOptions, score};
-use colar_engine::infer::Loaded;
+use colar_engine::infer::{DeviceKind, EngineOptions, Loaded};
 use colar_engine::model::layout::Layout;
+use colar_engine::model::lora::LoraMode;
 use colar_engine::model::prompt::Method;
 use colar_engine::model::weights::Weights;
 use colar_engine::{Engine, Generation, Request};
@@ -13,12 +14,12 @@ use serde_json::Value;
 use super::common::driver::{TestDriver, kernels};
 use super::common::{golden, relative, sample};
 
-fn load(name: &str, dtype: Dtype) -> Loaded<CudaDevice<TestDriver>> {
+pub fn load(name: &str, dtype: Dtype) -> Loaded<CudaDevice<TestDriver>> {
     let dir = golden(name);
     Loaded::new(kernels(dtype, 9), &dir, Some(&dir.join("adapter"))).unwrap()
 }
 
-fn cases(name: &str) -> Value {
+pub fn cases(name: &str) -> Value {
     serde_json::from_slice(&std::fs::read(golden(name).join("sft.json")).unwrap()).unwrap()
 }
 
@@ -63,14 +64,21 @@ fn hidden_states_in_bf16() {
     hidden_states("qwen2-tiny", Dtype::Bf16, 2e-2);
 }
 
+/// A golden model with its checkpoint, on the device `cpu`.
+fn on_cpu(name: &str) -> Engine {
+    let model = golden(name);
+    let adapter = Some(model.join("adapter"));
+    let options =
+        EngineOptions { model, adapter, device: DeviceKind::Cpu, threads: 2, ..EngineOptions::default() };
+    Engine::with_options(&options).unwrap()
+}
+
 /// Losses of the golden samples, beside those of the device `cpu`.
 fn scores(name: &str, dtype: Dtype, tolerance: f64) {
     let samples: Vec<_> = cases(name)["samples"].as_array().unwrap().iter().map(sample).collect();
     let options = ScoreOptions { method: Method::Colar, cf: 2, batch_tokens: 2048 };
     let mine = score(&load(name, dtype), &samples, &options, &mut |_| ()).unwrap();
-    let dir = golden(name);
-    let engine = Engine::load(&dir, Some(dir.join("adapter"))).unwrap();
-    let theirs = engine.score(&samples, &options, &mut |_| ()).unwrap();
+    let theirs = on_cpu(name).score(&samples, &options, &mut |_| ()).unwrap();
     for (mine, theirs) in mine.samples.iter().zip(&theirs.samples) {
         let (mine, theirs) = (&mine.losses, &theirs.losses);
         let pairs = [
@@ -100,8 +108,6 @@ fn scores_in_bf16() {
 /// With every temperature on: latents, ends and tokens of a seed are those of `cpu`.
 #[test]
 fn draws_of_a_seed_are_those_of_the_cpu() {
-    let dir = golden("llama-tiny");
-    let engine = Engine::load(&dir, Some(dir.join("adapter"))).unwrap();
     let requests: Vec<Request> = (0..4)
         .map(|seed| {
             let mut request = Request::question("Tom has 3 boxes with 24 pens each.", "2");
@@ -116,5 +122,45 @@ fn draws_of_a_seed_are_those_of_the_cpu() {
         generations.into_iter().map(|g| (g.n_latents, g.token_ids)).collect()
     };
     let mine = load("llama-tiny", Dtype::F32).generate(&requests, &mut |_| ()).unwrap();
-    assert_eq!(drawn(mine), drawn(engine.generate_batch(&requests).unwrap()));
+    assert_eq!(drawn(mine), drawn(on_cpu("llama-tiny").generate_batch(&requests).unwrap()));
+}
+
+/// Loaded to run, every matrix has the compute dtype, so that no product mixes two; vectors are float32.
+#[test]
+fn no_product_mixes_dtypes() {
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        for lora in [LoraMode::Merge, LoraMode::Apart] {
+            let dir = golden("qwen2-tiny");
+            let loaded =
+                Loaded::with_lora(kernels(dtype, 0), &dir, Some(&dir.join("adapter")), Some(lora)).unwrap();
+            let mut kinds = [0; 4];
+            for (_, p) in loaded.opened.model.params.iter() {
+                let want = if p.shape.len() == 2 { dtype } else { Dtype::F32 };
+                assert_eq!(p.value.dtype(), want, "{}", p.name);
+                let lora = p.name.contains("lora");
+                let head = p.name.contains("latent_policy");
+                kinds[if p.shape.len() == 1 { 3 } else { usize::from(lora) + 2 * usize::from(head) }] += 1;
+            }
+            assert_eq!(kinds[1] > 0, lora == LoraMode::Apart);
+            assert!(kinds[0] > 0 && kinds[2] > 0 && kinds[3] > 0);
+        }
+    }
+}
+
+/// The nearest tokens of latents, which are found in float32 whatever the device computes in.
+#[test]
+fn traces_in_both_dtypes() {
+    let trace = |dtype| {
+        let mut request = Request::question("Tom has 3 boxes with 24 pens each.", "2").greedy();
+        (request.trace, request.sampling.max_latents, request.sampling.max_new_tokens) = (true, 2, 1);
+        let mut out = load("llama-tiny", dtype).generate(&[request], &mut |_| ()).unwrap();
+        out.remove(0).trace
+    };
+    let (float, half) = (trace(Dtype::F32), trace(Dtype::Bf16));
+    assert!(!float.is_empty() && float.len() == half.len());
+    for (float, half) in float.iter().zip(&half) {
+        let (first, same) = (&float[0], half.iter().find(|t| t.id == float[0].id));
+        let same = same.unwrap_or_else(|| panic!("{:?} is not near in bf16", first.text));
+        assert!((first.cosine - same.cosine).abs() < 2e-2, "{} instead of {}", same.cosine, first.cosine);
+    }
 }

@@ -1,6 +1,6 @@
 //! Operations that move whole rows: the compression merge, gathers, scatters, addition.
 
-use colar_engine::device::{Device, Dtype};
+use colar_engine::device::{Device, Dtype, TensorInfo};
 use colar_engine::random::Stream;
 use proptest::prelude::*;
 
@@ -117,6 +117,16 @@ fn memory<D: Device>(d: &D, rows: usize, cols: usize, weight: Dtype, seed: u64) 
     assert!(read(d, &d.zeros(rows, cols).unwrap()).iter().all(|&x| x == 0.0));
     let (mapped, host) = x.adopt(d, weight);
     assert_eq!(read(d, &mapped), host.values);
+
+    // Widened it can be written; frozen it has the form of this device's products, here float32 or the file's.
+    let mut wide = d.widen(mapped).unwrap();
+    assert_eq!((read(d, &wide), wide.dtype()), (host.values.clone(), Dtype::F32));
+    d.write(&mut wide, &x.values).unwrap();
+    assert_eq!(read(d, &d.freeze(wide).unwrap()), x.values);
+    let (mapped, host) = x.adopt(d, weight);
+    let kept = if d.maps_weights() { mapped.dtype() } else { d.compute_dtype() };
+    let frozen = d.freeze(d.freeze(mapped).unwrap()).unwrap();
+    assert_eq!((read(d, &frozen), frozen.dtype()), (host.values, kept));
 }
 
 proptest! {

@@ -6,7 +6,7 @@ use half::{bf16, f16};
 
 use crate::Result;
 use crate::bench::timer::Work;
-use crate::device::{Device, Draw, Dtype, TensorInfo};
+use crate::device::{Device, Draw, Dtype};
 use crate::model::weights::MappedTensor;
 use crate::random::Stream;
 
@@ -58,7 +58,7 @@ pub(super) fn floats<D: Device>(device: &D, rows: usize, cols: usize, set: usize
 pub(super) fn activations<D: Device>(device: &D, rows: usize, cols: usize, set: usize) -> Result<D::Tensor> {
     /// Rows that are uploaded; the others are copies made on the device.
     const ROWS: usize = 64;
-    if compute_dtype(device)? == Dtype::F32 {
+    if device.compute_dtype() == Dtype::F32 {
         return floats(device, rows, cols, set);
     }
     let source = floats(device, rows.min(ROWS), cols, set)?;
@@ -68,7 +68,7 @@ pub(super) fn activations<D: Device>(device: &D, rows: usize, cols: usize, set: 
     Ok(out)
 }
 
-/// A frozen weight of the dtype: normal values of deviation 0.02.
+/// A weight of the dtype, as a file has it: normal values of deviation 0.02.
 pub(super) fn weight<D: Device>(
     device: &D,
     rows: usize,
@@ -97,11 +97,6 @@ fn words(values: impl Iterator<Item = u64>, each: usize) -> Vec<u64> {
     all.chunks_exact(each)
         .map(|some| some.iter().enumerate().fold(0, |word, (i, x)| word | x << (i * width)))
         .collect()
-}
-
-/// The dtype of activations.
-pub(super) fn compute_dtype<D: Device>(device: &D) -> Result<Dtype> {
-    Ok(device.empty(1, 1)?.dtype())
 }
 
 /// A source of noise a row.

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::operands::{activations, compute_dtype, draws, floats, rotating, scattered, sets, weight};
+use super::operands::{activations, draws, floats, rotating, scattered, sets, weight};
 use crate::Result;
 use crate::bench::timer::Work;
 use crate::device::{Device, Draw, Dtype, HeadShape, LatentLoss, LatentWeights, Span, TokenChoice};
@@ -50,17 +50,21 @@ struct Table<'a, D: Device> {
     width: usize,
     weight_width: usize,
     weights: Dtype,
+    latent_head: Dtype,
     cases: Vec<Case<D>>,
 }
 
 /// Every row for a model of this configuration.
-///
-/// # Errors
-/// What the device says.
-pub fn table<D: Device>(device: &D, config: &ModelConfig) -> Result<Vec<Case<D>>> {
-    let weights = config.torch_dtype.unwrap_or(Dtype::Bf16);
-    let width = compute_dtype(device)?.size();
-    let mut t = Table { config, width, weight_width: weights.size(), weights, cases: Vec::new() };
+pub fn table<D: Device>(device: &D, config: &ModelConfig) -> Vec<Case<D>> {
+    // The form that [`Device::freeze`] gives: matrices of a mapped file, and the latent head's in float32, or
+    // all in the compute dtype.
+    let compute = device.compute_dtype();
+    let [weights, latent_head] = match device.maps_weights() {
+        true => [config.torch_dtype.unwrap_or(Dtype::Bf16), Dtype::F32],
+        false => [compute; 2],
+    };
+    let (width, weight_width) = (compute.size(), weights.size());
+    let mut t = Table { config, width, weight_width, weights, latent_head, cases: Vec::new() };
     t.products();
     t.rows();
     t.norms();
@@ -69,7 +73,7 @@ pub fn table<D: Device>(device: &D, config: &ModelConfig) -> Result<Vec<Case<D>>
     t.activations();
     t.latents();
     t.output();
-    Ok(t.cases)
+    t.cases
 }
 
 const FEW: [usize; 5] = [1, 2, 4, 8, 16];
@@ -146,9 +150,8 @@ impl<D: Device> Table<'_, D> {
         for m in FEW {
             self.product("lm_head", m, [c.vocab_size, h], self.weights);
         }
-        // The latent head is kept in float32.
         for m in [1, 8] {
-            self.product("latent_head", m, [h, h], Dtype::F32);
+            self.product("latent_head", m, [h, h], self.latent_head);
         }
     }
 

@@ -7,9 +7,9 @@ use clap::Args;
 
 use super::as_json;
 use crate::Result;
-use crate::bench::{self, DecodeOptions, DecodeTiming, DeviceTask, LatentsTiming, Setting, Timer, on_device};
+use crate::bench::{self, DecodeOptions, DecodeTiming, LatentsTiming, Setting, Timer};
 use crate::device::Device;
-use crate::infer::{DeviceKind, Loaded};
+use crate::infer::{ComputeDtype, DeviceKind, DeviceTask, Loaded, run_on_device};
 
 /// Seconds for which the copy is timed.
 const COPY_SECONDS: f64 = 0.3;
@@ -35,6 +35,9 @@ pub struct DecodeArgs {
     /// Where to run
     #[arg(long, value_enum, default_value_t = DeviceKind::Cpu)]
     device: DeviceKind,
+    /// Arithmetic of a CUDA device [default: bf16 on cuda, f32 on cuda-host; the cpu has f32 alone]
+    #[arg(long, value_enum, value_name = "DTYPE")]
+    dtype: Option<ComputeDtype>,
     /// CPU threads; 0 means one a core
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
@@ -93,7 +96,7 @@ impl DeviceTask for Task<'_> {
 /// # Errors
 /// Bad model files, and what the device says.
 pub fn run(args: &DecodeArgs, started: Instant) -> Result<()> {
-    let m = on_device(args.device, args.threads, Task { args, started })?;
+    let m = run_on_device(args.device, args.dtype, args.threads, Task { args, started })?;
     let share = |speed: f64| m.copy_gb_per_s.map(|copy| speed / copy);
     if args.json {
         let mut line = as_json(&m.setting)?;

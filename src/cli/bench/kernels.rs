@@ -3,12 +3,10 @@
 use clap::Args;
 
 use super::as_json;
-use crate::bench::{
-    self, Bound, Ceilings, DeviceTask, KernelOptions, KernelReport, KernelRow, Setting, on_device,
-};
+use crate::bench::{self, Bound, Ceilings, KernelOptions, KernelReport, KernelRow, Setting};
 use crate::cli::common;
 use crate::device::Device;
-use crate::infer::DeviceKind;
+use crate::infer::{ComputeDtype, DeviceKind, DeviceTask, run_on_device};
 use crate::model::presets::Preset;
 use crate::{Error, Result};
 
@@ -27,6 +25,9 @@ pub struct KernelsArgs {
     /// Where to run
     #[arg(long, value_enum, default_value_t = DeviceKind::Cpu)]
     device: DeviceKind,
+    /// Arithmetic of a CUDA device [default: bf16 on cuda, f32 on cuda-host; the cpu has f32 alone]
+    #[arg(long, value_enum, value_name = "DTYPE")]
+    dtype: Option<ComputeDtype>,
     /// CPU threads; 0 means one a core
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
@@ -106,7 +107,7 @@ pub fn run(args: &KernelsArgs) -> Result<()> {
     })?;
     let options =
         KernelOptions { config: preset.config(), filter: args.filter.clone(), seconds: args.seconds };
-    let report = on_device(args.device, args.threads, Task { options, json: args.json })?;
+    let report = run_on_device(args.device, args.dtype, args.threads, Task { options, json: args.json })?;
     if args.json {
         common::print(&format!("{}\n", as_json(&report)?))?;
     }

@@ -127,6 +127,11 @@ impl CpuTensor {
         CpuTensor { rows, cols, data: Data::Mapped(tensor) }
     }
 
+    /// Whether the values are those of a mapped file.
+    pub(super) fn is_mapped(&self) -> bool {
+        matches!(self.data, Data::Mapped(_))
+    }
+
     /// The values, whatever their dtype.
     pub(super) fn mat(&self) -> Mat<'_> {
         match &self.data {

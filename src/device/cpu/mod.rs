@@ -35,8 +35,8 @@ use policy::policy;
 
 use super::decoder::{DecoderModel, NoDecoder};
 use super::{
-    AdamW, AdamWTensor, CrossEntropyGrads, Description, Device, Draw, HeadShape, LatentPolicyGrads,
-    LatentWeights, Span, TensorInfo, TokenChoice, Upstream, check, check_attention, check_below,
+    AdamW, AdamWTensor, CrossEntropyGrads, Description, Device, Draw, Dtype, HeadShape, LatentPolicyGrads,
+    LatentWeights, Need, Span, TensorInfo, TokenChoice, Upstream, check, check_attention, check_below,
     check_disjoint, check_len, check_offsets, elements,
 };
 use crate::model::weights::MappedTensor;
@@ -96,6 +96,18 @@ impl Device for CpuDevice {
         self.pool.install(f)
     }
 
+    fn compute_dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn maps_weights(&self) -> bool {
+        true
+    }
+
+    fn reserve(&self, _: &[Need]) -> Result<()> {
+        Ok(())
+    }
+
     fn empty(&self, rows: usize, cols: usize) -> Result<CpuTensor> {
         let n = elements("empty", rows, cols)?;
         Ok(CpuTensor::owned(rows, cols, self.shelf.take(n, false)))
@@ -128,6 +140,24 @@ impl Device for CpuDevice {
             return self.upload(rows, cols, &tensor.to_f32_vec());
         }
         Ok(CpuTensor::mapped(rows, cols, tensor))
+    }
+
+    fn widen(&self, t: CpuTensor) -> Result<CpuTensor> {
+        if !t.is_mapped() {
+            return Ok(t);
+        }
+        let mut out = self.empty(t.rows(), t.cols())?;
+        let to = out.f32_mut("widen")?;
+        match t.mat() {
+            Mat::F32(x) => to.copy_from_slice(x),
+            Mat::Bf16(x) => to.iter_mut().zip(x).for_each(|(to, x)| *to = x.to_f32()),
+            Mat::F16(x) => to.iter_mut().zip(x).for_each(|(to, x)| *to = x.to_f32()),
+        }
+        Ok(out)
+    }
+
+    fn freeze(&self, t: CpuTensor) -> Result<CpuTensor> {
+        Ok(t)
     }
 
     fn index(&self, values: &[u32]) -> Result<CpuIndex> {

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use crate::Result;
-use crate::device::{Description, Dtype};
+use crate::device::{Description, Dtype, Room};
 
 use super::kernels::Kernel;
 
@@ -133,8 +133,10 @@ pub struct Product<'a, M> {
     pub w: &'a M,
     /// Result.
     pub y: &'a M,
-    /// Dtype of all three: float32 or bf16, with sums in float32.
+    /// Dtype of `x` and `w`: float32 or bf16, with sums in float32.
     pub dtype: Dtype,
+    /// Dtype of `y`: the same, or float32.
+    pub out: Dtype,
 }
 
 /// A way to run kernels.
@@ -160,11 +162,32 @@ pub trait Driver: Clone + Send + Sync + 'static {
     /// Runs `f` where the driver works best.
     fn scope<R>(&self, f: impl FnOnce() -> R) -> R;
 
-    /// Memory of `bytes` bytes, of undefined content.
+    /// Memory of `bytes` bytes, of undefined content, for as long as a run lasts: of what
+    /// [`reserve`](Driver::reserve) has set aside, while that holds.
     ///
     /// # Errors
     /// When there is not enough.
     fn alloc(&self, bytes: usize) -> Result<Self::Memory>;
+
+    /// Memory of `bytes` bytes, of undefined content, for what outlives runs: weights.
+    ///
+    /// # Errors
+    /// When there is not enough.
+    fn keep(&self, bytes: usize) -> Result<Self::Memory>;
+
+    /// What new buffers can have; `None` where nothing limits it but the operating system.
+    ///
+    /// # Errors
+    /// What the driver says.
+    fn room(&self) -> Result<Option<Room>>;
+
+    /// Sets memory aside from which [`alloc`](Driver::alloc) gives, at least `bytes` in all. What was set aside
+    /// before serves if it is large enough, and while any of it is in use; what does not fit it is allocated
+    /// beside it.
+    ///
+    /// # Errors
+    /// When there is not enough.
+    fn reserve(&self, bytes: usize) -> Result<()>;
 
     /// Copies to the beginning of a buffer that is at least as long.
     ///

@@ -7,6 +7,8 @@
 //!
 //! Operations that only training needs are not there yet and say so.
 
+#[cfg_attr(not(cuda_kernels), allow(dead_code, reason = "memory on the host is guarded, buffer by buffer"))]
+mod arena;
 mod attention;
 mod decode;
 pub mod driver;
@@ -25,6 +27,7 @@ mod rows;
 mod tensor;
 
 pub use decode::CudaDecoder;
+pub(crate) use output::LOGITS_BYTES;
 pub use tensor::{CudaIndex, CudaTensor};
 
 use driver::{Arg, Driver, Launch};
@@ -34,9 +37,10 @@ use tensor::upload;
 use std::time::Duration;
 
 use super::decoder::DecoderModel;
+use super::need::check_room;
 use super::{
     AdamW, AdamWTensor, CrossEntropyGrads, Description, Device, Draw, Dtype, HeadShape, LatentPolicyGrads,
-    LatentWeights, Span, TokenChoice, check, check_len, elements,
+    LatentWeights, Need, Span, Stay, TokenChoice, check, check_len, elements,
 };
 use crate::model::weights::MappedTensor;
 use crate::{Error, Result};
@@ -100,6 +104,12 @@ impl<R: Driver> CudaDevice<R> {
     fn tensor(&self, op: &'static str, rows: usize, cols: usize, dtype: Dtype) -> Result<CudaTensor<R>> {
         let n = elements(op, rows, cols)?;
         Ok(CudaTensor { rows, cols, dtype, memory: self.driver.alloc(n * dtype.size())?, frozen: false })
+    }
+
+    /// As `tensor`, for what outlives runs.
+    fn kept(&self, op: &'static str, rows: usize, cols: usize, dtype: Dtype) -> Result<CudaTensor<R>> {
+        let n = elements(op, rows, cols)?;
+        Ok(CudaTensor { rows, cols, dtype, memory: self.driver.keep(n * dtype.size())?, frozen: false })
     }
 
     /// Launches a kernel unless there is nothing to do.
@@ -175,6 +185,23 @@ impl<R: Driver> Device for CudaDevice<R> {
         self.driver.scope(f)
     }
 
+    fn compute_dtype(&self) -> Dtype {
+        self.compute
+    }
+
+    fn maps_weights(&self) -> bool {
+        false
+    }
+
+    fn reserve(&self, needs: &[Need]) -> Result<()> {
+        if let Some(room) = self.driver.room()? {
+            check_room(self, needs, room)?;
+        }
+        let run =
+            needs.iter().filter(|n| n.stay == Stay::Run).fold(0usize, |n, need| n.saturating_add(need.bytes));
+        if run > 0 { self.driver.reserve(run) } else { Ok(()) }
+    }
+
     fn empty(&self, rows: usize, cols: usize) -> Result<CudaTensor<R>> {
         self.tensor("empty", rows, cols, self.compute)
     }
@@ -186,7 +213,8 @@ impl<R: Driver> Device for CudaDevice<R> {
     }
 
     fn upload(&self, rows: usize, cols: usize, values: &[f32]) -> Result<CudaTensor<R>> {
-        let mut t = self.tensor("upload", rows, cols, Dtype::F32)?;
+        // Weights that are not of a file, mostly: no part of what a run has set aside.
+        let mut t = self.kept("upload", rows, cols, Dtype::F32)?;
         self.write(&mut t, values)?;
         Ok(t)
     }
@@ -204,10 +232,32 @@ impl<R: Driver> Device for CudaDevice<R> {
             // Norm weights and biases: small, and their kernels take float32.
             return self.upload(rows, cols, &tensor.to_f32_vec());
         }
-        let mut t = self.tensor("adopt", rows, cols, tensor.dtype())?;
+        let mut t = self.kept("adopt", rows, cols, tensor.dtype())?;
         self.driver.upload(&t.memory, tensor.bytes())?;
         t.frozen = true;
         Ok(t)
+    }
+
+    fn widen(&self, mut t: CudaTensor<R>) -> Result<CudaTensor<R>> {
+        if t.dtype != Dtype::F32 {
+            let mut wide = self.kept("widen", t.rows, t.cols, Dtype::F32)?;
+            self.convert_into(&t, &mut wide)?;
+            return Ok(wide);
+        }
+        // The file's bytes were copied when it was adopted.
+        t.frozen = false;
+        Ok(t)
+    }
+
+    fn freeze(&self, t: CudaTensor<R>) -> Result<CudaTensor<R>> {
+        let mut out = t;
+        if out.dtype != self.compute {
+            let mut converted = self.kept("freeze", out.rows, out.cols, self.compute)?;
+            self.convert_into(&out, &mut converted)?;
+            out = converted;
+        }
+        out.frozen = true;
+        Ok(out)
     }
 
     fn index(&self, values: &[u32]) -> Result<CudaIndex<R>> {

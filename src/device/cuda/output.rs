@@ -11,6 +11,9 @@ use crate::{Error, Result};
 /// Floats of logits that a chunk of rows may take: 64 MiB.
 const CHUNK_FLOATS: usize = 16 << 20;
 
+/// Bytes of logits alive at once, unless a single row has more.
+pub(crate) const LOGITS_BYTES: usize = 4 * CHUNK_FLOATS;
+
 /// Rows of the output matrix that a block of the event's scan multiplies.
 const EVENT_TILE: usize = 128;
 

@@ -75,8 +75,8 @@ impl<R: Driver> CudaDevice<R> {
         unsafe { self.launch(kernel, [blocks, 1], 32 * WARPS as u32, 0, &args) }
     }
 
-    /// A product by the driver's library, which wants one dtype: where activations and weights differ, it is
-    /// formed in float32 of copies.
+    /// A product by the driver's library, which wants `x` and `w` in one dtype. Where they differ, as in
+    /// training with bf16 activations, it is formed in float32 of copies.
     fn large_product(
         &self,
         alpha: f32,
@@ -86,10 +86,10 @@ impl<R: Driver> CudaDevice<R> {
         y: &mut CudaTensor<R>,
     ) -> Result<()> {
         let (m, n, k) = (x.rows(), w.rows(), x.cols());
-        let dtype = y.dtype();
+        let (dtype, out) = (x.dtype(), y.dtype());
         if w.dtype() == dtype {
             let (x, w, y) = (&x.memory, &w.memory, &y.memory);
-            return self.driver.product(&Product { m, n, k, alpha, beta, x, w, y, dtype });
+            return self.driver.product(&Product { m, n, k, alpha, beta, x, w, y, dtype, out });
         }
         let float = Dtype::F32;
         let wide_w;
@@ -101,18 +101,20 @@ impl<R: Driver> CudaDevice<R> {
         };
         if dtype == float {
             let (x, w, y) = (&x.memory, &w.memory, &y.memory);
-            return self.driver.product(&Product { m, n, k, alpha, beta, x, w, y, dtype });
+            return self.driver.product(&Product { m, n, k, alpha, beta, x, w, y, dtype, out });
         }
         let (wide_x, wide_y) = (self.converted(x, float)?, self.converted(y, float)?);
         let (x, w, wide) = (&wide_x.memory, &w.memory, &wide_y.memory);
-        self.driver.product(&Product { m, n, k, alpha, beta, x, w, y: wide, dtype: float })?;
+        self.driver.product(&Product { m, n, k, alpha, beta, x, w, y: wide, dtype: float, out: float })?;
         self.convert_into(&wide_y, y)
     }
 
     /// `x·wᵀ` in float32, whatever the activations' dtype.
     pub(super) fn logits(&self, x: &CudaTensor<R>, w: &CudaTensor<R>) -> Result<CudaTensor<R>> {
         let mut y = self.tensor("logits", x.rows(), w.rows(), Dtype::F32)?;
-        if x.dtype() == Dtype::F32 {
+        if x.dtype() == w.dtype() && x.rows() > SKINNY_ROWS {
+            self.large_product(1.0, x, w, 0.0, &mut y)?;
+        } else if x.dtype() == Dtype::F32 {
             self.product(1.0, x, w, 0.0, &mut y)?;
         } else {
             self.product(1.0, &self.converted(x, Dtype::F32)?, w, 0.0, &mut y)?;

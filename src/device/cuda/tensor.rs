@@ -10,7 +10,7 @@ pub struct CudaTensor<R: Driver> {
     pub(super) cols: usize,
     pub(super) dtype: Dtype,
     pub(super) memory: R::Memory,
-    /// Whether it is a weight of a file, which no operation may write.
+    /// Whether it is a weight that no operation may write.
     pub(super) frozen: bool,
 }
 
@@ -46,7 +46,7 @@ impl<R: Driver> CudaTensor<R> {
     /// The memory, to be written as elements of `dtype`.
     pub(super) fn write(&mut self, op: &'static str, name: &str, dtype: Dtype) -> Result<&R::Memory> {
         if self.frozen {
-            let what = format!("{name} is a weight of a file, which is read only");
+            let what = format!("{name} is a frozen weight, which is read only");
             return Err(Error::Shape { op, what });
         }
         self.read(op, name, dtype)

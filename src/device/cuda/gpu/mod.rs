@@ -1,22 +1,24 @@
 //! The driver behind `cuda`: one GPU, by way of CUDA's driver interface.
 //!
 //! libcuda and libcublasLt are loaded when the first driver is made, so the binary runs where they are not. All
-//! work goes to one stream, in order; memory comes from the stream's pool, so that a buffer may be dropped while
-//! kernels that use it still wait: its memory goes back in the same order.
+//! work goes to one stream, in order, so that a buffer may be dropped while kernels that use it still wait: its
+//! next owner's work comes after theirs. Activations lie in one block that is sized before a run (`arena`); weights,
+//! and what does not fit the block, come from the stream's pool.
 
 mod product;
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
 
+use super::arena::Arena;
 use super::driver::{Driver, Launch, Limits, Memory, Product};
 use super::kernels::Kernel;
-use crate::device::Description;
+use crate::device::{Description, Room};
 use crate::{Error, Result};
 use product::Library;
 
@@ -28,6 +30,13 @@ const MIN_VERSION: i32 = 13_000;
 
 /// The oldest GPU that the kernels are compiled for: compute capability 8.0.
 const MIN_CAPABILITY: i32 = 8;
+
+/// What the block for activations is a multiple of, so that runs of nearly the same size share one: 2 MiB, the
+/// driver's own step.
+const BLOCK_STEP: usize = 2 << 20;
+
+/// Threads of a block that has a multiprocessor to itself: enough loads in flight, and registers for each.
+const ALONE_THREADS: u32 = 256;
 
 /// Dynamic shared memory that a kernel has without asking.
 const PLAIN_SHARED: u32 = 48 << 10;
@@ -45,9 +54,18 @@ struct Gpu {
     stream: sys::CUstream,
     limits: Limits,
     library: Library,
+    pool: sys::CUmemoryPool,
+    /// What is set aside for activations.
+    block: Mutex<Option<Block>>,
     /// Kernels looked up so far, by name.
     functions: Mutex<HashMap<&'static str, Function>>,
     modules: Mutex<HashMap<&'static str, Module>>,
+}
+
+/// Memory whose parts are handed out again as soon as they are dropped: all work is in one stream's order.
+struct Block {
+    at: sys::CUdeviceptr,
+    arena: Arena,
 }
 
 #[derive(Clone, Copy)]
@@ -64,20 +82,31 @@ unsafe impl Send for Gpu {}
 // SAFETY: as above; the interface is thread-safe.
 unsafe impl Sync for Gpu {}
 
+impl Gpu {
+    fn block(&self) -> MutexGuard<'_, Option<Block>> {
+        self.block.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 fn failed(what: &str, e: DriverError) -> Error {
     let text = e.error_string().map_or_else(|_| format!("{:?}", e.0), |s| s.to_string_lossy().into_owned());
     Error::other(format!("cuda: {what}: {text}"))
 }
 
 impl GpuDriver {
+    /// Whether this machine has an NVIDIA driver at all.
+    pub fn is_installed() -> bool {
+        // SAFETY: it only tries to load the library.
+        unsafe { sys::is_culib_present() }
+    }
+
     /// The first GPU that the driver shows.
     ///
     /// # Errors
     /// Without a driver, a GPU or cuBLASLt; with a driver older than CUDA 13.0, or a GPU older than compute
     /// capability 8.0. One line says what is there and what is needed.
     pub fn new() -> Result<Self> {
-        // SAFETY: it only tries to load the library.
-        if !unsafe { sys::is_culib_present() } {
+        if !Self::is_installed() {
             return Err(Error::other("cuda: this machine has no NVIDIA driver (libcuda is not there)"));
         }
         result::init().map_err(|e| failed("the driver does not start", e))?;
@@ -103,6 +132,12 @@ impl GpuDriver {
                 "cuda: {name} has compute capability {major}.{minor}, the kernels need 8.0"
             )));
         }
+        let count = |which| attribute(which).map(|n| u32::try_from(n).unwrap_or(0));
+        let limits = Limits {
+            blocks: count(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+            shared: count(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
+            threads: ALONE_THREADS,
+        };
         Library::check_present()?;
         // SAFETY: the device is valid; the context is released when the last clone is dropped.
         let context = unsafe { result::primary_ctx::retain(device) }.map_err(|e| failed("context", e))?;
@@ -110,7 +145,7 @@ impl GpuDriver {
         unsafe { result::ctx::set_current(context) }.map_err(|e| failed("context", e))?;
         let stream = result::stream::create(result::stream::StreamKind::NonBlocking)
             .map_err(|e| failed("stream", e))?;
-        keep_freed_memory(device)?;
+        let pool = keep_freed_memory(device)?;
         let library = Library::new(stream)?;
         let gpu = Gpu {
             name,
@@ -119,6 +154,8 @@ impl GpuDriver {
             stream,
             limits,
             library,
+            pool,
+            block: Mutex::default(),
             functions: Mutex::default(),
             modules: Mutex::default(),
         };
@@ -134,6 +171,23 @@ impl GpuDriver {
     fn bind(&self) -> Result<()> {
         // SAFETY: the context lives as long as `self`.
         unsafe { result::ctx::set_current(self.gpu.context) }.map_err(|e| failed("context", e))
+    }
+
+    /// Why `bytes` bytes could not be had.
+    fn no_memory(&self, bytes: usize, e: DriverError) -> Error {
+        if e.0 != sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY {
+            return failed("memory", e);
+        }
+        let mib = |n: usize| n.div_ceil(1 << 20);
+        let left = result::mem_get_info().map_or_else(
+            |_| String::new(),
+            |(free, total)| format!(", of whose {} MiB {} are free", mib(total), free >> 20),
+        );
+        let name = &self.gpu.name;
+        Error::other(format!(
+            "cuda: {} MiB do not fit {name}{left}; a smaller --batch-size or --batch-tokens needs less",
+            mib(bytes)
+        ))
     }
 
     fn function(&self, kernel: &'static Kernel, shared: u32) -> Result<sys::CUfunction> {
@@ -216,14 +270,15 @@ impl Drop for Event {
 }
 
 /// Has the pool keep what is freed: the next forward pass takes the same sizes.
-fn keep_freed_memory(device: sys::CUdevice) -> Result<()> {
+fn keep_freed_memory(device: sys::CUdevice) -> Result<sys::CUmemoryPool> {
     let mut threshold = u64::MAX;
     // SAFETY: the device is valid, and the attribute is a u64.
     unsafe {
         let pool = result::device::get_default_mem_pool(device).map_err(|e| failed("memory pool", e))?;
         let which = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
         result::mem_pool::set_attribute(pool, which, (&raw mut threshold).cast())
-            .map_err(|e| failed("memory pool", e))
+            .map_err(|e| failed("memory pool", e))?;
+        Ok(pool)
     }
 }
 
@@ -235,6 +290,9 @@ impl Drop for Gpu {
             let _ = result::ctx::set_current(self.context);
             let _ = result::stream::synchronize(self.stream);
             self.library.close();
+            if let Some(block) = self.block.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+                let _ = result::free_sync(block.at);
+            }
             let modules = self.modules.get_mut().unwrap_or_else(PoisonError::into_inner);
             for (_, module) in modules.drain() {
                 let _ = result::module::unload(module.0);
@@ -249,6 +307,8 @@ impl Drop for Gpu {
 pub struct GpuMemory {
     at: sys::CUdeviceptr,
     len: usize,
+    /// Where it lies in the block; `None` if it has memory of its own.
+    offset: Option<usize>,
     gpu: Arc<Gpu>,
 }
 
@@ -264,6 +324,13 @@ impl Memory for GpuMemory {
 
 impl Drop for GpuMemory {
     fn drop(&mut self) {
+        if let Some(offset) = self.offset {
+            // Work that still uses it goes before any by its next owner. The block is there as long as any part.
+            if let Some(block) = &mut *self.gpu.block() {
+                block.arena.give_back(offset, self.len);
+            }
+            return;
+        }
         // SAFETY: allocated on this stream and freed once, after the work that waits on the stream.
         unsafe {
             let _ = result::ctx::set_current(self.gpu.context);
@@ -307,25 +374,66 @@ impl Driver for GpuDriver {
     }
 
     fn alloc(&self, bytes: usize) -> Result<GpuMemory> {
+        if let Some(block) = &mut *self.gpu.block()
+            && let Some(offset) = block.arena.take(bytes)
+        {
+            let at = block.at + offset as u64;
+            return Ok(GpuMemory { at, len: bytes, offset: Some(offset), gpu: Arc::clone(&self.gpu) });
+        }
+        self.keep(bytes)
+    }
+
+    fn keep(&self, bytes: usize) -> Result<GpuMemory> {
         self.bind()?;
         // SAFETY: the stream is live; an empty buffer has an address too.
-        let at = unsafe { result::malloc_async(self.gpu.stream, bytes.max(16)) }.map_err(|e| {
-            let mb = |n: usize| n >> 20;
-            let left = result::mem_get_info().map_or_else(
-                |_| String::new(),
-                |(free, total)| format!(", of whose {} MiB {} are free", mb(total), mb(free)),
-            );
-            let name = &self.gpu.name;
-            if e.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY {
-                let wanted = mb(bytes) + 1;
-                Error::other(format!(
-                    "cuda: {wanted} MiB do not fit {name}{left}; a smaller --batch-size needs less"
-                ))
-            } else {
-                failed("memory", e)
+        let at = unsafe { result::malloc_async(self.gpu.stream, bytes.max(16)) }
+            .map_err(|e| self.no_memory(bytes, e))?;
+        Ok(GpuMemory { at, len: bytes, offset: None, gpu: Arc::clone(&self.gpu) })
+    }
+
+    fn room(&self) -> Result<Option<Room>> {
+        self.bind()?;
+        let (free, total) = result::mem_get_info().map_err(|e| failed("free memory", e))?;
+        let attribute = |which| {
+            let mut bytes = 0u64;
+            // SAFETY: the pool is the device's own, and both attributes are a u64.
+            unsafe { result::mem_pool::get_attribute(self.gpu.pool, which, (&raw mut bytes).cast()) }
+                .map_err(|e| failed("memory pool", e))?;
+            Ok(bytes as usize)
+        };
+        // What was freed and is kept for reuse counts as free.
+        let held = attribute(sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT)?;
+        let used = attribute(sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT)?;
+        let block = self.gpu.block().as_ref().map_or(0, |block| block.arena.free());
+        Ok(Some(Room { free: free + held.saturating_sub(used) + block, total }))
+    }
+
+    fn reserve(&self, bytes: usize) -> Result<()> {
+        let bytes = bytes.next_multiple_of(BLOCK_STEP);
+        let mut block = self.gpu.block();
+        if block.as_ref().is_some_and(|b| b.arena.len() >= bytes || !b.arena.is_unused()) {
+            return Ok(());
+        }
+        self.bind()?;
+        let out = |e| self.no_memory(bytes, e);
+        // SAFETY: no part of the old block has an owner, and the work of the last ones is done once the stream is
+        // idle. The new block is freed here or with the GPU.
+        unsafe {
+            result::stream::synchronize(self.gpu.stream).map_err(|e| failed("a kernel or copy", e))?;
+            if let Some(old) = block.take() {
+                result::free_sync(old.at).map_err(out)?;
             }
-        })?;
-        Ok(GpuMemory { at, len: bytes, gpu: Arc::clone(&self.gpu) })
+            let at = match result::malloc_sync(bytes) {
+                Ok(at) => at,
+                Err(_) => {
+                    // The pool may keep what is missing.
+                    result::mem_pool::trim_to(self.gpu.pool, 0).map_err(out)?;
+                    result::malloc_sync(bytes).map_err(out)?
+                }
+            };
+            *block = Some(Block { at, arena: Arena::new(bytes) });
+        }
+        Ok(())
     }
 
     fn upload(&self, to: &GpuMemory, bytes: &[u8]) -> Result<()> {

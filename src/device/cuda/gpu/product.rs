@@ -20,8 +20,8 @@ use crate::{Error, Result};
 /// Scratch memory that an algorithm may use; what cuBLAS itself takes on Hopper.
 const WORKSPACE: usize = 32 << 20;
 
-/// What an algorithm is chosen by: rows, columns, inner width, dtype.
-type Shape = (usize, usize, usize, Dtype);
+/// What an algorithm is chosen by: rows, columns, inner width, dtypes of operands and result.
+type Shape = (usize, usize, usize, Dtype, Dtype);
 
 /// A handle of cuBLASLt with its scratch memory.
 pub(super) struct Library {
@@ -33,6 +33,14 @@ pub(super) struct Library {
 
 fn failed(e: CublasError) -> Error {
     Error::other(format!("cuda: cuBLASLt: {e}"))
+}
+
+fn data_type(dtype: Dtype) -> Result<sys::cudaDataType> {
+    match dtype {
+        Dtype::F32 => Ok(sys::cudaDataType::CUDA_R_32F),
+        Dtype::Bf16 => Ok(sys::cudaDataType::CUDA_R_16BF),
+        Dtype::F16 => Err(Error::other("cuda: no products in half precision")),
+    }
 }
 
 /// A description that is destroyed when dropped.
@@ -105,11 +113,7 @@ impl Library {
     }
 
     pub(super) fn product(&self, p: &Product<'_, GpuMemory>) -> Result<()> {
-        let dtype = match p.dtype {
-            Dtype::F32 => sys::cudaDataType::CUDA_R_32F,
-            Dtype::Bf16 => sys::cudaDataType::CUDA_R_16BF,
-            Dtype::F16 => return Err(Error::other("cuda: no products in half precision")),
-        };
+        let (dtype, out) = (data_type(p.dtype)?, data_type(p.out)?);
         // Not TF32: in float32 this device must agree with the others.
         let compute = sys::cublasComputeType_t::CUBLAS_COMPUTE_32F;
         let scale = sys::cudaDataType::CUDA_R_32F;
@@ -128,8 +132,8 @@ impl Library {
         }
         .map_err(failed)?;
         let (w, x) = (Layout::new(dtype, p.k, p.n)?, Layout::new(dtype, p.k, p.m)?);
-        let y = Layout::new(dtype, p.n, p.m)?;
-        let algorithm = self.algorithm((p.m, p.n, p.k, p.dtype), &description, [&w, &x, &y])?;
+        let y = Layout::new(out, p.n, p.m)?;
+        let algorithm = self.algorithm((p.m, p.n, p.k, p.dtype, p.out), &description, [&w, &x, &y])?;
         let at = |memory: &GpuMemory| memory.address() as *mut c_void;
         // SAFETY: the layouts are those of the buffers, as the operation has checked; factors are read
         // during the call; the scratch memory is this library's, whose products follow one another.

@@ -7,8 +7,9 @@
 
 use std::collections::BTreeMap;
 use std::ptr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::device::Room;
 use crate::device::cuda::driver::Memory;
 use crate::{Error, Result};
 
@@ -18,26 +19,73 @@ pub(super) const POISON: u8 = 0xff;
 /// What a kernel may rely on.
 const ALIGN: usize = 16;
 
-/// The buffers alive, by address.
+/// The buffers of a driver.
 #[derive(Debug, Default)]
 pub(super) struct Registry {
-    live: Mutex<BTreeMap<usize, usize>>,
+    live: Mutex<Live>,
+    /// Most bytes of all buffers together.
+    limit: Option<usize>,
+}
+
+/// The buffers alive.
+#[derive(Debug, Default)]
+struct Live {
+    /// Bytes of each by its address.
+    buffers: BTreeMap<usize, usize>,
+    /// Bytes of all.
+    bytes: usize,
+    /// The most that these ever were.
+    most: usize,
 }
 
 impl Registry {
+    /// A registry that takes buffers of `bytes` bytes in all.
+    pub(super) fn limited(bytes: usize) -> Self {
+        Registry { limit: Some(bytes), ..Registry::default() }
+    }
+
+    fn live(&self) -> MutexGuard<'_, Live> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the limit leaves.
+    pub(super) fn room(&self) -> Option<Room> {
+        let total = self.limit?;
+        Some(Room { free: total.saturating_sub(self.live().bytes), total })
+    }
+
+    /// The most bytes that buffers ever had together.
+    pub(super) fn most(&self) -> usize {
+        self.live().most
+    }
+
     /// Checks that `address` is the beginning of a live buffer.
     pub(super) fn holds(&self, address: usize) -> bool {
-        self.live.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&address)
+        self.live().buffers.contains_key(&address)
     }
 
     /// Whether the bytes between the last element of the buffer at `address` and its end are as they were.
     pub(super) fn intact(&self, address: usize) -> bool {
-        let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(&len) = live.get(&address) else { return true };
+        let live = self.live();
+        let Some(&len) = live.buffers.get(&address) else { return true };
         let slack = len.next_multiple_of(ALIGN) - len;
         // SAFETY: the buffer is live, and these bytes lie between its last element and the guard page.
         let tail = unsafe { std::slice::from_raw_parts((address + len) as *const u8, slack) };
         tail.iter().all(|&b| b == POISON)
+    }
+
+    fn add(&self, address: usize, len: usize) {
+        let mut live = self.live();
+        live.buffers.insert(address, len);
+        live.bytes += len;
+        live.most = live.most.max(live.bytes);
+    }
+
+    fn remove(&self, address: usize) {
+        let mut live = self.live();
+        if let Some(len) = live.buffers.remove(&address) {
+            live.bytes -= len;
+        }
     }
 }
 
@@ -115,10 +163,11 @@ pub struct HostMemory {
 
 impl HostMemory {
     pub(super) fn new(len: usize, registry: &Arc<Registry>) -> Result<Self> {
+        if registry.room().is_some_and(|room| len > room.free) {
+            return Err(Error::other(format!("cuda-host: {len} bytes are more than there is memory for")));
+        }
         let guarded = Guarded::new(len)?;
-        let mut live = registry.live.lock().unwrap_or_else(PoisonError::into_inner);
-        live.insert(guarded.start() as usize, len);
-        drop(live);
+        registry.add(guarded.start() as usize, len);
         Ok(HostMemory { guarded, registry: Arc::clone(registry) })
     }
 
@@ -146,8 +195,7 @@ impl HostMemory {
 
 impl Drop for HostMemory {
     fn drop(&mut self) {
-        let mut live = self.registry.live.lock().unwrap_or_else(PoisonError::into_inner);
-        live.remove(&(self.guarded.start() as usize));
+        self.registry.remove(self.guarded.start() as usize);
     }
 }
 

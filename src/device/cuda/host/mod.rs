@@ -13,7 +13,7 @@ mod segv;
 pub mod twins;
 
 use std::ffi::{CStr, c_char, c_void};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -28,7 +28,7 @@ use super::driver::{Arg, Driver, Launch, Limits, Memory, Product};
 use crate::device::cpu::matmul::{Mat, matmul_nt};
 use crate::device::cpu::par::{self, Pool};
 use crate::device::cpu::processor;
-use crate::device::{Description, Dtype};
+use crate::device::{Description, Dtype, Room};
 use crate::{Error, Result};
 
 /// What a kernel declares: `shim::Signature`.
@@ -52,6 +52,7 @@ pub struct HostDriver {
     seed: u64,
     limits: Limits,
     launches: Arc<AtomicU64>,
+    reserved: Arc<AtomicUsize>,
 }
 
 impl HostDriver {
@@ -65,7 +66,32 @@ impl HostDriver {
         let pool = Arc::new(Pool::new(threads)?);
         // Few blocks of few threads: each thread is a coroutine.
         let limits = Limits { blocks: 3, shared: MAX_SHARED, threads: 64 };
-        Ok(HostDriver { pool, registry: Arc::default(), seed, limits, launches: Arc::default() })
+        Ok(HostDriver {
+            pool,
+            registry: Arc::default(),
+            seed,
+            limits,
+            launches: Arc::default(),
+            reserved: Arc::default(),
+        })
+    }
+
+    /// As [`new`](HostDriver::new), with no more than `bytes` bytes of memory, as a GPU has its own.
+    ///
+    /// # Errors
+    /// As [`new`](HostDriver::new).
+    pub fn limited(threads: usize, seed: u64, bytes: usize) -> Result<Self> {
+        Ok(HostDriver { registry: Arc::new(Registry::limited(bytes)), ..Self::new(threads, seed)? })
+    }
+
+    /// The most bytes that buffers ever had together.
+    pub fn most_bytes(&self) -> usize {
+        self.registry.most()
+    }
+
+    /// The most bytes that were asked to be set aside for a run.
+    pub fn reserved_bytes(&self) -> usize {
+        self.reserved.load(Ordering::Relaxed)
     }
 
     /// The driver with other limits, for tests of what depends on them.
@@ -198,6 +224,20 @@ impl Driver for HostDriver {
         HostMemory::new(bytes, &self.registry)
     }
 
+    fn keep(&self, bytes: usize) -> Result<HostMemory> {
+        self.alloc(bytes)
+    }
+
+    fn room(&self) -> Result<Option<Room>> {
+        Ok(self.registry.room())
+    }
+
+    /// Sets nothing aside: within one block a stray access would meet another buffer instead of a guard.
+    fn reserve(&self, bytes: usize) -> Result<()> {
+        self.reserved.fetch_max(bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
     fn upload(&self, to: &HostMemory, bytes: &[u8]) -> Result<()> {
         // SAFETY: launches are over when they return, so nothing uses the buffer; the slice checks its length.
         unsafe { to.slice_mut::<u8>(bytes.len()) }.copy_from_slice(bytes);
@@ -238,9 +278,15 @@ impl Driver for HostDriver {
         }
         // SAFETY: as above.
         let (x, w) = unsafe { (p.x.slice::<bf16>(m * k), p.w.slice::<bf16>(n * k)) };
+        let x: Vec<f32> = x.iter().map(|x| x.to_f32()).collect();
+        if p.out == Dtype::F32 {
+            // SAFETY: as above.
+            let y = unsafe { p.y.slice_mut(m * n) };
+            matmul_nt(m, n, k, alpha, &x, Mat::Bf16(w), beta, y);
+            return Ok(());
+        }
         // SAFETY: as above.
         let y = unsafe { p.y.slice_mut::<bf16>(m * n) };
-        let x: Vec<f32> = x.iter().map(|x| x.to_f32()).collect();
         let mut wide: Vec<f32> = y.iter().map(|y| if beta == 0.0 { 0.0 } else { y.to_f32() }).collect();
         matmul_nt(m, n, k, alpha, &x, Mat::Bf16(w), beta, &mut wide);
         y.iter_mut().zip(wide).for_each(|(y, wide)| *y = bf16::from_f32(wide));

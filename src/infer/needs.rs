@@ -1,0 +1,55 @@
+//! What a run takes of the device's memory, known before it begins.
+
+use super::generate::{PREFILL_ROWS, room};
+use super::sequence::Prepared;
+use crate::device::cuda::LOGITS_BYTES;
+use crate::device::{Device, Dtype, Need, Stay};
+use crate::model::ColarModel;
+use crate::model::kv_cache::KvCache;
+use crate::model::prompt::group_equal;
+
+/// The weights, which are loaded.
+pub(crate) fn weights<D: Device>(model: &ColarModel<D>) -> Need {
+    Need {
+        what: "the weights".into(),
+        bytes: model.params.bytes(),
+        stay: Stay::Held,
+        less: "a smaller model",
+    }
+}
+
+/// What a batch needs from its prefill to its end.
+pub(super) fn generation<D: Device>(device: &D, model: &ColarModel<D>, requests: &[Prepared]) -> [Need; 2] {
+    let (slots, capacity) = (requests.len(), requests.iter().map(room).max().unwrap_or(0));
+    let cache = Need {
+        what: format!("the key-value cache of {capacity} positions for a batch of {slots}"),
+        bytes: KvCache::<D>::bytes(&model.transformer.config, slots, capacity, device.compute_dtype()),
+        stay: Stay::Run,
+        less: "a smaller --batch-size, --max-latents, --max-cot-tokens or --max-new-tokens",
+    };
+    // Prompts are packed up to a number of rows, and a longer one runs alone.
+    let groups = group_equal(requests.iter().map(|r| r.prompt_ids.as_slice()));
+    let lens = groups.iter().map(|group| requests[group[0]].prompt_ids.len());
+    let longest = lens.clone().max().unwrap_or(0);
+    let rows = lens.sum::<usize>().min(PREFILL_ROWS.max(longest));
+    [cache, activations(device, model, rows, slots, "prefill", "a smaller --batch-size or a shorter prompt")]
+}
+
+/// What a forward pass of `rows` rows needs, of which `outputs` reach the output head together.
+pub(crate) fn activations<D: Device>(
+    device: &D,
+    model: &ColarModel<D>,
+    rows: usize,
+    outputs: usize,
+    pass: &str,
+    less: &'static str,
+) -> Need {
+    let config = &model.transformer.config;
+    let layers = model.transformer.activation_bytes(rows.max(outputs), device.compute_dtype());
+    let logits = outputs.saturating_mul(config.vocab_size * Dtype::F32.size());
+    let head = logits.min(LOGITS_BYTES.max(config.vocab_size * Dtype::F32.size()));
+    // An eighth for what operations take for themselves: lists of rows, partial sums.
+    let bytes = layers.saturating_add(head);
+    let bytes = bytes.saturating_add(bytes / 8).saturating_add(1 << 16);
+    Need { what: format!("the activations of a {pass} of {rows} rows"), bytes, stay: Stay::Run, less }
+}
