@@ -99,13 +99,12 @@ struct Work {
     // Word 1 of the counters of draws.
     uint32_t latent_purpose, event_purpose;
     Sequence sequences[M];
-    float* staged;
     Grid grid;
 
     __device__ Rows rows(uint32_t k) const {
         // A piece begins at a multiple of 16 bytes of every row, and of a warp's step.
         const uint32_t most = model.staged / M / 256 * 256;
-        return Rows{staged, k <= model.staged / M ? k : most};
+        return Rows{k <= model.staged / M ? k : most};
     }
 
     __device__ bool open(uint32_t m) const { return m < count && sequences[m].open != 0; }
@@ -137,7 +136,7 @@ __device__ __forceinline__ void stage_rows(const Work<A, M>& work, const Rows& x
     for (uint32_t m = 0; m < M; m++) {
         const bool open = work.open(m);
         for (uint32_t c = threadIdx.x; c < len; c += blockDim.x) {
-            x.at[m * x.stride + c] = open ? value(m, from + c) : 0.0f;
+            x.at()[m * x.stride + c] = open ? value(m, from + c) : 0.0f;
         }
     }
 }
@@ -151,23 +150,23 @@ __device__ __forceinline__ void stage_rms_norm(const Work<A, M>& work, const Row
     for (uint32_t m = 0; m < M; m++) {
         squares[m] = 0.0f;
         if (!work.open(m)) {
-            for (uint32_t c = threadIdx.x; c < cols; c += blockDim.x) x.at[m * x.stride + c] = 0.0f;
+            for (uint32_t c = threadIdx.x; c < cols; c += blockDim.x) x.at()[m * x.stride + c] = 0.0f;
             continue;
         }
         const float* row = work.model.stream + uint64_t(m) * cols;
         for (uint32_t c = threadIdx.x; c < cols; c += blockDim.x) {
             const float s = row[c];
-            x.at[m * x.stride + c] = s;
+            x.at()[m * x.stride + c] = s;
             squares[m] += s * s;
         }
     }
     block_sums<M>(squares);
+#pragma unroll
+    for (uint32_t m = 0; m < M; m++) squares[m] = 1.0f / sqrtf(squares[m] / float(cols) + work.model.eps);
     for (uint32_t c = threadIdx.x; c < cols; c += blockDim.x) {
         const float factor = w[c];
 #pragma unroll
-        for (uint32_t m = 0; m < M; m++) {
-            x.at[m * x.stride + c] *= factor / sqrtf(squares[m] / float(cols) + work.model.eps);
-        }
+        for (uint32_t m = 0; m < M; m++) x.at()[m * x.stride + c] *= squares[m] * factor;
     }
 }
 
@@ -180,7 +179,7 @@ __device__ __forceinline__ void stage_layer_norm(const Work<A, M>& work, const R
 #pragma unroll
     for (uint32_t m = 0; m < M; m++) {
         mean[m] = 0.0f;
-        for (uint32_t c = threadIdx.x; c < cols; c += blockDim.x) mean[m] += x.at[m * x.stride + c];
+        for (uint32_t c = threadIdx.x; c < cols; c += blockDim.x) mean[m] += x.at()[m * x.stride + c];
     }
     block_sums<M>(mean);
 #pragma unroll
@@ -188,17 +187,19 @@ __device__ __forceinline__ void stage_layer_norm(const Work<A, M>& work, const R
         mean[m] /= float(cols);
         squares[m] = 0.0f;
         for (uint32_t c = threadIdx.x; c < cols; c += blockDim.x) {
-            const float d = x.at[m * x.stride + c] - mean[m];
+            const float d = x.at()[m * x.stride + c] - mean[m];
             squares[m] += d * d;
         }
     }
     block_sums<M>(squares);
+#pragma unroll
+    for (uint32_t m = 0; m < M; m++) squares[m] = 1.0f / sqrtf(squares[m] / float(cols) + 1e-5f);
     for (uint32_t c = threadIdx.x; c < cols; c += blockDim.x) {
         const float w = work.model.head_norm[c], b = work.model.head_norm_bias[c];
 #pragma unroll
         for (uint32_t m = 0; m < M; m++) {
-            float& at = x.at[m * x.stride + c];
-            at = work.open(m) ? (at - mean[m]) / sqrtf(squares[m] / float(cols) + 1e-5f) * w + b : 0.0f;
+            float& at = x.at()[m * x.stride + c];
+            at = work.open(m) ? (at - mean[m]) * squares[m] * w + b : 0.0f;
         }
     }
 }
@@ -381,7 +382,7 @@ __device__ __noinline__ void final_norm(Work<A, M>& work, uint32_t step) {
     __syncthreads();
     A* to = work.hidden + uint64_t(step) * work.count * k;
     for (uint64_t i = grid_thread(); i < uint64_t(work.count) * k; i += grid_threads()) {
-        if (work.open(i / k)) to[i] = from_float<A>(x.at[i / k * x.stride + i % k]);
+        if (work.open(i / k)) to[i] = from_float<A>(x.at()[i / k * x.stride + i % k]);
     }
 }
 
@@ -505,7 +506,7 @@ __device__ __noinline__ void scan_event(Work<A, M>& work) {
     const Place<M> place;
     // The separator's own logit, by the same sums as every other.
     const A* own = model.lm_head + uint64_t(separator) * k;
-    const float bar = dot<M>(x.at, x.stride, own, own, k) + work.bias;
+    const float bar = dot<M>(x, own, own, k) + work.bias;
     const bool open = work.open(place.m);
     const Sequence& s = work.sequences[open ? place.m : 0];
     const bool greedy = !(s.eol_temperature > 0.0f);
@@ -515,7 +516,7 @@ __device__ __noinline__ void scan_event(Work<A, M>& work) {
     bool beaten = false;
     uint32_t round = 0;
     for (uint32_t unit = grid_warp(); unit < units; unit += grid_warps(), round++) {
-        const float logit = dot<M>(x.at, x.stride, weight(unit, 0), weight(unit, 1), k);
+        const float logit = dot<M>(x, weight(unit, 0), weight(unit, 1), k);
         const uint32_t token = 2 * unit + place.j;
         if (open && token < model.vocab && token != separator) {
             beaten |= greedy && (logit > bar || (logit == bar && token < separator));
@@ -574,7 +575,6 @@ template <class A, uint32_t M>
 __device__ void decode(const Model<A>* model, const Layer<A>* layers, A* const* keys, A* const* values,
                        Sequence* sequences, uint32_t count, uint32_t steps, uint32_t separator, float bias,
                        uint32_t latent_purpose, uint32_t event_purpose, A* hidden, A* latents, uint32_t* arrived) {
-    DYNAMIC_SHARED(float, staged);
     using State = Work<A, M>;
     SHARED(State, only, 1);
     State& work = *only;
@@ -583,7 +583,7 @@ __device__ void decode(const Model<A>* model, const Layer<A>* layers, A* const* 
         work.hidden = hidden, work.latents = latents;
         work.count = count, work.separator = separator, work.bias = bias;
         work.latent_purpose = latent_purpose, work.event_purpose = event_purpose;
-        work.staged = staged, work.grid = Grid{arrived, 0};
+        work.grid = Grid{arrived, 0};
         for (uint32_t m = 0; m < count; m++) work.sequences[m] = sequences[m];
     }
     __syncthreads();

@@ -12,10 +12,16 @@
 // Rows of weights in a unit.
 constexpr uint32_t J = 2;
 
-// Rows of activations in shared memory: row m at `at + m * stride`, zeros where a sequence sits out.
+// Rows of activations in the shared memory whose size the launch gave: row m at `at() + m * stride`, zeros where a
+// sequence sits out.
 struct Rows {
-    float* at;
     uint32_t stride;
+
+    // Not a member: so the compiler sees where it points to.
+    __device__ float* at() const {
+        DYNAMIC_SHARED(float, rows);
+        return rows;
+    }
 };
 
 // The sums of x[m][i] * w[j][i] over columns i < len, a multiple of the elements in 16 bytes: lane l of the warp gets that
@@ -23,7 +29,7 @@ struct Rows {
 //
 // A function of its own, so that the loops of a kernel's many products share one allocation of registers.
 template <uint32_t M, class A>
-__device__ __noinline__ float dot(const float* x, uint32_t stride, const A* w0, const A* w1, uint32_t len) {
+__device__ __noinline__ float dot(Rows x, const A* w0, const A* w1, uint32_t len) {
     // With eight rows of activations their sums take the registers of half the loads.
     constexpr uint32_t N = Vec<A>::COUNT, STEP = 32 * N, DEPTH = M < 8 ? 8 : 4;
     const A* const w[2] = {w0, w1};
@@ -38,7 +44,7 @@ __device__ __noinline__ float dot(const float* x, uint32_t stride, const A* w0, 
         for (uint32_t m = 0; m < M; m++) {
 #pragma unroll
             for (uint32_t i = 0; i < N; i += 4) {
-                const Vec<float> a = load_vec(x + m * stride + at + i);
+                const Vec<float> a = load_vec(x.at() + m * x.stride + at + i);
 #pragma unroll
                 for (uint32_t j = 0; j < J; j++) {
 #pragma unroll
@@ -107,7 +113,7 @@ __device__ __forceinline__ void product(const Rows& x, uint32_t units, uint32_t 
                 __syncthreads();
             }
             if (unit < units) {
-                sum += dot<M>(x.at, x.stride, weight(unit, 0) + from, weight(unit, 1) + from, len);
+                sum += dot<M>(x, weight(unit, 0) + from, weight(unit, 1) + from, len);
             }
         }
         if (unit >= units) continue;

@@ -579,6 +579,12 @@ pub trait Device: Clone + Send + Sync + Sized + 'static {
     fn decoder<'a>(&'a self, model: DecoderModel<'a, Self>, rows: usize)
     -> Result<Option<Self::Decoder<'a>>>;
 
+    /// Bytes that a [`decoder`](Device::decoder) takes, with what up to `steps` latents of each sequence leave; 0
+    /// where there is none.
+    fn decoder_bytes(&self, _model: &DecoderModel<'_, Self>, _rows: usize, _steps: usize) -> usize {
+        0
+    }
+
     // ---- optimiser ----------------------------------------------------------------------------
 
     /// Sum of the squares of all elements of all tensors, accumulated in float64.

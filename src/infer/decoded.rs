@@ -14,7 +14,7 @@ use crate::device::{Device, TensorInfo, TokenChoice};
 use crate::model::kv_cache::KvCache;
 
 /// Latents drawn before the host hears of them.
-const STEPS: usize = 64;
+pub(super) const STEPS: usize = 64;
 
 /// Runs sequences whose prompts are in the cache to their ends; `hidden[B, H]` are their last hidden states.
 pub(super) fn run<D: Device>(

@@ -290,9 +290,7 @@ impl<D: Device> Loaded<D> {
 
     /// Sets aside what a batch needs, or says what does not fit.
     fn reserve(&self, requests: &[Prepared]) -> Result<()> {
-        let model = &self.opened.model;
-        let [cache, activations] = needs::generation(&self.device, model, requests);
-        self.device.reserve(&[needs::weights(model), cache, activations])
+        self.device.reserve(&needs::generation(&self.device, &self.opened.model, requests))
     }
 
     fn prepare_all(&self, requests: &[Request]) -> Result<Vec<Prepared>> {

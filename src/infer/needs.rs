@@ -1,5 +1,6 @@
 //! What a run takes of the device's memory, known before it begins.
 
+use super::decoded;
 use super::generate::{PREFILL_ROWS, room};
 use super::sequence::Prepared;
 use crate::device::cuda::LOGITS_BYTES;
@@ -18,8 +19,8 @@ pub(crate) fn weights<D: Device>(model: &ColarModel<D>) -> Need {
     }
 }
 
-/// What a batch needs from its prefill to its end.
-pub(super) fn generation<D: Device>(device: &D, model: &ColarModel<D>, requests: &[Prepared]) -> [Need; 2] {
+/// What a batch needs from its prefill to its end, beside the weights.
+pub(super) fn generation<D: Device>(device: &D, model: &ColarModel<D>, requests: &[Prepared]) -> Vec<Need> {
     let (slots, capacity) = (requests.len(), requests.iter().map(room).max().unwrap_or(0));
     let cache = Need {
         what: format!("the key-value cache of {capacity} positions for a batch of {slots}"),
@@ -32,7 +33,17 @@ pub(super) fn generation<D: Device>(device: &D, model: &ColarModel<D>, requests:
     let lens = groups.iter().map(|group| requests[group[0]].prompt_ids.len());
     let longest = lens.clone().max().unwrap_or(0);
     let rows = lens.sum::<usize>().min(PREFILL_ROWS.max(longest));
-    [cache, activations(device, model, rows, slots, "prefill", "a smaller --batch-size or a shorter prompt")]
+    let prefill =
+        activations(device, model, rows, slots, "prefill", "a smaller --batch-size or a shorter prompt");
+    let latents = requests.iter().map(|r| r.sampling.max_latents).max().unwrap_or(0).min(decoded::STEPS);
+    let decoder = Need {
+        what: format!("decoding a batch of {slots}"),
+        bytes: model.for_decoder().map_or(0, |m| device.decoder_bytes(&m, slots, latents)),
+        stay: Stay::Run,
+        less: "a smaller --batch-size",
+    };
+    let parts = [weights(model), cache, prefill, decoder];
+    parts.into_iter().filter(|part| part.bytes > 0).collect()
 }
 
 /// What a forward pass of `rows` rows needs, of which `outputs` reach the output head together.

@@ -8,7 +8,7 @@ use std::mem::offset_of;
 
 use bytemuck::{Pod, Zeroable};
 
-use super::driver::{Arg, Driver, Launch, Memory};
+use super::driver::{Arg, Driver, Launch, Limits, Memory};
 use super::kernels::{self as k, Kernel, by_activation};
 use super::tensor::upload;
 use super::{CudaDevice, CudaTensor, count32};
@@ -119,6 +119,15 @@ impl<R: Driver> CudaDevice<R> {
         }
     }
 
+    /// Bytes that a decoder of `rows` sequences takes, with what `steps` latents of each leave; 0 without one.
+    pub(super) fn decoder_memory(&self, model: &DecoderModel<'_, Self>, rows: usize, steps: usize) -> usize {
+        let Some(plan) = self.plan(model, rows) else { return 0 };
+        let kept = (2 * steps + 2) * plan.hidden * self.compute.size();
+        let a_row =
+            scratch(model, self.driver.limits()).iter().sum::<usize>() + plan.vocab * size_of::<f32>();
+        rows * (a_row + kept) + 16 * plan.layers * size_of::<LayerTable>()
+    }
+
     fn plan(&self, model: &DecoderModel<'_, Self>, rows: usize) -> Option<Plan> {
         let heads = model.heads;
         let first = model.layers.first()?;
@@ -145,6 +154,21 @@ impl<R: Driver> CudaDevice<R> {
         let (vocab, layers) = (model.lm_head.rows(), model.layers.len());
         Some(Plan { hidden, kv_width, vocab, layers, rows, staged })
     }
+}
+
+/// Bytes a sequence of what the phases of a step leave each other, in the order of the model's table; the logits
+/// stand beside them.
+fn scratch<R: Driver>(model: &DecoderModel<'_, CudaDevice<R>>, limits: Limits) -> [usize; 8] {
+    let heads = model.heads;
+    let inner = model.layers.first().map_or(0, |l| l.gate.rows());
+    let head_inner = model.head.as_ref().map_or(0, |h| h.fc0[0].rows());
+    let partials = heads.heads * PARTS * (heads.head_dim + 2);
+    let [stream, q, partials, act, outer] =
+        [model.embed.cols(), heads.q_width(), partials, inner.max(head_inner), head_inner]
+            .map(|floats| floats * size_of::<f32>());
+    let warps = (limits.blocks * limits.threads / 32) as usize;
+    let event = [size_of::<f64>(), size_of::<u32>(), 2 * warps * size_of::<f64>()];
+    [stream, q, partials, act, outer, event[0], event[1], event[2]]
 }
 
 /// The matrices that kernels read in the compute dtype.
@@ -215,15 +239,9 @@ impl<'a, R: Driver> CudaDecoder<'a, R> {
         };
         let driver = &device.driver;
         let limits = driver.limits();
-        let warps = (limits.blocks * limits.threads / 32) as usize;
         let logits = device.tensor(OP, rows, vocab, Dtype::F32)?;
-        let floats =
-            [hidden, q_width, heads.heads * PARTS * (heads.head_dim + 2), inner.max(head_inner), head_inner];
-        let mut scratch =
-            floats.iter().map(|n| driver.alloc(rows * n * size_of::<f32>())).collect::<Result<Vec<_>>>()?;
-        for bytes in [size_of::<f64>(), size_of::<u32>(), 2 * warps * size_of::<f64>()] {
-            scratch.push(driver.alloc(rows * bytes)?);
-        }
+        let scratch = scratch(&model, limits).map(|bytes| driver.alloc(rows * bytes));
+        let scratch = scratch.into_iter().collect::<Result<Vec<_>>>()?;
         let at: Vec<u64> = scratch.iter().map(Memory::address).collect();
         let sizes = [
             model.layers.len(),

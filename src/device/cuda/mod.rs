@@ -598,6 +598,10 @@ impl<R: Driver> Device for CudaDevice<R> {
         self.make_decoder(model, rows)
     }
 
+    fn decoder_bytes(&self, model: &DecoderModel<'_, Self>, rows: usize, steps: usize) -> usize {
+        self.decoder_memory(model, rows, steps)
+    }
+
     fn sum_squares(&self, _: &[&CudaTensor<R>]) -> Result<f64> {
         self.missing("sum_squares")
     }
