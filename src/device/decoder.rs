@@ -130,7 +130,7 @@ pub struct Drawn<D: Device> {
 
 /// Decodes a few sequences of one model.
 pub trait Decoder<D: Device> {
-    /// Most sequences of a call.
+    /// Most sequences of a call; at least 1, and perhaps fewer than were asked for.
     fn max_rows(&self) -> usize;
 
     /// Draws up to `steps` latents of each chain, from the hidden states `hidden[B, H]`, until its end. The host waits

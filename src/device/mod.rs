@@ -572,7 +572,7 @@ pub trait Device: Clone + Send + Sync + Sized + 'static {
         bias: f32,
     ) -> Result<Vec<bool>>;
 
-    /// A decoder of up to `rows` sequences of a model, where the device has one for it.
+    /// A decoder of a model for `rows` sequences, or as many of them as it takes at a time, where the device has one.
     ///
     /// # Errors
     /// Weights that do not fit each other, and what the device says.

@@ -13,6 +13,10 @@ use crate::device::decoder::{Chain, ChainEnd, Decoder, Drawn};
 use crate::device::{Device, TensorInfo, TokenChoice};
 use crate::model::kv_cache::KvCache;
 
+/// Most sequences to decode so. A read of the weights serves as many as the decoder takes at a time; beyond two reads
+/// a step, the layers' own products of all rows together should cost less.
+pub(super) const MOST: usize = 16;
+
 /// Latents drawn before the host hears of them.
 pub(super) const STEPS: usize = 64;
 
@@ -28,10 +32,16 @@ pub(super) fn run<D: Device>(
 ) -> Result<()> {
     let mut open: Vec<usize> =
         (0..sequences.len()).filter(|&i| sequences[i].phase == Phase::Latents).collect();
-    let mut before = select(parts.device, &hidden, &open.iter().map(|&i| i as u32).collect::<Vec<_>>())?;
     while !open.is_empty() {
-        let drawn = draw(parts, &mut decoder, sequences, &open, cache, &before)?;
-        (open, before) = take_in(parts, sequences, &open, cache, drawn, recorder.as_deref_mut(), on_event)?;
+        let rest = open.split_off(open.len().min(decoder.max_rows()));
+        let rows: Vec<u32> = open.iter().map(|&i| i as u32).collect();
+        let mut before = select(parts.device, &hidden, &rows)?;
+        while !open.is_empty() {
+            let drawn = draw(parts, &mut decoder, sequences, &open, cache, &before)?;
+            (open, before) =
+                take_in(parts, sequences, &open, cache, drawn, recorder.as_deref_mut(), on_event)?;
+        }
+        open = rest;
     }
     write(parts, decoder, sequences, cache, recorder, on_event)
 }
@@ -143,14 +153,16 @@ fn write<D: Device>(
         if active.is_empty() {
             return Ok(());
         }
-        let choices: Vec<TokenChoice> = active.iter().map(|&i| sequences[i].token_choice()).collect();
-        let (hidden, tokens) = decoder.tokens(cache.lend(), &fed, &choices, bias)?;
-        for (&i, token) in active.iter().zip(tokens) {
-            cache.grow(i, 1)?;
-            accept(parts, &mut sequences[i], token, on_event);
-        }
-        if let Some(recorder) = recorder.as_deref_mut() {
-            recorder.tokens(active, hidden);
+        for (active, fed) in active.chunks(decoder.max_rows()).zip(fed.chunks(decoder.max_rows())) {
+            let choices: Vec<TokenChoice> = active.iter().map(|&i| sequences[i].token_choice()).collect();
+            let (hidden, tokens) = decoder.tokens(cache.lend(), fed, &choices, bias)?;
+            for (&i, token) in active.iter().zip(tokens) {
+                cache.grow(i, 1)?;
+                accept(parts, &mut sequences[i], token, on_event);
+            }
+            if let Some(recorder) = recorder.as_deref_mut() {
+                recorder.tokens(active.to_vec(), hidden);
+            }
         }
     }
 }

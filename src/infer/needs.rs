@@ -38,7 +38,10 @@ pub(super) fn generation<D: Device>(device: &D, model: &ColarModel<D>, requests:
     let latents = requests.iter().map(|r| r.sampling.max_latents).max().unwrap_or(0).min(decoded::STEPS);
     let decoder = Need {
         what: format!("decoding a batch of {slots}"),
-        bytes: model.for_decoder().map_or(0, |m| device.decoder_bytes(&m, slots, latents)),
+        bytes: match model.for_decoder() {
+            Some(m) if slots <= decoded::MOST => device.decoder_bytes(&m, slots, latents),
+            _ => 0,
+        },
         stay: Stay::Run,
         less: "a smaller --batch-size",
     };

@@ -141,6 +141,7 @@ impl<R: Driver> CudaDevice<R> {
             return None;
         }
         let limits = self.driver.limits();
+        let rows = rows.min(FORMS[FORMS.len() - 1]);
         let form = FORMS.into_iter().find(|&form| rows <= form)?;
         let room = (limits.shared as usize).checked_sub(FIXED_SHARED)? / size_of::<f32>() / form;
         let widest = inner.max(heads.q_width());
