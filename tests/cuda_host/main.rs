@@ -16,6 +16,8 @@ mod domain;
 mod latent;
 #[path = "../device_ops/layers.rs"]
 mod layers;
+#[path = "../device_ops/optimizer.rs"]
+mod optimizer;
 #[path = "../device_ops/output.rs"]
 mod output;
 #[path = "../device_ops/products.rs"]

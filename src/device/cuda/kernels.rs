@@ -74,6 +74,7 @@ kernels! {
         gemv_bf16_bf16_1 gemv_bf16_bf16_4 gemv_bf16_bf16_16 gemv_bf16_f16_1 gemv_bf16_f16_4 gemv_bf16_f16_16;
     "decode": decode_f32_1 decode_f32_2 decode_f32_4 decode_f32_8
         decode_bf16_1 decode_bf16_2 decode_bf16_4 decode_bf16_8;
+    "adamw": chunk_squares total_squares adamw;
     "output": label_loss choose_token event_decide
         event_own_f32_f32 event_own_f32_bf16 event_own_f32_f16
         event_own_bf16_f32 event_own_bf16_bf16 event_own_bf16_f16

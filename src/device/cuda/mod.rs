@@ -20,6 +20,7 @@ pub mod host;
 pub mod kernels;
 mod latent;
 mod layers;
+mod optimizer;
 mod output;
 mod product;
 mod rope;
@@ -586,11 +587,11 @@ impl<R: Driver> Device for CudaDevice<R> {
         self.decoder_memory(model, rows, steps)
     }
 
-    fn sum_squares(&self, _: &[&CudaTensor<R>]) -> Result<f64> {
-        self.missing("sum_squares")
+    fn sum_squares(&self, tensors: &[&CudaTensor<R>]) -> Result<f64> {
+        self.squares(tensors)
     }
 
-    fn adamw(&self, _: &AdamW, _: &mut [AdamWTensor<'_, Self>]) -> Result<()> {
-        self.missing("adamw")
+    fn adamw(&self, hyper: &AdamW, tensors: &mut [AdamWTensor<'_, Self>]) -> Result<()> {
+        self.optimizer_step(hyper, tensors)
     }
 }
