@@ -62,7 +62,8 @@ kernels! {
         gather_rows_f32_bf16 gather_rows_bf16_bf16 gather_rows_f16_bf16
         convert_f32_f32 convert_bf16_f32 convert_f16_f32
         convert_f32_bf16 convert_bf16_bf16 convert_f16_bf16
-        scatter_rows_f32 scatter_rows_bf16 add_bias_f32 add_bias_bf16 add_f32 add_bf16;
+        scatter_rows_f32 scatter_rows_bf16 add_bias_f32 add_bias_bf16 add_f32 add_bf16
+        gather_merge_backward_f32 gather_merge_backward_bf16 column_sums_f32 column_sums_bf16 add_partials;
     "norm": rms_norm_f32 rms_norm_bf16 layer_norm_f32 layer_norm_bf16;
     "rope": rotary_f32 rotary_bf16 rotary_append_f32 rotary_append_bf16;
     "activation": swiglu_f32 swiglu_bf16 gelu_f32 gelu_bf16;

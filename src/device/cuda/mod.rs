@@ -282,32 +282,32 @@ impl<R: Driver> Device for CudaDevice<R> {
 
     fn matmul_nn(
         &self,
-        _: f32,
-        _: &CudaTensor<R>,
-        _: &CudaTensor<R>,
-        _: f32,
-        _: &mut CudaTensor<R>,
+        alpha: f32,
+        dy: &CudaTensor<R>,
+        w: &CudaTensor<R>,
+        beta: f32,
+        dx: &mut CudaTensor<R>,
     ) -> Result<()> {
-        self.missing("matmul_nn")
+        self.input_gradient(alpha, dy, w, beta, dx)
     }
 
     fn matmul_tn(
         &self,
-        _: f32,
-        _: &CudaTensor<R>,
-        _: &CudaTensor<R>,
-        _: f32,
-        _: &mut CudaTensor<R>,
+        alpha: f32,
+        dy: &CudaTensor<R>,
+        x: &CudaTensor<R>,
+        beta: f32,
+        dw: &mut CudaTensor<R>,
     ) -> Result<()> {
-        self.missing("matmul_tn")
+        self.weight_gradient(alpha, dy, x, beta, dw)
     }
 
     fn add_bias(&self, y: &mut CudaTensor<R>, bias: &CudaTensor<R>) -> Result<()> {
         self.bias(y, bias)
     }
 
-    fn add_bias_backward(&self, _: &CudaTensor<R>, _: &mut CudaTensor<R>) -> Result<()> {
-        self.missing("add_bias_backward")
+    fn add_bias_backward(&self, dy: &CudaTensor<R>, db: &mut CudaTensor<R>) -> Result<()> {
+        self.bias_gradient(dy, db)
     }
 
     fn gather_merge(
@@ -323,13 +323,13 @@ impl<R: Driver> Device for CudaDevice<R> {
 
     fn gather_merge_backward(
         &self,
-        _: &CudaTensor<R>,
-        _: &CudaIndex<R>,
-        _: &CudaIndex<R>,
-        _: &CudaTensor<R>,
-        _: &mut CudaTensor<R>,
+        dout: &CudaTensor<R>,
+        ids: &CudaIndex<R>,
+        offsets: &CudaIndex<R>,
+        scale: &CudaTensor<R>,
+        dtable: &mut CudaTensor<R>,
     ) -> Result<()> {
-        self.missing("gather_merge_backward")
+        self.merge_gradient(dout, ids, offsets, scale, dtable)
     }
 
     fn gather_rows(
