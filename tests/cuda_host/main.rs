@@ -28,6 +28,7 @@ mod rows;
 mod shapes;
 
 mod bf16;
+mod bf16_gradients;
 mod decoder;
 mod exact;
 mod faults;
@@ -43,7 +44,7 @@ use colar_engine::device::cuda::CudaHostDevice;
 use domain::{TOLERANCE, dtype, size};
 use proptest::prelude::*;
 
-/// Whether the device has the operations that only training needs.
+/// Whether the device has the gradients of attention, norms and activations.
 const TRAINS: bool = false;
 
 /// Draws from one distribution: each is a block of coroutines.

@@ -69,14 +69,16 @@ kernels! {
     "activation": swiglu_f32 swiglu_bf16 gelu_f32 gelu_bf16;
     "attention": attention_f32 attention_bf16 attention_merge_f32 attention_merge_bf16;
     "flash": flash_64_64 flash_64_128 flash_128_64 flash_128_128;
-    "latent": normal_f32 normal_bf16 reparameterise_f32 reparameterise_bf16 latent_loss_f32 latent_loss_bf16;
+    "latent": normal_f32 normal_bf16 reparameterise_f32 reparameterise_bf16 latent_loss_f32 latent_loss_bf16
+        reparameterise_backward_f32 reparameterise_backward_bf16 latent_logprob_f32 latent_logprob_bf16;
     "gemv": gemv_f32_f32_1 gemv_f32_f32_4 gemv_f32_f32_16 gemv_f32_bf16_1 gemv_f32_bf16_4 gemv_f32_bf16_16
         gemv_f32_f16_1 gemv_f32_f16_4 gemv_f32_f16_16 gemv_bf16_f32_1 gemv_bf16_f32_4 gemv_bf16_f32_16
         gemv_bf16_bf16_1 gemv_bf16_bf16_4 gemv_bf16_bf16_16 gemv_bf16_f16_1 gemv_bf16_f16_4 gemv_bf16_f16_16;
     "decode": decode_f32_1 decode_f32_2 decode_f32_4 decode_f32_8
         decode_bf16_1 decode_bf16_2 decode_bf16_4 decode_bf16_8;
+    "cross_entropy": label_loss label_gradient_f32 label_gradient_bf16;
     "adamw": chunk_squares total_squares adamw;
-    "output": label_loss choose_token event_decide
+    "output": choose_token event_decide
         event_own_f32_f32 event_own_f32_bf16 event_own_f32_f16
         event_own_bf16_f32 event_own_bf16_bf16 event_own_bf16_f16
         event_scan_f32_f32 event_scan_f32_bf16 event_scan_f32_f16

@@ -5,11 +5,12 @@
 //! dtypes, chooses the form of the kernel and cuts the work into blocks. The cut depends on shapes alone, so
 //! equal inputs give equal bits.
 //!
-//! Operations that only training needs are not there yet and say so.
+//! Gradients of attention, norms and activations are not there yet and say so.
 
 #[cfg_attr(not(cuda_kernels), allow(dead_code, reason = "memory on the host is guarded, buffer by buffer"))]
 mod arena;
 mod attention;
+mod cross_entropy;
 mod decode;
 pub mod driver;
 mod flash;
@@ -55,6 +56,8 @@ const ELEMENT_BLOCKS: usize = 2048;
 pub struct CudaDevice<R: Driver> {
     driver: R,
     compute: Dtype,
+    /// Floats of logits that a chunk of the cross-entropy may take.
+    loss_floats: usize,
 }
 
 /// The kernels on the CPU.
@@ -97,7 +100,13 @@ impl<R: Driver> CudaDevice<R> {
     /// A device over a driver, with activations of `compute`: float32, or bf16 with float32 accumulation.
     pub fn new(driver: R, compute: Dtype) -> Self {
         let compute = if compute == Dtype::Bf16 { Dtype::Bf16 } else { Dtype::F32 };
-        CudaDevice { driver, compute }
+        CudaDevice { driver, compute, loss_floats: cross_entropy::CHUNK_FLOATS }
+    }
+
+    /// The device with other chunks of the cross-entropy: as many rows of logits at once as fit `floats` float32
+    /// numbers, or one.
+    pub fn with_loss_chunks(self, floats: usize) -> Self {
+        CudaDevice { loss_floats: floats, ..self }
     }
 
     fn tensor(&self, op: &'static str, rows: usize, cols: usize, dtype: Dtype) -> Result<CudaTensor<R>> {
@@ -519,24 +528,24 @@ impl<R: Driver> Device for CudaDevice<R> {
 
     fn latent_logprob(
         &self,
-        _: &CudaTensor<R>,
-        _: &CudaTensor<R>,
-        _: &CudaTensor<R>,
-        _: &mut CudaTensor<R>,
-        _: Option<LatentPolicyGrads<'_, Self>>,
+        mu: &CudaTensor<R>,
+        log_sigma: &CudaTensor<R>,
+        latents: &CudaTensor<R>,
+        per_row: &mut CudaTensor<R>,
+        grads: Option<LatentPolicyGrads<'_, Self>>,
     ) -> Result<()> {
-        self.missing("latent_logprob")
+        self.logprobs_of_latents(mu, log_sigma, latents, per_row, grads)
     }
 
     fn reparameterise_backward(
         &self,
-        _: &CudaTensor<R>,
-        _: Option<&CudaTensor<R>>,
-        _: &CudaTensor<R>,
-        _: &mut CudaTensor<R>,
-        _: Option<&mut CudaTensor<R>>,
+        dz: &CudaTensor<R>,
+        log_sigma: Option<&CudaTensor<R>>,
+        eps: &CudaTensor<R>,
+        dmu: &mut CudaTensor<R>,
+        dlog_sigma: Option<&mut CudaTensor<R>>,
     ) -> Result<()> {
-        self.missing("reparameterise_backward")
+        self.sample_gradient(dz, log_sigma, eps, dmu, dlog_sigma)
     }
 
     fn cross_entropy(
@@ -548,10 +557,7 @@ impl<R: Driver> Device for CudaDevice<R> {
         loss: &mut CudaTensor<R>,
         grads: Option<CrossEntropyGrads<'_, Self>>,
     ) -> Result<()> {
-        if grads.is_some() {
-            return self.missing("cross_entropy's gradient");
-        }
-        self.label_losses(h, w, ids, offsets, loss)
+        self.label_losses(h, w, ids, offsets, loss, grads)
     }
 
     fn choose_tokens(
