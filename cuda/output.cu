@@ -1,37 +1,17 @@
-// The output head on logits: the loss of given labels, the choice of a token, and the end-of-latent event.
+// The output head on logits: the choice of a token, and the end-of-latent event. cross_entropy.cu has the loss.
 //
-//   label_loss     logsumexp(logits) - mean of the labels' logits (spec section 3)
 //   choose_token   a draw from softmax(logits / temperature), restricted to the smallest set of likeliest
 //                  tokens whose mass reaches top_p; at temperature 0 the largest logit, the first of equals
 //   event_own      the logit of one token, and the start of the scan
 //   event_scan     whether that token is drawn: u < exp(own) / Z, where Z only grows (spec section 5, 2)
 //   event_decide   the answer
 //
-// Backward of the loss needs the logits again: dlogits = scale * (softmax - labels' shares); the draws have none.
+// Draws have no backward.
 //
 // Logits are float32. A probability is counted as an integer, floor(p / p_max * 2^44): sums of integers do not
 // depend on their order, so histograms by atomics give the same bits every time, and 2^18 tokens fit 64 bits.
 #include "dot.cuh"
 #include "sampling.cuh"
-
-// ---- loss ---------------------------------------------------------------------------------------
-
-// A block takes one row of logits; the first of them belongs to row `first` of the losses.
-KERNEL(label_loss, 256, const float* logits, const uint32_t* ids, const uint32_t* offsets, uint32_t vocab,
-       uint32_t first, float* loss) {
-    const float* row = logits + uint64_t(blockIdx.x) * vocab;
-    float top = -INFINITY;
-    for (uint32_t i = threadIdx.x; i < vocab; i += blockDim.x) top = fmaxf(top, row[i]);
-    top = block_max(top);
-    float sum = 0.0f;
-    for (uint32_t i = threadIdx.x; i < vocab; i += blockDim.x) sum += expf(row[i] - top);
-    sum = block_sum(sum);
-    if (threadIdx.x != 0) return;
-    const uint32_t begin = offsets[blockIdx.x], end = offsets[blockIdx.x + 1];
-    float mean = 0.0f;
-    for (uint32_t i = begin; i < end; i++) mean += row[ids[i]] / float(end - begin);
-    loss[first + blockIdx.x] = top + logf(sum) - mean;
-}
 
 // ---- choice -------------------------------------------------------------------------------------
 

@@ -31,6 +31,12 @@ impl Host {
         Host::new(rows, cols, vec![value; rows * cols])
     }
 
+    /// The nearest values that bf16 holds.
+    pub fn rounded(mut self) -> Self {
+        self.values.iter_mut().for_each(|x| *x = bf16::from_f32(*x).to_f32());
+        self
+    }
+
     /// An element in float64.
     pub fn at(&self, row: usize, col: usize) -> f64 {
         f64::from(self.values[row * self.cols + col])

@@ -82,3 +82,34 @@ fn long_caches_are_cut_into_parts() {
         }
     }
 }
+
+/// Sums of many rows into one, whatever the order in which blocks and threads run.
+#[test]
+fn gradients_have_the_same_bits_every_time() {
+    use colar_engine::device::cuda::CudaHostDevice;
+    use colar_engine::device::{CrossEntropyGrads, Upstream};
+    let (rows, cols, vocab) = (700, 37, 23);
+    let [dout, h] = [1, 2].map(|seed| Host::normal(rows, cols, 1.0, seed));
+    let (w, scale) = (Host::normal(vocab, cols, 0.5, 3), Host::normal(rows, 1, 1.0, 4));
+    let ids: Vec<u32> = (0..rows).map(|r| (r * r % vocab) as u32).collect();
+    let offsets: Vec<u32> = (0..=rows as u32).collect();
+    let run = |d: &CudaHostDevice| {
+        let (ids, offsets) = (d.index(&ids).unwrap(), d.index(&offsets).unwrap());
+        let (dout, scale) = (dout.up(d), scale.up(d));
+        let mut dtable = d.zeros(vocab, cols).unwrap();
+        d.gather_merge_backward(&dout, &ids, &offsets, &scale, &mut dtable).unwrap();
+        let mut db = d.zeros(1, cols).unwrap();
+        d.add_bias_backward(&dout, &mut db).unwrap();
+        let [mut loss, mut dh] = [1, cols].map(|cols| poisoned(d, rows, cols));
+        let grads =
+            CrossEntropyGrads { upstream: Upstream::Scale(&scale), dh: &mut dh, dw: Some(&mut dtable) };
+        d.cross_entropy(&h.up(d), &w.up(d), &ids, &offsets, &mut loss, Some(grads)).unwrap();
+        let squares = d.sum_squares(&[&dout, &dtable, &db, &dh, &loss]).unwrap();
+        let bits: Vec<u32> =
+            [&dtable, &db, &dh, &loss].into_iter().flat_map(|t| read(d, t)).map(f32::to_bits).collect();
+        (bits, squares.to_bits())
+    };
+    let first = run(device());
+    assert!(first == run(device()), "the same device");
+    assert!(first == run(&CudaHostDevice::on_host(1, 99).unwrap()), "another order");
+}

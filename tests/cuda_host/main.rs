@@ -19,6 +19,8 @@ mod domain;
 mod latent;
 #[path = "../device_ops/layers.rs"]
 mod layers;
+#[path = "../device_ops/optimizer.rs"]
+mod optimizer;
 #[path = "../device_ops/output.rs"]
 mod output;
 #[path = "../device_ops/products.rs"]
@@ -29,6 +31,7 @@ mod rows;
 mod shapes;
 
 mod bf16;
+mod bf16_gradients;
 mod decoder;
 mod exact;
 mod faults;
@@ -46,7 +49,7 @@ use common::driver::{TestDriver, kernels};
 use domain::{TOLERANCE, dtype, size};
 use proptest::prelude::*;
 
-/// Whether the device has the operations that only training needs.
+/// Whether the device has the gradients of attention, norms and activations.
 const TRAINS: bool = false;
 
 /// Draws from one distribution: each is a block of coroutines.

@@ -7,7 +7,7 @@ use colar_engine::model::latent_head::{DETERMINISTIC_SIGMA, LOG_SIGMA_RANGE};
 use proptest::prelude::*;
 
 use super::common::host::{Host, close, poisoned, read};
-use super::{TRAINS, config, device, size};
+use super::{config, device, size};
 
 /// Exponentials of log_sigma, and their squares.
 const TOLERANCE: f64 = 1e-5;
@@ -71,9 +71,6 @@ fn draws<D: Device>(d: &D, case: &Case, temperature: f32) {
     });
     close("reparameterise", &read(d, &z), &want, TOLERANCE);
 
-    if !TRAINS {
-        return;
-    }
     // The gradients are added to what is there.
     let dz = &case.target;
     let (mut dmu, mut dls) = (case.mu.up(d), case.eps.up(d));
@@ -163,7 +160,7 @@ fn losses<D: Device>(d: &D, case: &Case, loss: LatentLoss) {
     }
 }
 
-/// Log-densities and the gradient of an unclipped policy objective on them.
+/// Log-densities and the gradient of a policy objective on them.
 fn logprobs<D: Device>(d: &D, case: &Case) {
     let (rows, cols) = (case.mu.rows, case.mu.cols);
     let half_log_tau = 0.5 * std::f64::consts::TAU.ln();
@@ -191,8 +188,36 @@ fn logprobs<D: Device>(d: &D, case: &Case) {
     let elements: Vec<PolicyElement> = (0..rows)
         .map(|r| PolicyElement { old: logprob[3 * r], reference: 0.0, advantage: 0.7, weight: 0.5 })
         .collect();
-    let terms = d.upload(rows, 4, bytemuck::cast_slice(&elements)).unwrap();
     let objective = PolicyObjective { clip_eps: 0.2, kl_weight: 0.0 };
+    assert!(elements.iter().zip(0..).all(|(e, r)| e.gradient(logprob[3 * r], objective) == -0.35));
+    policy_gradients(d, case, &elements, objective, &logprob);
+    // Ratios within the clip and beyond it on either side, of advantages of either sign, tied to a reference.
+    let elements: Vec<PolicyElement> = (0..rows)
+        .map(|r| PolicyElement {
+            old: logprob[3 * r] + [0.0, 0.5, -0.5][r % 3],
+            reference: logprob[3 * r] + [0.3, -0.2][r % 2],
+            advantage: [0.7, -1.2, 0.0, 0.7, -1.2][r % 5],
+            weight: 0.25,
+        })
+        .collect();
+    policy_gradients(d, case, &elements, PolicyObjective { clip_eps: 0.2, kl_weight: 0.3 }, &logprob);
+}
+
+/// The gradient of an objective whose slope at each log-probability `PolicyElement` knows.
+fn policy_gradients<D: Device>(
+    d: &D,
+    case: &Case,
+    elements: &[PolicyElement],
+    objective: PolicyObjective,
+    logprob: &[f32],
+) {
+    let (rows, cols) = (case.mu.rows, case.mu.cols);
+    let f = |x: &Host, i: usize| f64::from(x.values[i]);
+    let z = |i: usize| (f(&case.target, i) - f(&case.mu, i)) / case.sigma(i).0.exp();
+    let size = |i: usize| (f(&case.target, i).abs() + f(&case.mu, i).abs()) / case.sigma(i).0.exp();
+    let (mu, target) = (case.mu.up(d), case.target.up(d));
+    let log_sigma = case.log_sigma.as_ref().unwrap().up(d);
+    let terms = d.upload(rows, 4, bytemuck::cast_slice(elements)).unwrap();
     let (mut dmu, mut dls) = (poisoned(d, rows, cols), poisoned(d, rows, cols));
     let mut again = poisoned(d, rows, 3);
     let grads = LatentPolicyGrads {
@@ -203,16 +228,19 @@ fn logprobs<D: Device>(d: &D, case: &Case) {
     };
     d.latent_logprob(&mu, &log_sigma, &target, &mut again, Some(grads)).unwrap();
     assert_eq!(read(d, &again), logprob, "gradients change nothing of what is returned");
-    let upstream = -0.35 / cols as f64;
+    let upstream = |i: usize| {
+        let row = i / cols;
+        f64::from(elements[row].gradient(logprob[3 * row], objective)) / cols as f64
+    };
     let each = |f: &dyn Fn(usize) -> (f64, f64)| (0..rows * cols).map(f).collect::<Vec<_>>();
     let want = each(&|i| {
         let inverse = (-case.sigma(i).0).exp();
-        (upstream * z(i) * inverse, -upstream * size(i) * inverse)
+        (upstream(i) * z(i) * inverse, upstream(i).abs() * size(i) * inverse)
     });
     close("latent_logprob, dmu", &read(d, &dmu), &want, TOLERANCE);
     let want = each(&|i| {
-        let slope = upstream * (z(i) * z(i) - 1.0) - 0.2;
-        if case.sigma(i).1 { (0.0, 0.0) } else { (slope, -upstream * size(i) * size(i) + 1.0) }
+        let slope = upstream(i) * (z(i) * z(i) - 1.0) - 0.2;
+        if case.sigma(i).1 { (0.0, 0.0) } else { (slope, upstream(i).abs() * size(i) * size(i) + 1.0) }
     });
     close("latent_logprob, dlog_sigma", &read(d, &dls), &want, TOLERANCE);
 }
@@ -223,9 +251,7 @@ proptest! {
     #[test]
     fn latent_logprobs(rows in size(), cols in size(), seed in any::<u32>()) {
         let case = Case::new(rows, cols, false, u64::from(seed));
-        if TRAINS {
-            device().scope(|| logprobs(device(), &case));
-        }
+        device().scope(|| logprobs(device(), &case));
     }
 
     #[test]

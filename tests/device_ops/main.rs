@@ -23,7 +23,7 @@ use std::sync::OnceLock;
 use colar_engine::device::cpu::CpuDevice;
 use domain::{TOLERANCE, config, dtype, size};
 
-/// Whether the device has the operations that only training needs.
+/// Whether the device has the gradients of attention, norms and activations.
 const TRAINS: bool = true;
 
 /// Draws from one distribution.

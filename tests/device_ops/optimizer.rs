@@ -98,6 +98,18 @@ fn a_large_sum_of_squares() {
     device().scope(|| squares(device(), &[(700, 613), (1, 3)], 1));
 }
 
+/// Tensors about as long as the pieces that a device may cut them into, an empty one and a single number between.
+#[test]
+fn sums_of_squares_at_the_edges_of_pieces() {
+    let shapes = [(1, 8191), (0, 5), (1, 8192), (1, 1), (1, 8193), (2, 8192), (3, 5461), (4, 4096)];
+    device().scope(|| squares(device(), &shapes, 2));
+}
+
+#[test]
+fn adamw_over_large_tensors() {
+    device().scope(|| adamw(device(), [(3, 8193), (2, 8192)], 0.01, 3));
+}
+
 /// Without a gradient AdamW is weight decay alone, from the first step to a very late one.
 #[test]
 fn adamw_without_gradient_decays() {

@@ -1,11 +1,14 @@
 //! Cross-entropy, token choice, and the end-of-latent event.
 
-use colar_engine::device::{CrossEntropyGrads, Device, Draw, Dtype, TokenChoice, Upstream};
+use colar_engine::device::{
+    CrossEntropyGrads, Device, Draw, Dtype, PolicyElement, PolicyObjective, PolicyTerms, TokenChoice,
+    Upstream,
+};
 use colar_engine::random::{Philox, Stream};
 use proptest::prelude::*;
 
 use super::common::host::{Host, close, poisoned, read};
-use super::{DRAWS, TRAINS, config, device, dtype, size};
+use super::{DRAWS, config, device, dtype, size};
 
 /// Exponentials of rounded logits.
 const TOLERANCE: f64 = 1e-5;
@@ -68,9 +71,6 @@ fn cross_entropy<D: Device>(d: &D, [rows, hidden, vocab]: [usize; 3], weight: Dt
     }
     let (d_ids, d_offsets, scale) = (d.index(&ids).unwrap(), d.index(&offsets).unwrap(), row_scale.up(d));
     for (with_grads, with_dw) in [(false, false), (true, true), (true, false)] {
-        if with_grads && !TRAINS {
-            return;
-        }
         let (mut loss, mut dh, mut dw) = (poisoned(d, rows, 1), poisoned(d, rows, hidden), dw_before.up(d));
         let grads = with_grads.then_some(CrossEntropyGrads {
             upstream: Upstream::Scale(&scale),
@@ -84,6 +84,49 @@ fn cross_entropy<D: Device>(d: &D, [rows, hidden, vocab]: [usize; 3], weight: Dt
         }
         if with_dw {
             close("dw", &read(d, &dw), &want_dw, TOLERANCE);
+        }
+    }
+}
+
+/// The policy objective on sampled labels is a weighted sum whose factors are its slopes at the losses.
+fn policy<D: Device>(d: &D, [rows, hidden, vocab]: [usize; 3], seed: u64) {
+    let h = Host::normal(rows, hidden, 1.0, seed);
+    let w = Host::normal(vocab, hidden, 0.5, seed + 1).up(d);
+    let mut stream = Stream::new(seed, 4);
+    let ids: Vec<u32> = (0..rows).map(|_| stream.below(vocab as u64) as u32).collect();
+    let (ids, offsets) = (d.index(&ids).unwrap(), d.index(&(0..=rows as u32).collect::<Vec<_>>()).unwrap());
+    let run = |upstream: Upstream<'_, D>| {
+        let (mut loss, mut dh) = (poisoned(d, rows, 1), poisoned(d, rows, hidden));
+        let mut dw = d.zeros(vocab, hidden).unwrap();
+        let grads = CrossEntropyGrads { upstream, dh: &mut dh, dw: Some(&mut dw) };
+        d.cross_entropy(&h.up(d), &w, &ids, &offsets, &mut loss, Some(grads)).unwrap();
+        [read(d, &loss), read(d, &dh), read(d, &dw)]
+    };
+    let mut loss = poisoned(d, rows, 1);
+    d.cross_entropy(&h.up(d), &w, &ids, &offsets, &mut loss, None).unwrap();
+    let logprob: Vec<f32> = read(d, &loss).iter().map(|l| -l).collect();
+    // Ratios within the clip and beyond it on either side, of advantages of either sign.
+    let elements: Vec<PolicyElement> = (0..rows)
+        .map(|r| PolicyElement {
+            old: logprob[r] + [0.0, 0.5, -0.5][r % 3],
+            reference: logprob[r] + [0.3, -0.2][r % 2],
+            advantage: [0.7, -1.2, 0.0, 0.7, -1.2][r % 5],
+            weight: 0.25,
+        })
+        .collect();
+    for kl_weight in [0.0, 0.3] {
+        let objective = PolicyObjective { clip_eps: 0.2, kl_weight };
+        let scale: Vec<f32> =
+            elements.iter().zip(&logprob).map(|(e, &l)| -e.gradient(l, objective)).collect();
+        let want = run(Upstream::Scale(&d.upload(rows, 1, &scale).unwrap()));
+        let terms = d.upload(rows, 4, bytemuck::cast_slice(&elements)).unwrap();
+        let got = run(Upstream::Policy(PolicyTerms { rows: &terms, objective }));
+        assert_eq!(got[0], want[0], "the upstream changes nothing of the losses");
+        for (what, got, want) in [("dh", &got[1], &want[1]), ("dw", &got[2], &want[2])] {
+            // Sums of both signs over the vocabulary, or the rows.
+            let size = if what == "dh" { 1.0 } else { rows as f64 };
+            let want: Vec<_> = want.iter().map(|&x| (f64::from(x), size)).collect();
+            close(&format!("policy, {what}"), got, &want, TOLERANCE);
         }
     }
 }
@@ -273,6 +316,13 @@ proptest! {
         rows in size(), hidden in size(), vocab in size(), weight in dtype(), seed in any::<u32>(),
     ) {
         device().scope(|| cross_entropy(device(), [rows, hidden, vocab], weight, u64::from(seed)));
+    }
+
+    #[test]
+    fn policies_on_labels(
+        rows in size(), hidden in size(), vocab in size(), seed in any::<u32>(),
+    ) {
+        device().scope(|| policy(device(), [rows, hidden, vocab], u64::from(seed)));
     }
 
     #[test]

@@ -115,25 +115,62 @@ pub struct Limits {
     pub threads: u32,
 }
 
-/// `y[m,n] = alpha · x[m,k]·w[n,k]ᵀ + beta · y`; with `beta` 0 what `y` held is not read.
+/// What a product multiplies, in the shapes of the row-major matrices that it is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Form {
+    /// `a[m,k] · b[n,k]ᵀ`: a linear layer forward.
+    Nt,
+    /// `a[m,k] · b[k,n]`: the gradient of its input.
+    Nn,
+    /// `a[k,m]ᵀ · b[k,n]`: the gradient of its weight.
+    Tn,
+}
+
+/// A matrix that begins within a buffer, at a multiple of the size of its elements.
+#[derive(Debug)]
+pub struct Part<'a, M> {
+    /// The buffer.
+    pub memory: &'a M,
+    /// Elements of the buffer before the matrix.
+    pub from: usize,
+}
+
+impl<M> Clone for Part<'_, M> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<M> Copy for Part<'_, M> {}
+
+impl<'a, M> From<&'a M> for Part<'a, M> {
+    fn from(memory: &'a M) -> Self {
+        Part { memory, from: 0 }
+    }
+}
+
+/// `y[m,n] = alpha · (the product of a and b) + beta · y`; with `beta` 0 what `y` held is not read. None of `m`, `n`
+/// and `k` is 0.
 pub struct Product<'a, M> {
-    /// Rows of `x` and `y`.
+    /// Which of the operands are transposed.
+    pub form: Form,
+    /// Rows of `y`.
     pub m: usize,
-    /// Rows of `w`.
+    /// Columns of `y`.
     pub n: usize,
-    /// Columns of `x` and `w`.
+    /// What is summed over.
     pub k: usize,
     /// Factor of the product.
     pub alpha: f32,
     /// Factor of what `y` holds.
     pub beta: f32,
-    /// Activations.
-    pub x: &'a M,
-    /// Weights.
-    pub w: &'a M,
+    /// Activations, or the gradient of some.
+    pub a: Part<'a, M>,
+    /// Weights, or activations.
+    pub b: Part<'a, M>,
     /// Result.
-    pub y: &'a M,
-    /// Dtype of `x` and `w`: float32 or bf16, with sums in float32.
+    pub y: Part<'a, M>,
+    /// Dtype of `a` and `b`: float32 or bf16, with sums in float32.
     pub dtype: Dtype,
     /// Dtype of `y`: the same, or float32.
     pub out: Dtype,

@@ -62,19 +62,23 @@ kernels! {
         gather_rows_f32_bf16 gather_rows_bf16_bf16 gather_rows_f16_bf16
         convert_f32_f32 convert_bf16_f32 convert_f16_f32
         convert_f32_bf16 convert_bf16_bf16 convert_f16_bf16
-        scatter_rows_f32 scatter_rows_bf16 add_bias_f32 add_bias_bf16 add_f32 add_bf16;
+        scatter_rows_f32 scatter_rows_bf16 add_bias_f32 add_bias_bf16 add_f32 add_bf16
+        gather_merge_backward_f32 gather_merge_backward_bf16 column_sums_f32 column_sums_bf16 add_partials;
     "norm": rms_norm_f32 rms_norm_bf16 layer_norm_f32 layer_norm_bf16;
     "rope": rotary_f32 rotary_bf16 rotary_append_f32 rotary_append_bf16;
     "activation": swiglu_f32 swiglu_bf16 gelu_f32 gelu_bf16;
     "attention": attention_f32 attention_bf16 attention_merge_f32 attention_merge_bf16;
     "flash": flash_64_64 flash_64_128 flash_128_64 flash_128_128;
-    "latent": normal_f32 normal_bf16 reparameterise_f32 reparameterise_bf16 latent_loss_f32 latent_loss_bf16;
+    "latent": normal_f32 normal_bf16 reparameterise_f32 reparameterise_bf16 latent_loss_f32 latent_loss_bf16
+        reparameterise_backward_f32 reparameterise_backward_bf16 latent_logprob_f32 latent_logprob_bf16;
     "gemv": gemv_f32_f32_1 gemv_f32_f32_4 gemv_f32_f32_16 gemv_f32_bf16_1 gemv_f32_bf16_4 gemv_f32_bf16_16
         gemv_f32_f16_1 gemv_f32_f16_4 gemv_f32_f16_16 gemv_bf16_f32_1 gemv_bf16_f32_4 gemv_bf16_f32_16
         gemv_bf16_bf16_1 gemv_bf16_bf16_4 gemv_bf16_bf16_16 gemv_bf16_f16_1 gemv_bf16_f16_4 gemv_bf16_f16_16;
     "decode": decode_f32_1 decode_f32_2 decode_f32_4 decode_f32_8
         decode_bf16_1 decode_bf16_2 decode_bf16_4 decode_bf16_8;
-    "output": label_loss choose_token event_decide
+    "cross_entropy": label_loss label_gradient_f32 label_gradient_bf16;
+    "adamw": chunk_squares total_squares adamw;
+    "output": choose_token event_decide
         event_own_f32_f32 event_own_f32_bf16 event_own_f32_f16
         event_own_bf16_f32 event_own_bf16_bf16 event_own_bf16_f16
         event_scan_f32_f32 event_scan_f32_bf16 event_scan_f32_f16

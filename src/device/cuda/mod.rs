@@ -5,11 +5,12 @@
 //! dtypes, chooses the form of the kernel and cuts the work into blocks. The cut depends on shapes alone, so
 //! equal inputs give equal bits.
 //!
-//! Operations that only training needs are not there yet and say so.
+//! Gradients of attention, norms and activations are not there yet and say so.
 
 #[cfg_attr(not(cuda_kernels), allow(dead_code, reason = "memory on the host is guarded, buffer by buffer"))]
 mod arena;
 mod attention;
+mod cross_entropy;
 mod decode;
 pub mod driver;
 mod flash;
@@ -20,6 +21,7 @@ pub mod host;
 pub mod kernels;
 mod latent;
 mod layers;
+mod optimizer;
 mod output;
 mod product;
 mod rope;
@@ -56,6 +58,8 @@ const ELEMENT_BLOCKS: usize = 2048;
 pub struct CudaDevice<R: Driver> {
     driver: R,
     compute: Dtype,
+    /// Floats of logits that a chunk of the cross-entropy may take.
+    loss_floats: usize,
 }
 
 /// The kernels on the CPU.
@@ -98,7 +102,13 @@ impl<R: Driver> CudaDevice<R> {
     /// A device over a driver, with activations of `compute`: float32, or bf16 with float32 accumulation.
     pub fn new(driver: R, compute: Dtype) -> Self {
         let compute = if compute == Dtype::Bf16 { Dtype::Bf16 } else { Dtype::F32 };
-        CudaDevice { driver, compute }
+        CudaDevice { driver, compute, loss_floats: cross_entropy::CHUNK_FLOATS }
+    }
+
+    /// The device with other chunks of the cross-entropy: as many rows of logits at once as fit `floats` float32
+    /// numbers, or one.
+    pub fn with_loss_chunks(self, floats: usize) -> Self {
+        CudaDevice { loss_floats: floats, ..self }
     }
 
     fn tensor(&self, op: &'static str, rows: usize, cols: usize, dtype: Dtype) -> Result<CudaTensor<R>> {
@@ -297,32 +307,32 @@ impl<R: Driver> Device for CudaDevice<R> {
 
     fn matmul_nn(
         &self,
-        _: f32,
-        _: &CudaTensor<R>,
-        _: &CudaTensor<R>,
-        _: f32,
-        _: &mut CudaTensor<R>,
+        alpha: f32,
+        dy: &CudaTensor<R>,
+        w: &CudaTensor<R>,
+        beta: f32,
+        dx: &mut CudaTensor<R>,
     ) -> Result<()> {
-        self.missing("matmul_nn")
+        self.input_gradient(alpha, dy, w, beta, dx)
     }
 
     fn matmul_tn(
         &self,
-        _: f32,
-        _: &CudaTensor<R>,
-        _: &CudaTensor<R>,
-        _: f32,
-        _: &mut CudaTensor<R>,
+        alpha: f32,
+        dy: &CudaTensor<R>,
+        x: &CudaTensor<R>,
+        beta: f32,
+        dw: &mut CudaTensor<R>,
     ) -> Result<()> {
-        self.missing("matmul_tn")
+        self.weight_gradient(alpha, dy, x, beta, dw)
     }
 
     fn add_bias(&self, y: &mut CudaTensor<R>, bias: &CudaTensor<R>) -> Result<()> {
         self.bias(y, bias)
     }
 
-    fn add_bias_backward(&self, _: &CudaTensor<R>, _: &mut CudaTensor<R>) -> Result<()> {
-        self.missing("add_bias_backward")
+    fn add_bias_backward(&self, dy: &CudaTensor<R>, db: &mut CudaTensor<R>) -> Result<()> {
+        self.bias_gradient(dy, db)
     }
 
     fn gather_merge(
@@ -338,13 +348,13 @@ impl<R: Driver> Device for CudaDevice<R> {
 
     fn gather_merge_backward(
         &self,
-        _: &CudaTensor<R>,
-        _: &CudaIndex<R>,
-        _: &CudaIndex<R>,
-        _: &CudaTensor<R>,
-        _: &mut CudaTensor<R>,
+        dout: &CudaTensor<R>,
+        ids: &CudaIndex<R>,
+        offsets: &CudaIndex<R>,
+        scale: &CudaTensor<R>,
+        dtable: &mut CudaTensor<R>,
     ) -> Result<()> {
-        self.missing("gather_merge_backward")
+        self.merge_gradient(dout, ids, offsets, scale, dtable)
     }
 
     fn gather_rows(
@@ -534,24 +544,24 @@ impl<R: Driver> Device for CudaDevice<R> {
 
     fn latent_logprob(
         &self,
-        _: &CudaTensor<R>,
-        _: &CudaTensor<R>,
-        _: &CudaTensor<R>,
-        _: &mut CudaTensor<R>,
-        _: Option<LatentPolicyGrads<'_, Self>>,
+        mu: &CudaTensor<R>,
+        log_sigma: &CudaTensor<R>,
+        latents: &CudaTensor<R>,
+        per_row: &mut CudaTensor<R>,
+        grads: Option<LatentPolicyGrads<'_, Self>>,
     ) -> Result<()> {
-        self.missing("latent_logprob")
+        self.logprobs_of_latents(mu, log_sigma, latents, per_row, grads)
     }
 
     fn reparameterise_backward(
         &self,
-        _: &CudaTensor<R>,
-        _: Option<&CudaTensor<R>>,
-        _: &CudaTensor<R>,
-        _: &mut CudaTensor<R>,
-        _: Option<&mut CudaTensor<R>>,
+        dz: &CudaTensor<R>,
+        log_sigma: Option<&CudaTensor<R>>,
+        eps: &CudaTensor<R>,
+        dmu: &mut CudaTensor<R>,
+        dlog_sigma: Option<&mut CudaTensor<R>>,
     ) -> Result<()> {
-        self.missing("reparameterise_backward")
+        self.sample_gradient(dz, log_sigma, eps, dmu, dlog_sigma)
     }
 
     fn cross_entropy(
@@ -563,10 +573,7 @@ impl<R: Driver> Device for CudaDevice<R> {
         loss: &mut CudaTensor<R>,
         grads: Option<CrossEntropyGrads<'_, Self>>,
     ) -> Result<()> {
-        if grads.is_some() {
-            return self.missing("cross_entropy's gradient");
-        }
-        self.label_losses(h, w, ids, offsets, loss)
+        self.label_losses(h, w, ids, offsets, loss, grads)
     }
 
     fn choose_tokens(
@@ -602,11 +609,11 @@ impl<R: Driver> Device for CudaDevice<R> {
         self.decoder_memory(model, rows, steps)
     }
 
-    fn sum_squares(&self, _: &[&CudaTensor<R>]) -> Result<f64> {
-        self.missing("sum_squares")
+    fn sum_squares(&self, tensors: &[&CudaTensor<R>]) -> Result<f64> {
+        self.squares(tensors)
     }
 
-    fn adamw(&self, _: &AdamW, _: &mut [AdamWTensor<'_, Self>]) -> Result<()> {
-        self.missing("adamw")
+    fn adamw(&self, hyper: &AdamW, tensors: &mut [AdamWTensor<'_, Self>]) -> Result<()> {
+        self.optimizer_step(hyper, tensors)
     }
 }

@@ -1,15 +1,15 @@
-//! Launches of `cuda/output.cu`: losses of labels, the choice of tokens, and the end-of-latent event.
+//! Launches of `cuda/output.cu`: the choice of tokens, and the end-of-latent event.
 
 use super::driver::{Arg, Driver};
 use super::kernels::{self as k, by_weight};
 use super::latent::draw_words;
 use super::tensor::upload;
-use super::{CudaDevice, CudaIndex, CudaTensor, count32};
-use crate::device::{Device, Dtype, TensorInfo, TokenChoice, check, check_below, check_len, check_offsets};
+use super::{CudaDevice, CudaTensor, count32};
+use crate::device::{Device, TensorInfo, TokenChoice, check, check_below, check_len};
 use crate::{Error, Result};
 
 /// Floats of logits that a chunk of rows may take: 64 MiB.
-const CHUNK_FLOATS: usize = 16 << 20;
+pub(super) const CHUNK_FLOATS: usize = 16 << 20;
 
 /// Bytes of logits alive at once, unless a single row has more.
 pub(crate) const LOGITS_BYTES: usize = 4 * CHUNK_FLOATS;
@@ -39,39 +39,6 @@ impl<R: Driver> CudaDevice<R> {
             f(start, self.logits(&part, w)?)?;
         }
         Ok(())
-    }
-
-    pub(super) fn label_losses(
-        &self,
-        h: &CudaTensor<R>,
-        w: &CudaTensor<R>,
-        ids: &CudaIndex<R>,
-        offsets: &CudaIndex<R>,
-        loss: &mut CudaTensor<R>,
-    ) -> Result<()> {
-        const OP: &str = "cross_entropy";
-        let vocab = w.rows();
-        check(OP, "w", w, vocab.max(1), h.cols())?;
-        check(OP, "loss", loss, h.rows(), 1)?;
-        check_offsets(OP, &offsets.values, h.rows(), ids.values.len())?;
-        check_below(OP, "ids", &ids.values, vocab)?;
-        if offsets.values.windows(2).any(|w| w[0] == w[1]) {
-            return Err(Error::Shape { op: OP, what: "a row has no label".into() });
-        }
-        let loss = Arg::from(loss.write(OP, "loss", Dtype::F32)?).bits();
-        self.logits_in_chunks(h, w, |start, logits| {
-            let offsets = upload(&self.driver, &offsets.values[start..start + logits.rows() + 1])?;
-            let args = [
-                Arg::from(&logits.memory),
-                Arg::from(&ids.memory),
-                Arg::from(&offsets),
-                count32(OP, vocab)?.into(),
-                (start as u32).into(),
-                Arg::Pointer(loss),
-            ];
-            // SAFETY: the checks above: every label is a column of the logits, `loss` has a row for each of `h`.
-            unsafe { self.launch_rows(OP, &k::label_loss, logits.rows(), vocab, &args) }
-        })
     }
 
     pub(super) fn tokens(

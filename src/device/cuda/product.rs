@@ -1,10 +1,10 @@
 //! Matrix products: few rows by `cuda/gemv.cu`, more by the driver's library.
 
-use super::driver::{Arg, Driver, Product};
+use super::driver::{Arg, Driver, Form, Part, Product};
 use super::kernels::{self as k, by_weight};
 use super::{CudaDevice, CudaTensor, count32};
 use crate::Result;
-use crate::device::{Dtype, TensorInfo, check};
+use crate::device::{Device, Dtype, TensorInfo, check};
 
 /// Rows up to which a product is bound by reading its weights, and its own kernel reads them best.
 const SKINNY_ROWS: usize = 16;
@@ -33,7 +33,7 @@ impl<R: Driver> CudaDevice<R> {
         if m > SKINNY_ROWS {
             x.read(OP, "x", activation)?;
             y.write(OP, "y", activation)?;
-            return self.large_product(alpha, x, w, beta, y);
+            return self.large_product(Form::Nt, alpha, x, w, beta, y);
         }
         let x = x.read(OP, "x", activation)?;
         let (forms, columns) = match m {
@@ -75,45 +75,85 @@ impl<R: Driver> CudaDevice<R> {
         unsafe { self.launch(kernel, [blocks, 1], 32 * WARPS as u32, 0, &args) }
     }
 
-    /// A product by the driver's library, which wants `x` and `w` in one dtype. Where they differ, as in
-    /// training with bf16 activations, it is formed in float32 of copies.
-    fn large_product(
+    /// `dx = beta·dx + alpha·dy·w`.
+    pub(super) fn input_gradient(
         &self,
         alpha: f32,
-        x: &CudaTensor<R>,
+        dy: &CudaTensor<R>,
         w: &CudaTensor<R>,
+        beta: f32,
+        dx: &mut CudaTensor<R>,
+    ) -> Result<()> {
+        const OP: &str = "matmul_nn";
+        check(OP, "w", w, dy.cols(), w.cols())?;
+        check(OP, "dx", dx, dy.rows(), w.cols())?;
+        dx.write(OP, "dx", dy.dtype())?;
+        self.large_product(Form::Nn, alpha, dy, w, beta, dx)
+    }
+
+    /// `dw = beta·dw + alpha·dyᵀ·x`, in float32.
+    pub(super) fn weight_gradient(
+        &self,
+        alpha: f32,
+        dy: &CudaTensor<R>,
+        x: &CudaTensor<R>,
+        beta: f32,
+        dw: &mut CudaTensor<R>,
+    ) -> Result<()> {
+        const OP: &str = "matmul_tn";
+        check(OP, "x", x, dy.rows(), x.cols())?;
+        check(OP, "dw", dw, dy.cols(), x.cols())?;
+        x.read(OP, "x", dy.dtype())?;
+        dw.write(OP, "dw", Dtype::F32)?;
+        self.large_product(Form::Tn, alpha, dy, x, beta, dw)
+    }
+
+    /// A product by the driver's library, which wants both operands in one dtype: that of `a`, the activations. So
+    /// weights of another are rounded or widened to it, as [`freeze`](crate::device::Device::freeze) does once for
+    /// all where they never change. Shapes are checked by the caller.
+    fn large_product(
+        &self,
+        form: Form,
+        alpha: f32,
+        a: &CudaTensor<R>,
+        b: &CudaTensor<R>,
         beta: f32,
         y: &mut CudaTensor<R>,
     ) -> Result<()> {
-        let (m, n, k) = (x.rows(), w.rows(), x.cols());
-        let (dtype, out) = (x.dtype(), y.dtype());
-        if w.dtype() == dtype {
-            let (x, w, y) = (&x.memory, &w.memory, &y.memory);
-            return self.driver.product(&Product { m, n, k, alpha, beta, x, w, y, dtype, out });
+        let (m, n) = (y.rows(), y.cols());
+        let k = if form == Form::Tn { a.rows() } else { a.cols() };
+        if m == 0 || n == 0 {
+            return Ok(());
         }
-        let float = Dtype::F32;
-        let wide_w;
-        let w = if w.dtype() == float {
-            w
-        } else {
-            wide_w = self.converted(w, float)?;
-            &wide_w
-        };
-        if dtype == float {
-            let (x, w, y) = (&x.memory, &w.memory, &y.memory);
-            return self.driver.product(&Product { m, n, k, alpha, beta, x, w, y, dtype, out });
+        let (dtype, out) = (a.dtype(), y.dtype());
+        if k == 0 {
+            // Nothing is added to beta·y, and neither is it by a column of zeros.
+            let (a, b) = (self.zeros(m, 1)?, self.zeros(n, 1)?);
+            let (a, b, y) = (Part::from(&a.memory), Part::from(&b.memory), Part::from(&y.memory));
+            let zeros = Product { form: Form::Nt, m, n, k: 1, alpha, beta, a, b, y, dtype: Dtype::F32, out };
+            return self.driver.product(&zeros);
         }
-        let (wide_x, wide_y) = (self.converted(x, float)?, self.converted(y, float)?);
-        let (x, w, wide) = (&wide_x.memory, &w.memory, &wide_y.memory);
-        self.driver.product(&Product { m, n, k, alpha, beta, x, w, y: wide, dtype: float, out: float })?;
-        self.convert_into(&wide_y, y)
+        let mut space = None;
+        let b = self.in_dtype(b, dtype, &mut space)?;
+        let (a, b, y) = (Part::from(&a.memory), Part::from(&b.memory), Part::from(&y.memory));
+        self.driver.product(&Product { form, m, n, k, alpha, beta, a, b, y, dtype, out })
+    }
+
+    /// The matrix itself where it has the dtype, else a copy, in `space`.
+    pub(super) fn in_dtype<'t>(
+        &self,
+        t: &'t CudaTensor<R>,
+        dtype: Dtype,
+        space: &'t mut Option<CudaTensor<R>>,
+    ) -> Result<&'t CudaTensor<R>> {
+        if t.dtype() == dtype { Ok(t) } else { Ok(space.insert(self.converted(t, dtype)?)) }
     }
 
     /// `x·wᵀ` in float32, whatever the activations' dtype.
     pub(super) fn logits(&self, x: &CudaTensor<R>, w: &CudaTensor<R>) -> Result<CudaTensor<R>> {
         let mut y = self.tensor("logits", x.rows(), w.rows(), Dtype::F32)?;
         if x.dtype() == w.dtype() && x.rows() > SKINNY_ROWS {
-            self.large_product(1.0, x, w, 0.0, &mut y)?;
+            self.large_product(Form::Nt, 1.0, x, w, 0.0, &mut y)?;
         } else if x.dtype() == Dtype::F32 {
             self.product(1.0, x, w, 0.0, &mut y)?;
         } else {

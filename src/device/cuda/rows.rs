@@ -2,9 +2,16 @@
 
 use super::driver::{Arg, Driver};
 use super::kernels::{self as k, by_activation, by_weight};
-use super::{CudaDevice, CudaIndex, CudaTensor, count32};
+use super::tensor::upload;
+use super::{CudaDevice, CudaIndex, CudaTensor, ROW_THREADS, count32};
 use crate::Result;
-use crate::device::{Device, Dtype, TensorInfo, check, check_below, check_offsets};
+use crate::device::{Device, Dtype, TensorInfo, check, check_below, check_offsets, elements};
+
+/// Rows that a block of `column_sums` adds up.
+const SUM_ROWS: usize = 256;
+
+/// Columns that it takes. `SUM_COLUMNS` of the kernel.
+const SUM_COLUMNS: usize = 128;
 
 impl<R: Driver> CudaDevice<R> {
     pub(super) fn merge(
@@ -36,6 +43,59 @@ impl<R: Driver> CudaDevice<R> {
         ];
         // SAFETY: the checks above: ids are rows of the table, offsets cut them into the rows of `out`.
         unsafe { self.launch_rows(OP, kernel, rows, cols, &args) }
+    }
+
+    /// Adds the gradient of [`merge`](Self::merge). Ids are sorted here, so that each row of the table is one
+    /// block's to write, in the order of the rows that it went into.
+    pub(super) fn merge_gradient(
+        &self,
+        dout: &CudaTensor<R>,
+        ids: &CudaIndex<R>,
+        offsets: &CudaIndex<R>,
+        scale: &CudaTensor<R>,
+        dtable: &mut CudaTensor<R>,
+    ) -> Result<()> {
+        const OP: &str = "gather_merge_backward";
+        let (rows, cols, dtype) = (dout.rows(), dtable.cols(), dout.dtype());
+        check(OP, "dout", dout, rows, cols)?;
+        check(OP, "scale", scale, rows, 1)?;
+        check_offsets(OP, &offsets.values, rows, ids.values.len())?;
+        check_below(OP, "ids", &ids.values, dtable.rows())?;
+        let mut uses: Vec<(u32, u32)> = Vec::with_capacity(ids.values.len());
+        for (row, ends) in (0u32..).zip(offsets.values.windows(2)) {
+            let of_row = &ids.values[ends[0] as usize..ends[1] as usize];
+            uses.extend(of_row.iter().map(|&id| (id, row)));
+        }
+        uses.sort_unstable();
+        let (mut unique, mut starts, mut sources) = (Vec::new(), Vec::new(), Vec::with_capacity(uses.len()));
+        for (i, &(id, row)) in (0u32..).zip(&uses) {
+            if unique.last() != Some(&id) {
+                unique.push(id);
+                starts.push(i);
+            }
+            sources.push(row);
+        }
+        starts.push(count32(OP, uses.len())?);
+        let segments = count32(OP, unique.len())?;
+        let [unique, starts, sources] =
+            [unique, starts, sources].map(|values: Vec<u32>| upload(&self.driver, &values));
+        let (unique, starts, sources) = (unique?, starts?, sources?);
+        let forms = [&k::gather_merge_backward_f32, &k::gather_merge_backward_bf16];
+        let kernel = by_activation(OP, dtype, forms)?;
+        let args = [
+            Arg::from(&dout.memory),
+            Arg::from(&unique),
+            Arg::from(&starts),
+            Arg::from(&sources),
+            Arg::from(scale.read(OP, "scale", Dtype::F32)?),
+            count32(OP, cols)?.into(),
+            dtable.write(OP, "dtable", Dtype::F32)?.into(),
+        ];
+        let threads = cols.next_multiple_of(32).clamp(32, ROW_THREADS);
+        let grid = [segments, count32(OP, cols.div_ceil(threads))?];
+        // SAFETY: the checks above: segments hold rows of `dout` and `scale`, their ids are different rows of
+        // `dtable`. The lists live until the launch, after which they are freed in its order.
+        unsafe { self.launch(kernel, grid, threads as u32, 0, &args) }
     }
 
     pub(super) fn gather(
@@ -104,6 +164,33 @@ impl<R: Driver> CudaDevice<R> {
         ];
         // SAFETY: the check above: the bias has the columns of `y`.
         unsafe { self.launch_rows(OP, kernel, rows, cols, &args) }
+    }
+
+    /// Adds the column sums of `dy` to `db`: those of parts of the rows, and then their sum.
+    pub(super) fn bias_gradient(&self, dy: &CudaTensor<R>, db: &mut CudaTensor<R>) -> Result<()> {
+        const OP: &str = "add_bias_backward";
+        let (rows, cols) = (dy.rows(), dy.cols());
+        check(OP, "db", db, 1, cols)?;
+        let db = Arg::from(db.write(OP, "db", Dtype::F32)?);
+        // Parts are as many as a launch can count.
+        let part = SUM_ROWS.max(rows.div_ceil(65_535));
+        let parts = rows.div_ceil(part);
+        let partials = self.driver.alloc(4 * elements(OP, parts, cols)?)?;
+        let kernel = by_activation(OP, dy.dtype(), [&k::column_sums_f32, &k::column_sums_bf16])?;
+        let (parts, cols32) = (count32(OP, parts)?, count32(OP, cols)?);
+        let args = [
+            Arg::from(&dy.memory),
+            count32(OP, rows)?.into(),
+            (part as u32).into(),
+            cols32.into(),
+            Arg::from(&partials),
+        ];
+        let grid = [count32(OP, cols.div_ceil(SUM_COLUMNS))?, parts];
+        // SAFETY: a block keeps to its part of the rows and to columns that there are; `partials` has a row a part.
+        unsafe { self.launch(kernel, grid, 256, 0, &args) }?;
+        let args = [Arg::from(&partials), parts.into(), cols32.into(), db];
+        // SAFETY: all of `partials` is written, and `db` has as many columns.
+        unsafe { self.launch(&k::add_partials, [cols32.div_ceil(256), 1], 256, 0, &args) }
     }
 
     pub(super) fn add_to(&self, x: &CudaTensor<R>, y: &mut CudaTensor<R>) -> Result<()> {

@@ -1,7 +1,8 @@
 //! Products with many rows, by cuBLASLt.
 //!
-//! The library's matrices are column-major: what is row-major `x[m,k]` to us is `[k,m]` to it. So it is asked for
-//! `yᵀ[n,m] = w·xᵀ`, with w transposed, and no element moves. It proposes an algorithm for a shape, which is kept.
+//! The library's matrices are column-major: what is row-major `a[m,k]` to us is `[k,m]` to it. So it is asked for
+//! `yᵀ[n,m]`, of the operands in the other order, and no element moves. It proposes an algorithm for a shape, which
+//! is kept; a shape has the same algorithm every time, and so the same bits.
 
 use std::collections::HashMap;
 use std::ffi::c_void;
@@ -12,7 +13,7 @@ use cudarc::cublaslt::sys;
 use cudarc::driver::result as driver;
 use cudarc::driver::sys::{CUdeviceptr, CUstream};
 
-use super::super::driver::{Memory, Product};
+use super::super::driver::{Form, Memory, Part, Product};
 use super::GpuMemory;
 use crate::device::Dtype;
 use crate::{Error, Result};
@@ -20,8 +21,12 @@ use crate::{Error, Result};
 /// Scratch memory that an algorithm may use; what cuBLAS itself takes on Hopper.
 const WORKSPACE: usize = 32 << 20;
 
-/// What an algorithm is chosen by: rows, columns, inner width, dtypes of operands and result.
-type Shape = (usize, usize, usize, Dtype, Dtype);
+/// The most that an algorithm can ask of an operand's address: it begins at a multiple of it.
+const MOST_ALIGNED: u64 = 256;
+
+/// What an algorithm is chosen by: form, rows, columns, inner width, dtypes of operands and result, and what all
+/// three begin at a multiple of.
+type Shape = (Form, [usize; 3], [Dtype; 2], u32);
 
 /// A handle of cuBLASLt with its scratch memory.
 pub(super) struct Library {
@@ -118,23 +123,41 @@ impl Library {
         let compute = sys::cublasComputeType_t::CUBLAS_COMPUTE_32F;
         let scale = sys::cudaDataType::CUDA_R_32F;
         let description = Description(lt::create_matmul_desc(compute, scale).map_err(failed)?);
-        // CUBLAS_OP_T of cublas_api.h, whose type the bindings of cuBLASLt leave out.
-        let transpose: i32 = 1;
-        let which = sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_TRANSA;
-        // SAFETY: the attribute is an operation, an int, read during the call.
-        unsafe {
-            lt::set_matmul_desc_attribute(
-                description.0,
-                which,
-                (&raw const transpose).cast(),
-                size_of_val(&transpose),
-            )
+        // The library's first operand is `b`.
+        use sys::cublasLtMatmulDescAttributes_t::{
+            CUBLASLT_MATMUL_DESC_TRANSA as FIRST, CUBLASLT_MATMUL_DESC_TRANSB as SECOND,
+        };
+        let transposed = match p.form {
+            Form::Nt => Some(FIRST),
+            Form::Nn => None,
+            Form::Tn => Some(SECOND),
+        };
+        if let Some(which) = transposed {
+            // CUBLAS_OP_T of cublas_api.h, whose type the bindings of cuBLASLt leave out.
+            let transpose: i32 = 1;
+            // SAFETY: the attribute is an operation, an int, read during the call.
+            unsafe {
+                lt::set_matmul_desc_attribute(
+                    description.0,
+                    which,
+                    (&raw const transpose).cast(),
+                    size_of_val(&transpose),
+                )
+            }
+            .map_err(failed)?;
         }
-        .map_err(failed)?;
-        let (w, x) = (Layout::new(dtype, p.k, p.n)?, Layout::new(dtype, p.k, p.m)?);
+        let b = if p.form == Form::Nt { [p.k, p.n] } else { [p.n, p.k] };
+        let a = if p.form == Form::Tn { [p.m, p.k] } else { [p.k, p.m] };
+        let (b, a) = (Layout::new(dtype, b[0], b[1])?, Layout::new(dtype, a[0], a[1])?);
         let y = Layout::new(out, p.n, p.m)?;
-        let algorithm = self.algorithm((p.m, p.n, p.k, p.dtype, p.out), &description, [&w, &x, &y])?;
-        let at = |memory: &GpuMemory| memory.address() as *mut c_void;
+        let at = |part: Part<'_, GpuMemory>, dtype: Dtype| {
+            part.memory.address() + (part.from * dtype.size()) as u64
+        };
+        let (b_at, a_at, y_at) = (at(p.b, p.dtype), at(p.a, p.dtype), at(p.y, p.out));
+        // The lowest bit that is set in any of them.
+        let aligned = 1u32 << (b_at | a_at | y_at | MOST_ALIGNED).trailing_zeros();
+        let shape = (p.form, [p.m, p.n, p.k], [p.dtype, p.out], aligned);
+        let algorithm = self.algorithm(shape, &description, [&b, &a, &y])?;
         // SAFETY: the layouts are those of the buffers, as the operation has checked; factors are read
         // during the call; the scratch memory is this library's, whose products follow one another.
         unsafe {
@@ -143,13 +166,13 @@ impl Library {
                 description.0,
                 (&raw const p.alpha).cast(),
                 (&raw const p.beta).cast(),
-                at(p.w),
-                w.0,
-                at(p.x),
-                x.0,
-                at(p.y),
+                b_at as *mut c_void,
+                b.0,
+                a_at as *mut c_void,
+                a.0,
+                y_at as *mut c_void,
                 y.0,
-                at(p.y),
+                y_at as *mut c_void,
                 y.0,
                 &raw const algorithm,
                 self.workspace as *mut c_void,
@@ -165,25 +188,32 @@ impl Library {
         &self,
         shape: Shape,
         description: &Description,
-        [w, x, y]: [&Layout; 3],
+        [b, a, y]: [&Layout; 3],
     ) -> Result<sys::cublasLtMatmulAlgo_t> {
         let mut algorithms = self.algorithms.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(&algorithm) = algorithms.get(&shape) {
             return Ok(algorithm);
         }
         let preference = Preference(lt::create_matmul_pref().map_err(failed)?);
-        let which = sys::cublasLtMatmulPreferenceAttributes_t::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
-        let workspace = WORKSPACE;
-        // SAFETY: the attribute is a size, read during the call; all descriptions are live.
+        use sys::cublasLtMatmulPreferenceAttributes_t as P;
+        let set = |which: P, value: *const c_void, bytes: usize| {
+            // SAFETY: a live preference; the attribute is of `bytes` bytes, read during the call.
+            unsafe { lt::set_matmul_pref_attribute(preference.0, which, value, bytes) }.map_err(failed)
+        };
+        let (workspace, aligned) = (WORKSPACE, shape.3);
+        let which = P::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
+        set(which, (&raw const workspace).cast(), size_of_val(&workspace))?;
+        for which in [
+            P::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
+            P::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+            P::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
+            P::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
+        ] {
+            set(which, (&raw const aligned).cast(), size_of_val(&aligned))?;
+        }
+        // SAFETY: all descriptions are live.
         let found = unsafe {
-            lt::set_matmul_pref_attribute(
-                preference.0,
-                which,
-                (&raw const workspace).cast(),
-                size_of_val(&workspace),
-            )
-            .map_err(failed)?;
-            lt::get_matmul_algo_heuristic(self.handle, description.0, w.0, x.0, y.0, y.0, preference.0)
+            lt::get_matmul_algo_heuristic(self.handle, description.0, b.0, a.0, y.0, y.0, preference.0)
         }
         .map_err(failed)?;
         algorithms.insert(shape, found.algo);

@@ -24,8 +24,8 @@ pub use memory::HostMemory;
 use block::{Dim, Job};
 use memory::Registry;
 
-use super::driver::{Arg, Driver, Launch, Limits, Memory, Product};
-use crate::device::cpu::matmul::{Mat, matmul_nt};
+use super::driver::{Arg, Driver, Form, Launch, Limits, Memory, Product};
+use crate::device::cpu::matmul::{Mat, matmul_nn, matmul_nt, matmul_tn};
 use crate::device::cpu::par::{self, Pool};
 use crate::device::cpu::processor;
 use crate::device::{Description, Dtype, Room};
@@ -269,27 +269,54 @@ impl Driver for HostDriver {
     }
 
     fn product(&self, p: &Product<'_, HostMemory>) -> Result<()> {
-        let Product { m, n, k, alpha, beta, .. } = *p;
+        let Product { m, n, k, .. } = *p;
+        let (a_len, b_len, y_len) = (p.a.from + m * k, p.b.from + n * k, p.y.from + m * n);
         if p.dtype == Dtype::F32 {
             // SAFETY: as in `upload`; `y` is the one that is written, and no other operand is the same buffer.
-            let (x, w, y) = unsafe { (p.x.slice(m * k), p.w.slice(n * k), p.y.slice_mut(m * n)) };
-            matmul_nt(m, n, k, alpha, x, Mat::F32(w), beta, y);
+            let (a, b, y) =
+                unsafe { (p.a.memory.slice(a_len), p.b.memory.slice(b_len), p.y.memory.slice_mut(y_len)) };
+            multiply(p, &a[p.a.from..], Mat::F32(&b[p.b.from..]), &mut y[p.y.from..]);
             return Ok(());
         }
         // SAFETY: as above.
-        let (x, w) = unsafe { (p.x.slice::<bf16>(m * k), p.w.slice::<bf16>(n * k)) };
-        let x: Vec<f32> = x.iter().map(|x| x.to_f32()).collect();
+        let (a, b) = unsafe { (p.a.memory.slice::<bf16>(a_len), p.b.memory.slice::<bf16>(b_len)) };
+        let a: Vec<f32> = a[p.a.from..].iter().map(|x| x.to_f32()).collect();
+        let b = Mat::Bf16(&b[p.b.from..]);
         if p.out == Dtype::F32 {
             // SAFETY: as above.
-            let y = unsafe { p.y.slice_mut(m * n) };
-            matmul_nt(m, n, k, alpha, &x, Mat::Bf16(w), beta, y);
+            let y = unsafe { p.y.memory.slice_mut(y_len) };
+            multiply(p, &a, b, &mut y[p.y.from..]);
             return Ok(());
         }
         // SAFETY: as above.
-        let y = unsafe { p.y.slice_mut::<bf16>(m * n) };
-        let mut wide: Vec<f32> = y.iter().map(|y| if beta == 0.0 { 0.0 } else { y.to_f32() }).collect();
-        matmul_nt(m, n, k, alpha, &x, Mat::Bf16(w), beta, &mut wide);
+        let y = &mut unsafe { p.y.memory.slice_mut::<bf16>(y_len) }[p.y.from..];
+        let mut wide: Vec<f32> = y.iter().map(|y| if p.beta == 0.0 { 0.0 } else { y.to_f32() }).collect();
+        multiply(p, &a, b, &mut wide);
         y.iter_mut().zip(wide).for_each(|(y, wide)| *y = bf16::from_f32(wide));
         Ok(())
+    }
+}
+
+/// The product's arithmetic, by that of the CPU, which counts rows and columns from the layer's point of view.
+fn multiply(p: &Product<'_, HostMemory>, a: &[f32], b: Mat<'_>, y: &mut [f32]) {
+    let Product { m, n, k, alpha, beta, .. } = *p;
+    match p.form {
+        Form::Nt => matmul_nt(m, n, k, alpha, a, b, beta, y),
+        Form::Nn => matmul_nn(m, k, n, alpha, a, b, beta, y),
+        Form::Tn => {
+            let wide: Vec<f32>;
+            let b = match b {
+                Mat::F32(b) => b,
+                Mat::Bf16(b) => {
+                    wide = b.iter().map(|x| x.to_f32()).collect();
+                    &wide
+                }
+                Mat::F16(b) => {
+                    wide = b.iter().map(|x| x.to_f32()).collect();
+                    &wide
+                }
+            };
+            matmul_tn(k, m, n, alpha, a, b, beta, y);
+        }
     }
 }
