@@ -30,6 +30,7 @@ mod decoder;
 mod exact;
 mod faults;
 mod flash;
+mod flash_backward;
 mod golden;
 mod memory;
 mod models;

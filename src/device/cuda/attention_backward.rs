@@ -1,9 +1,10 @@
-//! Launches of `cuda/attention_backward.cu`: the cut of spans into tiles of queries, and of keys.
+//! The gradients of attention: those in bf16 that the tensor cores take go to [`flash_backward`], the others to
+//! `cuda/attention_backward.cu`, whose launches are here: the cut of spans into tiles of queries, and of keys.
 
 use super::driver::{Arg, Driver};
 use super::kernels::{self as k, by_activation};
 use super::tensor::upload;
-use super::{CudaDevice, CudaTensor, count32};
+use super::{CudaDevice, CudaTensor, count32, flash_backward};
 use crate::device::{Dtype, HeadShape, Span, TensorInfo, check, check_attention, check_disjoint};
 use crate::{Error, Result};
 
@@ -21,21 +22,27 @@ const THREADS: u32 = 128;
 
 /// What is cut into tiles.
 #[derive(Clone, Copy, PartialEq)]
-enum Side {
+pub(super) enum Side {
     /// Pairs of a query and a head.
     Pairs,
     /// Keys.
     Keys,
 }
 
-/// Five words a tile, as `Tile` of the kernels reads them, those with the most work first.
-fn plan(op: &'static str, side: Side, group: usize, spans: &[Span]) -> Result<Vec<u32>> {
+/// Tiles of `own` rows, five words a tile as `Tile` of the kernels reads them, those with the most work first.
+pub(super) fn plan(
+    op: &'static str,
+    side: Side,
+    own: usize,
+    group: usize,
+    spans: &[Span],
+) -> Result<Vec<u32>> {
     let mut tiles = Vec::new();
     for s in spans {
         let rows = if side == Side::Keys { s.k_len } else { s.q_len * group };
-        for first in (0..rows).step_by(OWN) {
+        for first in (0..rows).step_by(own) {
             let work = match side {
-                Side::Pairs => s.sees((first + OWN).min(rows).div_ceil(group) - 1),
+                Side::Pairs => s.sees((first + own).min(rows).div_ceil(group) - 1),
                 Side::Keys => s.q_len - first.saturating_sub(s.k_len - s.q_len),
             };
             tiles.push((work, [s.q_start, s.q_len, s.k_start, s.k_len, first]));
@@ -104,11 +111,14 @@ impl<R: Driver> CudaDevice<R> {
         // takes a pair.
         unsafe { self.launch_elements(kernel, pairs * 32, &args) }?;
 
+        if flash_backward::takes(dtype, shape) {
+            return self.flash_backward(OP, shape, spans, &operands, dq, dkv);
+        }
         let of_queries = by_activation(OP, dtype, [&k::attention_dq_f32, &k::attention_dq_bf16])?;
         let of_keys = by_activation(OP, dtype, [&k::attention_dkv_f32, &k::attention_dkv_bf16])?;
         for (side, kernel, results) in [(Side::Pairs, of_queries, &[dq][..]), (Side::Keys, of_keys, &dkv[..])]
         {
-            let words = plan(OP, side, shape.group(), spans)?;
+            let words = plan(OP, side, OWN, shape.group(), spans)?;
             let tiles = upload(&self.driver, &words)?;
             let args = [&[Arg::from(&tiles)], &operands[..], results].concat();
             let grid = [count32(OP, words.len() / 5)?, kv_heads as u32];

@@ -72,6 +72,7 @@ kernels! {
     "attention_backward": attention_dots_f32 attention_dots_bf16
         attention_dq_f32 attention_dq_bf16 attention_dkv_f32 attention_dkv_bf16;
     "flash": flash_64_64 flash_64_128 flash_128_64 flash_128_128;
+    "flash_backward": flash_dq_64 flash_dkv_64 flash_dq_128 flash_dkv_128;
     "latent": normal_f32 normal_bf16 reparameterise_f32 reparameterise_bf16 latent_loss_f32 latent_loss_bf16;
     "gemv": gemv_f32_f32_1 gemv_f32_f32_4 gemv_f32_f32_16 gemv_f32_bf16_1 gemv_f32_bf16_4 gemv_f32_bf16_16
         gemv_f32_f16_1 gemv_f32_f16_4 gemv_f32_f16_16 gemv_bf16_f32_1 gemv_bf16_f32_4 gemv_bf16_f32_16

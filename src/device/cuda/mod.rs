@@ -14,6 +14,7 @@ mod attention_backward;
 mod decode;
 pub mod driver;
 mod flash;
+mod flash_backward;
 #[cfg(cuda_kernels)]
 pub mod gpu;
 #[cfg(cuda_host)]
