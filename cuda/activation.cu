@@ -32,11 +32,53 @@ __device__ void gelu(const A* x, uint64_t count, A* out) {
     }
 }
 
+// The gradients take the place of their inputs.
+template <class A>
+__device__ __forceinline__ void swiglu_slopes(float dout, A* gate, A* up) {
+    const float g = to_float(*gate), u = to_float(*up);
+    const float s = 1.0f / (1.0f + expf(-g)), silu = g * s;
+    *gate = from_float<A>(dout * u * (s + silu * (1.0f - s)));
+    *up = from_float<A>(dout * silu);
+}
+
+template <class A>
+__device__ void swiglu_backward(const A* dout, uint64_t count, A* gate, A* up) {
+    constexpr uint32_t N = Vec<A>::COUNT;
+    const uint64_t whole = count / N;
+    for (uint64_t i = grid_thread(); i < whole; i += grid_threads()) {
+        const Vec<A> d = load_vec(dout + i * N);
+        Vec<A> g = load_vec(gate + i * N), u = load_vec(up + i * N);
+#pragma unroll
+        for (uint32_t k = 0; k < N; k++) swiglu_slopes(to_float(d.at[k]), &g.at[k], &u.at[k]);
+        *reinterpret_cast<Vec<A>*>(gate + i * N) = g;
+        *reinterpret_cast<Vec<A>*>(up + i * N) = u;
+    }
+    for (uint64_t i = whole * N + grid_thread(); i < count; i += grid_threads()) {
+        swiglu_slopes(to_float(dout[i]), gate + i, up + i);
+    }
+}
+
+template <class A>
+__device__ void gelu_backward(const A* dout, const A* x, uint64_t count, A* dx) {
+    for (uint64_t i = grid_thread(); i < count; i += grid_threads()) {
+        const float at = to_float(x[i]);
+        const float share = 0.5f * (1.0f + erff(at * 0.70710678118654752440f));
+        const float density = 0.39894228040143267794f * expf(-0.5f * at * at);
+        dx[i] = from_float<A>(to_float(dout[i]) * (share + at * density));
+    }
+}
+
 #define ACTIVATIONS(A, a)                                                                          \
     KERNEL(swiglu_##a, 256, const A* gate, const A* up, uint64_t count, A* out) {                  \
         swiglu(gate, up, count, out);                                                              \
     }                                                                                              \
-    KERNEL(gelu_##a, 256, const A* x, uint64_t count, A* out) { gelu(x, count, out); }
+    KERNEL(gelu_##a, 256, const A* x, uint64_t count, A* out) { gelu(x, count, out); }             \
+    KERNEL(swiglu_backward_##a, 256, const A* dout, uint64_t count, A* gate, A* up) {              \
+        swiglu_backward(dout, count, gate, up);                                                    \
+    }                                                                                              \
+    KERNEL(gelu_backward_##a, 256, const A* dout, const A* x, uint64_t count, A* dx) {             \
+        gelu_backward(dout, x, count, dx);                                                         \
+    }
 
 ACTIVATIONS(float, f32)
 ACTIVATIONS(bf16, bf16)

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use colar_engine::Result;
 use colar_engine::device::cuda::CudaDevice;
-use colar_engine::device::cuda::driver::{Driver, Launch, Limits, Memory, Product};
+use colar_engine::device::cuda::driver::{Driver, Launch, Limits, Memory, Part, Product};
 #[cfg(cuda_kernels)]
 use colar_engine::device::cuda::gpu::{GpuDriver, GpuMemory};
 use colar_engine::device::cuda::host::{HostDriver, HostMemory};
@@ -185,7 +185,18 @@ impl Driver for TestDriver {
     }
 
     fn product(&self, p: &Product<'_, TestMemory>) -> Result<()> {
-        let Product { m, n, k, alpha, beta, dtype, out, .. } = *p;
-        each!(self, d, p.x, x, p.w, w, p.y, y => d.product(&Product { m, n, k, alpha, beta, x, w, y, dtype, out }))
+        each!(self, d, p.a.memory, a, p.b.memory, b, p.y.memory, y => d.product(&Product {
+            form: p.form,
+            m: p.m,
+            n: p.n,
+            k: p.k,
+            alpha: p.alpha,
+            beta: p.beta,
+            a: Part { memory: a, from: p.a.from },
+            b: Part { memory: b, from: p.b.from },
+            y: Part { memory: y, from: p.y.from },
+            dtype: p.dtype,
+            out: p.out,
+        }))
     }
 }

@@ -82,6 +82,46 @@ proptest! {
         close("reparameterise", &mine, &read(&c, &theirs), 1e-5);
     }
 
+    /// Weights' gradients are float32 sums.
+    #[test]
+    fn layers_backward(rows in 1..20usize, cols in size(), seed in any::<u32>()) {
+        let (d, seed, c) = (device(), u64::from(seed), CpuDevice::new(1).unwrap());
+        let [x, y, dout] = [0, 1, 2].map(|i| rounded(rows, cols, seed + i));
+        let [w, b] = [3, 4].map(|i| Host::normal(1, cols, 1.0, seed + i));
+        let same = |what: &str, got: &CudaTensor<TestDriver>, want: &[f32], slack: f32| {
+            assert_eq!(got.dtype(), Dtype::F32, "{what}");
+            for (got, want) in read(d, got).iter().zip(want) {
+                assert!((got - want).abs() <= slack * (1.0 + want.abs()), "{what}: {got} instead of {want}");
+            }
+        };
+
+        let (mut dx, mut want_dx) = (up(&y), y.up(&c));
+        let (mut dw, mut want_dw) = (w.up(d), w.up(&c));
+        d.rms_norm_backward(&up(&dout), &up(&x), &w.up(d), 1e-5, &mut dx, Some(&mut dw)).unwrap();
+        c.rms_norm_backward(&dout.up(&c), &x.up(&c), &w.up(&c), 1e-5, &mut want_dx, Some(&mut want_dw)).unwrap();
+        close("rms_norm_backward, dx", &dx, &read(&c, &want_dx), 1e-4);
+        same("rms_norm_backward, dw", &dw, &read(&c, &want_dw), 1e-5);
+
+        let (mut db, mut want_db) = (b.up(d), b.up(&c));
+        d.layer_norm_backward(&up(&dout), &up(&x), &w.up(d), &mut dx, Some((&mut dw, &mut db))).unwrap();
+        let params = Some((&mut want_dw, &mut want_db));
+        c.layer_norm_backward(&dout.up(&c), &x.up(&c), &w.up(&c), &mut want_dx, params).unwrap();
+        // Of two equal columns 1/σ is 316, and what it multiplies cancels.
+        close("layer_norm_backward, dx", &dx, &read(&c, &want_dx), 1e-3);
+        same("layer_norm_backward, dw", &dw, &read(&c, &want_dw), 1e-4);
+        same("layer_norm_backward, db", &db, &read(&c, &want_db), 1e-5);
+
+        d.gelu_backward(&up(&dout), &up(&x), &mut dx).unwrap();
+        c.gelu_backward(&dout.up(&c), &x.up(&c), &mut want_dx).unwrap();
+        close("gelu_backward", &dx, &read(&c, &want_dx), 1e-6);
+        let (mut dgate, mut dup) = (up(&x), up(&y));
+        let (mut want_dgate, mut want_dup) = (x.up(&c), y.up(&c));
+        d.swiglu_backward(&up(&dout), &mut dgate, &mut dup).unwrap();
+        c.swiglu_backward(&dout.up(&c), &mut want_dgate, &mut want_dup).unwrap();
+        close("swiglu_backward, gate", &dgate, &read(&c, &want_dgate), 1e-6);
+        close("swiglu_backward, up", &dup, &read(&c, &want_dup), 1e-6);
+    }
+
     #[test]
     fn products(
         m in prop_oneof![1..20usize, Just(40)], n in size(), k in size(), weight in dtype(),
@@ -160,6 +200,37 @@ proptest! {
         d.attention(shape, &spans, &up(&q), &up(&k), &up(&v), &mut mine, None).unwrap();
         c.attention(shape, &spans, &q.up(&c), &k.up(&c), &v.up(&c), &mut theirs, None).unwrap();
         close("attention", &mine, &read(&c, &theirs), 1e-4);
+    }
+
+    #[test]
+    fn attention_backward(
+        kv_heads in 1..3usize, group in 1..4usize, head_dim in prop_oneof![Just(16), 1..32usize, 33..48usize],
+        q_len in 1..40usize, before in 0..60usize, seed in any::<u32>(),
+    ) {
+        let (d, seed, c) = (device(), u64::from(seed), CpuDevice::new(1).unwrap());
+        let shape = HeadShape { heads: kv_heads * group, kv_heads, head_dim };
+        let k_len = q_len + before;
+        let spans = [Span { q_start: 0, q_len, k_start: 0, k_len }];
+        let [q, dout] = [0, 1].map(|i| rounded(q_len, shape.q_width(), seed + i));
+        let [k, v] = [2, 3].map(|i| rounded(k_len, shape.kv_width(), seed + i));
+        let (mut out, mut lse) = (empty(q_len, q.cols), d.zeros(q_len, shape.heads).unwrap());
+        let [my_q, my_k, my_v, my_dout] = [&q, &k, &v, &dout].map(up);
+        d.attention(shape, &spans, &my_q, &my_k, &my_v, &mut out, Some(&mut lse)).unwrap();
+        let [mut dq, mut dk, mut dv] = [&q, &k, &v].map(|x| empty(x.rows, x.cols));
+        d.attention_backward(
+            shape, &spans, &my_q, &my_k, &my_v, &out, &lse, &my_dout, &mut dq, &mut dk, &mut dv,
+        ).unwrap();
+        // From the same rounded output.
+        let out = Host::new(q_len, q.cols, read(d, &out)).up(&c);
+        let lse = Host::new(q_len, shape.heads, read(d, &lse)).up(&c);
+        let [q, k, v, dout] = [q, k, v, dout].map(|x| x.up(&c));
+        let [mut want_dq, mut want_dk, mut want_dv] = [&q, &k, &v].map(|x| c.empty(x.rows(), x.cols()).unwrap());
+        c.attention_backward(
+            shape, &spans, &q, &k, &v, &out, &lse, &dout, &mut want_dq, &mut want_dk, &mut want_dv,
+        ).unwrap();
+        close("dq", &dq, &read(&c, &want_dq), 1e-4);
+        close("dk", &dk, &read(&c, &want_dk), 1e-4);
+        close("dv", &dv, &read(&c, &want_dv), 1e-4);
     }
 
     #[test]

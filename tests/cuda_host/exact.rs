@@ -1,9 +1,11 @@
 //! Where bits are promised, they are those of the device `cpu`: noise, and with it tokens and events, of a seed.
 
 use colar_engine::device::cpu::CpuDevice;
-use colar_engine::device::{Device, Draw, TokenChoice};
+use colar_engine::device::cuda::CudaDevice;
+use colar_engine::device::{Device, Draw, Dtype, TokenChoice};
 use colar_engine::random::Stream;
 
+use super::common::driver::{TestDriver, kernels};
 use super::common::host::{Host, poisoned, read};
 use super::device;
 
@@ -86,14 +88,13 @@ fn long_caches_are_cut_into_parts() {
 /// Sums of many rows into one, whatever the order in which blocks and threads run.
 #[test]
 fn gradients_have_the_same_bits_every_time() {
-    use colar_engine::device::cuda::CudaHostDevice;
     use colar_engine::device::{CrossEntropyGrads, Upstream};
     let (rows, cols, vocab) = (700, 37, 23);
     let [dout, h] = [1, 2].map(|seed| Host::normal(rows, cols, 1.0, seed));
     let (w, scale) = (Host::normal(vocab, cols, 0.5, 3), Host::normal(rows, 1, 1.0, 4));
     let ids: Vec<u32> = (0..rows).map(|r| (r * r % vocab) as u32).collect();
     let offsets: Vec<u32> = (0..=rows as u32).collect();
-    let run = |d: &CudaHostDevice| {
+    let run = |d: &CudaDevice<TestDriver>| {
         let (ids, offsets) = (d.index(&ids).unwrap(), d.index(&offsets).unwrap());
         let (dout, scale) = (dout.up(d), scale.up(d));
         let mut dtable = d.zeros(vocab, cols).unwrap();
@@ -111,5 +112,5 @@ fn gradients_have_the_same_bits_every_time() {
     };
     let first = run(device());
     assert!(first == run(device()), "the same device");
-    assert!(first == run(&CudaHostDevice::on_host(1, 99).unwrap()), "another order");
+    assert!(first == run(&kernels(Dtype::F32, 99)), "another order");
 }

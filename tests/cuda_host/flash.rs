@@ -14,23 +14,23 @@ use super::common::host::{Host, read};
 
 const ROUNDING: f64 = 1.0 / 256.0;
 
-fn device(seed: u64) -> CudaDevice<TestDriver> {
+pub fn device(seed: u64) -> CudaDevice<TestDriver> {
     kernels(Dtype::Bf16, seed)
 }
 
 /// Spans over buffers in which every row that belongs to none of them is NaN.
-struct Case {
-    shape: HeadShape,
-    spans: Vec<Span>,
-    q: Host,
-    k: Host,
-    v: Host,
+pub struct Case {
+    pub shape: HeadShape,
+    pub spans: Vec<Span>,
+    pub q: Host,
+    pub k: Host,
+    pub v: Host,
 }
 
 impl Case {
     /// Spans of `(queries, keys before them)`; between them rows of queries and of keys that are not used, and in
     /// the cache the spans stand in the opposite order. `values` draws the elements of q, k and v.
-    fn new(shape: HeadShape, lens: &[(usize, usize)], mut values: impl FnMut() -> f32) -> Case {
+    pub fn new(shape: HeadShape, lens: &[(usize, usize)], mut values: impl FnMut() -> f32) -> Case {
         let (mut spans, mut q_rows, mut k_rows) = (Vec::new(), 0, 0);
         for (i, &(q_len, before)) in lens.iter().enumerate() {
             spans.push(Span { q_start: q_rows + i % 2, q_len, k_start: 0, k_len: before + q_len });
@@ -111,11 +111,11 @@ impl Case {
     }
 }
 
-fn bits(x: &[f32]) -> Vec<u32> {
+pub fn bits(x: &[f32]) -> Vec<u32> {
     x.iter().map(|x| x.to_bits()).collect()
 }
 
-fn normal(seed: u64) -> impl FnMut() -> f32 {
+pub fn normal(seed: u64) -> impl FnMut() -> f32 {
     let mut stream = Stream::new(seed, 0xF1A5);
     move || stream.normal()
 }

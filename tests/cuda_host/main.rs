@@ -36,6 +36,7 @@ mod decoder;
 mod exact;
 mod faults;
 mod flash;
+mod flash_backward;
 mod golden;
 mod memory;
 mod models;
@@ -48,9 +49,6 @@ use colar_engine::device::cuda::CudaDevice;
 use common::driver::{TestDriver, kernels};
 use domain::{TOLERANCE, dtype, size};
 use proptest::prelude::*;
-
-/// Whether the device has the gradients of attention, norms and activations.
-const TRAINS: bool = false;
 
 /// Draws from one distribution: each is a block of coroutines.
 const DRAWS: usize = 400;

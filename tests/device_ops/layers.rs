@@ -4,7 +4,7 @@ use colar_engine::device::Device;
 use proptest::prelude::*;
 
 use super::common::host::{Host, close, poisoned, read};
-use super::{TOLERANCE, TRAINS, config, device, size};
+use super::{TOLERANCE, config, device, size};
 
 /// Elementwise results with the magnitude their rounding is measured against.
 type Want = Vec<(f64, f64)>;
@@ -75,9 +75,6 @@ fn rms_norms<D: Device>(d: &D, rows: usize, cols: usize, seed: u64) {
     let of_sum = normalised(&Host::new(rows, cols, sum), f64::from(eps), false);
     close("add_rms_norm", &read(d, &out), &scaled(&of_sum), TOLERANCE);
 
-    if !TRAINS {
-        return;
-    }
     for with_weight in [true, false] {
         let (mut dx, mut dw) = (delta.up(d), w.up(d));
         let wanted = with_weight.then_some(&mut dw);
@@ -110,9 +107,6 @@ fn layer_norms<D: Device>(d: &D, rows: usize, cols: usize, seed: u64) {
     d.layer_norm(&x.up(d), &w.up(d), &b.up(d), &mut out).unwrap();
     close("layer_norm", &read(d, &out), &want, TOLERANCE);
 
-    if !TRAINS {
-        return;
-    }
     for with_params in [true, false] {
         let mut dx = poisoned(d, rows, cols);
         let (mut dw, mut db) = (w.up(d), b.up(d));
@@ -232,9 +226,6 @@ fn activations<D: Device>(d: &D, x: Host, up: Host, dout: Host) {
     let mut out = poisoned(d, rows, cols);
     d.gelu(&x.up(d), &mut out).unwrap();
     close("gelu", &read(d, &out), &each(&|x, _, _| (x * phi(x), x.abs())), TOLERANCE);
-    if !TRAINS {
-        return;
-    }
     let mut dx = poisoned(d, rows, cols);
     d.gelu_backward(&dout.up(d), &x.up(d), &mut dx).unwrap();
     let want = each(&|x, _, o| (o * (phi(x) + x * density(x)), o.abs()));
@@ -299,5 +290,7 @@ fn larger_norms() {
     device().scope(|| {
         rms_norms(device(), 200, 576, 1);
         layer_norms(device(), 200, 576, 2);
+        rms_norms(device(), 1300, 5, 3);
+        layer_norms(device(), 1300, 5, 4);
     });
 }

@@ -23,9 +23,6 @@ use std::sync::OnceLock;
 use colar_engine::device::cpu::CpuDevice;
 use domain::{TOLERANCE, config, dtype, size};
 
-/// Whether the device has the gradients of attention, norms and activations.
-const TRAINS: bool = true;
-
 /// Draws from one distribution.
 const DRAWS: usize = 4000;
 

@@ -64,11 +64,16 @@ kernels! {
         convert_f32_bf16 convert_bf16_bf16 convert_f16_bf16
         scatter_rows_f32 scatter_rows_bf16 add_bias_f32 add_bias_bf16 add_f32 add_bf16
         gather_merge_backward_f32 gather_merge_backward_bf16 column_sums_f32 column_sums_bf16 add_partials;
-    "norm": rms_norm_f32 rms_norm_bf16 layer_norm_f32 layer_norm_bf16;
+    "norm": rms_norm_f32 rms_norm_bf16 layer_norm_f32 layer_norm_bf16
+        rms_norm_backward_f32 rms_norm_backward_bf16 layer_norm_backward_f32 layer_norm_backward_bf16 norm_weights;
     "rope": rotary_f32 rotary_bf16 rotary_append_f32 rotary_append_bf16;
-    "activation": swiglu_f32 swiglu_bf16 gelu_f32 gelu_bf16;
+    "activation": swiglu_f32 swiglu_bf16 gelu_f32 gelu_bf16
+        swiglu_backward_f32 swiglu_backward_bf16 gelu_backward_f32 gelu_backward_bf16;
     "attention": attention_f32 attention_bf16 attention_merge_f32 attention_merge_bf16;
+    "attention_backward": attention_dots_f32 attention_dots_bf16
+        attention_dq_f32 attention_dq_bf16 attention_dkv_f32 attention_dkv_bf16;
     "flash": flash_64_64 flash_64_128 flash_128_64 flash_128_128;
+    "flash_backward": flash_dq_64 flash_dkv_64 flash_dq_128 flash_dkv_128;
     "latent": normal_f32 normal_bf16 reparameterise_f32 reparameterise_bf16 latent_loss_f32 latent_loss_bf16
         reparameterise_backward_f32 reparameterise_backward_bf16 latent_logprob_f32 latent_logprob_bf16;
     "gemv": gemv_f32_f32_1 gemv_f32_f32_4 gemv_f32_f32_16 gemv_f32_bf16_1 gemv_f32_bf16_4 gemv_f32_bf16_16

@@ -4,16 +4,16 @@
 //! file of operations here stands beside a file of `cuda/` and does what a kernel cannot: it checks shapes and
 //! dtypes, chooses the form of the kernel and cuts the work into blocks. The cut depends on shapes alone, so
 //! equal inputs give equal bits.
-//!
-//! Gradients of attention, norms and activations are not there yet and say so.
 
 #[cfg_attr(not(cuda_kernels), allow(dead_code, reason = "memory on the host is guarded, buffer by buffer"))]
 mod arena;
 mod attention;
+mod attention_backward;
 mod cross_entropy;
 mod decode;
 pub mod driver;
 mod flash;
+mod flash_backward;
 #[cfg(cuda_kernels)]
 pub mod gpu;
 #[cfg(cuda_host)]
@@ -166,11 +166,6 @@ impl<R: Driver> CudaDevice<R> {
         let blocks = n.div_ceil(ROW_THREADS).min(ELEMENT_BLOCKS) as u32;
         // SAFETY: the caller's promise is the same.
         unsafe { self.launch(kernel, [blocks, 1], ROW_THREADS as u32, 0, args) }
-    }
-
-    /// The error of an operation that this device does not have yet.
-    fn missing<T>(&self, op: &str) -> Result<T> {
-        Err(Error::other(format!("{op} is not yet on the device {}: train with --device cpu", self.name())))
     }
 }
 
@@ -415,14 +410,14 @@ impl<R: Driver> Device for CudaDevice<R> {
 
     fn rms_norm_backward(
         &self,
-        _: &CudaTensor<R>,
-        _: &CudaTensor<R>,
-        _: &CudaTensor<R>,
-        _: f32,
-        _: &mut CudaTensor<R>,
-        _: Option<&mut CudaTensor<R>>,
+        dout: &CudaTensor<R>,
+        x: &CudaTensor<R>,
+        w: &CudaTensor<R>,
+        eps: f32,
+        dx: &mut CudaTensor<R>,
+        dw: Option<&mut CudaTensor<R>>,
     ) -> Result<()> {
-        self.missing("rms_norm_backward")
+        self.norm_backward(dout, x, w, eps, dx, dw)
     }
 
     fn rotary(
@@ -462,35 +457,40 @@ impl<R: Driver> Device for CudaDevice<R> {
 
     fn attention_backward(
         &self,
-        _: HeadShape,
-        _: &[Span],
-        _: &CudaTensor<R>,
-        _: &CudaTensor<R>,
-        _: &CudaTensor<R>,
-        _: &CudaTensor<R>,
-        _: &CudaTensor<R>,
-        _: &CudaTensor<R>,
-        _: &mut CudaTensor<R>,
-        _: &mut CudaTensor<R>,
-        _: &mut CudaTensor<R>,
+        shape: HeadShape,
+        spans: &[Span],
+        q: &CudaTensor<R>,
+        k: &CudaTensor<R>,
+        v: &CudaTensor<R>,
+        out: &CudaTensor<R>,
+        lse: &CudaTensor<R>,
+        dout: &CudaTensor<R>,
+        dq: &mut CudaTensor<R>,
+        dk: &mut CudaTensor<R>,
+        dv: &mut CudaTensor<R>,
     ) -> Result<()> {
-        self.missing("attention_backward")
+        self.attend_backward(shape, spans, [q, k, v, out], lse, dout, [dq, dk, dv])
     }
 
     fn swiglu(&self, gate: &CudaTensor<R>, up: &CudaTensor<R>, out: &mut CudaTensor<R>) -> Result<()> {
         self.gated(gate, up, out)
     }
 
-    fn swiglu_backward(&self, _: &CudaTensor<R>, _: &mut CudaTensor<R>, _: &mut CudaTensor<R>) -> Result<()> {
-        self.missing("swiglu_backward")
+    fn swiglu_backward(
+        &self,
+        dout: &CudaTensor<R>,
+        gate: &mut CudaTensor<R>,
+        up: &mut CudaTensor<R>,
+    ) -> Result<()> {
+        self.gated_backward(dout, gate, up)
     }
 
     fn gelu(&self, x: &CudaTensor<R>, out: &mut CudaTensor<R>) -> Result<()> {
         self.exact_gelu(x, out)
     }
 
-    fn gelu_backward(&self, _: &CudaTensor<R>, _: &CudaTensor<R>, _: &mut CudaTensor<R>) -> Result<()> {
-        self.missing("gelu_backward")
+    fn gelu_backward(&self, dout: &CudaTensor<R>, x: &CudaTensor<R>, dx: &mut CudaTensor<R>) -> Result<()> {
+        self.exact_gelu_backward(dout, x, dx)
     }
 
     fn layer_norm(
@@ -505,13 +505,13 @@ impl<R: Driver> Device for CudaDevice<R> {
 
     fn layer_norm_backward(
         &self,
-        _: &CudaTensor<R>,
-        _: &CudaTensor<R>,
-        _: &CudaTensor<R>,
-        _: &mut CudaTensor<R>,
-        _: Option<(&mut CudaTensor<R>, &mut CudaTensor<R>)>,
+        dout: &CudaTensor<R>,
+        x: &CudaTensor<R>,
+        w: &CudaTensor<R>,
+        dx: &mut CudaTensor<R>,
+        params: Option<(&mut CudaTensor<R>, &mut CudaTensor<R>)>,
     ) -> Result<()> {
-        self.missing("layer_norm_backward")
+        self.affine_norm_backward(dout, x, w, dx, params)
     }
 
     fn normal(&self, draws: &[Draw], out: &mut CudaTensor<R>) -> Result<()> {
