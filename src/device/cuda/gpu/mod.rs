@@ -34,8 +34,9 @@ const MIN_CAPABILITY: i32 = 8;
 /// driver's own step.
 const BLOCK_STEP: usize = 2 << 20;
 
-/// Dynamic shared memory that a kernel has without asking.
-const PLAIN_SHARED: u32 = 48 << 10;
+/// Dynamic shared memory that a kernel has without asking: of 48 KiB, what arrays of fixed size leave in every
+/// kernel.
+const PLAIN_SHARED: u32 = 40 << 10;
 
 /// The GPU; clones share it.
 #[derive(Clone)]
