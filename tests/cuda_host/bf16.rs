@@ -3,6 +3,7 @@
 
 use std::sync::OnceLock;
 
+use colar_engine::Error;
 use colar_engine::device::cpu::CpuDevice;
 use colar_engine::device::cuda::{CudaDevice, CudaTensor};
 use colar_engine::device::{Device, Dtype, HeadShape, Span, TensorInfo};
@@ -273,4 +274,16 @@ proptest! {
         c.rotary(&mut theirs, &positions, &frequencies.up(&c), 1.0).unwrap();
         close("rotary", &mine, &read(&c, &theirs), 1e-5);
     }
+}
+
+/// The sums of a weight's gradient stand in shared memory; what does not fit there is refused, and needs it only
+/// where the gradient is wanted.
+#[test]
+fn norms_too_wide() {
+    let (d, cols) = (device(), 60_000);
+    let (x, w) = (rounded(1, cols, 1), Host::full(1, cols, 1.0).up(d));
+    let (mut dx, mut dw) = (up(&x), d.zeros(1, cols).unwrap());
+    d.rms_norm_backward(&up(&x), &up(&x), &w, 1e-5, &mut dx, None).unwrap();
+    let error = d.rms_norm_backward(&up(&x), &up(&x), &w, 1e-5, &mut dx, Some(&mut dw)).unwrap_err();
+    assert!(matches!(error, Error::Shape { op: "rms_norm_backward", .. }), "{error}");
 }

@@ -9,6 +9,9 @@ use crate::{Error, Result};
 /// Most blocks that each add up a part of a norm's weight gradients: four for each of an H100's multiprocessors.
 const SUM_BLOCKS: usize = 528;
 
+/// Bytes of shared memory of fixed size that the kernels of norms have.
+const FIXED_SHARED: usize = 32 * size_of::<f32>();
+
 impl<R: Driver> CudaDevice<R> {
     /// RMSNorm of `x`, or of `x + delta`, which then goes to `sum`.
     pub(super) fn norm(
@@ -122,7 +125,7 @@ impl<R: Driver> CudaDevice<R> {
     fn deal(&self, op: &'static str, rows: usize, cols: usize, weights: usize) -> Result<Deal> {
         let each = if weights > 0 { rows.div_ceil(SUM_BLOCKS).max(1) } else { 1 };
         let (blocks, shared) = (rows.div_ceil(each), weights * cols * size_of::<f32>());
-        let most = self.driver.limits().shared as usize;
+        let most = (self.driver.limits().shared as usize).saturating_sub(FIXED_SHARED);
         if shared > most {
             let what = format!("gradients of {weights} weights of {cols} columns; {most} bytes hold no more");
             return Err(Error::Shape { op, what });

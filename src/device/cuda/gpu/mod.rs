@@ -38,8 +38,9 @@ const BLOCK_STEP: usize = 2 << 20;
 /// Threads of a block that has a multiprocessor to itself: enough loads in flight, and registers for each.
 const ALONE_THREADS: u32 = 256;
 
-/// Dynamic shared memory that a kernel has without asking.
-const PLAIN_SHARED: u32 = 48 << 10;
+/// Dynamic shared memory that a kernel has without asking: of 48 KiB, what arrays of fixed size leave in every
+/// kernel.
+const PLAIN_SHARED: u32 = 40 << 10;
 
 /// The GPU; clones share it.
 #[derive(Clone)]
