@@ -37,24 +37,24 @@ __device__ __forceinline__ void softmax_sum(const float* row, uint32_t count, fl
     *total = block_sum(sum * expf(top - *maximum));
 }
 
-// The loss of row blockIdx.x of the logits, which is row `r` of the labels; in every thread.
+// The loss of row blockIdx.x of the logits, which is row `r` of the labels, with the row's maximum and sum; in every
+// thread. The labels' distances from the maximum come first: the logarithm is small beside the logits, and added
+// to one of them would lose its last digits.
 __device__ __forceinline__ float row_loss(const float* row, const uint32_t* ids, const uint32_t* offsets,
-                                          uint32_t vocab, uint64_t r, float* lse) {
-    float top, sum;
-    softmax_sum(row, vocab, &top, &sum);
-    *lse = top + logf(sum);
+                                          uint32_t vocab, uint64_t r, float* top, float* sum) {
+    softmax_sum(row, vocab, top, sum);
     const uint32_t begin = offsets[r], end = offsets[r + 1];
-    float mean = 0.0f;
-    for (uint32_t i = begin; i < end; i++) mean += row[ids[i]] / float(end - begin);
-    return *lse - mean;
+    float distance = 0.0f;
+    for (uint32_t i = begin; i < end; i++) distance += (*top - row[ids[i]]) / float(end - begin);
+    return logf(*sum) + distance;
 }
 
 // The first row of the logits is row `first` of the labels and losses.
 KERNEL(label_loss, 1024, const float* logits, const uint32_t* ids, const uint32_t* offsets, uint32_t vocab,
        uint32_t first, float* loss) {
     const uint64_t r = uint64_t(first) + blockIdx.x;
-    float lse;
-    const float l = row_loss(logits + uint64_t(blockIdx.x) * vocab, ids, offsets, vocab, r, &lse);
+    float top, sum;
+    const float l = row_loss(logits + uint64_t(blockIdx.x) * vocab, ids, offsets, vocab, r, &top, &sum);
     if (threadIdx.x == 0) loss[r] = l;
 }
 
@@ -66,8 +66,9 @@ __device__ void label_gradient(const float* logits, const uint32_t* ids, const u
     const uint64_t r = uint64_t(first) + blockIdx.x;
     const float* row = logits + uint64_t(blockIdx.x) * vocab;
     A* out = dlogits + uint64_t(blockIdx.x) * vocab;
-    float lse;
-    const float l = row_loss(row, ids, offsets, vocab, r, &lse);
+    float top, sum;
+    const float l = row_loss(row, ids, offsets, vocab, r, &top, &sum);
+    const float inverse = 1.0f / sum;
     if (threadIdx.x == 0) loss[r] = l;
     const float g = scale != nullptr ? scale[r] : -policy_gradient(terms + 4 * r, -l, objective);
     for (uint32_t from = threadIdx.x; from < vocab; from += BATCH * blockDim.x) {
@@ -80,7 +81,7 @@ __device__ void label_gradient(const float* logits, const uint32_t* ids, const u
 #pragma unroll
         for (uint32_t b = 0; b < BATCH; b++) {
             const uint32_t i = from + b * blockDim.x;
-            if (i < vocab) out[i] = from_float<A>(g * expf(x[b] - lse));
+            if (i < vocab) out[i] = from_float<A>(g * (expf(x[b] - top) * inverse));
         }
     }
     __syncthreads();  // the labels' elements are written once more
@@ -94,7 +95,7 @@ __device__ void label_gradient(const float* logits, const uint32_t* ids, const u
             before += j < i ? same : 0;
         }
         if (before == 0) {
-            out[id] = from_float<A>(g * (expf(row[id] - lse) - float(times) / float(end - begin)));
+            out[id] = from_float<A>(g * (expf(row[id] - top) * inverse - float(times) / float(end - begin)));
         }
     }
 }

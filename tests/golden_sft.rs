@@ -6,7 +6,7 @@ mod common;
 use std::path::Path;
 
 use colar_engine::device::cpu::CpuDevice;
-use colar_engine::device::{Device, LatentLoss};
+use colar_engine::device::{Device, Dtype, LatentLoss};
 use colar_engine::model::open::{Additions, open};
 use colar_engine::model::params::Grads;
 use colar_engine::model::prompt::{Method, training};
@@ -20,24 +20,23 @@ use serde_json::Value;
 const LOSS: f64 = 1e-5;
 const GRADIENT: f64 = 1e-4;
 
-fn check_model(name: &str) {
+fn check_model<D: Device>(device: &D, name: &str) {
     let dir = golden(name);
     let cases: Value = serde_json::from_slice(&std::fs::read(dir.join("sft.json")).unwrap()).unwrap();
     let vectors = Weights::open_file(&dir.join("sft.safetensors")).unwrap();
     let mut gradients = 0;
     for case in cases["cases"].as_array().unwrap() {
-        gradients += check_case(&dir, &cases, case, &vectors);
+        gradients += check_case(device, &dir, &cases, case, &vectors);
     }
     let listed = vectors.names().filter(|n| n.contains(".grad.")).count();
     assert_eq!(gradients, listed, "every golden gradient was compared");
 }
 
-fn check_case(dir: &Path, cases: &Value, case: &Value, vectors: &Weights) -> usize {
+fn check_case<D: Device>(device: &D, dir: &Path, cases: &Value, case: &Value, vectors: &Weights) -> usize {
     let key = case["key"].as_str().unwrap();
     let full = key == "full";
     let cf = case["cf"].as_u64().unwrap() as usize;
     let sample = common::sample(&cases["samples"][case["sample"].as_u64().unwrap() as usize]);
-    let device = CpuDevice::new(2).unwrap();
     let trained: Box<dyn Fn(&str) -> bool> = if full {
         Box::new(|_| true)
     } else {
@@ -45,7 +44,7 @@ fn check_case(dir: &Path, cases: &Value, case: &Value, vectors: &Weights) -> usi
     };
     // The full case is fine-tuning of the bare model, whose head comes from the checkpoint all the same.
     let checkpoint = if full { common::head_only(dir) } else { common::Dir::Given(dir.join("adapter")) };
-    let mut opened = open(&device, dir, Some(checkpoint.path()), &Additions::default(), &*trained).unwrap();
+    let mut opened = open(device, dir, Some(checkpoint.path()), &Additions::default(), &*trained).unwrap();
     opened.model.embeds_std = cases["embeds_std"].as_f64().unwrap() as f32;
 
     let segments =
@@ -69,10 +68,10 @@ fn check_case(dir: &Path, cases: &Value, case: &Value, vectors: &Weights) -> usi
         latent_loss: if nll { LatentLoss::Nll } else { LatentLoss::Mse },
         ..Objective::default()
     };
-    let eps = common::tensor(&device, vectors, &format!("{}.eps", key.replace("nll", "mse")));
-    let mut grads = Grads::new(&device, &opened.model.params, &*trained).unwrap();
+    let eps = common::tensor(device, vectors, &format!("{}.eps", key.replace("nll", "mse")));
+    let mut grads = Grads::new(device, &opened.model.params, &*trained).unwrap();
     let losses = run(
-        &device,
+        device,
         &opened.model,
         &objective,
         &batch,
@@ -111,12 +110,28 @@ fn check_case(dir: &Path, cases: &Value, case: &Value, vectors: &Weights) -> usi
     compared
 }
 
+fn cpu() -> CpuDevice {
+    CpuDevice::new(2).unwrap()
+}
+
 #[test]
 fn llama_tiny() {
-    check_model("llama-tiny");
+    check_model(&cpu(), "llama-tiny");
 }
 
 #[test]
 fn qwen2_tiny() {
-    check_model("qwen2-tiny");
+    check_model(&cpu(), "qwen2-tiny");
+}
+
+#[test]
+#[cfg(cuda_host)]
+fn llama_tiny_by_the_kernels() {
+    check_model(&common::driver::kernels(Dtype::F32, 1), "llama-tiny");
+}
+
+#[test]
+#[cfg(cuda_host)]
+fn qwen2_tiny_by_the_kernels() {
+    check_model(&common::driver::kernels(Dtype::F32, 2), "qwen2-tiny");
 }

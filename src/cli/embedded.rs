@@ -2,9 +2,11 @@
 
 use std::time::Instant;
 
-use super::train::{Shown, training_device};
+use super::train::{Shown, on_device};
+use crate::device::Device;
 use crate::eval::table;
 use crate::files::runs;
+use crate::infer::DeviceTask;
 use crate::train::TrainFlags;
 use crate::train::embedded::{self, EmbeddedOptions, Stage};
 use crate::{Error, Result};
@@ -29,11 +31,25 @@ pub(super) fn run(flags: TrainFlags, resume: bool) -> Result<()> {
         (None, true) => return Err(Error::usage("--resume needs --out, the run to go on with")),
     };
     let options = EmbeddedOptions { out, seed: flags.seed.unwrap_or(0), resume, shorten: 1 };
-    let device = training_device(flags.device.unwrap_or_default(), flags.threads.unwrap_or(0))?;
+    on_device(flags.device.unwrap_or_default(), flags.threads.unwrap_or(0), Embedded(options))
+}
+
+struct Embedded(EmbeddedOptions);
+
+impl DeviceTask for Embedded {
+    type Output = ();
+
+    fn run<D: Device>(self, device: D) -> Result<()> {
+        train(&device, &self.0)
+    }
+}
+
+/// Trains and evaluates, and says how it goes.
+fn train<D: Device>(device: &D, options: &EmbeddedOptions) -> Result<()> {
     let started = Instant::now();
     println!("run directory: {}", options.out.display());
     let mut shown: Option<(String, Shown)> = None;
-    let rows = embedded::run(&device, &options, &mut |stage| match stage {
+    let rows = embedded::run(device, options, &mut |stage| match stage {
         Stage::Prepared { samples: [train, val, test], parameters } => println!(
             "data: {train} training, {val} validation, {test} test questions; model: {parameters} weights"
         ),

@@ -6,10 +6,10 @@ use std::time::Duration;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::device::cpu::CpuDevice;
+use crate::device::Device;
 use crate::files::runs;
-use crate::infer::DeviceKind;
-use crate::train::{Progress, RlOptions, RlTrainer, Stage, TrainFlags, Trainer};
+use crate::infer::{DeviceKind, DeviceTask, run_on_device};
+use crate::train::{Progress, RlOptions, RlTrainer, Stage, TrainFlags, TrainOptions, Trainer};
 use crate::{Error, Result};
 
 /// Train a model, in chains of thought or in compressed latents
@@ -59,46 +59,66 @@ pub fn run(args: TrainArgs) -> Result<()> {
         flags.out = Some(runs::new_dir());
     }
     if flags.stage == Some(Stage::Rl) {
-        return run_rl(flags.resolve_rl()?, args.resume);
+        let options = flags.resolve_rl()?;
+        return on_device(options.run.device, options.run.threads, Rl { options, resume: args.resume });
     }
     let options = flags.resolve()?;
-    let device = training_device(options.run.device, options.run.threads)?;
-    let out = options.run.out.clone();
-    let mut trainer = Trainer::new(device, options, args.resume)?;
-    let mut shown = Shown::new("train");
-    let summary = trainer.run(&mut |p| shown.update(&p))?;
-    shown.finish();
-    if summary.bounded > 0 {
-        eprintln!(
-            "note: {} log_sigma values met their bound (see bounded_log_sigma in metrics.jsonl)",
-            summary.bounded
-        );
+    on_device(options.run.device, options.run.threads, Supervised { options, resume: args.resume })
+}
+
+/// Runs a task of training on the device that was asked for.
+pub(super) fn on_device<T: DeviceTask>(kind: DeviceKind, threads: usize, task: T) -> Result<T::Output> {
+    run_on_device(kind.for_training(), None, threads, task)
+}
+
+struct Supervised {
+    options: TrainOptions,
+    resume: bool,
+}
+
+impl DeviceTask for Supervised {
+    type Output = ();
+
+    fn run<D: Device>(self, device: D) -> Result<()> {
+        let out = self.options.run.out.clone();
+        let mut trainer = Trainer::new(device, self.options, self.resume)?;
+        let mut shown = Shown::new("train");
+        let summary = trainer.run(&mut |p| shown.update(&p))?;
+        shown.finish();
+        if summary.bounded > 0 {
+            eprintln!(
+                "note: {} log_sigma values met their bound (see bounded_log_sigma in metrics.jsonl)",
+                summary.bounded
+            );
+        }
+        println!("{} steps; best checkpoint in {}", summary.steps, out.join("best").display());
+        Ok(())
     }
-    println!("{} steps; best checkpoint in {}", summary.steps, out.join("best").display());
-    Ok(())
 }
 
-/// The device to train on.
-pub(super) fn training_device(kind: DeviceKind, threads: usize) -> Result<CpuDevice> {
-    kind.check_trains()?;
-    CpuDevice::new(threads)
+struct Rl {
+    options: RlOptions,
+    resume: bool,
 }
 
-fn run_rl(options: RlOptions, resume: bool) -> Result<()> {
-    let device = training_device(options.run.device, options.run.threads)?;
-    let out = options.run.out.clone();
-    let mut trainer = RlTrainer::new(device, options, resume)?;
-    let mut shown = Shown::new("rl");
-    let summary = trainer.run(&mut |p| shown.update(&p))?;
-    shown.finish();
-    println!(
-        "{} steps; best checkpoint in {}; curves in {}, rollouts in {}",
-        summary.steps,
-        out.join("best").display(),
-        out.join("rl.svg").display(),
-        out.join("rollouts.txt").display()
-    );
-    Ok(())
+impl DeviceTask for Rl {
+    type Output = ();
+
+    fn run<D: Device>(self, device: D) -> Result<()> {
+        let out = self.options.run.out.clone();
+        let mut trainer = RlTrainer::new(device, self.options, self.resume)?;
+        let mut shown = Shown::new("rl");
+        let summary = trainer.run(&mut |p| shown.update(&p))?;
+        shown.finish();
+        println!(
+            "{} steps; best checkpoint in {}; curves in {}, rollouts in {}",
+            summary.steps,
+            out.join("best").display(),
+            out.join("rl.svg").display(),
+            out.join("rollouts.txt").display()
+        );
+        Ok(())
+    }
 }
 
 /// A progress bar with loss, speed and time left; a line per validation.

@@ -251,6 +251,12 @@ pub trait Device: Clone + Send + Sync + Sized + 'static {
     fn empty(&self, rows: usize, cols: usize) -> Result<Self::Tensor>;
     /// A float32 buffer of zeros.
     fn zeros(&self, rows: usize, cols: usize) -> Result<Self::Tensor>;
+    /// An activation buffer of the compute dtype, of zeros.
+    fn cleared(&self, rows: usize, cols: usize) -> Result<Self::Tensor> {
+        let mut t = self.empty(rows, cols)?;
+        self.clear(&mut t)?;
+        Ok(t)
+    }
     /// Copies host values, row-major, into a new float32 buffer.
     fn upload(&self, rows: usize, cols: usize, values: &[f32]) -> Result<Self::Tensor>;
     /// Makes a mapped file's tensor usable in the dtype of the file; on `cpu` nothing is copied.

@@ -41,16 +41,11 @@ pub enum DeviceKind {
 }
 
 impl DeviceKind {
-    /// Fails unless this is a device that can train.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] naming the devices that can.
-    pub fn check_trains(self) -> Result<()> {
+    /// Where training runs: as asked for, and by itself on the CPU, until the kernels' speed at it is measured.
+    pub fn for_training(self) -> Self {
         match self {
-            DeviceKind::Auto | DeviceKind::Cpu => Ok(()),
-            DeviceKind::Cuda | DeviceKind::CudaHost => {
-                Err(Error::usage("the CUDA kernels do not train yet; --device cpu does"))
-            }
+            DeviceKind::Auto => DeviceKind::Cpu,
+            chosen => chosen,
         }
     }
 }

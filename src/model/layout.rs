@@ -116,7 +116,7 @@ impl<D: Device> SharedKeys<D> {
 
     /// The gradient of the packed rows `[rows, W]`, given that of the spread ones.
     pub(super) fn collect(&self, device: &D, spread: &D::Tensor, rows: usize) -> Result<D::Tensor> {
-        let mut out = device.zeros(rows, spread.cols())?;
+        let mut out = device.cleared(rows, spread.cols())?;
         for (from, to, count) in &self.rounds {
             let mut part = device.empty(*count, spread.cols())?;
             device.gather_rows(1.0, spread, from, &mut part)?;

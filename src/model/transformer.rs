@@ -270,7 +270,7 @@ impl<D: Device> Transformer<D> {
         let eps = self.config.rms_norm_eps;
         let (t, h) = (dhidden.rows(), dhidden.cols());
         // The gradient of the residual stream, carried down through the layers.
-        let mut d = device.zeros(t, h)?;
+        let mut d = device.cleared(t, h)?;
         let norm = params.get(self.norm);
         device.rms_norm_backward(dhidden, &saved.stream, norm, eps, &mut d, grads.get_mut(self.norm))?;
         // Below the lowest layer with a trained weight there is nothing to compute.

@@ -214,7 +214,7 @@ pub fn run<D: Device>(
     let target = if latents { Some(latent_target(device, model, batch, &x)?) } else { None };
     // The second forward needs the input embeddings again.
     let second_x = if objective.pred_embed_forward_weight != 0.0 && latents {
-        let mut copy = device.zeros(x.rows(), hidden)?;
+        let mut copy = device.cleared(x.rows(), hidden)?;
         device.add(&x, &mut copy)?;
         Some(copy)
     } else {
@@ -242,7 +242,7 @@ pub fn run<D: Device>(
 
     // The gradient of the final hidden states, and of the input embeddings.
     let mut dh = match &grads {
-        Some(_) => Some(device.zeros(h.rows(), hidden)?),
+        Some(_) => Some(device.cleared(h.rows(), hidden)?),
         None => None,
     };
     let mut dx_second = None;
@@ -322,7 +322,7 @@ fn latent_forward<D: Device>(
     let eps = match noise {
         Noise::Off => None,
         Noise::Given(eps) => {
-            let mut copy = device.zeros(n, d)?;
+            let mut copy = device.cleared(n, d)?;
             device.add(eps, &mut copy)?;
             Some(copy)
         }
@@ -421,7 +421,7 @@ fn second_forward<D: Device>(
     let eps = match &latent.eps {
         Some(eps) => eps,
         None => {
-            zeros = device.zeros(n, d)?;
+            zeros = device.cleared(n, d)?;
             &zeros
         }
     };
@@ -438,7 +438,7 @@ fn second_forward<D: Device>(
     device.scatter_rows(std, &fed, &rows, &mut x)?;
     let (h, saved) = model.transformer.forward(device, &model.params, x, &up.layout, grads.as_deref())?;
     let mut dh = match &grads {
-        Some(_) => Some(device.zeros(h.rows(), d)?),
+        Some(_) => Some(device.cleared(h.rows(), d)?),
         None => None,
     };
     let scale = objective.pred_embed_forward_weight / counts.ce.max(1) as f32;
@@ -448,7 +448,7 @@ fn second_forward<D: Device>(
     let Some(mut dx) = dx else { return Ok(None) };
     let mut dfed = device.empty(count, d)?;
     device.gather_rows(std, &dx, &rows, &mut dfed)?;
-    let mut dz = device.zeros(n, d)?;
+    let mut dz = device.cleared(n, d)?;
     device.scatter_rows(1.0, &dfed, &inner, &mut dz)?;
     if let Some((dmu, dls)) = &mut latent.grads {
         device.reparameterise_backward(&dz, log_sigma, eps, dmu, dls.as_mut())?;

@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 
 use colar_engine::data::Sample;
 use colar_engine::device::Device;
-use colar_engine::device::cpu::{CpuDevice, CpuTensor};
 use colar_engine::model::weights::Weights;
 use serde_json::Value;
 
@@ -69,7 +68,7 @@ pub fn scalar(vectors: &Weights, name: &str) -> Option<f64> {
 }
 
 /// A float tensor on the device.
-pub fn tensor(device: &CpuDevice, vectors: &Weights, name: &str) -> CpuTensor {
+pub fn tensor<D: Device>(device: &D, vectors: &Weights, name: &str) -> D::Tensor {
     let t = vectors.tensor(name).unwrap();
     let (rows, cols) = if let [r, c] = *t.shape() { (r, c) } else { (1, t.numel()) };
     device.upload(rows, cols, &t.to_f32_vec()).unwrap()

@@ -203,7 +203,7 @@ pub fn run<D: Device>(
     device.gather_rows(1.0, &h, &before_latent, &mut hl)?;
     let (dist, head_saved) = head.forward(device, params, hl)?;
     let log_sigma = dist.log_sigma.as_ref().ok_or_else(no_density)?;
-    let mut per_latent = device.empty(n, 3)?;
+    let mut per_latent = device.zeros(n, 3)?;
     let mut latent_grads = match &latent_terms {
         Some(_) => Some((device.empty(n, width)?, device.empty(n, width)?)),
         None => None,
@@ -220,7 +220,7 @@ pub fn run<D: Device>(
     device.gather_rows(1.0, &h, &before_answer, &mut ha)?;
     let answers = device.index(&packed.answers)?;
     let answer_offsets = device.index(&(0..=tokens as u32).collect::<Vec<_>>())?;
-    let mut loss = device.empty(tokens, 1)?;
+    let mut loss = device.zeros(tokens, 1)?;
     let w = params.get(model.transformer.lm_head);
     let mut dha = None;
     match (&answer_terms, grads.as_deref_mut()) {
@@ -237,7 +237,7 @@ pub fn run<D: Device>(
 
     if let (Some(grads), Some((dmu, dls)), Some(dha), Some(saved)) = (grads, latent_grads, dha, saved) {
         let dhl = head.backward(device, params, grads, &head_saved, &dmu, Some(&dls))?;
-        let mut dh = device.zeros(packed.rows(), width)?;
+        let mut dh = device.cleared(packed.rows(), width)?;
         device.scatter_add_rows(1.0, &dhl, &before_latent, &mut dh)?;
         device.scatter_add_rows(1.0, &dha, &before_answer, &mut dh)?;
         let embed = model.transformer.embed;
