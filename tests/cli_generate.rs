@@ -292,7 +292,10 @@ fn a_missing_gpu_is_told_in_a_line() {
     if out.code != 0 {
         out.fails(1, "cuda");
     }
-    colar_in(Path::new("."), &["train", "--device", "cuda"], "").fails(2, "--device cpu");
+    let dir = tempfile::tempdir().unwrap();
+    let out = colar_in(dir.path(), &["train", "--device", "cpu", "--dtype", "bf16"], "");
+    out.fails(2, "--dtype bf16");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "it left something");
 }
 
 /// `--device auto` always answers; where it takes the CPU in spite of a driver, it says why in a line, and where

@@ -17,6 +17,7 @@ pub(super) fn run(flags: TrainFlags, resume: bool) -> Result<()> {
         out: flags.out.clone(),
         seed: flags.seed,
         threads: flags.threads,
+        dtype: flags.dtype,
         device: flags.device,
         ..TrainFlags::default()
     };
@@ -31,7 +32,8 @@ pub(super) fn run(flags: TrainFlags, resume: bool) -> Result<()> {
         (None, true) => return Err(Error::usage("--resume needs --out, the run to go on with")),
     };
     let options = EmbeddedOptions { out, seed: flags.seed.unwrap_or(0), resume, shorten: 1 };
-    on_device(flags.device.unwrap_or_default(), flags.threads.unwrap_or(0), Embedded(options))
+    let (device, threads) = (flags.device.unwrap_or_default(), flags.threads.unwrap_or(0));
+    on_device(device, flags.dtype, threads, Embedded(options))
 }
 
 struct Embedded(EmbeddedOptions);

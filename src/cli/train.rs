@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::device::Device;
 use crate::files::runs;
-use crate::infer::{DeviceKind, DeviceTask, run_on_device};
+use crate::infer::{ComputeDtype, DeviceKind, DeviceTask, run_on_device};
 use crate::train::{Progress, RlOptions, RlTrainer, Stage, TrainFlags, TrainOptions, Trainer};
 use crate::{Error, Result};
 
@@ -60,15 +60,22 @@ pub fn run(args: TrainArgs) -> Result<()> {
     }
     if flags.stage == Some(Stage::Rl) {
         let options = flags.resolve_rl()?;
-        return on_device(options.run.device, options.run.threads, Rl { options, resume: args.resume });
+        let (device, dtype, threads) = (options.run.device, options.run.dtype, options.run.threads);
+        return on_device(device, dtype, threads, Rl { options, resume: args.resume });
     }
     let options = flags.resolve()?;
-    on_device(options.run.device, options.run.threads, Supervised { options, resume: args.resume })
+    let (device, dtype, threads) = (options.run.device, options.run.dtype, options.run.threads);
+    on_device(device, dtype, threads, Supervised { options, resume: args.resume })
 }
 
 /// Runs a task of training on the device that was asked for.
-pub(super) fn on_device<T: DeviceTask>(kind: DeviceKind, threads: usize, task: T) -> Result<T::Output> {
-    run_on_device(kind.for_training(), None, threads, task)
+pub(super) fn on_device<T: DeviceTask>(
+    kind: DeviceKind,
+    dtype: Option<ComputeDtype>,
+    threads: usize,
+    task: T,
+) -> Result<T::Output> {
+    run_on_device(kind.for_training(), dtype, threads, task)
 }
 
 struct Supervised {

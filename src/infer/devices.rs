@@ -16,7 +16,8 @@ use crate::device::{Device, Dtype};
 use crate::{Error, Result};
 
 /// What activations, and at inference weight matrices, are stored in; sums are float32 either way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
 pub enum ComputeDtype {
     /// float32.
     F32,

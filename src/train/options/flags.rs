@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::verify::VerifierKind;
 use crate::files::atomic::write_atomic;
-use crate::infer::DeviceKind;
+use crate::infer::{ComputeDtype, DeviceKind};
 use crate::model::adapter::LoraTarget;
 use crate::model::merge::Merge;
 use crate::model::prompt::Method;
@@ -279,9 +279,12 @@ flags! {
     /// CPU threads; 0 means one a core [default: 0]
     #[arg(long, value_name = "N", help_heading = "Run")]
     threads: usize,
-    /// Where to run [default: auto]
+    /// Where to run [default: auto, which is the CPU]
     #[arg(long, help_heading = "Run")]
     device: DeviceKind,
+    /// What activations are stored in [default: bf16 on a GPU, f32 elsewhere]
+    #[arg(long, help_heading = "Run")]
+    dtype: ComputeDtype,
 }
 
 impl TrainFlags {

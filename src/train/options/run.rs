@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::flags::{TrainFlags, check};
 use crate::Result;
-use crate::infer::DeviceKind;
+use crate::infer::{ComputeDtype, DeviceKind};
 use crate::model::adapter::{AdapterConfig, LoraTarget};
 use crate::train::schedule::Schedule;
 
@@ -34,6 +34,7 @@ pub struct RunOptions {
     pub save_top_k: usize,
     pub threads: usize,
     pub device: DeviceKind,
+    pub dtype: Option<ComputeDtype>,
 }
 
 /// The flags of these options.
@@ -63,6 +64,7 @@ pub(super) const KNOWN: &[&str] = &[
     "save_top_k",
     "threads",
     "device",
+    "dtype",
 ];
 
 impl RunOptions {
@@ -102,6 +104,7 @@ impl RunOptions {
             save_top_k: flags.save_top_k.unwrap_or(3),
             threads: flags.threads.unwrap_or(0),
             device: flags.device.unwrap_or_default(),
+            dtype: flags.dtype,
         };
         o.validate()?;
         Ok(o)
@@ -134,6 +137,7 @@ impl RunOptions {
             save_top_k: Some(self.save_top_k),
             threads: Some(self.threads),
             device: Some(self.device),
+            dtype: self.dtype,
             ..TrainFlags::default()
         }
     }

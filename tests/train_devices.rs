@@ -1,0 +1,117 @@
+//! Training by the kernels follows training on the CPU: the losses of a supervised run and of reinforcement
+//! learning, step by step.
+#![cfg(cuda_host)]
+
+mod common;
+
+use std::path::Path;
+
+use colar_engine::device::cpu::CpuDevice;
+use colar_engine::device::{Device, Dtype};
+use colar_engine::train::{RlTrainer, TrainFlags, Trainer};
+use common::driver::kernels;
+use common::golden;
+use serde_json::Value;
+
+/// Writes questions with steps, and the flags that all runs share; returns the text of the flags.
+fn materials(dir: &Path) -> String {
+    let lines: String = (1..9)
+        .map(|i| {
+            let steps = format!("[\"<<{i}+{i}={}>>\", \"<<{}*3={}>>\"]", 2 * i, 2 * i, 6 * i);
+            let question = format!("Tom has {i} boxes with {i} pens each and buys {i} more. How many?");
+            format!("{{\"question\":\"{question}\",\"steps\":{steps},\"answer\":\"{}\"}}\n", 6 * i)
+        })
+        .collect();
+    let data = dir.join("data.jsonl");
+    std::fs::write(&data, lines).unwrap();
+    format!(
+        "model = {:?}\ndata = {data:?}\nval = {data:?}\nval-samples = 1\nval-every = 1000\nsave-every = 1000\n\
+         threads = 1\nseed = 3\n",
+        golden("llama-tiny")
+    )
+}
+
+fn flags(dir: &Path, name: &str, text: &str) -> TrainFlags {
+    let path = dir.join(format!("{name}.toml"));
+    std::fs::write(&path, format!("{text}out = {:?}\n", dir.join(name))).unwrap();
+    TrainFlags::from_toml(&path).unwrap()
+}
+
+/// What the steps of a run logged under `keys`.
+fn logged(dir: &Path, keys: &[&str]) -> Vec<Vec<f64>> {
+    let text = std::fs::read_to_string(dir.join("metrics.jsonl")).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let steps = lines.filter(|v| keys.iter().all(|k| v[k].is_number()) && v["kind"] != "val");
+    steps.map(|v| keys.iter().map(|k| v[k].as_f64().unwrap()).collect()).collect()
+}
+
+fn supervised<D: Device>(device: D, dir: &Path, name: &str, text: &str) -> Vec<Vec<f64>> {
+    let options = flags(dir, name, text).resolve().unwrap();
+    Trainer::new(device, options, false).unwrap().run(&mut |_| ()).unwrap();
+    logged(&dir.join(name), &["loss", "grad_norm"])
+}
+
+fn check(mine: &[Vec<f64>], theirs: &[Vec<f64>], steps: usize, tolerance: f64) {
+    assert_eq!((mine.len(), theirs.len()), (steps, steps));
+    for (step, (mine, theirs)) in mine.iter().zip(theirs).enumerate() {
+        for (a, b) in mine.iter().zip(theirs) {
+            let bound = tolerance * b.abs().max(1.0);
+            assert!((a - b).abs() <= bound, "step {}: {mine:?} instead of {theirs:?}", step + 1);
+        }
+    }
+}
+
+const SUPERVISED: &str = "batch-size = 2\nlr = 1e-3\nwarmup = 5\ncf-list = [1, 2, 4]\n";
+
+/// Fifty steps in float32, LoRA and in full.
+#[test]
+fn supervised_steps_are_those_of_the_cpu() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = materials(dir.path()) + SUPERVISED;
+    for (name, more, steps) in [("lora", "max-steps = 50\n", 50), ("full", "max-steps = 8\nfull = true\n", 8)]
+    {
+        let text = text.clone() + more;
+        let theirs = supervised(CpuDevice::new(1).unwrap(), dir.path(), &format!("{name}-cpu"), &text);
+        let mine = supervised(kernels(Dtype::F32, 3), dir.path(), &format!("{name}-kernels"), &text);
+        check(&mine, &theirs, steps, 1e-4);
+    }
+}
+
+/// With activations in bf16 the losses stay near those of float32.
+#[test]
+fn supervised_steps_in_bf16() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = materials(dir.path()) + SUPERVISED + "max-steps = 10\n";
+    let loss = |run: Vec<Vec<f64>>| -> Vec<Vec<f64>> { run.into_iter().map(|v| vec![v[0]]).collect() };
+    let theirs = loss(supervised(CpuDevice::new(1).unwrap(), dir.path(), "cpu", &text));
+    let mine = loss(supervised(kernels(Dtype::Bf16, 3), dir.path(), "kernels", &text));
+    check(&mine, &theirs, 10, 2e-2);
+}
+
+fn reinforced<D: Device>(device: D, dir: &Path, name: &str, text: &str, keys: &[&str]) -> Vec<Vec<f64>> {
+    let options = flags(dir, name, text).resolve_rl().unwrap();
+    RlTrainer::new(device, options, false).unwrap().run(&mut |_| ()).unwrap();
+    logged(&dir.join(name), keys)
+}
+
+/// Reinforcement learning in float32: the same rollouts, and the same steps on them; in bf16 it runs to its end. The
+/// divergence is left out: it begins at 0, where its gradient is the roundings of two equal numbers.
+#[test]
+fn policy_steps_are_those_of_the_cpu() {
+    let dir = tempfile::tempdir().unwrap();
+    let adapter = golden("llama-tiny").join("adapter");
+    let text = materials(dir.path())
+        + &format!("adapter = {adapter:?}\n")
+        + "stage = \"rl\"\ngroup-size = 3\nbatch-size = 2\nexp-batch-size = 4\nlr = 1e-3\nkl-weight = 0.0\n\
+           entropy-weight = -0.1\nsamples-per-epoch = 6\n\
+           max-latents = 4\nmax-new-tokens = 4\nmax-steps = 6\n";
+    let keys =
+        ["n_latents", "answer_tokens", "entropy", "kl_latent", "latent_loss", "answer_loss", "grad_norm"];
+    let theirs = reinforced(CpuDevice::new(1).unwrap(), dir.path(), "cpu", &text, &keys);
+    let mine = reinforced(kernels(Dtype::F32, 3), dir.path(), "kernels", &text, &keys);
+    assert!(!theirs.is_empty());
+    check(&mine, &theirs, theirs.len(), 1e-4);
+    let rounded = reinforced(kernels(Dtype::Bf16, 3), dir.path(), "bf16", &text, &keys);
+    assert_eq!(rounded.len(), theirs.len());
+    assert!(rounded.iter().flatten().all(|x| x.is_finite()));
+}
