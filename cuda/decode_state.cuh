@@ -1,0 +1,181 @@
+// What the decoding kernel (decode.cu) is called with and keeps, and how rows of activations are staged.
+#pragma once
+
+#include "stream.cuh"
+
+// One layer's weights. Mirrored in src/device/cuda/decode.rs, as the other structures here.
+template <class A>
+struct Layer {
+    const float* input_norm;
+    const A* q;
+    const float* q_bias;
+    const A* k;
+    const float* k_bias;
+    const A* v;
+    const float* v_bias;
+    const A* o;
+    const float* post_norm;
+    const A* gate;
+    const A* up;
+    const A* down;
+};
+
+// The model, and what the phases leave each other.
+template <class A>
+struct Model {
+    uint32_t layers, hidden, heads, kv_heads, head_dim, inner, vocab, head_inner;
+    float eps, embeds_std;
+    // Floats of shared memory that rows of activations may take.
+    uint32_t staged, unused;
+    const A *embed, *lm_head;
+    const float *norm, *inv_freq;
+    const A* fc0;
+    const float* fc0_bias;
+    const A* fc2;
+    const float* fc2_bias;
+    const float *head_norm, *head_norm_bias;
+    const A* mean;
+    const float* mean_bias;
+    const A* log_std;
+    const float* log_std_bias;
+    // [rows, hidden], [rows, heads * head_dim], [rows, heads, PARTS, head_dim + 2], [rows, inner or head_inner],
+    // [rows, head_inner], [rows, vocab].
+    float *stream, *q, *partials, *act, *outer, *logits;
+    // [rows], [rows], [rows, warps of the grid].
+    double* z;
+    uint32_t* lost;
+    double* shares;
+};
+
+// A sequence.
+struct Sequence {
+    // Its first row in the cache, and how many it has there.
+    uint32_t first, length;
+    // The token to feed, in a token step.
+    uint32_t token;
+    // Whether its chain goes on; written back.
+    uint32_t open;
+    uint32_t key[2];
+    // Latents drawn, written back, and how many end the chain whatever is drawn.
+    uint32_t drawn, limit;
+    float latent_temperature, eol_temperature;
+    uint32_t unused[2];
+};
+
+// What a kernel is called with, and its state: in shared memory, so that the phases, each a function with registers
+// of its own, find it there.
+template <class A, uint32_t M>
+struct Work {
+    Model<A> model;
+    const Layer<A>* layers;
+    A* const* keys;
+    A* const* values;
+    // [steps + 1, count, hidden] and [steps, count, hidden].
+    A *hidden, *latents;
+    uint32_t count, separator;
+    float bias;
+    // Word 1 of the counters of draws.
+    uint32_t latent_purpose, event_purpose;
+    Sequence sequences[M];
+    Grid grid;
+
+    __device__ Rows rows(uint32_t k) const {
+        // A piece begins at a multiple of 16 bytes of every row, and of a warp's step.
+        const uint32_t most = model.staged / M / 256 * 256;
+        return Rows{k <= model.staged / M ? k : most};
+    }
+
+    __device__ bool open(uint32_t m) const { return m < count && sequences[m].open != 0; }
+};
+
+// The sums of M values a thread over the block, in every thread. All threads take part.
+template <uint32_t M>
+__device__ __forceinline__ void block_sums(float (&values)[M]) {
+    SHARED(float, parts, 32 * M);
+    const uint32_t warps = blockDim.x / 32;
+    const float mine = scatter_sum<M>(values);
+    __syncthreads();  // an earlier call's parts have been read
+    if (threadIdx.x % (32 / M) == 0) parts[threadIdx.x / 32 * M + threadIdx.x % 32 / (32 / M)] = mine;
+    __syncthreads();
+#pragma unroll
+    for (uint32_t m = 0; m < M; m++) {
+        values[m] = 0.0f;
+        for (uint32_t w = 0; w < warps; w++) values[m] += parts[w * M + m];
+    }
+}
+
+// Copies rows of `cols` elements from..from + len, a multiple of 4, and zeros for sequences that sit out.
+template <uint32_t M, class A, class From>
+__device__ __forceinline__ void stage_rows(const Work<A, M>& work, const Rows& x, uint32_t from, uint32_t len,
+                                           From value) {
+#pragma unroll 1
+    for (uint32_t m = 0; m < M; m++) {
+        const bool open = work.open(m);
+        for (uint32_t c = threadIdx.x; c < len; c += blockDim.x) {
+            x.at()[m * x.stride + c] = open ? value(m, from + c) : 0.0f;
+        }
+    }
+}
+
+// Whole rows of the stream, normalised.
+template <uint32_t M, class A>
+__device__ __forceinline__ void stage_rms_norm(const Work<A, M>& work, const Rows& x, const float* w) {
+    const uint32_t cols = work.model.hidden;
+    float squares[M];
+#pragma unroll
+    for (uint32_t m = 0; m < M; m++) {
+        squares[m] = 0.0f;
+        if (!work.open(m)) {
+            for (uint32_t c = threadIdx.x; c < cols; c += blockDim.x) x.at()[m * x.stride + c] = 0.0f;
+            continue;
+        }
+        const float* row = work.model.stream + uint64_t(m) * cols;
+        for (uint32_t c = threadIdx.x; c < cols; c += blockDim.x) {
+            const float s = row[c];
+            x.at()[m * x.stride + c] = s;
+            squares[m] += s * s;
+        }
+    }
+    block_sums<M>(squares);
+#pragma unroll
+    for (uint32_t m = 0; m < M; m++) squares[m] = 1.0f / sqrtf(squares[m] / float(cols) + work.model.eps);
+    for (uint32_t c = threadIdx.x; c < cols; c += blockDim.x) {
+        const float factor = w[c];
+#pragma unroll
+        for (uint32_t m = 0; m < M; m++) x.at()[m * x.stride + c] *= squares[m] * factor;
+    }
+}
+
+// Whole rows of `outer`, through LayerNorm.
+template <uint32_t M, class A>
+__device__ __forceinline__ void stage_layer_norm(const Work<A, M>& work, const Rows& x) {
+    const uint32_t cols = work.model.head_inner;
+    stage_rows<M>(work, x, 0, cols, [&](uint32_t m, uint32_t c) { return work.model.outer[uint64_t(m) * cols + c]; });
+    float mean[M], squares[M];
+#pragma unroll
+    for (uint32_t m = 0; m < M; m++) {
+        mean[m] = 0.0f;
+        for (uint32_t c = threadIdx.x; c < cols; c += blockDim.x) mean[m] += x.at()[m * x.stride + c];
+    }
+    block_sums<M>(mean);
+#pragma unroll
+    for (uint32_t m = 0; m < M; m++) {
+        mean[m] /= float(cols);
+        squares[m] = 0.0f;
+        for (uint32_t c = threadIdx.x; c < cols; c += blockDim.x) {
+            const float d = x.at()[m * x.stride + c] - mean[m];
+            squares[m] += d * d;
+        }
+    }
+    block_sums<M>(squares);
+#pragma unroll
+    for (uint32_t m = 0; m < M; m++) squares[m] = 1.0f / sqrtf(squares[m] / float(cols) + 1e-5f);
+    for (uint32_t c = threadIdx.x; c < cols; c += blockDim.x) {
+        const float w = work.model.head_norm[c], b = work.model.head_norm_bias[c];
+#pragma unroll
+        for (uint32_t m = 0; m < M; m++) {
+            float& at = x.at()[m * x.stride + c];
+            at = work.open(m) ? (at - mean[m]) * squares[m] * w + b : 0.0f;
+        }
+    }
+}
