@@ -85,15 +85,21 @@ __device__ __noinline__ void qkv(Work<A, M>& work, uint32_t l) {
         });
 }
 
+// The cut of the keys of all sequences, the one that this step appends among them.
 template <class A, uint32_t M>
-__device__ __noinline__ void attend(Work<A, M>& work, uint32_t l) {
-    const Model<A>& model = work.model;
-    const uint32_t dim = model.head_dim, group = model.heads / model.kv_heads;
+__device__ __forceinline__ KeyParts key_parts(const Work<A, M>& work) {
     uint32_t longest = 0;
     for (uint32_t m = 0; m < work.count; m++) {
         if (work.open(m)) longest = max(longest, work.sequences[m].length + 1);
     }
-    const KeyParts parts(longest);
+    return KeyParts(longest);
+}
+
+template <class A, uint32_t M>
+__device__ __noinline__ void attend(Work<A, M>& work, uint32_t l) {
+    const Model<A>& model = work.model;
+    const uint32_t dim = model.head_dim, group = model.heads / model.kv_heads;
+    const KeyParts parts = key_parts(work);
     for (uint32_t unit = grid_warp(); unit < work.count * model.heads * parts.count; unit += grid_warps()) {
         const uint32_t part = unit % parts.count, head = unit / parts.count % model.heads;
         const uint32_t m = unit / (parts.count * model.heads);
@@ -119,11 +125,7 @@ __device__ __noinline__ void project_attention(Work<A, M>& work, uint32_t l) {
     const Model<A>& model = work.model;
     const uint32_t dim = model.head_dim, k = model.heads * dim;
     const Rows x = work.rows(k);
-    uint32_t longest = 0;
-    for (uint32_t m = 0; m < work.count; m++) {
-        if (work.open(m)) longest = max(longest, work.sequences[m].length + 1);
-    }
-    const KeyParts parts(longest);
+    const KeyParts parts = key_parts(work);
     const auto merged = [&](uint32_t m, uint32_t c) {
         const float* from = model.partials + (uint64_t(m) * model.heads + c / dim) * PARTS * (dim + 2);
         const uint32_t count = (work.sequences[m].length + parts.keys) / parts.keys;

@@ -11,6 +11,7 @@ use clap::{Args, Subcommand};
 use super::common;
 use crate::bench::{RlStepOptions, StepOptions, rl_step, train_step};
 use crate::device::cpu::CpuDevice;
+use crate::infer::{ComputeDtype, DeviceKind, DeviceTask, run_on_device};
 use crate::model::adapter::{AdapterConfig, LoraTarget};
 use crate::{Error, Result};
 
@@ -33,6 +34,29 @@ enum BenchCommand {
     Decode(decode::DecodeArgs),
     Train(StepArgs),
     Rl(RlArgs),
+}
+
+/// Where something is timed, and how it is told
+#[derive(Debug, Args)]
+struct DeviceArgs {
+    /// Where to run
+    #[arg(long, value_enum, default_value_t = DeviceKind::Cpu)]
+    device: DeviceKind,
+    /// Arithmetic of a CUDA device [default: bf16 on cuda, f32 on cuda-host; the cpu has f32 alone]
+    #[arg(long, value_enum, value_name = "DTYPE")]
+    dtype: Option<ComputeDtype>,
+    /// CPU threads; 0 means one a core
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    threads: usize,
+    /// One line of JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl DeviceArgs {
+    fn run<T: DeviceTask>(&self, task: T) -> Result<T::Output> {
+        run_on_device(self.device, self.dtype, self.threads, task)
+    }
 }
 
 /// What every timed step of training is given

@@ -9,16 +9,22 @@ use super::request::Event;
 use super::rollout::Recorder;
 use super::sequence::{Parts, Phase, Sequence, accept, purpose};
 use crate::Result;
-use crate::device::decoder::{Chain, ChainEnd, Decoder, Drawn};
+use crate::device::decoder::{Chain, ChainEnd, Decoder, DecoderModel, Drawn};
 use crate::device::{Device, TensorInfo, TokenChoice};
+use crate::model::ColarModel;
 use crate::model::kv_cache::KvCache;
 
-/// Most sequences to decode so. A read of the weights serves as many as the decoder takes at a time; beyond two reads
+/// Most sequences that are decoded so. A read of the weights serves as many as the decoder takes at a time; beyond two reads
 /// a step, the layers' own products of all rows together should cost less.
-pub(super) const MOST: usize = 16;
+const MOST: usize = 16;
 
 /// Latents drawn before the host hears of them.
 pub(super) const STEPS: usize = 64;
+
+/// The weights for a decoder of a batch of `count` sequences; `None` where the layers should run one by one.
+pub(super) fn model<D: Device>(model: &ColarModel<D>, count: usize) -> Option<DecoderModel<'_, D>> {
+    if count <= MOST { model.for_decoder() } else { None }
+}
 
 /// Runs sequences whose prompts are in the cache to their ends; `hidden[B, H]` are their last hidden states.
 pub(super) fn run<D: Device>(

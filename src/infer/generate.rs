@@ -40,9 +40,9 @@ pub(super) fn generate<D: Device>(
     }
     let mut active: Vec<usize> = (0..sequences.len()).collect();
     choose(parts, &mut sequences, &active, &hidden, recorder.as_deref_mut(), on_event)?;
-    let decoder = match parts.model.for_decoder() {
-        Some(model) if requests.len() <= decoded::MOST => parts.device.decoder(model, requests.len())?,
-        _ => None,
+    let decoder = match decoded::model(parts.model, requests.len()) {
+        Some(model) => parts.device.decoder(model, requests.len())?,
+        None => None,
     };
     if let Some(decoder) = decoder {
         decoded::run(parts, decoder, &mut sequences, &mut cache, hidden, recorder, on_event)?;

@@ -38,10 +38,7 @@ pub(super) fn generation<D: Device>(device: &D, model: &ColarModel<D>, requests:
     let latents = requests.iter().map(|r| r.sampling.max_latents).max().unwrap_or(0).min(decoded::STEPS);
     let decoder = Need {
         what: format!("decoding a batch of {slots}"),
-        bytes: match model.for_decoder() {
-            Some(m) if slots <= decoded::MOST => device.decoder_bytes(&m, slots, latents),
-            _ => 0,
-        },
+        bytes: decoded::model(model, slots).map_or(0, |m| device.decoder_bytes(&m, slots, latents)),
         stay: Stay::Run,
         less: "a smaller --batch-size",
     };

@@ -214,8 +214,8 @@ pub fn run<D: Device>(
     let target = if latents { Some(latent_target(device, model, batch, &x)?) } else { None };
     // The second forward needs the input embeddings again.
     let second_x = if objective.pred_embed_forward_weight != 0.0 && latents {
-        let mut copy = device.cleared(x.rows(), hidden)?;
-        device.add(&x, &mut copy)?;
+        let mut copy = device.empty(x.rows(), hidden)?;
+        device.copy(&x, &mut copy)?;
         Some(copy)
     } else {
         None
@@ -322,8 +322,8 @@ fn latent_forward<D: Device>(
     let eps = match noise {
         Noise::Off => None,
         Noise::Given(eps) => {
-            let mut copy = device.cleared(n, d)?;
-            device.add(eps, &mut copy)?;
+            let mut copy = device.empty(n, d)?;
+            device.copy(eps, &mut copy)?;
             Some(copy)
         }
         Noise::Drawn { key, step, first_row } => {

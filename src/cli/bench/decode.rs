@@ -5,11 +5,11 @@ use std::time::Instant;
 
 use clap::Args;
 
-use super::as_json;
+use super::{DeviceArgs, as_json};
 use crate::Result;
 use crate::bench::{self, DecodeOptions, DecodeTiming, LatentsTiming, Setting, Timer};
 use crate::device::Device;
-use crate::infer::{ComputeDtype, DeviceKind, DeviceTask, Loaded, run_on_device};
+use crate::infer::{DeviceTask, Loaded};
 
 /// Seconds for which the copy is timed.
 const COPY_SECONDS: f64 = 0.3;
@@ -32,21 +32,11 @@ pub struct DecodeArgs {
     /// Also draw this many latents, with a new latent head where the model has none
     #[arg(long, value_name = "N", default_value_t = 0)]
     latents: usize,
-    /// Where to run
-    #[arg(long, value_enum, default_value_t = DeviceKind::Cpu)]
-    device: DeviceKind,
-    /// Arithmetic of a CUDA device [default: bf16 on cuda, f32 on cuda-host; the cpu has f32 alone]
-    #[arg(long, value_enum, value_name = "DTYPE")]
-    dtype: Option<ComputeDtype>,
-    /// CPU threads; 0 means one a core
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    threads: usize,
+    #[command(flatten)]
+    on: DeviceArgs,
     /// Do not time a large copy, which takes twice half a gigabyte, to compare with
     #[arg(long)]
     no_copy: bool,
-    /// One line of JSON
-    #[arg(long)]
-    json: bool,
 }
 
 /// What was measured.
@@ -96,9 +86,9 @@ impl DeviceTask for Task<'_> {
 /// # Errors
 /// Bad model files, and what the device says.
 pub fn run(args: &DecodeArgs, started: Instant) -> Result<()> {
-    let m = run_on_device(args.device, args.dtype, args.threads, Task { args, started })?;
+    let m = args.on.run(Task { args, started })?;
     let share = |speed: f64| m.copy_gb_per_s.map(|copy| speed / copy);
-    if args.json {
+    if args.on.json {
         let mut line = as_json(&m.setting)?;
         let tokens = as_json(&m.tokens)?;
         for (key, value) in tokens.as_object().into_iter().flatten() {

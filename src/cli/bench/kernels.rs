@@ -2,11 +2,11 @@
 
 use clap::Args;
 
-use super::as_json;
+use super::{DeviceArgs, as_json};
 use crate::bench::{self, Bound, Ceilings, KernelOptions, KernelReport, KernelRow, Setting};
 use crate::cli::common;
 use crate::device::Device;
-use crate::infer::{ComputeDtype, DeviceKind, DeviceTask, run_on_device};
+use crate::infer::DeviceTask;
 use crate::model::presets::Preset;
 use crate::{Error, Result};
 
@@ -22,18 +22,8 @@ pub struct KernelsArgs {
     /// Seconds for each row; 0 takes a single batch of calls
     #[arg(long, value_name = "S", default_value_t = 0.2, value_parser = seconds)]
     seconds: f64,
-    /// Where to run
-    #[arg(long, value_enum, default_value_t = DeviceKind::Cpu)]
-    device: DeviceKind,
-    /// Arithmetic of a CUDA device [default: bf16 on cuda, f32 on cuda-host; the cpu has f32 alone]
-    #[arg(long, value_enum, value_name = "DTYPE")]
-    dtype: Option<ComputeDtype>,
-    /// CPU threads; 0 means one a core
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    threads: usize,
-    /// One line of JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    on: DeviceArgs,
 }
 
 fn seconds(text: &str) -> std::result::Result<f64, String> {
@@ -107,8 +97,8 @@ pub fn run(args: &KernelsArgs) -> Result<()> {
     })?;
     let options =
         KernelOptions { config: preset.config(), filter: args.filter.clone(), seconds: args.seconds };
-    let report = run_on_device(args.device, args.dtype, args.threads, Task { options, json: args.json })?;
-    if args.json {
+    let report = args.on.run(Task { options, json: args.on.json })?;
+    if args.on.json {
         common::print(&format!("{}\n", as_json(&report)?))?;
     }
     Ok(())

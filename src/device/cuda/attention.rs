@@ -4,18 +4,16 @@
 use super::driver::{Arg, Driver};
 use super::kernels::{self as k, by_activation};
 use super::tensor::upload;
+use super::tiles::check_head_dim;
 use super::{CudaDevice, CudaTensor, count32, flash};
+use crate::Result;
 use crate::device::{Dtype, HeadShape, Span, TensorInfo, check, check_attention};
-use crate::{Error, Result};
 
 /// Rows of a tile: pairs of a query and a head. `ROWS` of the kernel.
 const ROWS: usize = 16;
 
 /// Keys that pass through shared memory together. `KEYS` of the kernel.
 const KEYS: usize = 32;
-
-/// Widest head. `MAX_DIM` of the kernel.
-const MAX_DIM: usize = 128;
 
 /// Threads of a block.
 const THREADS: u32 = 128;
@@ -74,10 +72,7 @@ impl<R: Driver> CudaDevice<R> {
         check_attention(OP, shape, spans, q, keys, values)?;
         check(OP, "out", out, q.rows(), shape.q_width())?;
         let HeadShape { heads, kv_heads, head_dim } = shape;
-        if head_dim > MAX_DIM {
-            let what = format!("heads of width {head_dim}, the widest are {MAX_DIM}");
-            return Err(Error::Shape { op: OP, what });
-        }
+        check_head_dim(OP, head_dim)?;
         let lse = match lse {
             Some(lse) => {
                 check(OP, "lse", lse, q.rows(), heads)?;

@@ -1,12 +1,13 @@
-//! The gradients of attention: those in bf16 that the tensor cores take go to [`flash_backward`], the others to
-//! `cuda/attention_backward.cu`, whose launches are here: the cut of spans into tiles of queries, and of keys.
+//! The gradients of attention: those in bf16 that the tensor cores take go to `flash_backward`, the others to
+//! `cuda/attention_backward.cu`, whose launches are here.
 
 use super::driver::{Arg, Driver};
 use super::kernels::{self as k, by_activation};
 use super::tensor::upload;
-use super::{CudaDevice, CudaTensor, count32, flash_backward};
+use super::tiles::{Side, check_head_dim, on_tensor_cores, plan};
+use super::{CudaDevice, CudaTensor, count32};
+use crate::Result;
 use crate::device::{Dtype, HeadShape, Span, TensorInfo, check, check_attention, check_disjoint};
-use crate::{Error, Result};
 
 /// Keys, or pairs of a query and a head, that a block owns. `OWN` of the kernels.
 const OWN: usize = 16;
@@ -14,43 +15,8 @@ const OWN: usize = 16;
 /// Rows of the other side that pass through shared memory together. `STEP` of the kernels.
 const STEP: usize = 32;
 
-/// Widest head. `MAX_DIM` of the kernels.
-const MAX_DIM: usize = 128;
-
 /// Threads of a block.
 const THREADS: u32 = 128;
-
-/// What is cut into tiles.
-#[derive(Clone, Copy, PartialEq)]
-pub(super) enum Side {
-    /// Pairs of a query and a head.
-    Pairs,
-    /// Keys.
-    Keys,
-}
-
-/// Tiles of `own` rows, five words a tile as `Tile` of the kernels reads them, those with the most work first.
-pub(super) fn plan(
-    op: &'static str,
-    side: Side,
-    own: usize,
-    group: usize,
-    spans: &[Span],
-) -> Result<Vec<u32>> {
-    let mut tiles = Vec::new();
-    for s in spans {
-        let rows = if side == Side::Keys { s.k_len } else { s.q_len * group };
-        for first in (0..rows).step_by(own) {
-            let work = match side {
-                Side::Pairs => s.sees((first + own).min(rows).div_ceil(group) - 1),
-                Side::Keys => s.q_len - first.saturating_sub(s.k_len - s.q_len),
-            };
-            tiles.push((work, [s.q_start, s.q_len, s.k_start, s.k_len, first]));
-        }
-    }
-    tiles.sort_by_key(|&(work, _)| std::cmp::Reverse(work));
-    tiles.into_iter().flat_map(|(_, words)| words).map(|x| count32(op, x)).collect()
-}
 
 /// Bytes of shared memory: two vectors for each of the rows owned and of a step's, then two numbers for each pair
 /// of them.
@@ -81,10 +47,7 @@ impl<R: Driver> CudaDevice<R> {
         check(OP, "lse", lse, q.rows(), shape.heads)?;
         check_disjoint(OP, "keys", spans.iter().map(|s| (s.k_start, s.k_len)).collect())?;
         let HeadShape { heads, kv_heads, head_dim } = shape;
-        if head_dim > MAX_DIM {
-            let what = format!("heads of width {head_dim}, the widest are {MAX_DIM}");
-            return Err(Error::Shape { op: OP, what });
-        }
+        check_head_dim(OP, head_dim)?;
         let dtype = q.dtype();
         let dout = Arg::from(dout.read(OP, "dout", dtype)?);
         let out = Arg::from(out.read(OP, "out", dtype)?);
@@ -111,7 +74,7 @@ impl<R: Driver> CudaDevice<R> {
         // takes a pair.
         unsafe { self.launch_elements(kernel, pairs * 32, &args) }?;
 
-        if flash_backward::takes(dtype, shape) {
+        if on_tensor_cores(dtype, shape) {
             return self.flash_backward(OP, shape, spans, &operands, dq, dkv);
         }
         let of_queries = by_activation(OP, dtype, [&k::attention_dq_f32, &k::attention_dq_bf16])?;

@@ -80,7 +80,7 @@ impl<R: Driver> CudaDevice<R> {
             Some(_) => Some(self.tensor(OP, chunk, vocab, dtype)?),
             None => None,
         };
-        let threads = (vocab / 8).next_multiple_of(32).clamp(32, 1024) as u32;
+        let threads = output::row_threads(vocab);
         for start in (0..rows).step_by(chunk) {
             let n = chunk.min(rows - start);
             let product = |form, [m, n, k]: [usize; 3], beta, a, b, y, out| {

@@ -1,8 +1,9 @@
-//! Launches of `cuda/flash.cu`: which spans it takes, and their cut into tiles.
+//! Launches of `cuda/flash.cu`: which spans it takes, and in tiles of what size.
 
 use super::driver::{Arg, Driver};
 use super::kernels::{self as k, Kernel};
 use super::tensor::upload;
+use super::tiles::{Side, on_tensor_cores, plan};
 use super::{CudaDevice, count32};
 use crate::Result;
 use crate::device::{Dtype, HeadShape, Span};
@@ -50,24 +51,7 @@ static FORMS: [[Form; 2]; 2] = [
 
 /// Whether a span goes to this kernel.
 pub(super) fn takes(dtype: Dtype, shape: HeadShape, span: &Span) -> bool {
-    let dim = shape.head_dim;
-    dtype == Dtype::Bf16
-        && dim.is_multiple_of(16)
-        && (32..=128).contains(&dim)
-        && span.q_len * shape.group() > FEW_ROWS
-}
-
-/// Five words a tile, as `Tile` of the kernel reads them, those with the most keys first.
-fn plan(op: &'static str, group: usize, rows: usize, spans: &[Span]) -> Result<Vec<u32>> {
-    let mut tiles = Vec::new();
-    for s in spans {
-        for first in (0..s.q_len * group).step_by(rows) {
-            let last = (first + rows).min(s.q_len * group) - 1;
-            tiles.push((s.sees(last / group), [s.q_start, s.q_len, s.k_start, s.k_len, first]));
-        }
-    }
-    tiles.sort_by_key(|&(keys, _)| std::cmp::Reverse(keys));
-    tiles.into_iter().flat_map(|(_, words)| words).map(|x| count32(op, x)).collect()
+    on_tensor_cores(dtype, shape) && span.q_len * shape.group() > FEW_ROWS
 }
 
 impl<R: Driver> CudaDevice<R> {
@@ -89,7 +73,7 @@ impl<R: Driver> CudaDevice<R> {
             spans.iter().map(|s| (s.q_len * group).div_ceil(form.rows)).sum::<usize>() * shape.kv_heads
         };
         let form = if blocks(large) >= MANY_BLOCKS { large } else { small };
-        let tiles = upload(&self.driver, &plan(op, group, form.rows, spans)?)?;
+        let tiles = upload(&self.driver, &plan(op, Side::Pairs, form.rows, group, spans)?)?;
         let args: Vec<Arg> = std::iter::once(Arg::from(&tiles)).chain(operands.iter().copied()).collect();
         let grid = [count32(op, blocks(form))?, 1];
         // SAFETY: by the caller's checks every row and key of a tile lies within the operands, and no two tiles

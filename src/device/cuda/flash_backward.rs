@@ -1,12 +1,12 @@
 //! Launches of `cuda/flash_backward.cu`.
 
-use super::attention_backward::{Side, plan};
 use super::driver::{Arg, Driver};
 use super::kernels::{self as k, Kernel};
 use super::tensor::upload;
+use super::tiles::{Side, plan};
 use super::{CudaDevice, count32};
 use crate::Result;
-use crate::device::{Dtype, HeadShape, Span};
+use crate::device::{HeadShape, Span};
 
 /// Threads of a block. `THREADS` of the kernels.
 const THREADS: u32 = 128;
@@ -37,14 +37,8 @@ static FORMS: [Form; 2] = [
     Form { of_queries: &k::flash_dq_128, of_keys: &k::flash_dkv_128, dim: 128, own: 64 },
 ];
 
-/// Whether heads of this shape go to these kernels.
-pub(super) fn takes(dtype: Dtype, shape: HeadShape) -> bool {
-    let dim = shape.head_dim;
-    dtype == Dtype::Bf16 && dim.is_multiple_of(16) && (32..=128).contains(&dim)
-}
-
 impl<R: Driver> CudaDevice<R> {
-    /// Gradients of attention of heads that it [`takes`], over spans that lie within the operands and meet in no
+    /// Gradients of attention of heads that are [`on_tensor_cores`](super::tiles::on_tensor_cores), over spans that lie within the operands and meet in no
     /// query and no key; `operands` are the kernels' parameters from `scale` to `dots`.
     pub(super) fn flash_backward(
         &self,

@@ -27,6 +27,7 @@ mod product;
 mod rope;
 mod rows;
 mod tensor;
+mod tiles;
 
 pub use decode::CudaDecoder;
 pub(crate) use output::LOGITS_BYTES;

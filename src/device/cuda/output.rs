@@ -20,6 +20,12 @@ const EVENT_TILE: usize = 128;
 /// Rows of hidden states that a block of the scan takes. `EVENT_ROWS` of the kernels.
 const EVENT_ROWS: usize = 4;
 
+/// Threads of a block that takes a row of logits: with some columns for each, so that a small vocabulary does not
+/// wait at barriers in vain.
+pub(super) fn row_threads(vocab: usize) -> u32 {
+    (vocab / 8).next_multiple_of(32).clamp(32, 1024) as u32
+}
+
 impl<R: Driver> CudaDevice<R> {
     /// Calls `f` with logits of some rows of `h` and the first of them, until all have had their turn.
     fn logits_in_chunks(
@@ -92,8 +98,7 @@ impl<R: Driver> CudaDevice<R> {
             bias.into(),
             Arg::from(&out),
         ];
-        // Some columns for every thread, so that a small vocabulary does not wait at barriers in vain.
-        let threads = (vocab / 8).next_multiple_of(32).clamp(32, 1024) as u32;
+        let threads = row_threads(vocab);
         let grid = [count32(OP, choices.len())?, 1];
         // SAFETY: a temperature, a top-p, a draw and a token a row of logits.
         unsafe { self.launch(&k::choose_token, grid, threads, 0, &args) }?;
