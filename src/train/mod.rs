@@ -11,6 +11,7 @@ pub mod rl;
 mod schedule;
 pub mod sft;
 pub mod tensorboard;
+pub mod thoughts;
 mod trainer;
 
 pub use feed::expectation_batches;
