@@ -10,7 +10,8 @@
 //! ```
 //!
 //! The residual stream is kept at both norms, so a backward pass recomputes only what is cheap: the
-//! inverse root mean squares, the attention probabilities (from their log-sum-exp) and SwiGLU.
+//! inverse root mean squares, the attention probabilities (from their log-sum-exp) and SwiGLU. With
+//! [`Transformer::recompute`] only the stream that enters a block is kept, and the block is run again.
 
 use super::config::ModelConfig;
 use super::kv_cache::{Extension, KvCache};
@@ -18,8 +19,8 @@ use super::layout::{Layout, SharedKeys};
 use super::linear::{Linear, LinearSaved};
 use super::params::{Grads, ParamId, Params};
 use super::weights::{MappedTensor, Weights};
-use crate::Result;
 use crate::device::{Device, HeadShape, Span, TensorInfo};
+use crate::{Error, Result};
 
 /// One block's weights.
 #[derive(Debug, Clone)]
@@ -46,6 +47,17 @@ pub struct Transformer<D: Device> {
     pub(super) layers: Vec<Layer>,
     pub(super) norm: ParamId,
     pub(super) inv_freq: D::Tensor,
+    /// Whether a pass that gradients follow keeps of each layer its input alone, and the backward pass runs the
+    /// layer again but for its last product. Gradients are the same to the bit.
+    pub recompute: bool,
+}
+
+/// What a layer leaves for its backward pass.
+enum Kept<D: Device> {
+    /// All that it needs.
+    All(LayerSaved<D>),
+    /// The stream that entered the layer.
+    Input(D::Tensor),
 }
 
 struct LayerSaved<D: Device> {
@@ -67,10 +79,10 @@ struct LayerSaved<D: Device> {
 }
 
 /// What [`Transformer::backward`] needs of a forward pass. Memory: per layer about
-/// `T · (7·H + 2·kv_width + 2·I)` floats.
+/// `T · (7·H + 2·kv_width + 2·I)` floats, or `T · H` where layers are [recomputed](Transformer::recompute).
 pub struct ForwardSaved<D: Device> {
-    layers: Vec<LayerSaved<D>>,
-    /// Per layer, the stream between attention and MLP.
+    layers: Vec<Kept<D>>,
+    /// The stream between attention and MLP of each layer of which all is kept.
     stream2: Vec<D::Tensor>,
     /// The stream that enters the last norm.
     stream: D::Tensor,
@@ -79,6 +91,14 @@ pub struct ForwardSaved<D: Device> {
 enum KvTarget<'a, D: Device> {
     Fresh { shared: Option<&'a SharedKeys<D>> },
     Cache { cache: &'a mut KvCache<D>, rows: &'a D::Index },
+}
+
+/// A layer as far as its last product: what that multiplies, and what it is added to.
+struct BeforeDown<D: Device> {
+    stream2: D::Tensor,
+    act: D::Tensor,
+    /// What a backward pass needs, but for the last product's part; `None` with a cache.
+    saved: Option<LayerSaved<D>>,
 }
 
 impl<D: Device> Transformer<D> {
@@ -129,7 +149,7 @@ impl<D: Device> Transformer<D> {
         };
         let inv_freq = c.rope_inv_freq();
         let inv_freq = device.upload(1, inv_freq.len(), &inv_freq)?;
-        Ok(Transformer { config: c.clone(), embed, lm_head, layers, norm, inv_freq })
+        Ok(Transformer { config: c.clone(), embed, lm_head, layers, norm, inv_freq, recompute: false })
     }
 
     pub(super) fn heads(&self) -> HeadShape {
@@ -188,67 +208,129 @@ impl<D: Device> Transformer<D> {
         grads: Option<&Grads<D>>,
     ) -> Result<(D::Tensor, Option<ForwardSaved<D>>)> {
         let eps = self.config.rms_norm_eps;
-        let heads = self.heads();
-        let (t, h) = (x.rows(), x.cols());
         let (mut saved, mut streams2) = (Vec::new(), Vec::new());
         // The stream before a layer, and what the layer before it adds.
         let (mut stream, mut delta): (D::Tensor, Option<D::Tensor>) = (x, None);
         for (i, layer) in self.layers.iter().enumerate() {
             let Normalised { stream: stream1, norm: n1, before } =
                 normalise(device, stream, delta, params.get(layer.input_norm), eps)?;
-            if grads.is_some() {
+            if grads.is_some() && !self.recompute {
                 streams2.extend(before);
             }
-            let mut attn = device.empty(t, heads.q_width())?;
-            let mut lse = match grads {
-                Some(_) => Some(device.zeros(t, heads.heads)?),
-                None => None,
-            };
-            let projected = match &mut target {
-                KvTarget::Fresh { shared } => {
-                    let (mut q, q_low) = layer.q.forward(device, params, &n1)?;
-                    let (mut k, k_low) = layer.k.forward(device, params, &n1)?;
-                    let (mut v, v_low) = layer.v.forward(device, params, &n1)?;
-                    device.rotary(&mut q, positions, &self.inv_freq, 1.0)?;
-                    device.rotary(&mut k, positions, &self.inv_freq, 1.0)?;
-                    if let Some(shared) = shared {
-                        (k, v) = (shared.spread(device, &k)?, shared.spread(device, &v)?);
-                    }
-                    device.attention(heads, spans, &q, &k, &v, &mut attn, lse.as_mut())?;
-                    Some((q, k, v, [q_low, k_low, v_low]))
-                }
-                KvTarget::Cache { cache, rows } => {
-                    let (mut q, q_bias) = layer.q.forward_but_bias(device, params, &n1)?;
-                    let (mut k, k_bias) = layer.k.forward_but_bias(device, params, &n1)?;
-                    let (mut v, v_bias) = layer.v.forward_but_bias(device, params, &n1)?;
-                    let (keys, values) = (&mut cache.keys[i], &mut cache.values[i]);
-                    let (qkv, biases) = ([&mut q, &mut k, &mut v], [q_bias, k_bias, v_bias]);
-                    device.rotary_append(qkv, biases, positions, &self.inv_freq, rows, [keys, values])?;
-                    device.attention(heads, spans, &q, &cache.keys[i], &cache.values[i], &mut attn, None)?;
-                    None
-                }
-            };
-            let (o, o_low) = layer.o.forward(device, params, &attn)?;
-            let mut stream2 = device.empty(t, h)?;
-            let mut n2 = device.empty(t, h)?;
-            device.add_rms_norm(&stream1, &o, params.get(layer.post_norm), eps, &mut stream2, &mut n2)?;
-            let (gate, gate_low) = layer.gate.forward(device, params, &n2)?;
-            let (up, up_low) = layer.up.forward(device, params, &n2)?;
-            let mut act = device.empty(t, self.config.intermediate_size)?;
-            device.swiglu(&gate, &up, &mut act)?;
-            let (down, down_low) = layer.down.forward(device, params, &act)?;
-            if let (Some(grads), Some(lse), Some((q, k, v, low))) = (grads, lse, projected) {
-                let [q_low, k_low, v_low] = low;
-                let act = layer.down.trained(grads).then_some(act);
-                let low = [q_low, k_low, v_low, o_low, gate_low, up_low, down_low];
-                saved.push(LayerSaved { stream1, n1, q, k, v, attn, lse, n2, gate, up, act, low });
+            let pass = self.before_down(
+                device,
+                params,
+                i,
+                stream1,
+                n1,
+                positions,
+                spans,
+                &mut target,
+                grads.is_some(),
+            )?;
+            let (down, down_low) = layer.down.forward(device, params, &pass.act)?;
+            if let (Some(grads), Some(mut all)) = (grads, pass.saved) {
+                saved.push(if self.recompute {
+                    Kept::Input(all.stream1)
+                } else {
+                    all.keep_down(layer, grads, pass.act, down_low);
+                    Kept::All(all)
+                });
             }
-            (stream, delta) = (stream2, Some(down));
+            (stream, delta) = (pass.stream2, Some(down));
         }
         let Normalised { stream, norm: hidden, before } =
             normalise(device, stream, delta, params.get(self.norm), eps)?;
-        streams2.extend(before);
+        if !self.recompute {
+            streams2.extend(before);
+        }
         Ok((hidden, grads.map(|_| ForwardSaved { layers: saved, stream2: streams2, stream })))
+    }
+
+    /// Runs layer `i` from its input, normalised in `n1`, as far as its last product. Where gradients follow, what
+    /// they need is the same whether it is kept or computed again.
+    #[allow(clippy::too_many_arguments)]
+    fn before_down(
+        &self,
+        device: &D,
+        params: &Params<D>,
+        i: usize,
+        stream1: D::Tensor,
+        n1: D::Tensor,
+        positions: &D::Index,
+        spans: &[Span],
+        target: &mut KvTarget<'_, D>,
+        with_grads: bool,
+    ) -> Result<BeforeDown<D>> {
+        let (eps, heads, layer) = (self.config.rms_norm_eps, self.heads(), &self.layers[i]);
+        let (t, h) = (stream1.rows(), stream1.cols());
+        let mut attn = device.empty(t, heads.q_width())?;
+        let mut lse = if with_grads { Some(device.zeros(t, heads.heads)?) } else { None };
+        let projected = match target {
+            KvTarget::Fresh { shared } => {
+                let (mut q, q_low) = layer.q.forward(device, params, &n1)?;
+                let (mut k, k_low) = layer.k.forward(device, params, &n1)?;
+                let (mut v, v_low) = layer.v.forward(device, params, &n1)?;
+                device.rotary(&mut q, positions, &self.inv_freq, 1.0)?;
+                device.rotary(&mut k, positions, &self.inv_freq, 1.0)?;
+                if let Some(shared) = shared {
+                    (k, v) = (shared.spread(device, &k)?, shared.spread(device, &v)?);
+                }
+                device.attention(heads, spans, &q, &k, &v, &mut attn, lse.as_mut())?;
+                Some((q, k, v, [q_low, k_low, v_low]))
+            }
+            KvTarget::Cache { cache, rows } => {
+                let (mut q, q_bias) = layer.q.forward_but_bias(device, params, &n1)?;
+                let (mut k, k_bias) = layer.k.forward_but_bias(device, params, &n1)?;
+                let (mut v, v_bias) = layer.v.forward_but_bias(device, params, &n1)?;
+                let (keys, values) = (&mut cache.keys[i], &mut cache.values[i]);
+                let (qkv, biases) = ([&mut q, &mut k, &mut v], [q_bias, k_bias, v_bias]);
+                device.rotary_append(qkv, biases, positions, &self.inv_freq, rows, [keys, values])?;
+                device.attention(heads, spans, &q, &cache.keys[i], &cache.values[i], &mut attn, None)?;
+                None
+            }
+        };
+        let (o, o_low) = layer.o.forward(device, params, &attn)?;
+        let mut stream2 = device.empty(t, h)?;
+        let mut n2 = device.empty(t, h)?;
+        device.add_rms_norm(&stream1, &o, params.get(layer.post_norm), eps, &mut stream2, &mut n2)?;
+        let (gate, gate_low) = layer.gate.forward(device, params, &n2)?;
+        let (up, up_low) = layer.up.forward(device, params, &n2)?;
+        let mut act = device.empty(t, self.config.intermediate_size)?;
+        device.swiglu(&gate, &up, &mut act)?;
+        let saved = match (lse, projected) {
+            (Some(lse), Some((q, k, v, [q_low, k_low, v_low]))) => {
+                let low = [q_low, k_low, v_low, o_low, gate_low, up_low, None];
+                Some(LayerSaved { stream1, n1, q, k, v, attn, lse, n2, gate, up, act: None, low })
+            }
+            _ => None,
+        };
+        Ok(BeforeDown { stream2, act, saved })
+    }
+
+    /// What layer `i` would have kept, computed again from its input, with the stream between attention and MLP.
+    fn again(
+        &self,
+        device: &D,
+        params: &Params<D>,
+        grads: &Grads<D>,
+        i: usize,
+        input: D::Tensor,
+        layout: &Layout<D>,
+    ) -> Result<(LayerSaved<D>, D::Tensor)> {
+        let layer = &self.layers[i];
+        let input_norm = params.get(layer.input_norm);
+        let Normalised { stream, norm, .. } =
+            normalise(device, input, None, input_norm, self.config.rms_norm_eps)?;
+        let mut target = KvTarget::Fresh { shared: layout.shared.as_ref() };
+        let (positions, spans) = (&layout.positions, &layout.spans);
+        let pass = self.before_down(device, params, i, stream, norm, positions, spans, &mut target, true)?;
+        let Some(mut saved) = pass.saved else {
+            return Err(Error::other("a layer kept nothing to go back by"));
+        };
+        let low = layer.down.low(device, params, &pass.act)?;
+        saved.keep_down(layer, grads, pass.act, low);
+        Ok((saved, pass.stream2))
     }
 
     /// Adds to the gradients of the trained weights, given that of the final hidden states
@@ -262,7 +344,7 @@ impl<D: Device> Transformer<D> {
         device: &D,
         params: &Params<D>,
         grads: &mut Grads<D>,
-        saved: ForwardSaved<D>,
+        mut saved: ForwardSaved<D>,
         dhidden: &D::Tensor,
         layout: &Layout<D>,
         want_input: bool,
@@ -276,9 +358,17 @@ impl<D: Device> Transformer<D> {
         // Below the lowest layer with a trained weight there is nothing to compute.
         let lowest =
             if want_input { 0 } else { self.layers.iter().take_while(|l| !l.trained(grads)).count() };
-        let layers = self.layers.iter().zip(saved.layers).zip(saved.stream2).enumerate().skip(lowest);
-        for (i, ((layer, s), stream2)) in layers.collect::<Vec<_>>().into_iter().rev() {
-            let below = want_input || i > lowest;
+        while let (Some(kept), i) = (saved.layers.pop(), saved.layers.len())
+            && i >= lowest
+        {
+            let (s, stream2) = match kept {
+                Kept::Input(input) => self.again(device, params, grads, i, input, layout)?,
+                Kept::All(s) => match saved.stream2.pop() {
+                    Some(stream2) => (s, stream2),
+                    None => return Err(Error::other("a layer kept nothing to go back by")),
+                },
+            };
+            let (layer, below) = (&self.layers[i], want_input || i > lowest);
             self.backward_layer(device, params, grads, layer, s, &stream2, layout, &mut d, below)?;
         }
         Ok(want_input.then_some(d))
@@ -358,10 +448,18 @@ impl Layer {
         [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down]
     }
 
-    fn trained<D: Device>(&self, grads: &Grads<D>) -> bool {
+    pub(super) fn trained<D: Device>(&self, grads: &Grads<D>) -> bool {
         grads.trains(self.input_norm)
             || grads.trains(self.post_norm)
             || self.projections().iter().any(|l| l.trained(grads))
+    }
+}
+
+impl<D: Device> LayerSaved<D> {
+    /// Adds what the backward pass of the down projection needs.
+    fn keep_down(&mut self, layer: &Layer, grads: &Grads<D>, act: D::Tensor, low: LinearSaved<D>) {
+        self.act = layer.down.trained(grads).then_some(act);
+        self.low[6] = low;
     }
 }
 
