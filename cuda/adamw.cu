@@ -1,13 +1,16 @@
 // The optimiser's step over all tensors in one launch, and the sum of all gradients' squares in two (spec section 7).
 //
 //   sum_squares   of all elements of all tensors, in float64
-//   adamw         g' = grad_scale * g,  m = beta1 m + (1 - beta1) g',  v = beta2 v + (1 - beta2) g'^2,
+//   adamw         g' = grad_scale * clip * g,  m = beta1 m + (1 - beta1) g',  v = beta2 v + (1 - beta2) g'^2,
 //                 value -= lr * (weight_decay * value + (m / correct1) / (sqrt(v) / correct2 + eps))
 //                 with correct1 = 1 - beta1^step and correct2 = sqrt(1 - beta2^step)
+//                 where the sum of the gradients' squares is given, clip = most / norm if norm > most > 0, else 1,
+//                 and nothing is done if the sum is not finite
 //
 // A list on the device says where the tensors are. They are cut into chunks of CHUNK elements, numbered from the
 // first tensor to the last, and a block takes one: so a model of some hundred matrices and vectors keeps the whole GPU
-// busy to the end. All is float32 and bound by memory: 28 bytes an element for a step, 4 for the sum.
+// busy to the end. All is float32 and bound by memory: 28 bytes an element for a step, 4 for the sum. A weight that
+// products take in bf16 has a copy that the step writes with it: 2 bytes more.
 #include "common.cuh"
 
 // `CHUNK` of src/device/cuda/optimizer.rs.
@@ -19,6 +22,7 @@ struct Slot {
     const float* grad;
     float* m;
     float* v;
+    bf16* copy;  // may be null
     uint64_t count, first;
 };
 
@@ -66,12 +70,17 @@ KERNEL(chunk_squares, 256, const Slot* slots, uint32_t tensors, double* partials
     if (threadIdx.x == 0) partials[blockIdx.x] = sum;
 }
 
-// One block adds up what the others left, in an order that their number decides.
-KERNEL(total_squares, 256, const double* partials, uint64_t count, double* total) {
-    double sum = 0.0;
+// One block adds up what the others left in the first `count` of `all` partials, in an order that their number decides.
+// The rest is of tensors that are watched: where a number of theirs is not finite, the total is none either.
+KERNEL(total_squares, 256, const double* partials, uint64_t count, uint64_t all, double* total) {
+    double sum = 0.0, watched = 0.0;
     for (uint64_t i = threadIdx.x; i < count; i += blockDim.x) sum += partials[i];
+    for (uint64_t i = count + threadIdx.x; i < all; i += blockDim.x) watched += partials[i];
     sum = block_sum(sum);
-    if (threadIdx.x == 0) *total = sum;
+    __syncthreads();
+    watched = block_sum(watched);
+    // Zero times what is finite is zero; times anything else it is NaN.
+    if (threadIdx.x == 0) *total = all > count ? sum + 0.0 * watched : sum;
 }
 
 struct Hyper {
@@ -87,8 +96,19 @@ __device__ __forceinline__ void update(const Hyper& h, float grad, float* value,
     *value -= h.lr * (h.weight_decay * *value + change);
 }
 
+// The factor that clips gradients whose squares have this sum to the norm `most`; 0 never clips.
+__device__ __forceinline__ float clipping(double squares, float most) {
+    const double norm = sqrt(squares);
+    return most > 0.0f && norm > double(most) ? float(double(most) / norm) : 1.0f;
+}
+
 KERNEL(adamw, 256, const Slot* slots, uint32_t tensors, float lr, float beta1, float beta2, float eps,
-       float weight_decay, float correct1, float correct2, float grad_scale) {
+       float weight_decay, float correct1, float correct2, float grad_scale, const double* squares, float most) {
+    if (squares != nullptr) {
+        // Of what is not finite the difference is NaN.
+        if (!(*squares - *squares == 0.0)) return;
+        grad_scale *= clipping(*squares, most);
+    }
     const Hyper hyper{lr, beta1, beta2, eps, weight_decay, correct1, correct2, grad_scale};
     const Slot slot = slot_of(slots, tensors, blockIdx.x);
     const uint64_t begin = (blockIdx.x - slot.first) * CHUNK, end = min(begin + CHUNK, slot.count);
@@ -101,9 +121,16 @@ KERNEL(adamw, 256, const Slot* slots, uint32_t tensors, float lr, float beta1, f
             *reinterpret_cast<Vec<float>*>(slot.value + i) = value;
             *reinterpret_cast<Vec<float>*>(slot.m + i) = m;
             *reinterpret_cast<Vec<float>*>(slot.v + i) = v;
+            if (slot.copy != nullptr) {
+                Some<bf16, 4> copy;
+#pragma unroll
+                for (uint32_t e = 0; e < 4; e++) copy.at[e] = from_float<bf16>(value.at[e]);
+                *reinterpret_cast<Some<bf16, 4>*>(slot.copy + i) = copy;
+            }
         } else {
             for (uint64_t e = i; e < end; e++) {
                 update(hyper, slot.grad[e], slot.value + e, slot.m + e, slot.v + e);
+                if (slot.copy != nullptr) slot.copy[e] = from_float<bf16>(slot.value[e]);
             }
         }
     }

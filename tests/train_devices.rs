@@ -8,46 +8,11 @@ use std::path::Path;
 
 use colar_engine::device::cpu::CpuDevice;
 use colar_engine::device::{Device, Dtype};
-use colar_engine::train::{RlTrainer, TrainFlags, Trainer};
 use common::driver::kernels;
-use common::golden;
-use serde_json::Value;
-
-/// Writes questions with steps, and the flags that all runs share; returns the text of the flags.
-fn materials(dir: &Path) -> String {
-    let lines: String = (1..9)
-        .map(|i| {
-            let steps = format!("[\"<<{i}+{i}={}>>\", \"<<{}*3={}>>\"]", 2 * i, 2 * i, 6 * i);
-            let question = format!("Tom has {i} boxes with {i} pens each and buys {i} more. How many?");
-            format!("{{\"question\":\"{question}\",\"steps\":{steps},\"answer\":\"{}\"}}\n", 6 * i)
-        })
-        .collect();
-    let data = dir.join("data.jsonl");
-    std::fs::write(&data, lines).unwrap();
-    format!(
-        "model = {:?}\ndata = {data:?}\nval = {data:?}\nval-samples = 1\nval-every = 1000\nsave-every = 1000\n\
-         threads = 1\nseed = 3\n",
-        golden("llama-tiny")
-    )
-}
-
-fn flags(dir: &Path, name: &str, text: &str) -> TrainFlags {
-    let path = dir.join(format!("{name}.toml"));
-    std::fs::write(&path, format!("{text}out = {:?}\n", dir.join(name))).unwrap();
-    TrainFlags::from_toml(&path).unwrap()
-}
-
-/// What the steps of a run logged under `keys`.
-fn logged(dir: &Path, keys: &[&str]) -> Vec<Vec<f64>> {
-    let text = std::fs::read_to_string(dir.join("metrics.jsonl")).unwrap();
-    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    let steps = lines.filter(|v| keys.iter().all(|k| v[k].is_number()) && v["kind"] != "val");
-    steps.map(|v| keys.iter().map(|k| v[k].as_f64().unwrap()).collect()).collect()
-}
+use common::runs::{logged, materials, policy, run};
 
 fn supervised<D: Device>(device: D, dir: &Path, name: &str, text: &str) -> Vec<Vec<f64>> {
-    let options = flags(dir, name, text).resolve().unwrap();
-    Trainer::new(device, options, false).unwrap().run(&mut |_| ()).unwrap();
+    run(device, dir, name, text);
     logged(&dir.join(name), &["loss", "grad_norm"])
 }
 
@@ -89,8 +54,7 @@ fn supervised_steps_in_bf16() {
 }
 
 fn reinforced<D: Device>(device: D, dir: &Path, name: &str, text: &str, keys: &[&str]) -> Vec<Vec<f64>> {
-    let options = flags(dir, name, text).resolve_rl().unwrap();
-    RlTrainer::new(device, options, false).unwrap().run(&mut |_| ()).unwrap();
+    run(device, dir, name, text);
     logged(&dir.join(name), keys)
 }
 
@@ -99,12 +63,7 @@ fn reinforced<D: Device>(device: D, dir: &Path, name: &str, text: &str, keys: &[
 #[test]
 fn policy_steps_are_those_of_the_cpu() {
     let dir = tempfile::tempdir().unwrap();
-    let adapter = golden("llama-tiny").join("adapter");
-    let text = materials(dir.path())
-        + &format!("adapter = {adapter:?}\n")
-        + "stage = \"rl\"\ngroup-size = 3\nbatch-size = 2\nexp-batch-size = 4\nlr = 1e-3\nkl-weight = 0.0\n\
-           entropy-weight = -0.1\nsamples-per-epoch = 6\n\
-           max-latents = 4\nmax-new-tokens = 4\nmax-steps = 6\n";
+    let text = materials(dir.path()) + &policy() + "max-steps = 6\n";
     let keys =
         ["n_latents", "answer_tokens", "entropy", "kl_latent", "latent_loss", "answer_loss", "grad_norm"];
     let theirs = reinforced(CpuDevice::new(1).unwrap(), dir.path(), "cpu", &text, &keys);

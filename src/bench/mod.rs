@@ -4,6 +4,7 @@
 mod decode;
 mod kernels;
 mod latents;
+mod memory;
 mod rl;
 mod setting;
 mod timer;
@@ -11,13 +12,14 @@ mod train;
 
 pub use decode::{DecodeOptions, DecodeTiming, decode};
 pub use kernels::{
-    Bound, Case, Ceilings, KernelOptions, KernelReport, KernelRow, copy_bytes, copy_ceiling, kernels, table,
+    Bound, Case, Ceilings, KernelOptions, KernelReport, KernelRow, Product, copy_bytes, copy_ceiling,
+    kernels, product_ceiling, table,
 };
 pub use latents::{LatentsTiming, latents, open_with_head};
 pub use rl::{RlStepOptions, RlStepTiming, rl_step};
 pub use setting::Setting;
 pub use timer::{Timer, Timing, Work};
-pub use train::{StepOptions, StepTiming, train_step};
+pub use train::{Sequences, StepBatch, StepOptions, StepTiming, train_step};
 
 use std::path::Path;
 

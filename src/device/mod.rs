@@ -15,7 +15,7 @@
 //! * Shapes and dtypes are checked where a buffer enters an operation, and nowhere else; a
 //!   mismatch is [`Error::Shape`](crate::Error::Shape) with both sides named.
 //! * Equal inputs give equal bits on the same device with the same number of threads.
-//! * An operation may run later than it returns; only [`Device::read`] and
+//! * An operation may run later than it returns; only [`Device::read`], [`Device::late`] and
 //!   the operations that return host values wait.
 
 pub mod cpu;
@@ -183,6 +183,13 @@ impl AdamW {
     pub fn new(lr: f32, weight_decay: f32, step: u64) -> Self {
         AdamW { lr, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay, step, grad_scale: 1.0 }
     }
+
+    /// The step with its gradients, whose norm is `norm`, scaled down to a norm of `clip`; 0 never clips.
+    pub fn clipped(self, norm: f64, clip: f32) -> Self {
+        let clip = f64::from(clip);
+        let scale = if clip > 0.0 && norm > clip { clip / norm } else { 1.0 };
+        AdamW { grad_scale: self.grad_scale * scale as f32, ..self }
+    }
 }
 
 /// One tensor's share in [`Device::adamw`]; all four have the same shape and are float32.
@@ -206,6 +213,8 @@ pub trait Device: Clone + Send + Sync + Sized + 'static {
     type Tensor: TensorInfo;
     /// A vector of `u32` on the device.
     type Index: Send + Sync;
+    /// A number that may not be computed yet.
+    type Late: Send;
     /// What decodes a few sequences faster than the operations below one by one.
     type Decoder<'a>: Decoder<Self>;
 
@@ -246,6 +255,12 @@ pub trait Device: Clone + Send + Sync + Sized + 'static {
     /// # Errors
     /// When the parts do not fit: each by name and size, how much is free, and what needs less.
     fn reserve(&self, needs: &[Need]) -> Result<()>;
+
+    /// The most bytes that buffers of this device ever took together; `None` where they are the process's own
+    /// memory.
+    fn peak_bytes(&self) -> Result<Option<usize>> {
+        Ok(None)
+    }
 
     /// An activation buffer of the compute dtype; its content is undefined.
     fn empty(&self, rows: usize, cols: usize) -> Result<Self::Tensor>;
@@ -598,6 +613,19 @@ pub trait Device: Clone + Send + Sync + Sized + 'static {
     fn sum_squares(&self, tensors: &[&Self::Tensor]) -> Result<f64>;
     /// One AdamW step over all tensors.
     fn adamw(&self, hyper: &AdamW, tensors: &mut [AdamWTensor<'_, Self>]) -> Result<()>;
+    /// One AdamW step over all tensors, [clipped](AdamW::clipped) to `clip` by the norm of all their gradients,
+    /// without waiting for that. Nothing is changed where a gradient or an element of `watched`, float32 tensors
+    /// such as the losses that the gradients are of, is not finite. Gives the norm of the gradients, or what is
+    /// not finite if nothing was changed, for [`late`](Device::late).
+    fn adamw_clipped(
+        &self,
+        hyper: &AdamW,
+        clip: f32,
+        watched: &[&Self::Tensor],
+        tensors: &mut [AdamWTensor<'_, Self>],
+    ) -> Result<Self::Late>;
+    /// Waits for a number.
+    fn late(&self, number: &Self::Late) -> Result<f64>;
 }
 
 /// What [`Device::cross_entropy`] differentiates.

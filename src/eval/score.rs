@@ -189,7 +189,8 @@ fn positions<D: Device>(loaded: &Loaded<D>, batch: &Batch) -> Result<Positions> 
         Some(target) => latent_losses(loaded, batch, &h, &target)?,
         None => Vec::new(),
     };
-    Ok(Positions { ce: labels_loss(device, model, &up, &h, 0.0, None, None)?, latent })
+    let ce = device.read(&labels_loss(device, model, &up, &h, 0.0, None, None)?)?;
+    Ok(Positions { ce, latent })
 }
 
 fn latent_losses<D: Device>(

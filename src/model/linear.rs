@@ -57,12 +57,25 @@ impl Linear {
         if let Some(bias) = self.bias {
             device.add_bias(&mut y, params.get(bias))?;
         }
-        let Some(lora) = self.lora else { return Ok((y, None)) };
+        let low = self.low(device, params, x)?;
+        if let (Some(lora), Some(low)) = (self.lora, &low) {
+            device.matmul_nt(lora.scale, low, params.get(lora.b), 1.0, &mut y)?;
+        }
+        Ok((y, low))
+    }
+
+    /// A·x, `[T, r]`, where there is an adapter.
+    pub(super) fn low<D: Device>(
+        &self,
+        device: &D,
+        params: &Params<D>,
+        x: &D::Tensor,
+    ) -> Result<LinearSaved<D>> {
+        let Some(lora) = self.lora else { return Ok(None) };
         let a = params.get(lora.a);
         let mut low = device.empty(x.rows(), a.rows())?;
         device.matmul_nt(1.0, x, a, 0.0, &mut low)?;
-        device.matmul_nt(lora.scale, &low, params.get(lora.b), 1.0, &mut y)?;
-        Ok((y, Some(low)))
+        Ok(Some(low))
     }
 
     /// As [`forward`](Linear::forward), but leaves the addition of the bias that it returns to the caller, who

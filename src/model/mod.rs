@@ -17,6 +17,7 @@ pub mod linear;
 pub mod lora;
 pub mod merge;
 pub mod open;
+pub mod operations;
 pub mod params;
 pub mod presets;
 pub mod prompt;

@@ -14,6 +14,7 @@
 //! [chain of thoughts](ChainLayout), whose passes depend on each other and have gradients.
 
 mod backward;
+mod block;
 mod chain;
 mod forward;
 mod taps;
@@ -54,6 +55,9 @@ pub struct Transformer<D: Device> {
     pub(super) layers: Vec<Layer>,
     pub(super) norm: ParamId,
     pub(super) inv_freq: D::Tensor,
+    /// Whether a pass that gradients follow keeps of each layer its input alone, and the backward pass runs the
+    /// layer again but for its last product. Gradients are the same to the bit.
+    pub recompute: bool,
 }
 
 impl<D: Device> Transformer<D> {
@@ -104,7 +108,7 @@ impl<D: Device> Transformer<D> {
         };
         let inv_freq = c.rope_inv_freq();
         let inv_freq = device.upload(1, inv_freq.len(), &inv_freq)?;
-        Ok(Transformer { config: c.clone(), embed, lm_head, layers, norm, inv_freq })
+        Ok(Transformer { config: c.clone(), embed, lm_head, layers, norm, inv_freq, recompute: false })
     }
 
     pub(super) fn heads(&self) -> HeadShape {
@@ -122,7 +126,7 @@ impl Layer {
         [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down]
     }
 
-    fn trained<D: Device>(&self, grads: &Grads<D>) -> bool {
+    pub(super) fn trained<D: Device>(&self, grads: &Grads<D>) -> bool {
         grads.trains(self.input_norm)
             || grads.trains(self.post_norm)
             || self.projections().iter().any(|l| l.trained(grads))

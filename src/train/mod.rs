@@ -5,6 +5,7 @@ pub mod checkpoint;
 pub mod embedded;
 mod feed;
 mod metrics;
+pub(crate) mod needs;
 pub mod optimizer;
 mod options;
 pub mod rl;

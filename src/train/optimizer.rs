@@ -4,6 +4,15 @@ use crate::device::{AdamW, AdamWTensor, Device, TensorInfo};
 use crate::model::params::{Grads, ParamId, Params};
 use crate::{Error, Result};
 
+/// Waits for the norm of the gradients of step `step`.
+///
+/// # Errors
+/// [`Error::NonFinite`] when it is not a number: nothing was changed then.
+pub fn finite_norm<D: Device>(device: &D, norm: &D::Late, step: u64) -> Result<f64> {
+    let norm = device.late(norm)?;
+    if norm.is_finite() { Ok(norm) } else { Err(Error::NonFinite { step, what: "the gradient norm".into() }) }
+}
+
 /// First and second moments of the trained weights, float32, in the order of [`Grads::ids`].
 pub struct Optimizer<D: Device> {
     ids: Vec<ParamId>,
@@ -41,13 +50,24 @@ impl<D: Device> Optimizer<D> {
         hyper: &AdamW,
         clip: f32,
     ) -> Result<f64> {
-        let norm = device.sum_squares(&grads.tensors())?.sqrt();
-        if !norm.is_finite() {
-            return Err(Error::NonFinite { step: hyper.step, what: "the gradient norm".into() });
-        }
-        let clip = f64::from(clip);
-        let scale = if clip > 0.0 && norm > clip { clip / norm } else { 1.0 };
-        let hyper = AdamW { grad_scale: hyper.grad_scale * scale as f32, ..*hyper };
+        let norm = self.begin(device, params, grads, hyper, clip, &[])?;
+        finite_norm(device, &norm, hyper.step)
+    }
+
+    /// As [`step`](Optimizer::step), but does not wait for the norm, which [`finite_norm`] then gives. Nothing is
+    /// changed either where `watched`, the losses, is not finite.
+    ///
+    /// # Errors
+    /// What the device says.
+    pub fn begin(
+        &mut self,
+        device: &D,
+        params: &mut Params<D>,
+        grads: &Grads<D>,
+        hyper: &AdamW,
+        clip: f32,
+        watched: &[&D::Tensor],
+    ) -> Result<D::Late> {
         let mut tensors = Vec::with_capacity(self.ids.len());
         for (((_, value), grad), (m, v)) in params
             .iter_mut()
@@ -57,8 +77,7 @@ impl<D: Device> Optimizer<D> {
         {
             tensors.push(AdamWTensor { value, grad, m, v });
         }
-        device.adamw(&hyper, &mut tensors)?;
-        Ok(norm)
+        device.adamw_clipped(hyper, clip, watched, &mut tensors)
     }
 
     /// The moments with the weights they belong to: `(id, m, v)`.

@@ -92,6 +92,42 @@ pub struct PositionLosses {
     pub bounded: u64,
 }
 
+/// Losses position by position, which the device may still be computing.
+pub struct PendingLosses<D: Device> {
+    /// `[labels, 1]`.
+    ce: D::Tensor,
+    /// `[latents, 3]`: latent loss, entropy, and how many log_sigma were bounded.
+    latent: Option<D::Tensor>,
+    /// `[labels, 1]`, of the second forward.
+    second_ce: Option<D::Tensor>,
+}
+
+impl<D: Device> PendingLosses<D> {
+    /// What is to be finite: all of it.
+    pub fn tensors(&self) -> impl Iterator<Item = &D::Tensor> {
+        [Some(&self.ce), self.latent.as_ref(), self.second_ce.as_ref()].into_iter().flatten()
+    }
+
+    /// Waits for them.
+    ///
+    /// # Errors
+    /// What the device says.
+    pub fn read(&self, device: &D) -> Result<PositionLosses> {
+        let mut losses = PositionLosses { ce: device.read(&self.ce)?, ..PositionLosses::default() };
+        if let Some(second_ce) = &self.second_ce {
+            losses.second_ce = device.read(second_ce)?;
+        }
+        if let Some(latent) = &self.latent {
+            for row in device.read(latent)?.chunks_exact(3) {
+                losses.latent.push(row[0]);
+                losses.entropy.push(row[1]);
+                losses.bounded += row[2] as u64;
+            }
+        }
+        Ok(losses)
+    }
+}
+
 /// Sums of the losses of an optimiser step.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct LossSums {
@@ -209,6 +245,8 @@ struct LatentPass<D: Device> {
     dist: LatentDist<D>,
     saved: LatentHeadSaved<D>,
     eps: Option<D::Tensor>,
+    /// Losses, `[rows, 3]`.
+    per_row: D::Tensor,
     /// Gradients of mu and log_sigma, where wanted.
     grads: Option<(D::Tensor, Option<D::Tensor>)>,
 }
@@ -225,13 +263,28 @@ pub fn run<D: Device>(
     batch: &Batch,
     noise: &Noise<'_, D>,
     counts: Counts,
-    mut grads: Option<&mut Grads<D>>,
+    grads: Option<&mut Grads<D>>,
 ) -> Result<PositionLosses> {
+    begin(device, model, objective, batch, noise, counts, grads)?.read(device)
+}
+
+/// As [`run`], but does not wait for the device.
+///
+/// # Errors
+/// As [`run`].
+pub fn begin<D: Device>(
+    device: &D,
+    model: &ColarModel<D>,
+    objective: &Objective,
+    batch: &Batch,
+    noise: &Noise<'_, D>,
+    counts: Counts,
+    mut grads: Option<&mut Grads<D>>,
+) -> Result<PendingLosses<D>> {
     let (params, hidden) = (&model.params, model.transformer.config.hidden_size);
     let up = Uploaded::new(device, batch)?;
     let x = up.embed(device, model)?;
 
-    let mut losses = PositionLosses::default();
     let latents = !batch.latent_rows.is_empty();
     let target = if latents { Some(latent_target(device, model, batch, &x)?) } else { None };
     // The second forward needs the input embeddings again.
@@ -246,18 +299,7 @@ pub fn run<D: Device>(
     let mut latent = match &target {
         Some(target) => {
             let wanted = grads.is_some();
-            Some(latent_forward(
-                device,
-                model,
-                objective,
-                batch,
-                noise,
-                counts,
-                &h,
-                target,
-                wanted,
-                &mut losses,
-            )?)
+            Some(latent_forward(device, model, objective, batch, noise, counts, &h, target, wanted)?)
         }
         None => None,
     };
@@ -267,9 +309,9 @@ pub fn run<D: Device>(
         Some(_) => Some(device.cleared(h.rows(), hidden)?),
         None => None,
     };
-    let mut dx_second = None;
+    let (mut second_ce, mut dx_second) = (None, None);
     if let (Some(second_x), Some(latent)) = (second_x, &mut latent) {
-        dx_second = second_forward(
+        let (losses, dx) = second_forward(
             device,
             model,
             objective,
@@ -279,10 +321,10 @@ pub fn run<D: Device>(
             latent,
             counts,
             grads.as_deref_mut(),
-            &mut losses,
         )?;
+        (second_ce, dx_second) = (Some(losses), dx);
     }
-    losses.ce = labels_loss(
+    let ce = labels_loss(
         device,
         model,
         &up,
@@ -291,19 +333,23 @@ pub fn run<D: Device>(
         grads.as_deref_mut(),
         dh.as_mut(),
     )?;
-    let (Some(grads), Some(mut dh), Some(saved)) = (grads, dh, saved) else { return Ok(losses) };
-    if let (Some(head), Some(l)) = (&model.head, latent)
-        && let Some((dmu, dls)) = l.grads
-    {
-        let dhl = head.backward(device, params, grads, &l.saved, &dmu, dls.as_ref())?;
-        device.scatter_add_rows(1.0, &dhl, &l.rows, &mut dh)?;
+    let (Some(grads), Some(mut dh), Some(saved)) = (grads, dh, saved) else {
+        return Ok(PendingLosses { ce, latent: latent.map(|l| l.per_row), second_ce });
+    };
+    let mut per_latent = None;
+    if let (Some(head), Some(l)) = (&model.head, latent) {
+        if let Some((dmu, dls)) = l.grads {
+            let dhl = head.backward(device, params, grads, &l.saved, &dmu, dls.as_ref())?;
+            device.scatter_add_rows(1.0, &dhl, &l.rows, &mut dh)?;
+        }
+        per_latent = Some(l.per_row);
     }
     let embed = model.transformer.embed;
     let dx =
         model.transformer.backward(device, params, grads, saved, &dh, &up.layout, grads.trains(embed))?;
     up.embed_backward(device, model, grads, dx.as_ref())?;
     up.embed_backward(device, model, grads, dx_second.as_ref())?;
-    Ok(losses)
+    Ok(PendingLosses { ce, latent: per_latent, second_ce })
 }
 
 /// The targets of the latent loss: the next row's input embedding over `embeds_std`, detached.
@@ -330,7 +376,6 @@ fn latent_forward<D: Device>(
     h: &D::Tensor,
     target: &D::Tensor,
     with_grads: bool,
-    losses: &mut PositionLosses,
 ) -> Result<LatentPass<D>> {
     let head = model.latent_head()?;
     let (n, d) = (batch.latent_rows.len(), h.cols());
@@ -382,12 +427,7 @@ fn latent_forward<D: Device>(
         &mut per_row,
         grads.as_mut().map(|(m, s)| (m, s.as_mut())),
     )?;
-    for row in device.read(&per_row)?.chunks_exact(3) {
-        losses.latent.push(row[0]);
-        losses.entropy.push(row[1]);
-        losses.bounded += row[2] as u64;
-    }
-    Ok(LatentPass { rows, dist, saved, eps, grads })
+    Ok(LatentPass { rows, dist, saved, eps, per_row, grads })
 }
 
 /// Cross-entropy of the labelled rows; their gradients go into `dh` and into the output head.
@@ -399,7 +439,7 @@ pub(crate) fn labels_loss<D: Device>(
     scale: f32,
     grads: Option<&mut Grads<D>>,
     dh: Option<&mut D::Tensor>,
-) -> Result<Vec<f32>> {
+) -> Result<D::Tensor> {
     let w = model.params.get(model.transformer.lm_head);
     let rows = up.labelled;
     let mut hc = device.empty(rows, h.cols())?;
@@ -415,12 +455,12 @@ pub(crate) fn labels_loss<D: Device>(
     } else {
         device.cross_entropy(&hc, w, &up.label_ids, &up.label_offsets, &mut loss, None)?;
     }
-    device.read(&loss)
+    Ok(loss)
 }
 
 /// The second forward (`pred_embed_forward`): the predicted embeddings stand in for the compressed
-/// positions they predict. Adds the gradients that reach mu and log_sigma to `latent.grads`, and
-/// returns that of the input embeddings which were not replaced.
+/// positions they predict. Adds the gradients that reach mu and log_sigma to `latent.grads`. Returns
+/// the labels' losses, and the gradient of the input embeddings which were not replaced.
 #[allow(clippy::too_many_arguments)]
 fn second_forward<D: Device>(
     device: &D,
@@ -432,8 +472,7 @@ fn second_forward<D: Device>(
     latent: &mut LatentPass<D>,
     counts: Counts,
     mut grads: Option<&mut Grads<D>>,
-    losses: &mut PositionLosses,
-) -> Result<Option<D::Tensor>> {
+) -> Result<(D::Tensor, Option<D::Tensor>)> {
     let (n, d) = (batch.latent_rows.len(), x.cols());
     let std = model.embeds_std;
     let zeros;
@@ -461,10 +500,10 @@ fn second_forward<D: Device>(
         None => None,
     };
     let scale = objective.pred_embed_forward_weight / counts.ce.max(1) as f32;
-    losses.second_ce = labels_loss(device, model, up, &h, scale, grads.as_deref_mut(), dh.as_mut())?;
-    let (Some(grads), Some(dh), Some(saved)) = (grads, dh, saved) else { return Ok(None) };
+    let losses = labels_loss(device, model, up, &h, scale, grads.as_deref_mut(), dh.as_mut())?;
+    let (Some(grads), Some(dh), Some(saved)) = (grads, dh, saved) else { return Ok((losses, None)) };
     let dx = model.transformer.backward(device, &model.params, grads, saved, &dh, &up.layout, true)?;
-    let Some(mut dx) = dx else { return Ok(None) };
+    let Some(mut dx) = dx else { return Ok((losses, None)) };
     let mut dfed = device.empty(count, d)?;
     device.gather_rows(std, &dx, &rows, &mut dfed)?;
     let mut dz = device.cleared(n, d)?;
@@ -474,5 +513,5 @@ fn second_forward<D: Device>(
     }
     // What was replaced passes nothing on to the embedding table.
     device.scatter_rows(0.0, &dfed, &rows, &mut dx)?;
-    Ok(Some(dx))
+    Ok((losses, Some(dx)))
 }

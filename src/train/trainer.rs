@@ -6,10 +6,11 @@ use super::batch::Packing;
 use super::checkpoint::{self, Kept, RunDir, TrainState};
 use super::feed::{Feed, expectation_batches};
 use super::metrics::Metrics;
-use super::optimizer::Optimizer;
+use super::needs;
+use super::optimizer::{Optimizer, finite_norm};
 use super::options::{LatentNoise, Monitor, TrainFlags, TrainOptions};
 use super::rl::PolicyReport;
-use super::sft::{Counts, LossSums, Noise, Objective, run};
+use super::sft::{Counts, LossSums, Noise, Objective, begin, run};
 use crate::data::{self, Sample, VerifierKind};
 use crate::device::{AdamW, Device, LatentLoss};
 use crate::eval::accuracy::{EvalOptions, evaluate};
@@ -133,8 +134,11 @@ impl<D: Device> Trainer<D> {
         if let Some(checkpoint) = checkpoint {
             checkpoint::check_base(&options.run.model, checkpoint, options.run.full)?;
         }
-        let opened = open(&device, &options.run.model, checkpoint, &additions, &|n| options.run.trains(n))?;
-        let grads = Grads::new(&device, &opened.model.params, |n| options.run.trains(n))?;
+        let trained = |name: &str| options.run.trains(name);
+        let mut opened = open(&device, &options.run.model, checkpoint, &additions, &trained)?;
+        opened.model.transformer.recompute = options.run.recompute;
+        device.reserve(&needs::state(&device, &opened.model, trained, options.run.full))?;
+        let grads = Grads::new(&device, &opened.model.params, trained)?;
         let mut optimizer = Optimizer::new(&device, &opened.model.params, &grads)?;
         let mut state = TrainState::default();
         if let Some(last) = &last {
@@ -255,8 +259,10 @@ impl<D: Device> Trainer<D> {
         let o = &self.options;
         let device = &self.loaded.device;
         let counts = Counts::of(batches);
+        let model = &self.loaded.opened.model;
+        device.reserve(&needs::supervised(device, model, &self.grads, &o.objective(), batches))?;
         self.grads.clear(device)?;
-        let mut sums = LossSums::default();
+        let mut pending = Vec::with_capacity(batches.len());
         let mut first_row = 0;
         for batch in batches {
             let noise = match o.latent_noise {
@@ -264,16 +270,22 @@ impl<D: Device> Trainer<D> {
                 LatentNoise::Expected => Noise::Off,
             };
             first_row += batch.latent_rows.len() as u32;
-            let model = &self.loaded.opened.model;
-            sums.add(&run(device, model, &o.objective(), batch, &noise, counts, Some(&mut self.grads))?);
+            let grads = Some(&mut self.grads);
+            pending.push(begin(device, model, &o.objective(), batch, &noise, counts, grads)?);
+        }
+        let hyper = AdamW::new(lr, o.run.weight_decay, step);
+        let params = &mut self.loaded.opened.model.params;
+        let watched: Vec<&D::Tensor> = pending.iter().flat_map(|losses| losses.tensors()).collect();
+        let norm = self.optimizer.begin(device, params, &self.grads, &hyper, o.run.clip, &watched)?;
+        // All of the step is asked for, and only now waited for. Nothing was changed if any of it is not finite.
+        let mut sums = LossSums::default();
+        for losses in &pending {
+            sums.add(&losses.read(device)?);
         }
         if !sums.total(&o.objective()).is_finite() {
             return Err(Error::NonFinite { step, what: "the loss".into() });
         }
-        let hyper = AdamW::new(lr, o.run.weight_decay, step);
-        let params = &mut self.loaded.opened.model.params;
-        let norm = self.optimizer.step(device, params, &self.grads, &hyper, o.run.clip)?;
-        Ok((sums, norm))
+        Ok((sums, finite_norm(device, &norm, step)?))
     }
 
     fn save_state(&self) -> Result<()> {

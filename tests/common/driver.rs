@@ -3,6 +3,8 @@
 //! It is chosen when the tests run, so that one binary tests both, and a run that asks for a GPU fails where none
 //! is. Everything above [`Driver`] is the same code.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use colar_engine::Result;
@@ -18,6 +20,25 @@ use colar_engine::device::{Description, Dtype, Room};
 pub struct TestDriver {
     chosen: Chosen,
     limits: Option<Limits>,
+    asked: Arc<Asked>,
+}
+
+/// How often the driver was asked for something, all its clones together.
+#[derive(Default)]
+pub struct Asked {
+    /// Copies to the host, each of which waits for the device.
+    pub downloads: AtomicU64,
+    /// Roundings of float32 to bf16, matrix by matrix.
+    pub conversions: AtomicU64,
+    /// Floating-point operations of products.
+    pub operations: AtomicU64,
+}
+
+impl Asked {
+    /// Takes what was counted so far.
+    pub fn take(count: &AtomicU64) -> u64 {
+        count.swap(0, Ordering::Relaxed)
+    }
 }
 
 #[derive(Clone)]
@@ -45,7 +66,20 @@ pub fn on_gpu() -> bool {
 
 /// The device with activations of `dtype`; on the CPU, `seed` decides the order of a block's threads.
 pub fn kernels(dtype: Dtype, seed: u64) -> CudaDevice<TestDriver> {
-    CudaDevice::new(TestDriver { chosen: choose(seed), limits: None }, dtype)
+    counted(dtype, seed).0
+}
+
+/// As [`kernels`], and what is asked of the driver.
+pub fn counted(dtype: Dtype, seed: u64) -> (CudaDevice<TestDriver>, Arc<Asked>) {
+    let driver = TestDriver { chosen: choose(seed), limits: None, asked: Arc::default() };
+    let asked = Arc::clone(&driver.asked);
+    (CudaDevice::new(driver, dtype), asked)
+}
+
+/// As [`kernels`], with so many threads of the operating system where the CPU runs them.
+pub fn threaded(dtype: Dtype, threads: usize, seed: u64) -> CudaDevice<TestDriver> {
+    let chosen = if on_gpu() { gpu() } else { Chosen::Host(HostDriver::new(threads, seed).unwrap()) };
+    CudaDevice::new(TestDriver { chosen, limits: None, asked: Arc::default() }, dtype)
 }
 
 /// The device with less to offer a launch than it has.
@@ -55,7 +89,7 @@ pub fn limited(dtype: Dtype, seed: u64, limits: Limits) -> CudaDevice<TestDriver
         #[cfg(cuda_kernels)]
         gpu => gpu,
     };
-    let mut driver = TestDriver { chosen, limits: None };
+    let mut driver = TestDriver { chosen, limits: None, asked: Arc::default() };
     let most = driver.limits();
     driver.limits = Some(Limits {
         blocks: limits.blocks.min(most.blocks),
@@ -159,6 +193,10 @@ impl Driver for TestDriver {
         each!(self, d => d.room())
     }
 
+    fn peak_bytes(&self) -> Result<usize> {
+        each!(self, d => d.peak_bytes())
+    }
+
     fn reserve(&self, bytes: usize) -> Result<()> {
         each!(self, d => d.reserve(bytes))
     }
@@ -168,6 +206,7 @@ impl Driver for TestDriver {
     }
 
     fn download(&self, from: &TestMemory, bytes: &mut [u8]) -> Result<()> {
+        self.asked.downloads.fetch_add(1, Ordering::Relaxed);
         each!(self, d, from, from => d.download(from, bytes))
     }
 
@@ -180,11 +219,15 @@ impl Driver for TestDriver {
     }
 
     unsafe fn launch(&self, launch: &Launch<'_>) -> Result<()> {
+        if launch.kernel.name == "convert_f32_bf16" {
+            self.asked.conversions.fetch_add(1, Ordering::Relaxed);
+        }
         // SAFETY: the caller's promise is the same.
         each!(self, d => unsafe { d.launch(launch) })
     }
 
     fn product(&self, p: &Product<'_, TestMemory>) -> Result<()> {
+        self.asked.operations.fetch_add(2 * (p.m * p.n * p.k) as u64, Ordering::Relaxed);
         each!(self, d, p.a.memory, a, p.b.memory, b, p.y.memory, y => d.product(&Product {
             form: p.form,
             m: p.m,

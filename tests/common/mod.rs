@@ -5,6 +5,7 @@
 pub mod driver;
 pub mod gradient;
 pub mod host;
+pub mod runs;
 
 use std::path::{Path, PathBuf};
 

@@ -157,3 +157,23 @@ fn every_weight_distilled() {
     setup("llama-tiny", true, 6, true).check(&every);
     setup("qwen2-tiny", true, 2, true).check(&every);
 }
+
+/// A layer that is run again, keys and values of earlier phases beside it, leaves the same bits.
+#[test]
+fn recomputed_layers() {
+    for (full, distilled) in [(false, false), (true, true)] {
+        let mut s = setup("qwen2-tiny", full, 3, distilled);
+        let trained: &dyn Fn(&str) -> bool = if full { &every } else { &adapter };
+        let mut gradients = |recompute| {
+            let model = &mut s.opened.model;
+            model.transformer.recompute = recompute;
+            let mut grads = Grads::new(&s.device, &model.params, trained).unwrap();
+            let counts = ThoughtCounts::of([&s.batch]);
+            run(&s.device, model, &s.objective, &s.batch, s.thoughts, counts, Some(&mut grads)).unwrap();
+            grads.tensors().iter().map(|grad| s.device.read(grad).unwrap()).collect::<Vec<_>>()
+        };
+        let kept = gradients(false);
+        assert!(kept.iter().flatten().any(|&g| g != 0.0));
+        assert_eq!(kept, gradients(true));
+    }
+}

@@ -116,6 +116,42 @@ pub fn copy_ceiling<D: Device>(timer: &mut Timer<D>, bytes: u64, seconds: f64) -
     Ok(2e-3 * (rows * COLS * size_of::<f32>()) as f64 / timing.min_us)
 }
 
+/// The best rate of a large product.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Product {
+    /// Operations, a multiply-add counting as two, 1e12 a second.
+    pub tflop_per_s: f64,
+    /// Its rows, columns and inner width.
+    pub size: usize,
+    /// Its dtype, that of all activations.
+    pub dtype: String,
+}
+
+/// The best rate of a product, as large as is soon done.
+///
+/// # Errors
+/// What the device says.
+pub fn product_ceiling<D: Device>(
+    timer: &mut Timer<D>,
+    config: &ModelConfig,
+    seconds: f64,
+) -> Result<Product> {
+    let most = (4 * config.hidden_size).next_power_of_two().min(PRODUCT);
+    let mut n = 256.min(most);
+    loop {
+        let device = timer.device();
+        let [x, w] = [activations(device, n, n, 0)?, activations(device, n, n, 1)?];
+        let (mut y, dtype) = (device.empty(n, n)?, device.compute_dtype());
+        let mut work: Work<D> = Box::new(move |device, _| device.matmul_nt(1.0, &x, &w, 0.0, &mut y));
+        let timing = timer.measure(seconds.max(CEILING_SECONDS), &mut work)?;
+        if n >= most || timing.min_us > 1e6 * LONG_PRODUCT {
+            let tflop_per_s = 2e-6 * (n as f64).powi(3) / timing.min_us;
+            return Ok(Product { tflop_per_s, size: n, dtype: dtype.to_string() });
+        }
+        n *= 2;
+    }
+}
+
 /// Bytes of the copy that is timed for a model of this many weights: as many as it has, within reason.
 pub fn copy_bytes(config: &ModelConfig) -> u64 {
     (2 * config.num_parameters()).clamp(COPY / 32, COPY)
@@ -129,25 +165,14 @@ impl Ceilings {
     pub fn measure<D: Device>(timer: &mut Timer<D>, config: &ModelConfig, seconds: f64) -> Result<Self> {
         let copy_bytes = copy_bytes(config);
         let copy_gb_per_s = copy_ceiling(timer, copy_bytes, seconds)?;
-        let most = (4 * config.hidden_size).next_power_of_two().min(PRODUCT);
-        let mut n = 256.min(most);
-        loop {
-            let device = timer.device();
-            let [x, w] = [activations(device, n, n, 0)?, activations(device, n, n, 1)?];
-            let (mut y, dtype) = (device.empty(n, n)?, device.compute_dtype());
-            let mut work: Work<D> = Box::new(move |device, _| device.matmul_nt(1.0, &x, &w, 0.0, &mut y));
-            let timing = timer.measure(seconds.max(CEILING_SECONDS), &mut work)?;
-            if n >= most || timing.min_us > 1e6 * LONG_PRODUCT {
-                return Ok(Ceilings {
-                    copy_gb_per_s,
-                    copy_bytes,
-                    product_tflop_per_s: 2e-6 * (n as f64).powi(3) / timing.min_us,
-                    product_size: n,
-                    product_dtype: dtype.to_string(),
-                });
-            }
-            n *= 2;
-        }
+        let Product { tflop_per_s, size, dtype } = product_ceiling(timer, config, seconds)?;
+        Ok(Ceilings {
+            copy_gb_per_s,
+            copy_bytes,
+            product_tflop_per_s: tflop_per_s,
+            product_size: size,
+            product_dtype: dtype,
+        })
     }
 
     fn row<D: Device>(&self, case: &Case<D>, timing: Timing) -> KernelRow {

@@ -81,6 +81,7 @@ pub(crate) fn processor() -> String {
 impl Device for CpuDevice {
     type Tensor = CpuTensor;
     type Index = CpuIndex;
+    type Late = f64;
     type Decoder<'a> = NoDecoder;
 
     fn name(&self) -> &'static str {
@@ -737,6 +738,26 @@ impl Device for CpuDevice {
     /// None: a step's operations follow each other without a gap here.
     fn decoder<'a>(&'a self, _: DecoderModel<'a, Self>, _: usize) -> Result<Option<NoDecoder>> {
         Ok(None)
+    }
+
+    fn adamw_clipped(
+        &self,
+        hyper: &AdamW,
+        clip: f32,
+        watched: &[&CpuTensor],
+        tensors: &mut [AdamWTensor<'_, Self>],
+    ) -> Result<f64> {
+        let grads: Vec<&CpuTensor> = tensors.iter().map(|t| t.grad).collect();
+        let norm = self.sum_squares(&grads)?.sqrt();
+        if !norm.is_finite() || !self.sum_squares(watched)?.is_finite() {
+            return Ok(f64::NAN);
+        }
+        self.adamw(&hyper.clipped(norm, clip), tensors)?;
+        Ok(norm)
+    }
+
+    fn late(&self, number: &f64) -> Result<f64> {
+        Ok(*number)
     }
 
     fn adamw(&self, hyper: &AdamW, tensors: &mut [AdamWTensor<'_, Self>]) -> Result<()> {

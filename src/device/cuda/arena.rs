@@ -14,6 +14,8 @@ const ALIGN: usize = 256;
 pub(super) struct Arena {
     len: usize,
     taken: usize,
+    /// The most that was ever taken.
+    most: usize,
     /// Length of each gap by its offset; no two touch.
     gaps: BTreeMap<usize, usize>,
 }
@@ -27,7 +29,12 @@ impl Arena {
     /// A block of `len` bytes, less what is no multiple of the alignment.
     pub(super) fn new(len: usize) -> Self {
         let len = len - len % ALIGN;
-        Arena { len, taken: 0, gaps: if len > 0 { BTreeMap::from([(0, len)]) } else { BTreeMap::new() } }
+        Arena {
+            len,
+            taken: 0,
+            most: 0,
+            gaps: if len > 0 { BTreeMap::from([(0, len)]) } else { BTreeMap::new() },
+        }
     }
 
     /// Bytes of the block.
@@ -38,6 +45,11 @@ impl Arena {
     /// Bytes of all gaps.
     pub(super) fn free(&self) -> usize {
         self.len - self.taken
+    }
+
+    /// The most bytes that parts ever took together.
+    pub(super) fn most(&self) -> usize {
+        self.most
     }
 
     /// Whether nothing is taken.
@@ -54,6 +66,7 @@ impl Arena {
             self.gaps.insert(at + size, gap - size);
         }
         self.taken += size;
+        self.most = self.most.max(self.taken);
         Some(at)
     }
 
@@ -114,6 +127,7 @@ mod tests {
         ) {
             let mut arena = Arena::new(blocks * ALIGN);
             let mut live: Vec<(usize, usize)> = Vec::new();
+            let mut most = 0;
             for (take, bytes, which) in steps {
                 if take || live.is_empty() {
                     let largest = arena.gaps.values().copied().max().unwrap_or(0);
@@ -133,6 +147,8 @@ mod tests {
                 }
                 let taken: usize = live.iter().map(|&(_, bytes)| size(bytes).unwrap()).sum();
                 prop_assert_eq!(arena.free(), arena.len() - taken);
+                most = most.max(taken);
+                prop_assert_eq!(arena.most(), most);
                 prop_assert_eq!(arena.gaps.values().sum::<usize>(), arena.free());
             }
             for (at, bytes) in live {

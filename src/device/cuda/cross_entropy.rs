@@ -15,7 +15,7 @@ use crate::{Error, Result};
 
 /// Floats of logits that a chunk of rows may take where gradients are wanted: 512 MiB, a thousand rows of the largest
 /// vocabularies. Their gradient takes as much again, or half of it in bf16.
-pub(super) const CHUNK_FLOATS: usize = 128 << 20;
+pub(crate) const CHUNK_FLOATS: usize = 128 << 20;
 
 /// Rows of a chunk are a multiple of this where they are more, so that each begins where wide loads can.
 const CHUNK_ROWS: usize = 128;

@@ -218,6 +218,13 @@ pub trait Driver: Clone + Send + Sync + 'static {
     /// What the driver says.
     fn room(&self) -> Result<Option<Room>>;
 
+    /// The most bytes that buffers ever took together, or somewhat more: where some lie in memory that was set aside
+    /// and some beside it, the most of each.
+    ///
+    /// # Errors
+    /// What the driver says.
+    fn peak_bytes(&self) -> Result<usize>;
+
     /// Sets memory aside from which [`alloc`](Driver::alloc) gives, at least `bytes` in all. What was set aside
     /// before serves if it is large enough, and while any of it is in use; what does not fit it is allocated
     /// beside it.

@@ -29,13 +29,14 @@ mod rows;
 mod tensor;
 mod tiles;
 
+pub(crate) use cross_entropy::CHUNK_FLOATS as CROSS_ENTROPY_FLOATS;
 pub use decode::CudaDecoder;
 pub(crate) use output::LOGITS_BYTES;
 pub use tensor::{CudaIndex, CudaTensor};
 
 use driver::{Arg, Driver, Launch};
 use kernels::Kernel;
-use tensor::upload;
+use tensor::{Rounded, upload};
 
 use std::time::Duration;
 
@@ -114,13 +115,15 @@ impl<R: Driver> CudaDevice<R> {
 
     fn tensor(&self, op: &'static str, rows: usize, cols: usize, dtype: Dtype) -> Result<CudaTensor<R>> {
         let n = elements(op, rows, cols)?;
-        Ok(CudaTensor { rows, cols, dtype, memory: self.driver.alloc(n * dtype.size())?, frozen: false })
+        let memory = self.driver.alloc(n * dtype.size())?;
+        Ok(CudaTensor { rows, cols, dtype, memory, frozen: false, rounded: None })
     }
 
     /// As `tensor`, for what outlives runs.
     fn kept(&self, op: &'static str, rows: usize, cols: usize, dtype: Dtype) -> Result<CudaTensor<R>> {
         let n = elements(op, rows, cols)?;
-        Ok(CudaTensor { rows, cols, dtype, memory: self.driver.keep(n * dtype.size())?, frozen: false })
+        let memory = self.driver.keep(n * dtype.size())?;
+        Ok(CudaTensor { rows, cols, dtype, memory, frozen: false, rounded: Some(Rounded::default()) })
     }
 
     /// Launches a kernel unless there is nothing to do.
@@ -173,6 +176,8 @@ impl<R: Driver> CudaDevice<R> {
 impl<R: Driver> Device for CudaDevice<R> {
     type Tensor = CudaTensor<R>;
     type Index = CudaIndex<R>;
+    /// The sum of squares whose root it is, in float64.
+    type Late = R::Memory;
     type Decoder<'a> = CudaDecoder<'a, R>;
 
     fn name(&self) -> &'static str {
@@ -185,6 +190,10 @@ impl<R: Driver> Device for CudaDevice<R> {
 
     fn time(&self, lead: impl FnOnce() -> Result<()>, f: impl FnOnce() -> Result<()>) -> Result<Duration> {
         self.driver.time(lead, f)
+    }
+
+    fn peak_bytes(&self) -> Result<Option<usize>> {
+        self.driver.peak_bytes().map(Some)
     }
 
     fn scope<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
@@ -616,5 +625,19 @@ impl<R: Driver> Device for CudaDevice<R> {
 
     fn adamw(&self, hyper: &AdamW, tensors: &mut [AdamWTensor<'_, Self>]) -> Result<()> {
         self.optimizer_step(hyper, tensors)
+    }
+
+    fn adamw_clipped(
+        &self,
+        hyper: &AdamW,
+        clip: f32,
+        watched: &[&CudaTensor<R>],
+        tensors: &mut [AdamWTensor<'_, Self>],
+    ) -> Result<R::Memory> {
+        self.clipped_step(hyper, clip, watched, tensors)
+    }
+
+    fn late(&self, number: &R::Memory) -> Result<f64> {
+        Ok(self.number(number)?.sqrt())
     }
 }

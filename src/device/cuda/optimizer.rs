@@ -1,4 +1,7 @@
 //! Launches of `cuda/adamw.cu`: the optimiser's step and the sum of squares, over all tensors at once.
+//!
+//! A clipped step is three launches over one list: the squares of all gradients, their sum, and the update, which
+//! takes its factor from that sum where it is. The host learns the norm when it asks.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -23,15 +26,25 @@ struct Slot {
     grad: u64,
     m: u64,
     v: u64,
+    /// The values in bf16, which the update then writes as well; 0 where there are none.
+    copy: u64,
     count: u64,
     first: u64,
 }
 
 /// Tensors cut into chunks.
-#[derive(Default)]
+#[derive(Default, Clone)]
 struct Slots {
     list: Vec<Slot>,
     chunks: usize,
+}
+
+/// How an update scales its gradients beside the factor that it is given.
+struct Clip<'a, M> {
+    /// The sum of their squares; without, they are taken as they are.
+    squares: Option<&'a M>,
+    /// The largest norm; 0 never clips.
+    norm: f32,
 }
 
 impl Slots {
@@ -42,31 +55,45 @@ impl Slots {
             self.chunks += count.div_ceil(CHUNK);
         }
     }
+
+    /// Appends other slots, after all chunks of these.
+    fn append(&mut self, others: Slots) {
+        let before = self.chunks as u64;
+        self.list.extend(others.list.into_iter().map(|slot| Slot { first: before + slot.first, ..slot }));
+        self.chunks += others.chunks;
+    }
 }
 
 impl<R: Driver> CudaDevice<R> {
     pub(super) fn squares(&self, tensors: &[&CudaTensor<R>]) -> Result<f64> {
-        const OP: &str = "sum_squares";
-        let mut slots = Slots::default();
-        for t in tensors {
-            let grad = t.read(OP, "a tensor", Dtype::F32)?.address();
-            slots.push(Slot { grad, ..Slot::default() }, t.count());
-        }
+        let slots = gradients("sum_squares", tensors)?;
         if slots.chunks == 0 {
             return Ok(0.0);
         }
         let list = upload(&self.driver, &slots.list)?;
+        self.number(&self.sum(&list, &slots, slots.chunks)?)
+    }
+
+    /// Waits for a float64.
+    pub(super) fn number(&self, at: &R::Memory) -> Result<f64> {
+        let mut number = 0.0f64;
+        self.driver.download(at, bytemuck::bytes_of_mut(&mut number))?;
+        Ok(number)
+    }
+
+    /// The sum of the squares of the first `counted` chunks of a list, or what is no number where any is not finite.
+    fn sum(&self, list: &R::Memory, slots: &Slots, counted: usize) -> Result<R::Memory> {
+        const OP: &str = "sum_squares";
         let (partials, total) = (self.driver.alloc(8 * slots.chunks)?, self.driver.alloc(8)?);
-        let args = [Arg::from(&list), count32(OP, slots.list.len())?.into(), Arg::from(&partials)];
+        let args = [Arg::from(list), count32(OP, slots.list.len())?.into(), Arg::from(&partials)];
         let grid = [count32(OP, slots.chunks)?, 1];
         // SAFETY: the list says where the tensors are, all float32, and how long; a place a chunk in `partials`.
         unsafe { self.launch(&k::chunk_squares, grid, THREADS, 0, &args) }?;
-        let args = [Arg::from(&partials), (slots.chunks as u64).into(), Arg::from(&total)];
+        let [counted, all] = [counted, slots.chunks].map(|n| Arg::from(n as u64));
+        let args = [Arg::from(&partials), counted, all, Arg::from(&total)];
         // SAFETY: all of `partials` is written.
         unsafe { self.launch(&k::total_squares, [1, 1], THREADS, 0, &args) }?;
-        let mut sum = 0.0f64;
-        self.driver.download(&total, bytemuck::bytes_of_mut(&mut sum))?;
-        Ok(sum)
+        Ok(total)
     }
 
     pub(super) fn optimizer_step(
@@ -74,28 +101,49 @@ impl<R: Driver> CudaDevice<R> {
         hyper: &AdamW,
         tensors: &mut [AdamWTensor<'_, CudaDevice<R>>],
     ) -> Result<()> {
-        const OP: &str = "adamw";
-        let mut slots = Slots::default();
-        for t in tensors {
-            let (rows, cols, count) = (t.value.rows(), t.value.cols(), t.value.count());
-            check(OP, "grad", t.grad, rows, cols)?;
-            check(OP, "m", t.m, rows, cols)?;
-            check(OP, "v", t.v, rows, cols)?;
-            let slot = Slot {
-                value: t.value.write(OP, "value", Dtype::F32)?.address(),
-                grad: t.grad.read(OP, "grad", Dtype::F32)?.address(),
-                m: t.m.write(OP, "m", Dtype::F32)?.address(),
-                v: t.v.write(OP, "v", Dtype::F32)?.address(),
-                ..Slot::default()
-            };
-            slots.push(slot, count);
-        }
+        let slots = trained(tensors)?;
         let list = upload(&self.driver, &slots.list)?;
+        self.update(hyper, &list, &slots, &Clip { squares: None, norm: 0.0 }, tensors)
+    }
+
+    /// A step that is clipped, or left out, by what lies on the device.
+    pub(super) fn clipped_step(
+        &self,
+        hyper: &AdamW,
+        clip: f32,
+        watched: &[&CudaTensor<R>],
+        tensors: &mut [AdamWTensor<'_, CudaDevice<R>>],
+    ) -> Result<R::Memory> {
+        let slots = trained(tensors)?;
+        let mut all = slots.clone();
+        all.append(gradients("adamw_clipped", watched)?);
+        let list = upload(&self.driver, &all.list)?;
+        let squares = self.sum(&list, &all, slots.chunks)?;
+        self.update(hyper, &list, &slots, &Clip { squares: Some(&squares), norm: clip }, tensors)?;
+        Ok(squares)
+    }
+
+    /// Updates the tensors that the slots, the first of the list, are of.
+    fn update(
+        &self,
+        hyper: &AdamW,
+        list: &R::Memory,
+        slots: &Slots,
+        clip: &Clip<'_, R::Memory>,
+        tensors: &mut [AdamWTensor<'_, CudaDevice<R>>],
+    ) -> Result<()> {
+        const OP: &str = "adamw";
+        let with_copy: Vec<bool> = tensors.iter().map(|t| t.value.fresh_copy().is_some()).collect();
+        for t in tensors.iter_mut() {
+            t.value.write(OP, "value", Dtype::F32)?;
+            t.m.write(OP, "m", Dtype::F32)?;
+            t.v.write(OP, "v", Dtype::F32)?;
+        }
         // As on `cpu`: powers in float64, and steps beyond count change nothing any more.
         let step = i32::try_from(hyper.step).unwrap_or(i32::MAX);
         let left = |beta: f32| 1.0 - f64::from(beta).powi(step);
         let args = [
-            Arg::from(&list),
+            Arg::from(list),
             count32(OP, slots.list.len())?.into(),
             hyper.lr.into(),
             hyper.beta1.into(),
@@ -105,10 +153,49 @@ impl<R: Driver> CudaDevice<R> {
             (left(hyper.beta1) as f32).into(),
             (left(hyper.beta2).sqrt() as f32).into(),
             hyper.grad_scale.into(),
+            clip.squares.into(),
+            clip.norm.into(),
         ];
         let grid = [count32(OP, slots.chunks)?, 1];
         // SAFETY: the list says where the tensors are, all float32, and how long; those that are written are borrowed
-        // for that, and so are no others. The list lives until the launch, after which it is freed in its order.
-        unsafe { self.launch(&k::adamw, grid, THREADS, 0, &args) }
+        // for that, and so are no others; copies in bf16 are as long. The list lives until the launch, after which it
+        // is freed in its order.
+        unsafe { self.launch(&k::adamw, grid, THREADS, 0, &args) }?;
+        for (t, _) in tensors.iter_mut().zip(with_copy).filter(|(_, with_copy)| *with_copy) {
+            t.value.copy_is_fresh();
+        }
+        Ok(())
     }
+}
+
+/// The slots of tensors to be squared.
+fn gradients<R: Driver>(op: &'static str, tensors: &[&CudaTensor<R>]) -> Result<Slots> {
+    let mut slots = Slots::default();
+    for t in tensors {
+        let grad = t.read(op, "a tensor", Dtype::F32)?.address();
+        slots.push(Slot { grad, ..Slot::default() }, t.count());
+    }
+    Ok(slots)
+}
+
+/// The slots of tensors to be updated.
+fn trained<R: Driver>(tensors: &[AdamWTensor<'_, CudaDevice<R>>]) -> Result<Slots> {
+    const OP: &str = "adamw";
+    let mut slots = Slots::default();
+    for t in tensors {
+        let (rows, cols, count) = (t.value.rows(), t.value.cols(), t.value.count());
+        check(OP, "grad", t.grad, rows, cols)?;
+        check(OP, "m", t.m, rows, cols)?;
+        check(OP, "v", t.v, rows, cols)?;
+        let slot = Slot {
+            value: t.value.read(OP, "value", Dtype::F32)?.address(),
+            grad: t.grad.read(OP, "grad", Dtype::F32)?.address(),
+            m: t.m.read(OP, "m", Dtype::F32)?.address(),
+            v: t.v.read(OP, "v", Dtype::F32)?.address(),
+            copy: t.value.fresh_copy().map_or(0, Memory::address),
+            ..Slot::default()
+        };
+        slots.push(slot, count);
+    }
+    Ok(slots)
 }

@@ -110,7 +110,7 @@ impl<R: Driver> CudaDevice<R> {
 
     /// A product by the driver's library, which wants both operands in one dtype: that of `a`, the activations. So
     /// weights of another are rounded or widened to it, as [`freeze`](crate::device::Device::freeze) does once for
-    /// all where they never change. Shapes are checked by the caller.
+    /// all where they never change, and where they are trained once a step. Shapes are checked by the caller.
     fn large_product(
         &self,
         form: Form,
@@ -139,14 +139,21 @@ impl<R: Driver> CudaDevice<R> {
         self.driver.product(&Product { form, m, n, k, alpha, beta, a, b, y, dtype, out })
     }
 
-    /// The matrix itself where it has the dtype, else a copy, in `space`.
+    /// The matrix itself where it has the dtype, else a copy: of a weight the one that it keeps, or one in `space`.
     pub(super) fn in_dtype<'t>(
         &self,
         t: &'t CudaTensor<R>,
         dtype: Dtype,
         space: &'t mut Option<CudaTensor<R>>,
     ) -> Result<&'t CudaTensor<R>> {
-        if t.dtype() == dtype { Ok(t) } else { Ok(space.insert(self.converted(t, dtype)?)) }
+        match &t.rounded {
+            _ if t.dtype() == dtype => Ok(t),
+            Some(rounded) if dtype == Dtype::Bf16 => {
+                let make = || self.kept("convert", t.rows(), t.cols(), dtype);
+                rounded.get(make, |copy| self.convert_to(t, copy))
+            }
+            _ => Ok(space.insert(self.converted(t, dtype)?)),
+        }
     }
 
     /// `x·wᵀ` in float32, whatever the activations' dtype.

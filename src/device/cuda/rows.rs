@@ -228,6 +228,13 @@ impl<R: Driver> CudaDevice<R> {
 
     /// Copies the elements of `t` into `out`, of the same shape.
     pub(super) fn convert_into(&self, t: &CudaTensor<R>, out: &mut CudaTensor<R>) -> Result<()> {
+        let dtype = out.dtype();
+        out.write("convert", "the copy", dtype)?;
+        self.convert_to(t, out)
+    }
+
+    /// As `convert_into`, into what the caller alone has.
+    pub(super) fn convert_to(&self, t: &CudaTensor<R>, out: &CudaTensor<R>) -> Result<()> {
         const OP: &str = "convert";
         let dtype = out.dtype();
         check(OP, "out", out, t.rows(), t.cols())?;
@@ -237,8 +244,9 @@ impl<R: Driver> CudaDevice<R> {
         ];
         let kernel = by_weight(OP, dtype, t.dtype(), forms)?;
         let count = t.count();
-        let args = [Arg::from(&t.memory), (count as u64).into(), out.write(OP, "the copy", dtype)?.into()];
-        // SAFETY: both have `count` elements, of the dtypes that chose the kernel.
+        let args = [Arg::from(&t.memory), (count as u64).into(), (&out.memory).into()];
+        // SAFETY: both have `count` elements, of the dtypes that chose the kernel; nothing else uses `out`, which the
+        // caller has borrowed for writing or made, or locked.
         unsafe { self.launch_elements(kernel, count, &args) }
     }
 

@@ -1,11 +1,12 @@
 //! The backward pass: the blocks in reverse, for the rows of one pass.
 
-use super::forward::{ForwardSaved, LayerSaved, PassSaved, Place};
-use super::{Layer, TapGrads, Transformer};
+use super::block::{LayerSaved, nothing_kept};
+use super::forward::{ForwardSaved, Kept, KvTarget, PassSaved, Place};
+use super::{TapGrads, Transformer};
+use crate::Result;
 use crate::device::{Device, HeadShape, Span, TensorInfo};
 use crate::model::layout::{Layout, SharedKeys};
 use crate::model::params::{Grads, Params};
-use crate::{Error, Result};
 
 /// How far down a backward pass must go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,27 +21,38 @@ pub(super) enum Reach {
 
 /// The keys and values that the queries of a pass met, and where their gradients go.
 pub(super) enum KvBackward<'a, D: Device> {
-    /// Those of the pass itself: per layer, taken from the end.
-    Own { kv: Vec<[D::Tensor; 2]>, shared: Option<&'a SharedKeys<D>> },
+    /// Those of the pass itself, kept with each layer.
+    Own { shared: Option<&'a SharedKeys<D>> },
     /// Those of several passes, one matrix of each a layer, in which `rows` are this one's.
     Beside {
-        keys: &'a [D::Tensor],
-        values: &'a [D::Tensor],
+        keys: &'a mut [D::Tensor],
+        values: &'a mut [D::Tensor],
         /// Per layer the gradients that later passes, which go first, have left.
         sums: &'a mut [Option<[D::Tensor; 2]>],
         rows: &'a D::Index,
     },
 }
 
-/// The attention of a pass in one layer: its queries, outputs, log-sum-exps and their gradient.
+/// The attention of a pass in one layer: its queries, outputs and log-sum-exps, the gradient of its outputs, and
+/// its own keys and values where they are not kept beside.
 struct AttentionSaved<'a, D: Device> {
     q: &'a D::Tensor,
+    kv: Option<&'a [D::Tensor; 2]>,
     attn: &'a D::Tensor,
     lse: &'a D::Tensor,
     dattn: &'a D::Tensor,
 }
 
 impl<D: Device> KvBackward<'_, D> {
+    /// Where keys and values go when a layer of the pass is run again: to where they are, the same to the bit, if
+    /// they are kept beside it.
+    fn target(&mut self) -> KvTarget<'_, D> {
+        match self {
+            KvBackward::Own { shared } => KvTarget::Own { shared: *shared },
+            KvBackward::Beside { keys, values, rows, .. } => KvTarget::Beside { keys, values, rows },
+        }
+    }
+
     /// The gradients of queries, keys and values of the pass's own rows in layer `i`.
     fn attention(
         &mut self,
@@ -48,18 +60,17 @@ impl<D: Device> KvBackward<'_, D> {
         heads: HeadShape,
         spans: &[Span],
         i: usize,
-        AttentionSaved { q, attn, lse, dattn }: AttentionSaved<'_, D>,
+        AttentionSaved { q, kv, attn, lse, dattn }: AttentionSaved<'_, D>,
     ) -> Result<[D::Tensor; 3]> {
         let (t, width) = (q.rows(), heads.kv_width());
         let mut dq = device.empty(t, heads.q_width())?;
         match self {
-            KvBackward::Own { kv, shared } => {
-                let [k, v] = kv.pop().ok_or_else(|| Error::other("the forward pass kept no keys"))?;
+            KvBackward::Own { shared } => {
+                let [k, v] = kv.ok_or_else(nothing_kept)?;
                 let mut dk = device.empty(k.rows(), width)?;
                 let mut dv = device.empty(k.rows(), width)?;
-                device.attention_backward(
-                    heads, spans, q, &k, &v, attn, lse, dattn, &mut dq, &mut dk, &mut dv,
-                )?;
+                device
+                    .attention_backward(heads, spans, q, k, v, attn, lse, dattn, &mut dq, &mut dk, &mut dv)?;
                 if let Some(shared) = shared {
                     (dk, dv) = (shared.collect(device, &dk, t)?, shared.collect(device, &dv, t)?);
                 }
@@ -109,7 +120,7 @@ impl<D: Device> Transformer<D> {
         want_input: bool,
     ) -> Result<Option<D::Tensor>> {
         let place = Place { positions: &layout.positions, spans: &layout.spans };
-        let kv = KvBackward::Own { kv: saved.kv, shared: layout.shared.as_ref() };
+        let kv = KvBackward::Own { shared: layout.shared.as_ref() };
         let reach = if want_input { Reach::Input } else { Reach::Weights };
         self.pass_backward(device, params, grads, saved.pass, dhidden, place, kv, None, reach)
     }
@@ -124,7 +135,7 @@ impl<D: Device> Transformer<D> {
         device: &D,
         params: &Params<D>,
         grads: &mut Grads<D>,
-        saved: PassSaved<D>,
+        mut saved: PassSaved<D>,
         dhidden: &D::Tensor,
         place: Place<'_, D>,
         mut kv: KvBackward<'_, D>,
@@ -140,15 +151,18 @@ impl<D: Device> Transformer<D> {
             Reach::Weights => self.layers.iter().take_while(|l| !l.trained(grads)).count(),
             Reach::Keys | Reach::Input => 0,
         };
-        let layers = self.layers.iter().zip(saved.layers).zip(saved.stream2).enumerate().skip(lowest);
-        for (i, ((layer, s), stream2)) in layers.collect::<Vec<_>>().into_iter().rev() {
+        while let (Some(kept), i) = (saved.layers.pop(), saved.layers.len())
+            && i >= lowest
+        {
             if let (Some(taps), true) = (taps, i + 1 < self.layers.len()) {
                 taps.add(device, i, &mut d)?;
             }
+            let (s, stream2) = match kept {
+                Kept::All(s) => (s, saved.stream2.pop().ok_or_else(nothing_kept)?),
+                Kept::Input(input) => self.again(device, params, grads, i, input, &place, kv.target())?,
+            };
             let below = reach == Reach::Input || i > lowest;
-            self.backward_layer(
-                device, params, grads, i, layer, s, &stream2, &place, &mut kv, &mut d, below,
-            )?;
+            self.backward_layer(device, params, grads, i, s, &stream2, &place, &mut kv, &mut d, below)?;
         }
         Ok((reach == Reach::Input).then_some(d))
     }
@@ -162,7 +176,6 @@ impl<D: Device> Transformer<D> {
         params: &Params<D>,
         grads: &mut Grads<D>,
         i: usize,
-        layer: &Layer,
         s: LayerSaved<D>,
         stream2: &D::Tensor,
         &Place { positions, spans }: &Place<'_, D>,
@@ -170,9 +183,9 @@ impl<D: Device> Transformer<D> {
         d: &mut D::Tensor,
         below: bool,
     ) -> Result<()> {
-        let (eps, heads) = (self.config.rms_norm_eps, self.heads());
+        let (eps, heads, layer) = (self.config.rms_norm_eps, self.heads(), &self.layers[i]);
         let (t, h) = (d.rows(), d.cols());
-        let LayerSaved { stream1, n1, q, attn, lse, n2, mut gate, mut up, act, low } = s;
+        let LayerSaved { stream1, n1, q, kv: own, attn, lse, n2, mut gate, mut up, act, low } = s;
         let [q_low, k_low, v_low, o_low, gate_low, up_low, down_low] = low;
 
         let mut dact = device.empty(t, self.config.intermediate_size)?;
@@ -187,7 +200,7 @@ impl<D: Device> Transformer<D> {
 
         let mut dattn = device.empty(t, heads.q_width())?;
         layer.o.backward(device, params, grads, &attn, &o_low, d, Some((&mut dattn, 0.0)))?;
-        let attention = AttentionSaved { q: &q, attn: &attn, lse: &lse, dattn: &dattn };
+        let attention = AttentionSaved { q: &q, kv: own.as_ref(), attn: &attn, lse: &lse, dattn: &dattn };
         let [mut dq, mut dk, dv] = kv.attention(device, heads, spans, i, attention)?;
         device.rotary(&mut dq, positions, &self.inv_freq, -1.0)?;
         device.rotary(&mut dk, positions, &self.inv_freq, -1.0)?;

@@ -154,7 +154,7 @@ impl<D: Device> Transformer<D> {
         want_input: bool,
     ) -> Result<Option<D::Tensor>> {
         let (t, h) = (dhidden.rows(), dhidden.cols());
-        let ChainSaved { phases, keys, values, mut projected } = saved;
+        let ChainSaved { phases, mut keys, mut values, mut projected } = saved;
         let mut sums: Vec<Option<[D::Tensor; 2]>> = self.layers.iter().map(|_| None).collect();
         let mut dx = if want_input { Some(device.cleared(t, h)?) } else { None };
         for ((i, phase), pass) in layout.phases.iter().enumerate().zip(phases).rev() {
@@ -171,7 +171,12 @@ impl<D: Device> Transformer<D> {
                 (None, 0) => Reach::Weights,
                 (None, _) => Reach::Keys,
             };
-            let kv = KvBackward::Beside { keys: &keys, values: &values, sums: &mut sums, rows: &phase.rows };
+            let kv = KvBackward::Beside {
+                keys: &mut keys,
+                values: &mut values,
+                sums: &mut sums,
+                rows: &phase.rows,
+            };
             let din =
                 self.pass_backward(device, params, grads, pass, &dout, phase.place(), kv, taps, reach)?;
             let Some(mut din) = din else { continue };

@@ -184,6 +184,9 @@ flags! {
     /// Batches summed into one step [default: 1]
     #[arg(long, value_name = "N", help_heading = "Optimiser")]
     accumulate: usize,
+    /// Keep of each layer its input alone and run it again for its gradients: less memory, more time
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", help_heading = "Optimiser")]
+    recompute: bool,
     /// Passes over the data, or over --samples-per-epoch of it [default: 1]
     #[arg(long, value_name = "N", help_heading = "Optimiser")]
     epochs: u64,

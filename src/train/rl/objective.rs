@@ -15,6 +15,7 @@ use crate::model::ColarModel;
 use crate::model::layout::{Layout, Tree};
 use crate::model::params::Grads;
 use crate::model::prompt::group_equal;
+use crate::train::needs::PassSize;
 
 /// What the sum over a rollout's elements is divided by where it is not averaged, as in the authors' code.
 const SUM_DIVISOR: f32 = 32.0;
@@ -93,6 +94,36 @@ pub struct PolicyPass {
     pub bounded: u64,
 }
 
+/// A pass that the device may still be computing.
+pub struct PendingPass<D: Device> {
+    /// `[answer tokens, 1]`: negative log-probabilities.
+    answer: D::Tensor,
+    /// `[latents, 3]`: log-probability, entropy, and how many log_sigma were bounded.
+    latent: D::Tensor,
+}
+
+impl<D: Device> PendingPass<D> {
+    /// What is to be finite: all of it.
+    pub fn tensors(&self) -> [&D::Tensor; 2] {
+        [&self.answer, &self.latent]
+    }
+
+    /// Waits for it.
+    ///
+    /// # Errors
+    /// What the device says.
+    pub fn read(&self, device: &D) -> Result<PolicyPass> {
+        let mut pass = PolicyPass { answer: device.read(&self.answer)?, ..PolicyPass::default() };
+        pass.answer.iter_mut().for_each(|x| *x = -*x);
+        for row in device.read(&self.latent)?.chunks_exact(3) {
+            pass.latent.push(row[0]);
+            pass.entropy.push(row[1]);
+            pass.bounded += row[2] as u64;
+        }
+        Ok(pass)
+    }
+}
+
 /// A minibatch as packed rows.
 #[derive(Debug, Default)]
 struct Packed {
@@ -157,6 +188,21 @@ impl Packed {
     }
 }
 
+/// What a pass over `episodes` is over.
+pub(super) fn size(episodes: &[&Episode]) -> PassSize {
+    let packed = Packed::new(episodes);
+    let keys = packed.trees.iter().map(|tree| match tree.branches[..] {
+        [only] => tree.trunk + only,
+        _ => tree.trunk + tree.branches.iter().map(|branch| tree.trunk + branch).sum::<usize>(),
+    });
+    PassSize {
+        rows: packed.rows(),
+        keys: keys.sum(),
+        labels: packed.answers.len(),
+        latents: packed.latent_rows.len(),
+    }
+}
+
 /// Runs the objective over `episodes`, whose latents are rows of `latents[_, D]` (in units of
 /// `embeds_std`); with `grads`, adds its gradients there. The weights of the loss are those of a minibatch of
 /// `rollouts` rollouts, of which `episodes` may be a part.
@@ -170,8 +216,24 @@ pub fn run<D: Device>(
     latents: &D::Tensor,
     episodes: &[&Episode],
     rollouts: usize,
-    mut grads: Option<&mut Grads<D>>,
+    grads: Option<&mut Grads<D>>,
 ) -> Result<PolicyPass> {
+    begin(device, model, options, latents, episodes, rollouts, grads)?.read(device)
+}
+
+/// As [`run`], but does not wait for the device.
+///
+/// # Errors
+/// As [`run`].
+pub fn begin<D: Device>(
+    device: &D,
+    model: &ColarModel<D>,
+    options: &PolicyLossOptions,
+    latents: &D::Tensor,
+    episodes: &[&Episode],
+    rollouts: usize,
+    mut grads: Option<&mut Grads<D>>,
+) -> Result<PendingPass<D>> {
     let (params, width) = (&model.params, model.transformer.config.hidden_size);
     let head = model.latent_head()?;
     let packed = Packed::new(episodes);
@@ -247,14 +309,7 @@ pub fn run<D: Device>(
             device.gather_merge_backward(&dx, &ids, &offsets, &ones, dtable)?;
         }
     }
-    let mut pass = PolicyPass { answer: device.read(&loss)?, ..PolicyPass::default() };
-    pass.answer.iter_mut().for_each(|x| *x = -*x);
-    for row in device.read(&per_latent)?.chunks_exact(3) {
-        pass.latent.push(row[0]);
-        pass.entropy.push(row[1]);
-        pass.bounded += row[2] as u64;
-    }
-    Ok(pass)
+    Ok(PendingPass { answer: loss, latent: per_latent })
 }
 
 /// The elements of all episodes, latents apart from answers.

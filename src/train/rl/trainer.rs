@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::curves;
 use super::experience::{Episode, Experience};
-use super::objective::run;
+use super::objective::{begin, run, size};
 use super::questions::Questions;
 use super::reward::{Correctness, Reward};
 use super::samples::RolloutLog;
@@ -21,7 +21,8 @@ use crate::model::prompt::Method;
 use crate::random::Stream;
 use crate::train::checkpoint::{self, Kept, RunDir, TrainState};
 use crate::train::metrics::Metrics;
-use crate::train::optimizer::Optimizer;
+use crate::train::needs;
+use crate::train::optimizer::{Optimizer, finite_norm};
 use crate::train::options::{RlOptions, TrainFlags};
 use crate::train::trainer::Progress;
 use crate::{Error, Result};
@@ -110,12 +111,14 @@ impl<D: Device> RlTrainer<D> {
         };
         let checkpoint = last.as_deref().unwrap_or(&options.adapter);
         checkpoint::check_base(&options.run.model, checkpoint, options.run.full)?;
-        let opened =
-            open(&device, &options.run.model, Some(checkpoint), &additions, &|n| options.run.trains(n))?;
+        let trained = |name: &str| options.run.trains(name);
+        let mut opened = open(&device, &options.run.model, Some(checkpoint), &additions, &trained)?;
+        opened.model.transformer.recompute = options.run.recompute;
         if opened.model.latent_head()?.deterministic() {
             return Err(no_density());
         }
-        let grads = Grads::new(&device, &opened.model.params, |n| options.run.trains(n))?;
+        device.reserve(&needs::state(&device, &opened.model, trained, options.run.full))?;
+        let grads = Grads::new(&device, &opened.model.params, trained)?;
         let mut optimizer = Optimizer::new(&device, &opened.model.params, &grads)?;
         let mut state = TrainState::default();
         if let Some(last) = &last {
@@ -326,19 +329,38 @@ impl<D: Device> RlTrainer<D> {
         let device = &self.loaded.device;
         // Without a term of its own a rollout that was no better than its group has no gradient.
         let silent = o.loss.kl_weight == 0.0 && o.loss.entropy_weight == 0.0;
+        let taught = |minibatch: &[usize]| -> Vec<&Episode> {
+            let all = minibatch.iter().map(|&i| &experience.episodes[i]);
+            all.filter(|e| !silent || e.advantage != 0.0).collect()
+        };
+        let minibatches = || order.chunks(o.exp_batch_size);
+        let model = &self.loaded.opened.model;
+        let needs = minibatches().map(|minibatch| {
+            let size = size(&taught(minibatch));
+            needs::pass(device, model, &self.grads, size, false, needs::SMALLER_MINIBATCH)
+        });
+        let held = crate::infer::needs::weights(model);
+        let needs: Vec<_> = [held].into_iter().chain(needs.max_by_key(|need| need.bytes)).collect();
+        device.reserve(&needs)?;
         let mut moved = PolicyMove::default();
-        for minibatch in order.chunks(o.exp_batch_size) {
-            let episodes: Vec<&Episode> = minibatch
-                .iter()
-                .map(|&i| &experience.episodes[i])
-                .filter(|e| !silent || e.advantage != 0.0)
-                .collect();
+        for minibatch in minibatches() {
+            let episodes = taught(minibatch);
             self.grads.clear(device)?;
+            let mut pending = None;
             if !episodes.is_empty() {
                 let model = &self.loaded.opened.model;
                 let latents = &experience.latents;
                 let grads = Some(&mut self.grads);
-                let pass = run(device, model, &o.loss, latents, &episodes, minibatch.len(), grads)?;
+                pending = Some(begin(device, model, &o.loss, latents, &episodes, minibatch.len(), grads)?);
+            }
+            self.state.updates += 1;
+            let hyper = AdamW::new(lr, o.run.weight_decay, self.state.updates);
+            let params = &mut self.loaded.opened.model.params;
+            let watched: Vec<&D::Tensor> = pending.iter().flat_map(|pass| pass.tensors()).collect();
+            let norm = self.optimizer.begin(device, params, &self.grads, &hyper, o.run.clip, &watched)?;
+            // All of the minibatch is asked for, and only now waited for.
+            if let Some(pass) = pending {
+                let pass = pass.read(device)?;
                 let stats = PolicyStats::of(&o.loss, &episodes, minibatch.len(), &pass);
                 if !stats.total(&o.loss).is_finite() {
                     return Err(Error::NonFinite { step, what: "the policy loss".into() });
@@ -346,17 +368,7 @@ impl<D: Device> RlTrainer<D> {
                 moved.stats.add(&stats);
                 moved.bounded += pass.bounded;
             }
-            self.state.updates += 1;
-            let hyper = AdamW::new(lr, o.run.weight_decay, self.state.updates);
-            let params = &mut self.loaded.opened.model.params;
-            let norm =
-                self.optimizer.step(device, params, &self.grads, &hyper, o.run.clip).map_err(
-                    |e| match e {
-                        Error::NonFinite { what, .. } => Error::NonFinite { step, what },
-                        other => other,
-                    },
-                )?;
-            moved.grad_norm += norm;
+            moved.grad_norm += finite_norm(device, &norm, step)?;
             moved.minibatches += 1;
         }
         Ok(moved)

@@ -67,7 +67,7 @@ pub fn teacher_pass<D: Device>(
         let dx = transformer.backward(device, params, grads, saved, &dh, &up.layout, embed)?;
         up.embed_backward(device, model, grads, dx.as_ref())?;
     }
-    Ok(Taught { losses, states: taps.read(device)? })
+    Ok(Taught { losses: device.read(&losses)?, states: taps.read(device)? })
 }
 
 /// The student's pass over all samples, towards the `states` that the teacher had; leaves `teacher` empty in what
@@ -100,7 +100,7 @@ pub fn student_pass<D: Device>(
     let scale = objective.student_weight / counts.student.max(1) as f32;
     let mut dh = gradient_of(device, &h, grads.is_some())?;
     let student = labels_loss(device, model, &up, &h, scale, grads.as_deref_mut(), dh.as_mut())?;
-    let mut losses = ThoughtLosses { student, ..ThoughtLosses::default() };
+    let mut losses = ThoughtLosses { student: device.read(&student)?, ..ThoughtLosses::default() };
     let mut tap_grads = None;
     if let Some(taps) = taps {
         let of_student = taps.read(device)?;

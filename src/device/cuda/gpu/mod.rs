@@ -9,6 +9,7 @@ mod product;
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -58,6 +59,8 @@ struct Gpu {
     pool: sys::CUmemoryPool,
     /// What is set aside for activations.
     block: Mutex<Option<Block>>,
+    /// The most bytes ever taken of blocks that were given back for larger ones.
+    most_in_blocks: AtomicUsize,
     /// Kernels looked up so far, by name.
     functions: Mutex<HashMap<&'static str, Function>>,
     modules: Mutex<HashMap<&'static str, Module>>,
@@ -157,6 +160,7 @@ impl GpuDriver {
             library,
             pool,
             block: Mutex::default(),
+            most_in_blocks: AtomicUsize::default(),
             functions: Mutex::default(),
             modules: Mutex::default(),
         };
@@ -172,6 +176,15 @@ impl GpuDriver {
     fn bind(&self) -> Result<()> {
         // SAFETY: the context lives as long as `self`.
         unsafe { result::ctx::set_current(self.gpu.context) }.map_err(|e| failed("context", e))
+    }
+
+    /// A number of bytes that the memory pool tells of itself.
+    fn pool_bytes(&self, which: sys::CUmemPool_attribute) -> Result<usize> {
+        let mut bytes = 0u64;
+        // SAFETY: the pool is the device's own, and every attribute asked for is a u64.
+        unsafe { result::mem_pool::get_attribute(self.gpu.pool, which, (&raw mut bytes).cast()) }
+            .map_err(|e| failed("memory pool", e))?;
+        Ok(bytes as usize)
     }
 
     /// Why `bytes` bytes could not be had.
@@ -395,18 +408,18 @@ impl Driver for GpuDriver {
     fn room(&self) -> Result<Option<Room>> {
         self.bind()?;
         let (free, total) = result::mem_get_info().map_err(|e| failed("free memory", e))?;
-        let attribute = |which| {
-            let mut bytes = 0u64;
-            // SAFETY: the pool is the device's own, and both attributes are a u64.
-            unsafe { result::mem_pool::get_attribute(self.gpu.pool, which, (&raw mut bytes).cast()) }
-                .map_err(|e| failed("memory pool", e))?;
-            Ok(bytes as usize)
-        };
         // What was freed and is kept for reuse counts as free.
-        let held = attribute(sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT)?;
-        let used = attribute(sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT)?;
+        let held = self.pool_bytes(sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT)?;
+        let used = self.pool_bytes(sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT)?;
         let block = self.gpu.block().as_ref().map_or(0, |block| block.arena.free());
         Ok(Some(Room { free: free + held.saturating_sub(used) + block, total }))
+    }
+
+    fn peak_bytes(&self) -> Result<usize> {
+        self.bind()?;
+        let pool = self.pool_bytes(sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH)?;
+        let before = self.gpu.most_in_blocks.load(Ordering::Relaxed);
+        Ok(pool + self.gpu.block().as_ref().map_or(0, |block| block.arena.most()).max(before))
     }
 
     fn reserve(&self, bytes: usize) -> Result<()> {
@@ -422,6 +435,7 @@ impl Driver for GpuDriver {
         unsafe {
             result::stream::synchronize(self.gpu.stream).map_err(|e| failed("a kernel or copy", e))?;
             if let Some(old) = block.take() {
+                self.gpu.most_in_blocks.fetch_max(old.arena.most(), Ordering::Relaxed);
                 result::free_sync(old.at).map_err(out)?;
             }
             let at = match result::malloc_sync(bytes) {

@@ -232,6 +232,10 @@ impl Driver for HostDriver {
         Ok(self.registry.room())
     }
 
+    fn peak_bytes(&self) -> Result<usize> {
+        Ok(self.most_bytes())
+    }
+
     /// Sets nothing aside: within one block a stray access would meet another buffer instead of a guard.
     fn reserve(&self, bytes: usize) -> Result<()> {
         self.reserved.fetch_max(bytes, Ordering::Relaxed);

@@ -1,0 +1,107 @@
+//! How many floating-point operations a training step takes, counted from shapes.
+//!
+//! Counted are the products and attention's, a multiply-add as two: what a step needs once, whatever is computed
+//! again to save memory (a layer's forward pass, attention's probabilities). Norms, activations and the optimiser are
+//! left out; they are bound by memory.
+
+use super::latent_head::LatentHead;
+use super::linear::Linear;
+use super::params::{Grads, ParamId, Params};
+use super::transformer::{Layer, Transformer};
+use crate::device::{Device, TensorInfo};
+
+/// Operations of a step's forward and backward pass.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct StepOperations {
+    /// Of products with weights, adapters and gradients.
+    pub products: u64,
+    /// Of attention, over the pairs of positions that see each other.
+    pub attention: u64,
+}
+
+impl StepOperations {
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.products + self.attention
+    }
+}
+
+/// What the products of a model with its gradients are counted over.
+struct Count<'a, D: Device> {
+    params: &'a Params<D>,
+    grads: &'a Grads<D>,
+}
+
+impl<D: Device> Count<'_, D> {
+    /// Elements of a weight.
+    fn size(&self, id: ParamId) -> u64 {
+        let value = self.params.get(id);
+        (value.rows() * value.cols()) as u64
+    }
+
+    /// Forward and backward of a layer over `rows` rows, with the gradient of its input where `input`.
+    fn linear(&self, linear: &Linear, rows: usize, input: bool) -> u64 {
+        let trains = |id| u64::from(self.grads.trains(id));
+        let weight = self.size(linear.weight) * (1 + u64::from(input) + trains(linear.weight));
+        let adapter = linear.lora.map_or(0, |lora| {
+            let (a, b) = (self.size(lora.a), self.size(lora.b));
+            // A·x and B of it; back, what reaches A·x, and from there the input; the gradients of both.
+            let back = input || self.grads.trains(lora.a) || self.grads.trains(lora.b);
+            a + b + u64::from(back) * b + u64::from(input) * a + trains(lora.a) * a + trains(lora.b) * b
+        });
+        2 * rows as u64 * (weight + adapter)
+    }
+
+    fn layer(&self, layer: &Layer, rows: usize, below: bool) -> u64 {
+        let input = below || self.grads.trains(layer.input_norm);
+        let whole = [&layer.o, &layer.gate, &layer.up, &layer.down].map(|l| self.linear(l, rows, true));
+        let first = [&layer.q, &layer.k, &layer.v].map(|l| self.linear(l, rows, input));
+        whole.iter().chain(&first).sum()
+    }
+
+    fn head(&self, head: &LatentHead, rows: usize) -> u64 {
+        let linears = [Some(&head.fc0), Some(&head.fc2), Some(&head.mean), head.log_std.as_ref()];
+        linears.into_iter().flatten().map(|l| self.linear(l, rows, true)).sum()
+    }
+}
+
+impl<D: Device> Transformer<D> {
+    /// Operations of a forward and backward pass over packed sequences of `lens` rows, of which `labels` reach the
+    /// output head and `latents` the latent head, for the gradients of `grads`.
+    pub fn step_operations(
+        &self,
+        params: &Params<D>,
+        grads: &Grads<D>,
+        head: Option<&LatentHead>,
+        lens: &[usize],
+        [labels, latents]: [usize; 2],
+    ) -> StepOperations {
+        let count = Count { params, grads };
+        let rows = lens.iter().sum();
+        let lowest = match grads.trains(self.embed) {
+            true => 0,
+            false => self.layers.iter().take_while(|l| !l.trained(grads)).count(),
+        };
+        let below = |i: usize| grads.trains(self.embed) || i > lowest;
+        let forward = |layer: &Layer| {
+            let weights = layer.projections().into_iter().flat_map(|l| {
+                let lora = l.lora.map(|lora| [lora.a, lora.b]);
+                [l.weight].into_iter().chain(lora.into_iter().flatten())
+            });
+            2 * rows as u64 * weights.map(|id| count.size(id)).sum::<u64>()
+        };
+        let layers = self.layers.iter().enumerate().map(|(i, layer)| match i < lowest {
+            true => forward(layer),
+            false => count.layer(layer, rows, below(i)),
+        });
+        let trained_head = u64::from(grads.trains(self.lm_head));
+        let output = 2 * labels as u64 * count.size(self.lm_head) * (2 + trained_head);
+        let latent = head.map_or(0, |head| count.head(head, latents));
+        // A product with keys and one with values for each pair; back, two for each of these.
+        let pairs: u64 = lens.iter().map(|&n| (n * (n + 1) / 2) as u64).sum();
+        let back = self.layers.len() - lowest;
+        let passes = (self.layers.len() + 2 * back) as u64;
+        let attention = 4 * pairs * self.heads().q_width() as u64 * passes;
+        StepOperations { products: layers.sum::<u64>() + output + latent, attention }
+    }
+}

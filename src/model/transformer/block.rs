@@ -1,0 +1,156 @@
+//! One block, forward: as far as its last product, so that a backward pass which runs it again need not finish it.
+
+use super::forward::{KvTarget, Place};
+use super::{Layer, Transformer};
+use crate::device::{Device, TensorInfo};
+use crate::model::linear::LinearSaved;
+use crate::model::params::{Grads, Params};
+use crate::{Error, Result};
+
+/// What one block keeps for its backward pass.
+pub(super) struct LayerSaved<D: Device> {
+    pub(super) stream1: D::Tensor,
+    pub(super) n1: D::Tensor,
+    pub(super) q: D::Tensor,
+    /// Keys and values as attention took them, where they are the pass's own.
+    pub(super) kv: Option<[D::Tensor; 2]>,
+    pub(super) attn: D::Tensor,
+    pub(super) lse: D::Tensor,
+    pub(super) n2: D::Tensor,
+    pub(super) gate: D::Tensor,
+    pub(super) up: D::Tensor,
+    /// SwiGLU's output, kept only where the down projection is trained.
+    pub(super) act: Option<D::Tensor>,
+    /// Adapter products of q, k, v, o, gate, up and down.
+    pub(super) low: [LinearSaved<D>; 7],
+}
+
+impl<D: Device> LayerSaved<D> {
+    /// Adds what the backward pass of the down projection needs.
+    pub(super) fn keep_down(&mut self, layer: &Layer, grads: &Grads<D>, act: D::Tensor, low: LinearSaved<D>) {
+        self.act = layer.down.trained(grads).then_some(act);
+        self.low[6] = low;
+    }
+}
+
+/// A block as far as its last product: what that multiplies, and what it is added to.
+pub(super) struct BeforeDown<D: Device> {
+    pub(super) stream2: D::Tensor,
+    pub(super) act: D::Tensor,
+    /// What a backward pass needs, but for the last product's part, where one follows.
+    pub(super) saved: Option<LayerSaved<D>>,
+}
+
+impl<D: Device> Transformer<D> {
+    /// Runs layer `i` from its input, normalised in `n1`, as far as its last product. Where gradients follow, what
+    /// they need is the same whether it is kept or computed again.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn before_down(
+        &self,
+        device: &D,
+        params: &Params<D>,
+        i: usize,
+        stream1: D::Tensor,
+        n1: D::Tensor,
+        &Place { positions, spans }: &Place<'_, D>,
+        target: &mut KvTarget<'_, D>,
+        with_grads: bool,
+    ) -> Result<BeforeDown<D>> {
+        let (eps, heads, layer) = (self.config.rms_norm_eps, self.heads(), &self.layers[i]);
+        let (t, h) = (stream1.rows(), stream1.cols());
+        let mut attn = device.empty(t, heads.q_width())?;
+        let mut lse = if with_grads { Some(device.zeros(t, heads.heads)?) } else { None };
+        let (q, kv, [q_low, k_low, v_low]) = match target {
+            KvTarget::Own { shared } => {
+                let (mut q, q_low) = layer.q.forward(device, params, &n1)?;
+                let (mut k, k_low) = layer.k.forward(device, params, &n1)?;
+                let (mut v, v_low) = layer.v.forward(device, params, &n1)?;
+                device.rotary(&mut q, positions, &self.inv_freq, 1.0)?;
+                device.rotary(&mut k, positions, &self.inv_freq, 1.0)?;
+                if let Some(shared) = shared {
+                    (k, v) = (shared.spread(device, &k)?, shared.spread(device, &v)?);
+                }
+                device.attention(heads, spans, &q, &k, &v, &mut attn, lse.as_mut())?;
+                (q, Some([k, v]), [q_low, k_low, v_low])
+            }
+            KvTarget::Beside { keys, values, rows } => {
+                let (mut q, q_bias, q_low) = layer.q.forward_but_bias(device, params, &n1)?;
+                let (mut k, k_bias, k_low) = layer.k.forward_but_bias(device, params, &n1)?;
+                let (mut v, v_bias, v_low) = layer.v.forward_but_bias(device, params, &n1)?;
+                let (qkv, biases) = ([&mut q, &mut k, &mut v], [q_bias, k_bias, v_bias]);
+                let cached = [&mut keys[i], &mut values[i]];
+                device.rotary_append(qkv, biases, positions, &self.inv_freq, rows, cached)?;
+                device.attention(heads, spans, &q, &keys[i], &values[i], &mut attn, lse.as_mut())?;
+                (q, None, [q_low, k_low, v_low])
+            }
+        };
+        let (o, o_low) = layer.o.forward(device, params, &attn)?;
+        let mut stream2 = device.empty(t, h)?;
+        let mut n2 = device.empty(t, h)?;
+        device.add_rms_norm(&stream1, &o, params.get(layer.post_norm), eps, &mut stream2, &mut n2)?;
+        let (gate, gate_low) = layer.gate.forward(device, params, &n2)?;
+        let (up, up_low) = layer.up.forward(device, params, &n2)?;
+        let mut act = device.empty(t, self.config.intermediate_size)?;
+        device.swiglu(&gate, &up, &mut act)?;
+        let saved = lse.map(|lse| {
+            let low = [q_low, k_low, v_low, o_low, gate_low, up_low, None];
+            LayerSaved { stream1, n1, q, kv, attn, lse, n2, gate, up, act: None, low }
+        });
+        Ok(BeforeDown { stream2, act, saved })
+    }
+
+    /// What layer `i` would have kept, computed again from its input, with the stream between attention and MLP.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn again(
+        &self,
+        device: &D,
+        params: &Params<D>,
+        grads: &Grads<D>,
+        i: usize,
+        input: D::Tensor,
+        place: &Place<'_, D>,
+        mut target: KvTarget<'_, D>,
+    ) -> Result<(LayerSaved<D>, D::Tensor)> {
+        let layer = &self.layers[i];
+        let (w, eps) = (params.get(layer.input_norm), self.config.rms_norm_eps);
+        let Normalised { stream, norm, .. } = normalise(device, input, None, w, eps)?;
+        let block = self.before_down(device, params, i, stream, norm, place, &mut target, true)?;
+        let mut saved = block.saved.ok_or_else(nothing_kept)?;
+        let low = layer.down.low(device, params, &block.act)?;
+        saved.keep_down(layer, grads, block.act, low);
+        Ok((saved, block.stream2))
+    }
+}
+
+/// The error of a backward pass whose forward pass left less than it needs.
+pub(super) fn nothing_kept() -> Error {
+    Error::other("a layer kept nothing to go back by")
+}
+
+/// What [`normalise`] returns.
+pub(super) struct Normalised<D: Device> {
+    /// The stream that was normalised.
+    pub(super) stream: D::Tensor,
+    /// Its norm.
+    pub(super) norm: D::Tensor,
+    /// The stream before the addition, where there was one.
+    pub(super) before: Option<D::Tensor>,
+}
+
+/// Adds `delta` to the stream, if there is one, and normalises.
+pub(super) fn normalise<D: Device>(
+    device: &D,
+    stream: D::Tensor,
+    delta: Option<D::Tensor>,
+    w: &D::Tensor,
+    eps: f32,
+) -> Result<Normalised<D>> {
+    let mut norm = device.empty(stream.rows(), stream.cols())?;
+    let Some(delta) = delta else {
+        device.rms_norm(&stream, w, eps, &mut norm)?;
+        return Ok(Normalised { stream, norm, before: None });
+    };
+    let mut sum = device.empty(stream.rows(), stream.cols())?;
+    device.add_rms_norm(&stream, &delta, w, eps, &mut sum, &mut norm)?;
+    Ok(Normalised { stream: sum, norm, before: Some(stream) })
+}

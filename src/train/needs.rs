@@ -1,0 +1,121 @@
+//! What training takes of the device's memory, known before it takes it.
+
+use super::batch::Batch;
+use super::sft::Objective;
+use crate::device::cuda::CROSS_ENTROPY_FLOATS;
+use crate::device::{Device, Dtype, Need, Stay, TensorInfo};
+use crate::infer::needs::weights;
+use crate::model::ColarModel;
+use crate::model::params::{Grads, Params};
+
+/// What a forward and backward pass is over.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PassSize {
+    /// Packed rows.
+    pub rows: usize,
+    /// Rows of keys that attention takes.
+    pub keys: usize,
+    /// Labelled rows.
+    pub labels: usize,
+    /// Latents.
+    pub latents: usize,
+}
+
+/// What has a smaller step of a supervised run.
+pub(crate) const SMALLER_BATCH: &str = "a smaller --batch-size with a larger --accumulate, or --recompute,";
+
+/// What has a smaller step of reinforcement learning.
+pub(crate) const SMALLER_MINIBATCH: &str = "a smaller --exp-batch-size, or --recompute,";
+
+/// What stays from step to step beside the weights: the gradients and moments of those that `trained` names, and
+/// their copies in the dtype that products take.
+pub(crate) fn state<D: Device>(
+    device: &D,
+    model: &ColarModel<D>,
+    trained: impl Fn(&str) -> bool,
+    full: bool,
+) -> [Need; 2] {
+    let (mut count, mut bytes) = (0, 0usize);
+    for (_, p) in model.params.iter().filter(|(_, p)| trained(&p.name)) {
+        let n = p.value.rows() * p.value.cols();
+        count += n;
+        bytes = bytes.saturating_add(3 * n * Dtype::F32.size());
+    }
+    let state = Need {
+        what: format!("gradients and moments of {count} trained weights"),
+        bytes: bytes.saturating_add(copies(device, &model.params)),
+        stay: Stay::Kept,
+        less: if full { "an adapter instead of --full" } else { "a smaller --lora-r" },
+    };
+    [weights(model), state]
+}
+
+/// Bytes of the matrices in bf16 that a device of that dtype keeps beside those of another.
+fn copies<D: Device>(device: &D, params: &Params<D>) -> usize {
+    if device.compute_dtype() != Dtype::Bf16 {
+        return 0;
+    }
+    let other = params.iter().filter(|(_, p)| p.shape.len() == 2 && p.value.dtype() != Dtype::Bf16);
+    other.map(|(_, p)| p.value.rows() * p.value.cols() * Dtype::Bf16.size()).sum()
+}
+
+/// What a forward and backward pass takes, with a second forward on predicted embeddings where `second`.
+pub(crate) fn pass<D: Device>(
+    device: &D,
+    model: &ColarModel<D>,
+    grads: &Grads<D>,
+    size: PassSize,
+    second: bool,
+    less: &'static str,
+) -> Need {
+    let PassSize { rows, keys, labels, latents } = size;
+    let (config, compute) = (&model.transformer.config, device.compute_dtype());
+    let (h, vocab) = (config.hidden_size, config.vocab_size);
+    let floats = |n: usize, each: usize| n.saturating_mul(each * compute.size());
+    let layers = model.transformer.training_bytes(&model.params, grads, rows, keys, compute);
+    let layers = if second { layers.saturating_mul(2).saturating_add(floats(rows, 2 * h)) } else { layers };
+    // Logits in float32 and their gradient, of as many rows as a chunk has.
+    let chunk = labels.min((CROSS_ENTROPY_FLOATS / vocab).max(1));
+    let logits = chunk.saturating_mul(vocab * (Dtype::F32.size() + compute.size()));
+    let labelled = floats(labels, 2 * h).saturating_add(logits);
+    // Target, hidden states, both parameters with their gradients, noise, and the gradient of the hidden states; the
+    // head's own layers, and their gradients.
+    let inner = model.head.as_ref().map_or(0, |head| head.intermediate_size(&model.params));
+    let head = floats(latents, 8 * h + 6 * inner).saturating_add(latents * 3 * Dtype::F32.size());
+    // A matrix of another dtype that a product has converted for itself alone.
+    let converted = match compute {
+        Dtype::Bf16 => 0,
+        _ => {
+            let other = model.params.iter().filter(|(_, p)| p.value.dtype() != compute);
+            other.map(|(_, p)| p.value.rows() * p.value.cols() * compute.size()).max().unwrap_or(0)
+        }
+    };
+    // Lists of ids, offsets, positions and rows.
+    let lists = (rows + labels + latents + keys).saturating_mul(8 * size_of::<u32>());
+    let parts = [layers, labelled, head, converted, lists];
+    let bytes = parts.into_iter().fold(0, usize::saturating_add);
+    // An eighth for what operations take for themselves: partial sums, lists of blocks.
+    let bytes = bytes.saturating_add(bytes / 8).saturating_add(1 << 16);
+    Need { what: format!("the activations of a step of {rows} rows"), bytes, stay: Stay::Run, less }
+}
+
+/// What the largest of a step's batches takes, beside what is there.
+pub(crate) fn supervised<D: Device>(
+    device: &D,
+    model: &ColarModel<D>,
+    grads: &Grads<D>,
+    objective: &Objective,
+    batches: &[Batch],
+) -> Vec<Need> {
+    let second = objective.pred_embed_forward_weight != 0.0;
+    let needs = batches.iter().map(|batch| {
+        let size = PassSize {
+            rows: batch.rows(),
+            keys: batch.rows(),
+            labels: batch.ce_rows.len(),
+            latents: batch.latent_rows.len(),
+        };
+        pass(device, model, grads, size, second && size.latents > 0, SMALLER_BATCH)
+    });
+    [weights(model)].into_iter().chain(needs.max_by_key(|need| need.bytes)).collect()
+}
