@@ -68,6 +68,14 @@ pub fn method_of(engine: &Engine) -> Option<Method> {
     engine.method().or(engine.has_latent_head().then_some(Method::Colar))
 }
 
+/// Why `--cf` cannot be `given` under a method whose prompts all state the speed `own`.
+pub fn no_factor(method: Method, own: &str, given: &str) -> Error {
+    Error::usage(format!(
+        "--cf {given}: method {} compresses nothing, and its prompts all say {own}",
+        method.name()
+    ))
+}
+
 /// How to sample (spec section 5).
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Sampling")]

@@ -30,7 +30,8 @@ pub struct EvalArgs {
     /// Data set, in any form that `data convert` reads
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
-    /// Compression factors: numbers above 0 or `auto` [default: 1,2,5; under CoT 1]
+    /// Compression factors: numbers above 0 or `auto` [default: 1,2,5; under cot 1, under icot,
+    /// coconut and distill auto, and nothing else]
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = crate::model::prompt::parse_speed,
           allow_negative_numbers = true)]
     cf: Vec<String>,
@@ -107,18 +108,10 @@ pub fn run(args: &EvalArgs) -> Result<()> {
 
 /// The factors to evaluate at.
 fn speeds(method: Method, given: &[String]) -> Result<Vec<String>> {
-    let default: &[&str] = match method {
-        Method::Cot => &["1"],
-        Method::Colar => &["1", "2", "5"],
-    };
-    if given.is_empty() {
-        return Ok(default.iter().map(|&s| s.to_owned()).collect());
+    match method.speed() {
+        None if given.is_empty() => Ok(["1", "2", "5"].map(str::to_owned).to_vec()),
+        None => Ok(given.to_vec()),
+        Some(own) if given.is_empty() || given == [own] => Ok(vec![own.to_owned()]),
+        Some(own) => Err(common::no_factor(method, own, &given.join(","))),
     }
-    if method == Method::Cot && given != ["1"] {
-        return Err(Error::usage(format!(
-            "--cf {}: a written chain (method cot) has factor 1",
-            given.join(",")
-        )));
-    }
-    Ok(given.to_vec())
 }

@@ -54,6 +54,12 @@ enum Mode {
     Cot,
     /// Latent vectors, then the answer
     Colar,
+    /// Steps of which training left the first out, then the answer
+    Icot,
+    /// Hidden states fed back, then the steps left to write and the answer
+    Coconut,
+    /// Projected hidden states fed back, then the answer
+    Distill,
     /// The raw text continued, without template: for checking a base model
     Plain,
 }
@@ -63,7 +69,22 @@ impl Mode {
         match common::method_of(engine) {
             Some(Method::Colar) => Mode::Colar,
             Some(Method::Cot) => Mode::Cot,
+            Some(Method::Icot) => Mode::Icot,
+            Some(Method::Coconut) => Mode::Coconut,
+            Some(Method::Distill) => Mode::Distill,
             None => Mode::Plain,
+        }
+    }
+
+    /// The method of a question; `None` for a raw text.
+    fn method(self) -> Option<Method> {
+        match self {
+            Mode::Colar => Some(Method::Colar),
+            Mode::Cot => Some(Method::Cot),
+            Mode::Icot => Some(Method::Icot),
+            Mode::Coconut => Some(Method::Coconut),
+            Mode::Distill => Some(Method::Distill),
+            Mode::Plain => None,
         }
     }
 }
@@ -102,10 +123,9 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
 }
 
 fn request(text: String, mode: Mode, cf: &str, sampling: Sampling, trace: bool) -> Request {
-    let prompt = match mode {
-        Mode::Plain => Prompt::Plain(text),
-        Mode::Cot => Prompt::Question { text, method: Method::Cot, speed: "1".to_owned() },
-        Mode::Colar => Prompt::Question { text, method: Method::Colar, speed: cf.to_owned() },
+    let prompt = match mode.method() {
+        None => Prompt::Plain(text),
+        Some(method) => Prompt::Question { text, method, speed: method.speed().unwrap_or(cf).to_owned() },
     };
     Request { prompt, sampling, trace }
 }

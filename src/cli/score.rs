@@ -27,7 +27,7 @@ pub struct ScoreArgs {
     /// Data set, in any form that `data convert` reads
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
-    /// Compression factor: tokens of a chunk; 1 under CoT
+    /// Compression factor: tokens of a chunk; 1 where nothing is compressed, under any method but colar
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = common::count)]
     cf: usize,
     /// Latent or written reasoning [default: what the checkpoint was trained for; cot for a bare model]
@@ -44,14 +44,14 @@ pub struct ScoreArgs {
 /// Runs `score`.
 ///
 /// # Errors
-/// What reading the model and the data says; [`Error::Usage`] for a compression factor under CoT; a loss
+/// What reading the model and the data says; [`Error::Usage`] for a compression factor where nothing is compressed; a loss
 /// that is not finite.
 pub fn run(args: &ScoreArgs) -> Result<()> {
     let samples = load(&args.data, None)?;
     let engine = args.model.open()?;
     let method = args.method.or(common::method_of(&engine)).unwrap_or(Method::Cot);
-    if method == Method::Cot && args.cf != 1 {
-        return Err(Error::usage(format!("--cf {}: a written chain (method cot) has factor 1", args.cf)));
+    if let Some(own) = method.speed().filter(|_| args.cf != 1) {
+        return Err(common::no_factor(method, own, &args.cf.to_string()));
     }
     let options = ScoreOptions { method, cf: args.cf, batch_tokens: args.batch_tokens };
     let bar = common::progress(samples.len(), "scoring");

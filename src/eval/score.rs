@@ -19,7 +19,7 @@ use crate::{Error, Result};
 pub struct ScoreOptions {
     /// The layout: latents to predict, or a written chain.
     pub method: Method,
-    /// Compression factor; 1 under CoT.
+    /// Compression factor; 1 under any method but CoLaR.
     pub cf: usize,
     /// Most packed rows of a forward pass; a longer sample runs alone.
     pub batch_tokens: usize,
@@ -90,14 +90,16 @@ pub fn score<D: Device>(
     if samples.is_empty() {
         return Err(Error::usage("there is nothing to score: the data set is empty"));
     }
-    if options.cf == 0 || (options.method == Method::Cot && options.cf != 1) {
-        return Err(Error::usage("the compression factor must be at least 1, and 1 under CoT"));
+    if options.cf == 0 || (options.method != Method::Colar && options.cf != 1) {
+        return Err(Error::usage(
+            "the compression factor must be at least 1, and 1 where nothing is compressed",
+        ));
     }
     if options.method == Method::Colar {
         loaded.opened.model.latent_head()?;
     }
     let packing = Packing { method: options.method, cf: options.cf, merge: loaded.opened.model.merge };
-    let speed = options.cf.to_string();
+    let speed = options.method.speed().map_or_else(|| options.cf.to_string(), str::to_owned);
     let (mut scores, mut total) = (Vec::with_capacity(samples.len()), Sums::default());
     let mut batch = Batch::new();
     for (i, sample) in samples.iter().enumerate() {

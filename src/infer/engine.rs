@@ -319,7 +319,7 @@ impl<D: Device> Loaded<D> {
                         self.opened.model.latent_head()?;
                         Phase::Latents
                     }
-                    Method::Cot => Phase::Chain,
+                    Method::Cot | Method::Icot | Method::Coconut | Method::Distill => Phase::Chain,
                 };
                 (ids, start, text.clone(), speed.clone())
             }

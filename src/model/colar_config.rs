@@ -61,7 +61,7 @@ pub struct ColarConfig {
     pub embeds_std: f32,
     /// How the embeddings of a chunk are merged.
     pub merge: Merge,
-    /// The shape of the latent head; a checkpoint trained for CoT has none.
+    /// The shape of the latent head; a checkpoint of another method has none.
     pub latent_head: Option<LatentHeadConfig>,
     /// The text of the token that ends the reasoning: `###`.
     pub thinking_separator: String,
@@ -104,7 +104,7 @@ impl ColarConfig {
         }
         let known = ["embeds_std", "merge", "latent_head", "thinking_separator", "method"];
         let method = named(&fields, "method", Method::value_variants(), Method::name)?;
-        if latent_head.is_none() && method != Some(Method::Cot) {
+        if latent_head.is_none() && matches!(method, None | Some(Method::Colar)) {
             return Err(fields.error("latent_head", "is missing"));
         }
         Ok(Self {
@@ -228,7 +228,7 @@ mod tests {
             ),
             (
                 json!({"embeds_std": 0.1, "latent_head": head, "method": "x"}),
-                "method: \"x\" is not one of colar, cot",
+                "method: \"x\" is not one of colar, cot, icot, coconut, distill",
             ),
             (
                 json!({"embeds_std": 0.1, "latent_head": head, "thinking_separator": ""}),

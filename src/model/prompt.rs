@@ -19,6 +19,13 @@ pub enum Method {
     Colar,
     /// In words, step by step.
     Cot,
+    /// In words, of which training took the first away stage by stage: implicit CoT (arXiv 2405.14838).
+    Icot,
+    /// In hidden states fed back as input embeddings, which took the place of steps: Coconut
+    /// (arXiv 2412.06769).
+    Coconut,
+    /// In projected hidden states, distilled from the model's own written chain (as CODI, arXiv 2502.21074).
+    Distill,
 }
 
 impl Method {
@@ -27,6 +34,29 @@ impl Method {
         match self {
             Method::Colar => "colar",
             Method::Cot => "cot",
+            Method::Icot => "icot",
+            Method::Coconut => "coconut",
+            Method::Distill => "distill",
+        }
+    }
+
+    /// The name in tables and plots.
+    pub fn label(self) -> &'static str {
+        match self {
+            Method::Colar => "CoLaR",
+            Method::Cot => "CoT",
+            Method::Icot => "iCoT",
+            Method::Coconut => "Coconut",
+            Method::Distill => "Distill",
+        }
+    }
+
+    /// The speed that all its prompts state; `None` where a compression factor is chosen.
+    pub fn speed(self) -> Option<&'static str> {
+        match self {
+            Method::Colar => None,
+            Method::Cot => Some("1"),
+            Method::Icot | Method::Coconut | Method::Distill => Some("auto"),
         }
     }
 }
@@ -87,7 +117,7 @@ pub fn group_equal<'a>(prompts: impl Iterator<Item = &'a [u32]>) -> Vec<Vec<usiz
 /// The thinking separator of the published models.
 pub const SEPARATOR: &str = "###";
 
-/// The tokens of a training example.
+/// The tokens of a training example with all its steps: compressible ones under CoLaR, else a written chain.
 ///
 /// # Errors
 /// What the tokenizer says.
@@ -101,7 +131,9 @@ pub fn training(
     let steps = sample.steps.join("\n");
     let (steps, answer) = match method {
         Method::Colar => (format!("{SEPARATOR}{steps}"), format!("{SEPARATOR}Answer:{}", sample.answer)),
-        Method::Cot => (format!("{SEPARATOR}{steps}{SEPARATOR}"), format!("Answer:{}", sample.answer)),
+        Method::Cot | Method::Icot | Method::Coconut | Method::Distill => {
+            (format!("{SEPARATOR}{steps}{SEPARATOR}"), format!("Answer:{}", sample.answer))
+        }
     };
     // The end of sequence is added by its id: the string that spells it differs between tokenizers.
     let mut answer = tokenizer.encode(&answer)?;

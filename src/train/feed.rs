@@ -6,7 +6,7 @@ use super::batch::{Batch, ChunkLabels, Packing};
 use super::options::TrainOptions;
 use crate::data::Sample;
 use crate::model::merge::Merge;
-use crate::model::prompt::{Method, training};
+use crate::model::prompt::training;
 use crate::model::tokenizer::Tokenizer;
 use crate::random::Stream;
 use crate::{Error, Result};
@@ -93,10 +93,7 @@ pub fn expectation_batches(
     packing: Packing,
     per_batch: usize,
 ) -> Result<Vec<Batch>> {
-    let speed = match packing.method {
-        Method::Colar => packing.cf.to_string(),
-        Method::Cot => "1".to_owned(),
-    };
+    let speed = packing.method.speed().map_or_else(|| packing.cf.to_string(), str::to_owned);
     samples
         .chunks(per_batch.max(1))
         .map(|part| {

@@ -65,7 +65,7 @@ impl TrainFlags {
         self.only("sft", &[KNOWN, run::KNOWN].concat())?;
         let method = self.method.unwrap_or(Method::Colar);
         let factors = match (&self.cf_list, self.c_max) {
-            _ if method == Method::Cot => vec![1],
+            _ if method != Method::Colar => vec![1],
             (Some(list), _) => list.clone(),
             (None, c_max) => (1..=c_max.unwrap_or(5)).collect(),
         };
