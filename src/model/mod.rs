@@ -21,6 +21,7 @@ pub mod params;
 pub mod presets;
 pub mod prompt;
 pub mod rope;
+pub mod thoughts;
 pub mod tokenizer;
 mod tokenizer_outline;
 pub mod transformer;
@@ -31,6 +32,7 @@ use crate::{Error, Result};
 use latent_head::LatentHead;
 use merge::Merge;
 use params::Params;
+use thoughts::Thoughts;
 use transformer::Transformer;
 
 /// A decoder with its latent head and all their weights.
@@ -39,6 +41,8 @@ pub struct ColarModel<D: Device> {
     pub transformer: Transformer<D>,
     /// The latent head; a model trained for CoT, or not at all, has none.
     pub head: Option<LatentHead>,
+    /// How it thinks in continuous thoughts, if it does.
+    pub thoughts: Option<Thoughts>,
     /// All weights.
     pub params: Params<D>,
     /// Standard deviation of the embedding matrix: the unit of latents.

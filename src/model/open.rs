@@ -210,7 +210,7 @@ fn open_for<D: Device>(
     let merge = additions.merge.or(colar.as_ref().map(|c| c.merge)).unwrap_or_default();
     let method = colar.as_ref().and_then(|c| c.method);
     Ok(Opened {
-        model: ColarModel { transformer, head, params, embeds_std, merge },
+        model: ColarModel { transformer, head, thoughts: None, params, embeds_std, merge },
         tokenizer,
         eos,
         separator,
