@@ -9,8 +9,9 @@ use serde::Serialize;
 use crate::data::Sample;
 use crate::device::{Device, LatentLoss, LatentWeights, TensorInfo};
 use crate::infer::{Engine, Loaded, needs, on_device};
-use crate::model::prompt::{self, Method};
-use crate::train::batch::{Batch, Packing};
+use crate::model::prompt::Method;
+use crate::train::batch::Batch;
+use crate::train::recipe::Recipe;
 use crate::train::sft::{Uploaded, labels_loss, latent_target};
 use crate::{Error, Result};
 
@@ -98,13 +99,12 @@ pub fn score<D: Device>(
     if options.method == Method::Colar {
         loaded.opened.model.latent_head()?;
     }
-    let packing = Packing { method: options.method, cf: options.cf, merge: loaded.opened.model.merge };
-    let speed = options.method.speed().map_or_else(|| options.cf.to_string(), str::to_owned);
+    let speed = options.cf.to_string();
+    let recipe = Recipe::new(&loaded.opened, options.method, options.cf, &speed);
     let (mut scores, mut total) = (Vec::with_capacity(samples.len()), Sums::default());
     let mut batch = Batch::new();
     for (i, sample) in samples.iter().enumerate() {
-        let eos = loaded.opened.eos.append;
-        let segments = prompt::training(&loaded.opened.tokenizer, eos, options.method, sample, &speed)?;
+        let segments = recipe.segments(sample)?;
         let steps = 1 + segments.steps.len().saturating_sub(1).div_ceil(options.cf);
         let rows = segments.question.len() + steps + segments.answer.len();
         if batch.rows() > 0 && batch.rows() + rows > options.batch_tokens {
@@ -112,7 +112,7 @@ pub fn score<D: Device>(
             progress(scores.len());
             batch = Batch::new();
         }
-        batch.push(packing, &segments, None);
+        batch.push(recipe.packing, &segments, None);
         if i + 1 == samples.len() {
             flush(loaded, samples, &batch, &mut scores, &mut total)?;
             progress(scores.len());
@@ -255,6 +255,8 @@ mod tests {
 
     use super::*;
     use crate::device::cpu::CpuDevice;
+    use crate::model::prompt;
+    use crate::train::batch::Packing;
     use crate::train::sft::{Counts, LossSums, Noise, Objective, run};
 
     fn load(adapter: bool) -> Loaded<CpuDevice> {
