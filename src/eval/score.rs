@@ -183,8 +183,7 @@ fn positions<D: Device>(loaded: &Loaded<D>, batch: &Batch) -> Result<Positions> 
     let (device, model) = (&loaded.device, &loaded.opened.model);
     let (params, transformer) = (&model.params, &model.transformer);
     let up = Uploaded::new(device, batch)?;
-    let mut x = device.empty(batch.rows(), transformer.config.hidden_size)?;
-    device.gather_merge(params.get(transformer.embed), &up.ids, &up.offsets, &up.scale, &mut x)?;
+    let x = up.embed(device, model)?;
     let target =
         if batch.latent_rows.is_empty() { None } else { Some(latent_target(device, model, batch, &x)?) };
     let (h, _) = transformer.forward(device, params, x, &up.layout, None)?;

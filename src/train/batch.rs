@@ -114,6 +114,29 @@ impl Batch {
         self.counts.push((self.ce_rows.len() - ce_before, self.latent_rows.len() - latent_before));
     }
 
+    /// Adds a prompt whose last token is the separator, `thoughts` rows without a token, and the tail after them.
+    /// The separator and all tokens of the tail are labels, each predicted from the row before it.
+    pub fn push_thoughts(&mut self, prompt: &[u32], thoughts: usize, tail: &[u32]) {
+        let (start, ce_before) = (self.rows(), self.ce_rows.len());
+        for id in prompt {
+            self.push_row(std::slice::from_ref(id), 1.0);
+        }
+        if let [.., _, separator] = prompt {
+            self.ce_rows.push(self.rows() as u32 - 2);
+            self.push_label(std::slice::from_ref(separator));
+        }
+        for _ in 0..thoughts {
+            self.push_row(&[], 1.0);
+        }
+        for id in tail {
+            self.ce_rows.push(self.rows() as u32 - 1);
+            self.push_label(std::slice::from_ref(id));
+            self.push_row(std::slice::from_ref(id), 1.0);
+        }
+        self.lens.push(self.rows() - start);
+        self.counts.push((self.ce_rows.len() - ce_before, 0));
+    }
+
     fn push_row(&mut self, chunk: &[u32], scale: f32) {
         self.ids.extend_from_slice(chunk);
         self.offsets.push(self.ids.len() as u32);
@@ -167,6 +190,16 @@ mod tests {
             seen.insert(b.label_ids[1]);
         }
         assert_eq!(seen.into_iter().collect::<Vec<_>>(), [1, 2, 3]);
+    }
+
+    /// Without thoughts, a prompt and its tail are an example of chain of thought.
+    #[test]
+    fn a_tail_without_thoughts_is_cot() {
+        let Segments { question, steps, answer } = segments();
+        let (mut cot, mut tail) = (Batch::new(), Batch::new());
+        cot.push(Packing { method: Method::Cot, cf: 1, merge: Merge::Sqrt }, &segments(), None);
+        tail.push_thoughts(&[&question[..], &steps[..1]].concat(), 0, &[&steps[1..], &answer].concat());
+        assert_eq!(format!("{cot:?}"), format!("{tail:?}"));
     }
 
     #[test]
