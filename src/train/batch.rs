@@ -118,20 +118,20 @@ impl Batch {
     /// The separator and all tokens of the tail are labels, each predicted from the row before it.
     pub fn push_thoughts(&mut self, prompt: &[u32], thoughts: usize, tail: &[u32]) {
         let (start, ce_before) = (self.rows(), self.ce_rows.len());
-        for id in prompt {
-            self.push_row(std::slice::from_ref(id), 1.0);
-        }
-        if let [.., _, separator] = prompt {
-            self.ce_rows.push(self.rows() as u32 - 2);
-            self.push_label(std::slice::from_ref(separator));
+        for (i, id) in prompt.iter().enumerate() {
+            let token = std::slice::from_ref(id);
+            // The separator, unless it is all of the prompt.
+            if i > 0 && i + 1 == prompt.len() {
+                self.push_labelled(token, 1.0, token);
+            } else {
+                self.push_row(token, 1.0);
+            }
         }
         for _ in 0..thoughts {
             self.push_row(&[], 1.0);
         }
         for id in tail {
-            self.ce_rows.push(self.rows() as u32 - 1);
-            self.push_label(std::slice::from_ref(id));
-            self.push_row(std::slice::from_ref(id), 1.0);
+            self.push_labelled(std::slice::from_ref(id), 1.0, std::slice::from_ref(id));
         }
         self.lens.push(self.rows() - start);
         self.counts.push((self.ce_rows.len() - ce_before, 0));
@@ -143,7 +143,7 @@ impl Batch {
         self.scale.push(scale);
     }
 
-    /// A row that the one before it predicts: question tokens carry no label, so the first is predicted from
+    /// A row that the one before it predicts. Question tokens carry no label, so the first is predicted from
     /// the last of them.
     fn push_labelled(&mut self, chunk: &[u32], scale: f32, label: &[u32]) {
         self.ce_rows.push(self.rows() as u32 - 1);

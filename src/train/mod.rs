@@ -14,6 +14,7 @@ mod schedule;
 pub mod sft;
 pub mod stages;
 pub mod tensorboard;
+mod thought_tokens;
 pub mod thoughts;
 mod trainer;
 

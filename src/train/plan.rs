@@ -2,6 +2,7 @@
 
 use super::batch::Batch;
 use super::sft::{self, Counts, LossSums, Noise};
+use super::thoughts::{self, ThoughtBatch, ThoughtCounts, ThoughtObjective, ThoughtSums};
 use crate::Result;
 use crate::device::Device;
 use crate::model::ColarModel;
@@ -11,6 +12,8 @@ use crate::model::params::Grads;
 pub(crate) enum Plan {
     /// Sequences of tokens and latents (colar, cot, icot).
     Sft(Vec<Batch>),
+    /// Sequences with thoughts between question and answer (coconut, distill).
+    Thoughts(Vec<ThoughtBatch>),
 }
 
 /// What a run minimises, by the kind of its batches.
@@ -18,6 +21,8 @@ pub(crate) enum Plan {
 pub(crate) struct Objectives {
     /// Of [`Plan::Sft`].
     pub sft: sft::Objective,
+    /// Of [`Plan::Thoughts`].
+    pub thoughts: ThoughtObjective,
 }
 
 /// The losses of a plan: means over all positions of all its batches.
@@ -34,10 +39,13 @@ pub(crate) struct Losses {
 pub(crate) type NoiseKey = Option<(u64, u32)>;
 
 impl Plan {
-    /// Packed positions of all batches.
-    pub fn rows(&self) -> usize {
+    /// Packed positions of all batches, of a model with so many thoughts; a teacher's among them.
+    pub fn rows(&self, thoughts: usize) -> usize {
         match self {
             Plan::Sft(batches) => batches.iter().map(Batch::rows).sum(),
+            Plan::Thoughts(batches) => {
+                batches.iter().flat_map(ThoughtBatch::examples).map(|e| e.rows(thoughts)).sum()
+            }
         }
     }
 
@@ -55,6 +63,7 @@ impl Plan {
     ) -> Result<Losses> {
         match self {
             Plan::Sft(batches) => supervised(device, model, &objectives.sft, batches, noise, grads),
+            Plan::Thoughts(batches) => thinking(device, model, &objectives.thoughts, batches, grads),
         }
     }
 }
@@ -88,4 +97,24 @@ fn supervised<D: Device>(
         terms.push(("second_ce", sums.mean_second_ce()));
     }
     Ok(Losses { total: sums.total(objective), terms, bounded: sums.bounded })
+}
+
+fn thinking<D: Device>(
+    device: &D,
+    model: &ColarModel<D>,
+    objective: &ThoughtObjective,
+    batches: &[ThoughtBatch],
+    mut grads: Option<&mut Grads<D>>,
+) -> Result<Losses> {
+    let (count, counts) = (model.thoughts.as_ref().map_or(0, |t| t.count), ThoughtCounts::of(batches));
+    let mut sums = ThoughtSums::default();
+    for batch in batches {
+        sums.add(&thoughts::run(device, model, objective, batch, count, counts, grads.as_deref_mut())?);
+    }
+    let mut terms = vec![("ce", sums.mean_student())];
+    if counts.teacher > 0 {
+        terms.push(("teacher_ce", sums.mean_teacher()));
+        terms.push(("distill", sums.mean_distill()));
+    }
+    Ok(Losses { total: sums.total(objective), terms, bounded: 0 })
 }

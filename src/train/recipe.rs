@@ -3,6 +3,7 @@
 use super::batch::{Batch, Labels, Packing};
 use super::plan::Plan;
 use super::stages::Stages;
+use super::thoughts::{ThoughtBatch, ThoughtExample};
 use crate::Result;
 use crate::data::Sample;
 use crate::device::Device;
@@ -44,6 +45,9 @@ impl<'a> Recipe<'a> {
     }
 
     /// The tokens of a sample, of a method whose sequences hold tokens and latents alone.
+    ///
+    /// # Errors
+    /// What the tokenizer says.
     pub fn segments(&self, sample: &Sample) -> Result<Segments> {
         let method = self.packing.method;
         match method {
@@ -62,14 +66,39 @@ impl<'a> Recipe<'a> {
     /// # Errors
     /// What the tokenizer says.
     pub fn plan(&self, samples: &[&Sample], per_batch: usize, labels: &mut Labels<'_>) -> Result<Plan> {
-        let mut batches = Vec::new();
-        for part in samples.chunks(per_batch.max(1)) {
-            let mut batch = Batch::new();
-            for sample in part {
-                batch.add(self.packing, &self.segments(sample)?, labels);
+        let parts = samples.chunks(per_batch.max(1));
+        match self.packing.method {
+            Method::Colar | Method::Cot | Method::Icot => {
+                let mut pack = |part: &[&Sample]| {
+                    let mut batch = Batch::new();
+                    for sample in part {
+                        batch.add(self.packing, &self.segments(sample)?, labels);
+                    }
+                    Ok(batch)
+                };
+                Ok(Plan::Sft(parts.map(&mut pack).collect::<Result<_>>()?))
             }
-            batches.push(batch);
+            Method::Coconut | Method::Distill => {
+                let pack = |part: &[&Sample]| {
+                    let mut batch = ThoughtBatch::new();
+                    for sample in part {
+                        batch.push(&self.example(sample)?)?;
+                    }
+                    Ok(batch)
+                };
+                Ok(Plan::Thoughts(parts.map(pack).collect::<Result<_>>()?))
+            }
         }
-        Ok(Plan::Sft(batches))
+    }
+
+    /// A sample with thoughts, as the method has it.
+    ///
+    /// # Errors
+    /// What the tokenizer says.
+    pub fn example(&self, sample: &Sample) -> Result<ThoughtExample> {
+        match self.packing.method {
+            Method::Distill => self.distilled(sample),
+            Method::Colar | Method::Cot | Method::Icot | Method::Coconut => self.coconut(sample),
+        }
     }
 }

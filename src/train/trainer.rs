@@ -200,10 +200,10 @@ impl<D: Device> Trainer<D> {
             let started = Instant::now();
             let step = self.state.step + 1;
             let Step { plan, cf, stage } = feed.step(self.state.step, &self.loaded.opened)?;
-            self.enter(stage);
+            let thoughts = self.enter(stage);
             let lr = options.run.schedule.lr(options.run.lr, step, options.run.warmup, total);
             let (losses, norm) = self.step(&plan, step, lr)?;
-            let (loss, rows) = (losses.total, plan.rows());
+            let (loss, rows) = (losses.total, plan.rows(thoughts));
             self.state.step = step;
             let tokens_per_second = rows as f64 / started.elapsed().as_secs_f64();
             let mut values = vec![
@@ -249,12 +249,14 @@ impl<D: Device> Trainer<D> {
         Ok(summary)
     }
 
-    /// Gives the model the thoughts of a stage.
-    fn enter(&mut self, stage: u64) {
+    /// Gives the model the thoughts of a stage, and says how many these are.
+    fn enter(&mut self, stage: u64) -> usize {
         let config = self.options.thinking.thoughts(self.options.method, stage);
-        if let (Some(thoughts), Some(config)) = (&mut self.loaded.opened.model.thoughts, config) {
-            thoughts.count = config.count;
+        let count = config.map_or(0, |c| c.count);
+        if let Some(thoughts) = &mut self.loaded.opened.model.thoughts {
+            thoughts.count = count;
         }
+        count
     }
 
     /// Forward, backward and update over the batches of one step; returns its losses and the gradient's norm.

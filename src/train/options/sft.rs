@@ -12,6 +12,7 @@ use crate::model::prompt::Method;
 use crate::train::batch::ChunkLabels;
 use crate::train::plan::Objectives;
 use crate::train::sft::Objective;
+use crate::train::thoughts::ThoughtObjective;
 
 /// The flags that mean something here alone.
 const KNOWN: &[&str] = &[
@@ -166,7 +167,13 @@ impl TrainOptions {
 
     /// The objectives that these options describe.
     pub(crate) fn objectives(&self) -> Objectives {
-        Objectives { sft: self.objective() }
+        let t = &self.thinking;
+        let student_weight = if self.method == Method::Distill { t.student_weight } else { self.ce_weight };
+        let (teacher_weight, distill_weight) = (t.teacher_weight, t.distill_weight);
+        Objectives {
+            sft: self.objective(),
+            thoughts: ThoughtObjective { student_weight, teacher_weight, distill_weight },
+        }
     }
 
     /// The objective of sequences of tokens and latents.
