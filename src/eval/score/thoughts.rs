@@ -3,8 +3,9 @@
 use super::{Losses, SampleScore, Score};
 use crate::Result;
 use crate::data::Sample;
-use crate::device::Device;
+use crate::device::{Device, Need, Stay};
 use crate::infer::{Loaded, needs};
+use crate::model::kv_cache::KvCache;
 use crate::train::recipe::Recipe;
 use crate::train::thoughts::{
     ThoughtBatch, ThoughtCounts, ThoughtLosses, ThoughtObjective, ThoughtSums, run,
@@ -51,7 +52,13 @@ fn flush<D: Device>(
     let counts = ThoughtCounts::of([batch]);
     let outputs = counts.student.max(counts.teacher);
     let pass = needs::activations(device, model, rows, outputs, "pass", "a smaller --batch-tokens");
-    device.reserve(&[needs::weights(model), pass])?;
+    let cache = Need {
+        what: format!("the keys and values of a pass of {rows} rows"),
+        bytes: KvCache::<D>::bytes(&model.transformer.config, 1, rows, device.compute_dtype()),
+        stay: Stay::Run,
+        less: "a smaller --batch-tokens",
+    };
+    device.reserve(&[needs::weights(model), cache, pass])?;
     let objective = ThoughtObjective::default();
     let losses = device.scope(|| run(device, model, &objective, batch, thoughts, counts, None))?;
     let (mut student, mut teacher) = (losses.student.as_slice(), losses.teacher.as_slice());
