@@ -98,7 +98,7 @@ pub struct SamplingArgs {
     /// Most latents of a chain
     #[arg(long, value_name = "N", default_value_t = Sampling::default().max_latents, value_parser = length)]
     pub max_latents: usize,
-    /// Most tokens of a written chain (CoT)
+    /// Most tokens of a written chain (any method but colar)
     #[arg(long, value_name = "N", default_value_t = Sampling::default().max_cot_tokens, value_parser = length)]
     pub max_cot_tokens: usize,
     /// Most tokens of the answer

@@ -14,7 +14,7 @@ use crate::{Error, Result};
 
 /// Measure how often a model is right and how long it thinks
 ///
-/// Prints accuracy, mean reasoning length #L (latents, or under CoT tokens of the chain), #L of correct
+/// Prints accuracy, mean reasoning length #L (latents, thoughts and tokens of a written chain), #L of correct
 /// answers and answer length for every compression factor, each with its 95 % confidence interval over
 /// seeds: as the paper's table 1.
 #[derive(Debug, Args)]
@@ -35,7 +35,7 @@ pub struct EvalArgs {
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = crate::model::prompt::parse_speed,
           allow_negative_numbers = true)]
     cf: Vec<String>,
-    /// Latent or written reasoning [default: what the checkpoint was trained for; cot for a bare model]
+    /// How to reason [default: what the checkpoint was trained for; cot for a bare model]
     #[arg(long, value_enum)]
     method: Option<Method>,
     /// Runs that differ in their seed: SEED, SEED + 1, …; one under --greedy [default: 5]
@@ -64,7 +64,8 @@ pub struct EvalArgs {
 ///
 /// # Errors
 /// What reading the model and the data says; [`Error::Usage`] for values out of range, several seeds of
-/// a deterministic run or a compression factor under CoT; a method that the model has no head for.
+/// a deterministic run or a compression factor where nothing is compressed; a method that the model has no head
+/// or thoughts for.
 pub fn run(args: &EvalArgs) -> Result<()> {
     let sampling = args.sampling.sampling()?;
     let seeds = match (args.seeds, args.sampling.greedy) {

@@ -43,7 +43,7 @@ pub struct GenerateArgs {
     /// Print a JSON object a question
     #[arg(long)]
     json: bool,
-    /// Show the tokens nearest to each latent, by cosine to the embedding matrix
+    /// Show the tokens nearest to each latent or thought, by cosine to the embedding matrix
     #[arg(long)]
     trace: bool,
 }

@@ -31,7 +31,7 @@ pub struct ScoreArgs {
     /// Compression factor: tokens of a chunk; 1 where nothing is compressed, under any method but colar
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = common::count)]
     cf: usize,
-    /// Latent or written reasoning [default: what the checkpoint was trained for; cot for a bare model]
+    /// How to reason [default: what the checkpoint was trained for; cot for a bare model]
     #[arg(long, value_enum)]
     method: Option<Method>,
     /// Most positions of a forward pass

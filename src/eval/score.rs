@@ -21,7 +21,7 @@ use crate::{Error, Result};
 /// How to score.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ScoreOptions {
-    /// The layout: latents to predict, or a written chain.
+    /// The layout: latents to predict, thoughts, or a written chain.
     pub method: Method,
     /// Compression factor; 1 under any method but CoLaR.
     pub cf: usize,

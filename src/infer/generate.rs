@@ -1,8 +1,8 @@
 //! Generation of a batch (spec section 5).
 //!
 //! Every sequence is a small state machine; all that are not done go through each forward pass
-//! together, one row each, whether they draw latents or tokens. A sequence that ends leaves the batch
-//! and the others close ranks. Keys and values are kept from prompt to answer. Draws are keyed by the
+//! together, one row each, whether they draw latents, form thoughts or choose tokens. A sequence that ends
+//! leaves the batch and the others close ranks. Keys and values are kept from prompt to answer. Draws are keyed by the
 //! request's seed and counted by position, so what a request gives does not depend on its neighbours.
 //! Requests with the same prompt, such as the rollouts of a group, share its prefill. A device with a
 //! decoder for the model takes over after the prefill (`decoded`).

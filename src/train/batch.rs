@@ -1,8 +1,8 @@
 //! From tokenised examples to one packed batch.
 //!
 //! A [`Batch`] is the host's plan of a training step: every sequence end to end, no padding, with the
-//! rows that each loss looks at. It is the same for both methods; under CoT every chunk is one token
-//! and there are no latent rows.
+//! rows that each loss looks at. Under any method but CoLaR every chunk is one token and
+//! there are no latent rows.
 
 use crate::model::merge::{Merge, chunks};
 use crate::model::prompt::{Method, Segments};
@@ -35,7 +35,7 @@ pub enum Labels<'a> {
 pub struct Packing {
     /// The method the batch trains.
     pub method: Method,
-    /// Compression factor; 1 under CoT.
+    /// Compression factor; 1 under any method but CoLaR.
     pub cf: usize,
     /// The merge's denominator.
     pub merge: Merge,

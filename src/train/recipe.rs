@@ -91,7 +91,7 @@ impl<'a> Recipe<'a> {
         }
     }
 
-    /// A sample with thoughts, as the method has it.
+    /// A sample with thoughts: as distillation has it, or else Coconut.
     ///
     /// # Errors
     /// What the tokenizer says.

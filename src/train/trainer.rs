@@ -188,6 +188,7 @@ impl<D: Device> Trainer<D> {
         let stages = options.thinking.stages;
         let mut metrics = Metrics::open(&self.dir, self.state.step)?;
         if self.state.step > 0 {
+            self.enter(stages.at(self.state.step, total));
             on_progress(Progress::Resumed(self.state.step));
         }
         let mut summary = Summary {
@@ -316,6 +317,9 @@ impl<D: Device> Trainer<D> {
         let loss = losses.total;
         let mut values = vec![("loss", loss)];
         values.extend(losses.terms);
+        if o.thinking.stages.count > 1 {
+            values.push(("stage", stage as f64));
+        }
         let accuracy = match o.monitor {
             Monitor::Loss => None,
             Monitor::Accuracy => {

@@ -45,9 +45,10 @@ impl ThinkingOptions {
             return Err(Error::usage(format!("{flag} goes with --method {}", names.join(" or "))));
         }
         let o = ThinkingOptions {
-            stages: match staged {
-                true => Stages { count: flags.stages.unwrap_or(3), updates: flags.stage_steps },
-                false => Stages::ONE,
+            stages: if staged {
+                Stages { count: flags.stages.unwrap_or(3), updates: flags.stage_steps }
+            } else {
+                Stages::ONE
             },
             thoughts_per_step: flags.thoughts_per_step.unwrap_or(2),
             thoughts: flags.thoughts.unwrap_or(6),
