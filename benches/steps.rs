@@ -4,7 +4,8 @@
 //! `smollm2-135m` that of a real model (bf16, mapped from a file that is written first). Decode steps run
 //! at position 128 of their cache; throughput is the bytes of weights they must read. The SFT step is 8
 //! samples of 60 question, 60 step and 8 answer tokens at compression factor 2, forward, backward and
-//! AdamW on adapters of rank 128 and the latent head; throughput is packed rows.
+//! AdamW on adapters of rank 128 and the latent head; throughput is packed rows. The pass with thoughts is forward and
+//! backward of 8 samples of 60 question tokens and 60 more rows, all of them tokens or the first 6 thoughts.
 
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ use colar_engine::model::weights::Weights;
 use colar_engine::train::batch::{Batch, Packing};
 use colar_engine::train::optimizer::Optimizer;
 use colar_engine::train::sft::{Counts, Noise, Objective, run};
+use colar_engine::train::thoughts::{self, ThoughtBatch, ThoughtCounts, ThoughtExample, ThoughtObjective};
 use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 
 const MODELS: [(Preset, Dtype); 2] = [(Preset::Tiny, Dtype::F32), (Preset::SmolLm2_135m, Dtype::Bf16)];
@@ -204,5 +206,37 @@ fn sft(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, decode, sft);
+fn chain(c: &mut Criterion) {
+    let mut g = c.benchmark_group("thoughts");
+    g.sample_size(10).sampling_mode(SamplingMode::Flat);
+    g.warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(5));
+    for (preset, dtype) in MODELS {
+        let m = model(preset, dtype, true);
+        let vocab = m.colar.transformer.config.vocab_size as u32;
+        let mut grads = Grads::new(&m.device, &m.colar.params, |name| name.contains("lora")).unwrap();
+        for count in [0, 6] {
+            let mut batch = ThoughtBatch::new();
+            for sample in 0..8 {
+                let tokens =
+                    |from: u32, n: u32| (from..from + n).map(|i| i * 7919 % vocab).collect::<Vec<u32>>();
+                let (question, tail) = (tokens(200 * sample, 60), tokens(200 * sample + 60, 60 - count));
+                batch.push(&ThoughtExample { question, tail, distill: None }).unwrap();
+            }
+            let counts = ThoughtCounts::of([&batch]);
+            let objective = ThoughtObjective::default();
+            g.throughput(Throughput::Elements(8 * 120));
+            g.bench_function(format!("{}/{count} thoughts", preset.name()), |b| {
+                m.device.scope(|| {
+                    b.iter(|| {
+                        let (thoughts, grads) = (count as usize, Some(&mut grads));
+                        thoughts::run(&m.device, &m.colar, &objective, &batch, thoughts, counts, grads)
+                            .unwrap()
+                    });
+                });
+            });
+        }
+    }
+}
+
+criterion_group!(benches, decode, sft, chain);
 criterion_main!(benches);

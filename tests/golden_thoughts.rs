@@ -17,7 +17,7 @@ use colar_engine::model::weights::Weights;
 use colar_engine::train::batch::{Batch, Packing};
 use colar_engine::train::sft::{self, LossSums, Noise, Objective};
 use colar_engine::train::thoughts::{
-    Lesson, ThoughtBatch, ThoughtCounts, ThoughtExample, ThoughtObjective, ThoughtSums, run,
+    Lesson, ThoughtBatch, ThoughtCounts, ThoughtExample, ThoughtObjective, ThoughtSums, run, teacher_pass,
 };
 use common::{Dir, golden, head_only, relative};
 use serde_json::Value;
@@ -162,7 +162,7 @@ fn without_thoughts<D: Device>(
     vec![("student", sums.mean_ce()), ("total", sums.total(&objective))]
 }
 
-/// The inputs of all thoughts and the states at the student's colon.
+/// The inputs of all thoughts, and the states of student and teacher at the colon.
 fn check_states<D: Device>(fixture: &Fixture, setup: &Setup<D>, case: &Value) {
     let Setup { device, opened } = setup;
     let (params, transformer) = (&opened.model.params, &opened.model.transformer);
@@ -195,6 +195,11 @@ fn check_states<D: Device>(fixture: &Fixture, setup: &Setup<D>, case: &Value) {
         expect("thoughts", &device.read(&inputs).unwrap());
         if distill.is_some() {
             expect("student", &taps.read(device).unwrap().concat());
+            let batch = batch(std::slice::from_ref(example));
+            let counts = ThoughtCounts::of([&batch]);
+            let objective = fixture.objective();
+            let taught = teacher_pass(device, &opened.model, &objective, &batch, counts, None).unwrap();
+            expect("teacher", &taught.states.concat());
         }
     }
 }
@@ -257,6 +262,29 @@ fn llama_tiny_by_the_kernels() {
 #[cfg(cuda_host)]
 fn qwen2_tiny_by_the_kernels() {
     check_model(&common::driver::kernels(Dtype::F32, 2), "qwen2-tiny");
+}
+
+/// With activations in bf16, losses and gradients through thoughts are those of float32 but for rounding.
+#[test]
+#[cfg(cuda_host)]
+fn thoughts_in_bf16() {
+    let fixture = Fixture::new("llama-tiny");
+    let device = common::driver::kernels(Dtype::Bf16, 3);
+    for key in ["coconut.2", "distill"] {
+        let case = fixture.case(key);
+        let setup = fixture.setup(&device, case);
+        let params = &setup.opened.model.params;
+        let mut grads = Grads::new(&device, params, |name| fixture.trained(case, name)).unwrap();
+        for (what, got) in with_thoughts(&setup, &fixture.objective(), case, Some(&mut grads)) {
+            let want = case["losses"][what].as_f64().unwrap();
+            assert!((got - want).abs() < 2e-2 * want, "{key} {what}: {got} instead of {want}");
+        }
+        let want = grads.ids().map(|id| format!("{key}.grad.{}", params.name(id)));
+        let want: Vec<f32> =
+            want.flat_map(|name| fixture.vectors.tensor(&name).unwrap().to_f32_vec()).collect();
+        let error = relative(&all(&device, &grads), &want);
+        assert!(error < 0.05, "{key}: gradients are off by {error:.1e}");
+    }
 }
 
 /// All gradients of the trained weights, end to end.

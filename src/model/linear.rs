@@ -30,6 +30,9 @@ pub struct Linear {
 /// What a linear layer's backward needs beside its input: A·x, `[T, r]`.
 pub type LinearSaved<D> = Option<<D as Device>::Tensor>;
 
+/// What [`Linear::forward_but_bias`] returns: `y[T, out]`, the bias to add, and what the backward needs.
+pub type ButBias<'a, D> = (<D as Device>::Tensor, Option<&'a <D as Device>::Tensor>, LinearSaved<D>);
+
 impl Linear {
     /// Whether any weight of this layer is trained.
     pub fn trained<D: Device>(&self, grads: &Grads<D>) -> bool {
@@ -72,7 +75,7 @@ impl Linear {
         device: &D,
         params: &'a Params<D>,
         x: &D::Tensor,
-    ) -> Result<(D::Tensor, Option<&'a D::Tensor>, LinearSaved<D>)> {
+    ) -> Result<ButBias<'a, D>> {
         if self.lora.is_some() {
             let (y, low) = self.forward(device, params, x)?;
             return Ok((y, None, low));

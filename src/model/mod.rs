@@ -1,7 +1,7 @@
 //! The model: configuration, weights, layers with forward and backward.
 //!
 //! Data flows one way: a directory's files ([`config`], [`weights`], [`tokenizer`], [`adapter`]) become
-//! a [`ColarModel`], whose layers ([`transformer`], [`latent_head`]) hold numbers into one list of
+//! a [`ColarModel`], whose layers ([`transformer`], [`latent_head`], [`thoughts`]) hold numbers into one list of
 //! weights ([`params`]) and run on any [`Device`].
 
 pub mod adapter;

@@ -5,11 +5,13 @@
 //! of every sequence at a time, then all tails. Each row goes through the blocks once, as in one pass.
 //!
 //! The keys and values of a layer are kept in one matrix, a row for each packed row, so those of a sequence
-//! are contiguous whichever phases they come from, and a phase attends to its own and all earlier rows. Backward
-//! goes through the phases in reverse. The gradient of a phase's keys and values comes from the
-//! queries of its own rows and of all later ones; it is summed in matrices of the same shape until the phase has
-//! its turn. The gradient of a thought's input goes, through the projector, to the final hidden state that it came
-//! from, which is a row of an earlier phase. Nothing is truncated: gradients are exact through the whole chain.
+//! are contiguous whichever phases they come from, and a phase attends to its own and all earlier rows.
+//!
+//! Backward goes through the phases in reverse. The gradient of a phase's keys and values comes from the
+//! queries of its own rows and of all later ones; it is summed, in the dtype of activations, in matrices of the
+//! same shape until the phase has its turn. The gradient of a thought's input goes, through the projector, to the
+//! final hidden state that it came from, which is a row of an earlier phase. Nothing is truncated: gradients are
+//! exact through the whole chain.
 
 use super::backward::{KvBackward, Reach};
 use super::forward::{KvTarget, PassSaved, Place};
