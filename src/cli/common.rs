@@ -68,6 +68,14 @@ pub fn method_of(engine: &Engine) -> Option<Method> {
     engine.method().or(engine.has_latent_head().then_some(Method::Colar))
 }
 
+/// Why `--cf` cannot be `given` under a method whose prompts all state the speed `own`.
+pub fn no_factor(method: Method, own: &str, given: &str) -> Error {
+    Error::usage(format!(
+        "--cf {given}: method {} compresses nothing, and its prompts all say {own}",
+        method.name()
+    ))
+}
+
 /// How to sample (spec section 5).
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Sampling")]
@@ -90,7 +98,7 @@ pub struct SamplingArgs {
     /// Most latents of a chain
     #[arg(long, value_name = "N", default_value_t = Sampling::default().max_latents, value_parser = length)]
     pub max_latents: usize,
-    /// Most tokens of a written chain (CoT)
+    /// Most tokens of a written chain (any method but colar)
     #[arg(long, value_name = "N", default_value_t = Sampling::default().max_cot_tokens, value_parser = length)]
     pub max_cot_tokens: usize,
     /// Most tokens of the answer

@@ -14,7 +14,7 @@ use crate::{Error, Result};
 
 /// Measure how often a model is right and how long it thinks
 ///
-/// Prints accuracy, mean reasoning length #L (latents, or under CoT tokens of the chain), #L of correct
+/// Prints accuracy, mean reasoning length #L (latents, thoughts and tokens of a written chain), #L of correct
 /// answers and answer length for every compression factor, each with its 95 % confidence interval over
 /// seeds: as the paper's table 1.
 #[derive(Debug, Args)]
@@ -30,11 +30,12 @@ pub struct EvalArgs {
     /// Data set, in any form that `data convert` reads
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
-    /// Compression factors: numbers above 0 or `auto` [default: 1,2,5; under CoT 1]
+    /// Compression factors: numbers above 0 or `auto` [default: 1,2,5; under cot 1, under icot,
+    /// coconut and distill auto, and nothing else]
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = crate::model::prompt::parse_speed,
           allow_negative_numbers = true)]
     cf: Vec<String>,
-    /// Latent or written reasoning [default: what the checkpoint was trained for; cot for a bare model]
+    /// How to reason [default: what the checkpoint was trained for; cot for a bare model]
     #[arg(long, value_enum)]
     method: Option<Method>,
     /// Runs that differ in their seed: SEED, SEED + 1, …; one under --greedy [default: 5]
@@ -63,7 +64,8 @@ pub struct EvalArgs {
 ///
 /// # Errors
 /// What reading the model and the data says; [`Error::Usage`] for values out of range, several seeds of
-/// a deterministic run or a compression factor under CoT; a method that the model has no head for.
+/// a deterministic run or a compression factor where nothing is compressed; a method that the model has no head
+/// or thoughts for.
 pub fn run(args: &EvalArgs) -> Result<()> {
     let sampling = args.sampling.sampling()?;
     let seeds = match (args.seeds, args.sampling.greedy) {
@@ -107,18 +109,10 @@ pub fn run(args: &EvalArgs) -> Result<()> {
 
 /// The factors to evaluate at.
 fn speeds(method: Method, given: &[String]) -> Result<Vec<String>> {
-    let default: &[&str] = match method {
-        Method::Cot => &["1"],
-        Method::Colar => &["1", "2", "5"],
-    };
-    if given.is_empty() {
-        return Ok(default.iter().map(|&s| s.to_owned()).collect());
+    match method.speed() {
+        None if given.is_empty() => Ok(["1", "2", "5"].map(str::to_owned).to_vec()),
+        None => Ok(given.to_vec()),
+        Some(own) if given.is_empty() || given == [own] => Ok(vec![own.to_owned()]),
+        Some(own) => Err(common::no_factor(method, own, &given.join(","))),
     }
-    if method == Method::Cot && given != ["1"] {
-        return Err(Error::usage(format!(
-            "--cf {}: a written chain (method cot) has factor 1",
-            given.join(",")
-        )));
-    }
-    Ok(given.to_vec())
 }

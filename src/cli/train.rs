@@ -12,7 +12,7 @@ use crate::infer::{ComputeDtype, DeviceKind, DeviceTask, run_on_device};
 use crate::train::{Progress, RlOptions, RlTrainer, Stage, TrainFlags, TrainOptions, Trainer};
 use crate::{Error, Result};
 
-/// Train a model, in chains of thought or in compressed latents
+/// Train a model, in chains of thought, in compressed latents, or as the methods that these are compared with
 ///
 /// With neither --model nor --data: the embedded default. It makes a small tokenizer, model and data
 /// set of arithmetic word problems, trains CoT, then CoLaR from that checkpoint, then lets reinforcement
@@ -23,6 +23,7 @@ Examples:
   colar-engine train
   colar-engine train --method cot --model models/SmolLM2-135M --data train.jsonl --val val.jsonl --out runs/cot
   colar-engine train --model models/SmolLM2-135M --data train.jsonl --init runs/cot/best --out runs/colar
+  colar-engine train --method coconut --model models/SmolLM2-135M --data train.jsonl --init runs/cot/best --out runs/coconut
   colar-engine train --stage rl --model models/SmolLM2-135M --adapter runs/colar/best --data train.jsonl --out runs/rl
   colar-engine train --config runs/colar/config.toml --resume")]
 pub struct TrainArgs {

@@ -15,9 +15,10 @@ use crate::{Error, Result};
 /// How to evaluate.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EvalOptions {
-    /// Latent or written reasoning.
+    /// How to reason.
     pub method: Method,
-    /// The compression factor as text: an integer, a fraction or `auto`. `1` under CoT.
+    /// The compression factor as text: an integer, a fraction or `auto`; what [`Method::speed`] says, where it
+    /// says anything.
     pub speed: String,
     /// How to sample; its seed is the evaluation's, from which every question's own is derived.
     pub sampling: Sampling,
@@ -49,7 +50,7 @@ pub struct Evaluation {
     pub correct: usize,
     /// `correct / n`, from 0 to 1.
     pub accuracy: f64,
-    /// Mean reasoning length #L: latents, or under CoT tokens of the chain.
+    /// Mean reasoning length #L: latents, thoughts and tokens of a written chain.
     pub mean_length: f64,
     /// The same over correctly answered questions; `None` where there are none.
     pub mean_length_correct: Option<f64>,

@@ -22,6 +22,8 @@ pub(crate) const COLAR: RGBColor = RGBColor(0, 94, 168);
 const RL: RGBColor = RGBColor(0, 128, 96);
 /// The CoT point.
 pub(crate) const COT: RGBColor = RGBColor(213, 94, 0);
+/// The points of implicit CoT, Coconut and distillation.
+const OTHERS: RGBColor = RGBColor(120, 94, 150);
 pub(crate) const INK: RGBColor = RGBColor(38, 38, 38);
 pub(crate) const GRID: RGBColor = RGBColor(226, 226, 226);
 pub(crate) const FONT: &str = "Helvetica, Arial, sans-serif";
@@ -38,8 +40,8 @@ pub fn write(path: &Path, title: &str, rows: &[TableRow]) -> Result<()> {
 }
 
 /// The picture as SVG text: CoLaR points joined in the order of their length and labelled by their
-/// factor, those after reinforcement learning as triangles, CoT points as diamonds, 95 % intervals as bars
-/// where the rows have them.
+/// factor, those after reinforcement learning as triangles, CoT points as diamonds, other methods as squares
+/// with their names, 95 % intervals as bars where the rows have them.
 ///
 /// # Errors
 /// [`Error::Usage`] without rows or with figures that are not finite.
@@ -69,25 +71,27 @@ impl Point {
             at: (row.mean_length, 100.0 * row.accuracy),
             ci: (row.mean_length_ci.unwrap_or(0.0), 100.0 * row.accuracy_ci.unwrap_or(0.0)),
             label: match (row.method, row.rl) {
-                (Method::Cot, _) => "CoT".to_owned(),
                 (Method::Colar, false) => format!("c = {}", row.cf),
                 (Method::Colar, true) => format!("c = {}, RL", row.cf),
+                (method, _) => method.label().to_owned(),
             },
         }
     }
 }
 
-fn points(rows: &[TableRow], method: Method, rl: bool) -> Vec<Point> {
-    let rows = rows.iter().filter(|r| r.method == method && r.rl == rl);
+/// The points of these methods, by length.
+fn points(rows: &[TableRow], methods: &[Method], rl: bool) -> Vec<Point> {
+    let rows = rows.iter().filter(|r| methods.contains(&r.method) && r.rl == rl);
     let mut points: Vec<Point> = rows.map(Point::of).collect();
     points.sort_by(|a, b| a.at.0.total_cmp(&b.at.0));
     points
 }
 
 fn draw(area: &Area<'_>, title: &str, rows: &[TableRow]) -> Result<(), Box<dyn std::error::Error>> {
-    let [colar, rl] = [false, true].map(|rl| points(rows, Method::Colar, rl));
-    let cot = points(rows, Method::Cot, false);
-    let (x, y) = ranges(colar.iter().chain(&rl).chain(&cot));
+    let [colar, rl] = [false, true].map(|rl| points(rows, &[Method::Colar], rl));
+    let cot = points(rows, &[Method::Cot], false);
+    let others = points(rows, &[Method::Icot, Method::Coconut, Method::Distill], false);
+    let (x, y) = ranges(colar.iter().chain(&rl).chain(&cot).chain(&others));
     area.fill(&WHITE)?;
     let mut chart = ChartBuilder::on(area)
         .caption(title, (FONT, 21).into_font().color(&INK))
@@ -111,7 +115,7 @@ fn draw(area: &Area<'_>, title: &str, rows: &[TableRow]) -> Result<(), Box<dyn s
         .y_desc("accuracy (%)")
         .draw()?;
 
-    for (series, colour) in [(&colar, COLAR), (&rl, RL), (&cot, COT)] {
+    for (series, colour) in [(&colar, COLAR), (&rl, RL), (&cot, COT), (&others, OTHERS)] {
         for p in series {
             chart.draw_series(bars(p, colour))?;
         }
@@ -139,11 +143,18 @@ fn draw(area: &Area<'_>, title: &str, rows: &[TableRow]) -> Result<(), Box<dyn s
             .label("CoT")
             .legend(|(x, y)| diamond((x + 11, y)));
     }
+    if !others.is_empty() {
+        chart
+            .draw_series(others.iter().map(|p| EmptyElement::at(p.at) + square((0, 0))))?
+            .label("other methods")
+            .legend(|(x, y)| square((x + 11, y)));
+    }
     // Without compression CoLaR thinks about as long as CoT: labels on opposite sides stay apart.
     for (series, colour, side, offset) in [
         (&colar, COLAR, Pos::new(HPos::Left, VPos::Top), (9, 7)),
         (&rl, RL, Pos::new(HPos::Right, VPos::Top), (-9, 7)),
         (&cot, COT, Pos::new(HPos::Right, VPos::Center), (-12, -1)),
+        (&others, OTHERS, Pos::new(HPos::Left, VPos::Bottom), (9, -5)),
     ] {
         let style = (FONT, 15).into_font().color(&colour).pos(side);
         for p in series {
@@ -181,6 +192,12 @@ fn bars(p: &Point, colour: RGBColor) -> Vec<PathElement<(f64, f64)>> {
 fn diamond((x, y): (i32, i32)) -> Polygon<(i32, i32)> {
     const R: i32 = 7;
     Polygon::new([(x - R, y), (x, y - R), (x + R, y), (x, y + R)], COT.filled())
+}
+
+/// The marker of the methods that neither compress nor write all steps.
+fn square((x, y): (i32, i32)) -> Rectangle<(i32, i32)> {
+    const R: i32 = 5;
+    Rectangle::new([(x - R, y - R), (x + R, y + R)], OTHERS.filled())
 }
 
 /// Lengths from 0, so that half as long looks half as long; accuracies between multiples of ten that leave
@@ -250,7 +267,12 @@ mod tests {
         assert!(!svg.contains("RL"));
         let after = row(Method::Colar, "2", 0.95, 8.0, None).after_rl();
         let svg = render("", &[rows(None), vec![after]].concat()).unwrap();
-        assert!(svg.contains("c = 2, RL"));
+        assert!(svg.contains("c = 2, RL") && !svg.contains("other methods"));
+        let others = [Method::Icot, Method::Coconut, Method::Distill].map(|m| row(m, "auto", 0.6, 3.0, None));
+        let svg = render("", &others).unwrap();
+        for text in ["iCoT", "Coconut", "Distill", "other methods"] {
+            assert!(svg.contains(text), "{text}");
+        }
     }
 
     #[test]

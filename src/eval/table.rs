@@ -17,7 +17,7 @@ use crate::{Error, Result};
 /// One row. Fields ending in `_ci` are half widths of 95 % confidence intervals over seeds.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TableRow {
-    /// `cot` or `colar`.
+    /// How the model reasons.
     pub method: Method,
     /// Whether reinforcement learning followed the supervised training.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -84,11 +84,11 @@ impl TableRow {
         TableRow { rl: true, ..self }
     }
 
-    /// `CoT`, `CoLaR c = 2`, or `CoLaR + RL c = 2`.
+    /// `CoLaR c = 2`, `CoLaR + RL c = 2`, or the method's name where it has no factor (`CoT`).
     pub fn label(&self) -> String {
         match self.method {
-            Method::Cot => "CoT".to_owned(),
             Method::Colar => format!("CoLaR{} c = {}", if self.rl { " + RL" } else { "" }, self.cf),
+            Method::Cot | Method::Icot | Method::Coconut | Method::Distill => self.method.label().to_owned(),
         }
     }
 }

@@ -85,9 +85,10 @@ pub enum Prompt {
     Question {
         /// The question.
         text: String,
-        /// Latent or written reasoning.
+        /// How to reason.
         method: Method,
-        /// The compression factor as text: an integer, a fraction or `auto`. `1` under CoT.
+        /// The compression factor as text: an integer, a fraction or `auto`; what [`Method::speed`] says, where it
+        /// says anything.
         speed: String,
     },
     /// Raw text, continued without template or reasoning: for checking a base model.
@@ -101,7 +102,7 @@ pub struct Request {
     pub prompt: Prompt,
     /// How to sample.
     pub sampling: Sampling,
-    /// Whether to report the tokens nearest to each latent.
+    /// Whether to report the tokens nearest to each latent or thought.
     pub trace: bool,
 }
 
@@ -140,13 +141,15 @@ pub struct Generation {
     pub question: String,
     /// The compression factor as given; empty for a plain prompt.
     pub cf: String,
-    /// Latents of the chain; under CoT, the tokens of the written chain (#L of the paper's tables).
+    /// Latents or thoughts of the chain, and the tokens of a written one (#L of the paper's tables).
     pub n_latents: usize,
-    /// The generated text, without special tokens; under CoT the chain, the separator and the answer.
+    /// The generated text, without special tokens: the answer, after the written chain and the separator where
+    /// there is one (under any method but CoLaR).
     pub text: String,
     /// What follows `Answer:`, if anything does.
     pub answer: Option<String>,
-    /// The generated tokens: those of the answer; under CoT, the chain's and the separator before them.
+    /// The generated tokens: those of the answer; under any method but CoLaR, the written chain's and the
+    /// separator before them.
     pub token_ids: Vec<u32>,
     /// Tokens of the answer, the end of sequence included.
     pub answer_tokens: usize,
@@ -190,7 +193,7 @@ impl Generation {
 /// What happens while a batch runs, for streaming.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
-    /// A latent was drawn and fed.
+    /// A latent was drawn, or a thought formed, and fed.
     Latent {
         /// Index of the request.
         request: usize,

@@ -33,6 +33,7 @@ use crate::{Error, Result};
 use latent_head::LatentHead;
 use merge::Merge;
 use params::Params;
+use prompt::Method;
 use thoughts::Thoughts;
 use transformer::Transformer;
 
@@ -60,6 +61,21 @@ impl<D: Device> ColarModel<D> {
     pub fn latent_head(&self) -> Result<&LatentHead> {
         self.head.as_ref().ok_or_else(|| {
             Error::other("the model has no latent head: give a CoLaR checkpoint, or choose --method cot")
+        })
+    }
+
+    /// The continuous thoughts with which `method` reasons.
+    ///
+    /// # Errors
+    /// When the model has none, or those of another method.
+    pub fn thoughts_of(&self, method: Method) -> Result<&Thoughts> {
+        let projected = method == Method::Distill;
+        self.thoughts.as_ref().filter(|t| t.projector.is_some() == projected).ok_or_else(|| {
+            let name = method.name();
+            Error::other(format!(
+                "the model has no thoughts of method {name}: give a checkpoint of train --method {name}, or choose \
+                 another --method"
+            ))
         })
     }
 }

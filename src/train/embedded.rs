@@ -88,10 +88,7 @@ impl EmbeddedOptions {
 
     /// The flags of a stage. They were chosen on the validation split.
     fn stage(&self, method: Method, name: &str) -> TrainFlags {
-        let steps = match method {
-            Method::Cot => 700,
-            Method::Colar => 1500,
-        };
+        let steps = if method == Method::Colar { 1500 } else { 700 };
         let steps = (steps / self.shorten).max(2);
         let common = TrainFlags {
             method: Some(method),
@@ -112,7 +109,9 @@ impl EmbeddedOptions {
             ..TrainFlags::default()
         };
         match method {
-            Method::Cot => TrainFlags { lr: Some(2e-3), ..common },
+            Method::Cot | Method::Icot | Method::Coconut | Method::Distill => {
+                TrainFlags { lr: Some(2e-3), ..common }
+            }
             Method::Colar => TrainFlags {
                 init: Some(self.out.join("cot").join("best")),
                 freeze_embedding: Some(true),
@@ -262,7 +261,7 @@ fn evaluate_all<D: Device>(
         Ok(())
     };
     for (method, name) in STAGES {
-        let factors = if method == Method::Cot { &TABLE_FACTORS[..1] } else { &TABLE_FACTORS[..] };
+        let factors = if method == Method::Colar { &TABLE_FACTORS[..] } else { &TABLE_FACTORS[..1] };
         add(name, method, factors)?;
     }
     add(RL, Method::Colar, &[RL_FACTOR])?;

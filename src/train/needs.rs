@@ -2,6 +2,7 @@
 
 use super::batch::Batch;
 use super::sft::Objective;
+use super::thoughts::{ThoughtBatch, ThoughtExample};
 use crate::device::cuda::CROSS_ENTROPY_FLOATS;
 use crate::device::{Device, Dtype, Need, Stay, TensorInfo};
 use crate::infer::needs::weights;
@@ -117,5 +118,37 @@ pub(crate) fn supervised<D: Device>(
         };
         pass(device, model, grads, size, second && size.latents > 0, SMALLER_BATCH)
     });
+    largest(model, needs)
+}
+
+/// As [`supervised`], of batches with thoughts: the larger of a student's and a teacher's pass, which follow
+/// each other.
+pub(crate) fn thinking<D: Device>(
+    device: &D,
+    model: &ColarModel<D>,
+    grads: &Grads<D>,
+    batches: &[ThoughtBatch],
+) -> Vec<Need> {
+    let thoughts = model.thoughts.as_ref().map_or(0, |t| t.count);
+    let config = &model.transformer.config;
+    let needs = batches.iter().flat_map(|batch| {
+        let all = |of: &dyn Fn(&ThoughtExample) -> usize| batch.examples().iter().map(of).sum::<usize>();
+        let need = |rows, labels| {
+            let size = PassSize { rows, keys: rows, labels, latents: 0 };
+            pass(device, model, grads, size, false, SMALLER_BATCH)
+        };
+        let rows = all(&|e| e.student_rows(thoughts));
+        let mut student = need(rows, all(&|e| e.student_labels()));
+        // From phase to phase the sums of the gradients of keys and values stay, and these, though recomputed.
+        let kinds = if model.transformer.recompute { 4 } else { 2 };
+        let beside = kinds * config.num_hidden_layers * config.kv_size() * device.compute_dtype().size();
+        student.bytes = student.bytes.saturating_add(rows.saturating_mul(beside));
+        [student, need(all(&|e| e.teacher_rows()), all(&|e| e.teacher_labels()))]
+    });
+    largest(model, needs)
+}
+
+/// The largest of passes that follow each other, beside the weights.
+fn largest<D: Device>(model: &ColarModel<D>, needs: impl Iterator<Item = Need>) -> Vec<Need> {
     [weights(model)].into_iter().chain(needs.max_by_key(|need| need.bytes)).collect()
 }

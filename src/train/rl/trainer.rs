@@ -114,6 +114,13 @@ impl<D: Device> RlTrainer<D> {
         let trained = |name: &str| options.run.trains(name);
         let mut opened = open(&device, &options.run.model, Some(checkpoint), &additions, &trained)?;
         opened.model.transformer.recompute = options.run.recompute;
+        if let Some(method) = opened.method.filter(|&m| m != Method::Colar) {
+            return Err(Error::usage(format!(
+                "{} is a checkpoint of method {}: --stage rl trains colar alone",
+                options.adapter.display(),
+                method.name()
+            )));
+        }
         if opened.model.latent_head()?.deterministic() {
             return Err(no_density());
         }

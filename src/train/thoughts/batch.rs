@@ -32,6 +32,21 @@ impl ThoughtExample {
         tail.len() + usize::from(self.question.len() > 1)
     }
 
+    /// Packed positions with `thoughts` thoughts, the teacher's among them.
+    pub fn rows(&self, thoughts: usize) -> usize {
+        self.student_rows(thoughts) + self.teacher_rows()
+    }
+
+    /// Packed positions of the student, with `thoughts` thoughts.
+    pub fn student_rows(&self, thoughts: usize) -> usize {
+        self.question.len() + thoughts + self.tail.len()
+    }
+
+    /// Packed positions of the teacher, 0 without one.
+    pub fn teacher_rows(&self) -> usize {
+        self.distill.as_ref().map_or(0, |lesson| self.question.len() + lesson.teacher_tail.len())
+    }
+
     /// Labelled positions of the student.
     pub fn student_labels(&self) -> usize {
         self.labels(&self.tail)
@@ -154,6 +169,7 @@ mod tests {
         assert_eq!(colons, [6, 13]);
         assert_eq!(teacher.ce_rows[..7], [1, 2, 3, 4, 5, 6, 7]);
         assert_eq!(teacher.label_ids[..7], [5, 1, 2, 5, 20, 21, 9]);
+        assert_eq!(batch.examples().iter().map(|e| e.rows(2)).collect::<Vec<_>>(), [18, 9, 14]);
         let labels: Vec<usize> = batch.examples().iter().map(ThoughtExample::teacher_labels).collect();
         assert_eq!(labels, [7, 0, 6]);
     }

@@ -23,4 +23,4 @@ mod pass;
 
 pub use batch::{Lesson, ThoughtBatch, ThoughtExample};
 pub use objective::{ThoughtCounts, ThoughtLosses, ThoughtObjective, ThoughtSums};
-pub use pass::{Taught, run, student_pass, teacher_pass};
+pub use pass::{PendingThoughts, Taught, begin, run, student_pass, teacher_pass};

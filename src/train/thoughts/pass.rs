@@ -19,6 +19,31 @@ pub struct Taught {
     pub states: Vec<Vec<f32>>,
 }
 
+/// Losses of a batch, of which the device may still be computing those of labels.
+pub struct PendingThoughts<D: Device> {
+    /// `[labels, 1]`.
+    student: D::Tensor,
+    /// `[labels, 1]`.
+    teacher: Option<D::Tensor>,
+    distill: Vec<f32>,
+}
+
+impl<D: Device> PendingThoughts<D> {
+    /// What is to be finite. Distances are not among them: a hidden state that is not finite has no finite label.
+    pub fn tensors(&self) -> impl Iterator<Item = &D::Tensor> {
+        [Some(&self.student), self.teacher.as_ref()].into_iter().flatten()
+    }
+
+    /// Waits for them.
+    ///
+    /// # Errors
+    /// What the device says.
+    pub fn read(self, device: &D) -> Result<ThoughtLosses> {
+        let teacher = self.teacher.map_or(Ok(Vec::new()), |losses| device.read(&losses))?;
+        Ok(ThoughtLosses { student: device.read(&self.student)?, teacher, distill: self.distill })
+    }
+}
+
 /// Runs the objective over a batch, each sample with `thoughts` thoughts; with `grads`, adds its gradients there.
 ///
 /// # Errors
@@ -30,11 +55,27 @@ pub fn run<D: Device>(
     batch: &ThoughtBatch,
     thoughts: usize,
     counts: ThoughtCounts,
-    mut grads: Option<&mut Grads<D>>,
+    grads: Option<&mut Grads<D>>,
 ) -> Result<ThoughtLosses> {
-    let taught = teacher_pass(device, model, objective, batch, counts, grads.as_deref_mut())?;
-    let losses = student_pass(device, model, objective, batch, thoughts, counts, &taught.states, grads)?;
-    Ok(ThoughtLosses { teacher: taught.losses, ..losses })
+    begin(device, model, objective, batch, thoughts, counts, grads)?.read(device)
+}
+
+/// As [`run`], but waits for the device only where hidden states are compared.
+///
+/// # Errors
+/// As [`run`].
+pub fn begin<D: Device>(
+    device: &D,
+    model: &ColarModel<D>,
+    objective: &ThoughtObjective,
+    batch: &ThoughtBatch,
+    thoughts: usize,
+    counts: ThoughtCounts,
+    mut grads: Option<&mut Grads<D>>,
+) -> Result<PendingThoughts<D>> {
+    let (teacher, states) = teach(device, model, objective, batch, counts, grads.as_deref_mut())?;
+    let losses = learn(device, model, objective, batch, thoughts, counts, &states, grads)?;
+    Ok(PendingThoughts { teacher, ..losses })
 }
 
 /// The teacher's pass over the samples that have one.
@@ -47,11 +88,24 @@ pub fn teacher_pass<D: Device>(
     objective: &ThoughtObjective,
     batch: &ThoughtBatch,
     counts: ThoughtCounts,
-    mut grads: Option<&mut Grads<D>>,
+    grads: Option<&mut Grads<D>>,
 ) -> Result<Taught> {
+    let (losses, states) = teach(device, model, objective, batch, counts, grads)?;
+    Ok(Taught { losses: losses.map_or(Ok(Vec::new()), |losses| device.read(&losses))?, states })
+}
+
+/// The teacher's pass: losses `[labels, 1]`, and the states at the colons.
+fn teach<D: Device>(
+    device: &D,
+    model: &ColarModel<D>,
+    objective: &ThoughtObjective,
+    batch: &ThoughtBatch,
+    counts: ThoughtCounts,
+    mut grads: Option<&mut Grads<D>>,
+) -> Result<(Option<D::Tensor>, Vec<Vec<f32>>)> {
     let (packed, colons) = batch.teacher();
     if colons.is_empty() {
-        return Ok(Taught::default());
+        return Ok((None, Vec::new()));
     }
     let (params, transformer) = (&model.params, &model.transformer);
     let up = Uploaded::new(device, &packed)?;
@@ -67,7 +121,7 @@ pub fn teacher_pass<D: Device>(
         let dx = transformer.backward(device, params, grads, saved, &dh, &up.layout, embed)?;
         up.embed_backward(device, model, grads, dx.as_ref())?;
     }
-    Ok(Taught { losses: device.read(&losses)?, states: taps.read(device)? })
+    Ok((Some(losses), taps.read(device)?))
 }
 
 /// The student's pass over all samples, towards the `states` that the teacher had; leaves `teacher` empty in what
@@ -85,8 +139,23 @@ pub fn student_pass<D: Device>(
     thoughts: usize,
     counts: ThoughtCounts,
     states: &[Vec<f32>],
-    mut grads: Option<&mut Grads<D>>,
+    grads: Option<&mut Grads<D>>,
 ) -> Result<ThoughtLosses> {
+    learn(device, model, objective, batch, thoughts, counts, states, grads)?.read(device)
+}
+
+/// The student's pass; leaves `teacher` empty.
+#[allow(clippy::too_many_arguments)]
+fn learn<D: Device>(
+    device: &D,
+    model: &ColarModel<D>,
+    objective: &ThoughtObjective,
+    batch: &ThoughtBatch,
+    thoughts: usize,
+    counts: ThoughtCounts,
+    states: &[Vec<f32>],
+    mut grads: Option<&mut Grads<D>>,
+) -> Result<PendingThoughts<D>> {
     let (params, transformer) = (&model.params, &model.transformer);
     let projector = model.thoughts.as_ref().and_then(|t| t.projector.as_ref());
     let up = Uploaded::new(device, &batch.student(thoughts))?;
@@ -100,7 +169,7 @@ pub fn student_pass<D: Device>(
     let scale = objective.student_weight / counts.student.max(1) as f32;
     let mut dh = gradient_of(device, &h, grads.is_some())?;
     let student = labels_loss(device, model, &up, &h, scale, grads.as_deref_mut(), dh.as_mut())?;
-    let mut losses = ThoughtLosses { student: device.read(&student)?, ..ThoughtLosses::default() };
+    let mut losses = PendingThoughts { student, teacher: None, distill: Vec::new() };
     let mut tap_grads = None;
     if let Some(taps) = taps {
         let of_student = taps.read(device)?;
