@@ -90,8 +90,9 @@ impl Engine {
 /// Scores `samples`; `progress` hears how many are done after each forward pass.
 ///
 /// # Errors
-/// [`Error::Usage`] for an empty data set, a compression factor of 0, or other than 1 where nothing is compressed; a
-/// model without the latent head or the thoughts of the method; a loss that is not finite, naming the sample; and what the device says.
+/// [`Error::Usage`] for an empty data set, a compression factor of 0, or other than 1 where nothing is
+/// compressed; a model without the latent head or the thoughts of the method; a loss that is not finite, naming
+/// the sample; and what the device says.
 pub fn score<D: Device>(
     loaded: &Loaded<D>,
     samples: &[Sample],

@@ -2,8 +2,8 @@
 //!
 //! A checkpoint (spec section 8) is an adapter over the model's weights, or weights of its own after
 //! full fine-tuning; it may hold a latent head, and then says in `colar.json` how its latents are
-//! scaled, or think in continuous thoughts, and then says there how many. After full fine-tuning it also holds `config.json` and the tokenizer, so that it can stand
-//! in the place of the model directory itself.
+//! scaled, or think in continuous thoughts, and then says there how many. After full fine-tuning it also
+//! holds `config.json` and the tokenizer, so that it can stand in the place of the model directory itself.
 
 use std::path::{Path, PathBuf};
 
