@@ -60,8 +60,14 @@ fn model(preset: Preset, dtype: Dtype, with_adapter: bool) -> Model {
     }
     let head = LatentHeadConfig { intermediate_size: config.hidden_size, deterministic: false };
     let head = LatentHead::random(&device, &mut params, &head, config.hidden_size, 1).unwrap();
-    let colar =
-        ColarModel { transformer, head: Some(head), params, embeds_std: 0.02, merge: Merge::default() };
+    let colar = ColarModel {
+        transformer,
+        head: Some(head),
+        thoughts: None,
+        params,
+        embeds_std: 0.02,
+        merge: Merge::default(),
+    };
     Model { device, colar }
 }
 

@@ -1,38 +1,13 @@
 //! Training from the command line: kills and resumes, numbers that stop being numbers, bad flags.
 
+mod common;
+
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
-use assert_cmd::cargo::CommandCargoExt;
 use colar_engine::random::Stream;
-
-fn engine() -> Command {
-    let mut c = Command::cargo_bin("colar-engine").unwrap();
-    c.env_remove("COLAR_LOG");
-    c
-}
-
-/// Runs to the end; returns exit code, standard output and standard error.
-fn run(args: &[&str]) -> (i32, String, String) {
-    let out = engine().args(args).stdin(Stdio::null()).output().unwrap();
-    let text = |b: Vec<u8>| String::from_utf8(b).unwrap();
-    (out.status.code().unwrap_or(-1), text(out.stdout), text(out.stderr))
-}
-
-/// A small data set and a tiny model with its tokenizer, made by the engine itself.
-fn materials(dir: &Path) -> (String, String) {
-    let (data, model) = (dir.join("data"), dir.join("model"));
-    let (data, model) = (data.to_str().unwrap(), model.to_str().unwrap());
-    let sizes = ["--train", "64", "--val", "8", "--test", "8", "--seed", "3"];
-    let (code, _, err) = run(&[&["data", "synth", "--out", data][..], &sizes].concat());
-    assert_eq!(code, 0, "{err}");
-    let tokenizer = format!("{data}/tokenizer.json");
-    let (code, _, err) =
-        run(&["init", "--config", "tiny", "--out", model, "--tokenizer", &tokenizer, "--seed", "1"]);
-    assert_eq!(code, 0, "{err}");
-    (data.to_owned(), model.to_owned())
-}
+use common::cli::{engine, materials, run};
 
 fn flags<'a>(data: &'a str, model: &'a str, out: &'a str) -> Vec<String> {
     let fixed = "--batch-size 4 --accumulate 2 --latent-head-size 32 --lora-r 4 --lr 1e-3 --max-steps 24 --warmup 4 \

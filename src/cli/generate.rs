@@ -26,10 +26,11 @@ pub struct GenerateArgs {
     questions: Vec<String>,
     #[command(flatten)]
     model: ModelArgs,
-    /// Compression factor: a number above 0 (2, 1.5) or `auto`; written chains have 1
-    #[arg(long, value_name = "C", default_value = "2", value_parser = crate::model::prompt::parse_speed,
+    /// Compression factor of colar: a number above 0 (2, 1.5) or `auto` [default: 2]; cot has 1, and icot,
+    /// coconut and distill have auto
+    #[arg(long, value_name = "C", value_parser = crate::model::prompt::parse_speed,
           allow_negative_numbers = true)]
-    cf: String,
+    cf: Option<String>,
     /// How to reason [default: as the checkpoint's colar.json says, else colar if there is a latent head,
     /// else plain]
     #[arg(long, value_enum)]
@@ -92,8 +93,8 @@ impl Mode {
 /// Runs `generate`; results go to standard output, timings to standard error if that is a terminal.
 ///
 /// # Errors
-/// [`Error::Usage`] without a question or for values out of range; what reading the model says; a method
-/// that the model has no head for.
+/// [`Error::Usage`] without a question, for values out of range or for a factor where nothing is compressed;
+/// what reading the model says; a method that the model has no head or thoughts for.
 pub fn run(args: &GenerateArgs) -> Result<()> {
     let sampling = args.sampling.sampling()?;
     let engine = args.model.open()?;
@@ -101,7 +102,8 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     if args.method.is_none() && mode == Mode::Plain {
         tracing::warn!("the model has no latent head: the text is continued as it is (--method plain)");
     }
-    let request = |text: String| request(text, mode, &args.cf, sampling, args.trace);
+    let speed = speed(mode, args.cf.as_deref())?;
+    let request = |text: String| request(text, mode, speed, sampling, args.trace);
     if args.questions.is_empty() {
         let stdin = std::io::stdin();
         if stdin.is_terminal() {
@@ -122,10 +124,21 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     Ok(())
 }
 
-fn request(text: String, mode: Mode, cf: &str, sampling: Sampling, trace: bool) -> Request {
+/// The speed that prompts state, given `--cf`.
+fn speed(mode: Mode, cf: Option<&str>) -> Result<&str> {
+    match (mode.method(), mode.method().and_then(Method::speed)) {
+        (Some(method), Some(own)) => match cf {
+            Some(cf) if cf != own => Err(common::no_factor(method, own, cf)),
+            _ => Ok(own),
+        },
+        _ => Ok(cf.unwrap_or("2")),
+    }
+}
+
+fn request(text: String, mode: Mode, speed: &str, sampling: Sampling, trace: bool) -> Request {
     let prompt = match mode.method() {
         None => Prompt::Plain(text),
-        Some(method) => Prompt::Question { text, method, speed: method.speed().unwrap_or(cf).to_owned() },
+        Some(method) => Prompt::Question { text, method, speed: speed.to_owned() },
     };
     Request { prompt, sampling, trace }
 }

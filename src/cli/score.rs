@@ -15,7 +15,8 @@ use crate::{Error, Result};
 ///
 /// Cross-entropy in nats a labelled position, the labels of a compressed chunk in the mean form; the
 /// latent losses and the entropy as means over the latent dimension. Nothing is sampled: the losses are
-/// the expectations over labels and noise, so the same files give the same figures.
+/// the expectations over labels and noise, so the same files give the same figures. Under icot, coconut and
+/// distill all steps are taken away; distill has its two other terms too.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -79,27 +80,34 @@ fn value(of: &impl serde::Serialize) -> Result<Value> {
 
 /// A line a sample and one for the total.
 fn table(score: &Score) -> String {
-    let mut out = format!(
-        "{:<40}{:>10}{:>10}{:>12}{:>12}{:>10}{:>9}\n",
-        "", "positions", "ce", "latent mse", "latent nll", "entropy", "latents"
-    );
+    let distilled = score.total.distill.is_some();
+    let mut out = if distilled {
+        format!("{:<40}{:>10}{:>10}{:>12}{:>12}\n", "", "positions", "ce", "teacher ce", "distill")
+    } else {
+        format!(
+            "{:<40}{:>10}{:>10}{:>12}{:>12}{:>10}{:>9}\n",
+            "", "positions", "ce", "latent mse", "latent nll", "entropy", "latents"
+        )
+    };
     for SampleScore { question, losses } in &score.samples {
-        out += &row(question, losses);
+        out += &row(question, losses, distilled);
     }
     let (plural, n) = (if score.samples.len() == 1 { "" } else { "s" }, score.samples.len());
-    out + &row(&format!("all of {n} sample{plural}"), &score.total)
+    out + &row(&format!("all of {n} sample{plural}"), &score.total, distilled)
 }
 
-fn row(name: &str, l: &Losses) -> String {
+fn row(name: &str, l: &Losses, distilled: bool) -> String {
     let name: String = name.chars().map(|c| if c.is_control() { ' ' } else { c }).take(38).collect();
-    let latent = |x: Option<f64>| x.map_or("–".to_owned(), |x| format!("{x:.4}"));
+    let figure = |x: Option<f64>| x.map_or("–".to_owned(), |x| format!("{x:.4}"));
+    let ce = format!("{name:<40}{:>10}{:>10.4}", l.ce_positions, l.ce);
+    if distilled {
+        return format!("{ce}{:>12}{:>12}\n", figure(l.teacher_ce), figure(l.distill));
+    }
     format!(
-        "{name:<40}{:>10}{:>10.4}{:>12}{:>12}{:>10}{:>9}\n",
-        l.ce_positions,
-        l.ce,
-        latent(l.latent_mse),
-        latent(l.latent_nll),
-        latent(l.entropy),
+        "{ce}{:>12}{:>12}{:>10}{:>9}\n",
+        figure(l.latent_mse),
+        figure(l.latent_nll),
+        figure(l.entropy),
         l.latent_positions
     )
 }

@@ -436,7 +436,8 @@ pub trait Device: Clone + Send + Sync + Sized + 'static {
         out: &mut Self::Tensor,
         lse: Option<&mut Self::Tensor>,
     ) -> Result<()>;
-    /// Gradient of [`attention`](Device::attention); `dq`, `dk`, `dv` are overwritten.
+    /// Gradient of [`attention`](Device::attention). The rows of the spans are overwritten in `dq`, `dk` and `dv`;
+    /// others are left as they are. No two spans may share a row of keys.
     #[allow(clippy::too_many_arguments)]
     fn attention_backward(
         &self,

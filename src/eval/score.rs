@@ -2,15 +2,19 @@
 //!
 //! Sampled labels and noise would make a score a random number; here every draw is replaced by its
 //! expectation, so the same files give the same figures. Both latent losses and the entropy come from
-//! one forward pass, since they look at the same distributions.
+//! one forward pass, since they look at the same distributions. Samples of a staged method are those of its
+//! last stage.
+
+mod thoughts;
 
 use serde::Serialize;
 
 use crate::data::Sample;
 use crate::device::{Device, LatentLoss, LatentWeights, TensorInfo};
 use crate::infer::{Engine, Loaded, needs, on_device};
-use crate::model::prompt::{self, Method};
-use crate::train::batch::{Batch, Packing};
+use crate::model::prompt::Method;
+use crate::train::batch::Batch;
+use crate::train::recipe::Recipe;
 use crate::train::sft::{Uploaded, labels_loss, latent_target};
 use crate::{Error, Result};
 
@@ -35,7 +39,7 @@ pub struct SampleScore {
     pub losses: Losses,
 }
 
-/// Mean losses; the latent ones are `None` where there are no latents (CoT).
+/// Mean losses; the latent ones are `None` under any method but CoLaR.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Losses {
     /// Cross-entropy of the labels, those of a chunk in the mean form.
@@ -50,6 +54,13 @@ pub struct Losses {
     pub ce_positions: usize,
     /// Positions that predict a latent.
     pub latent_positions: usize,
+    /// Cross-entropy of the written chain that was distilled (distill).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub teacher_ce: Option<f64>,
+    /// Smooth-L1 distance of the hidden states before the answer from those of the written chain, mean over layers
+    /// and hidden size (distill).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub distill: Option<f64>,
 }
 
 /// The losses of a data set.
@@ -79,8 +90,8 @@ impl Engine {
 /// Scores `samples`; `progress` hears how many are done after each forward pass.
 ///
 /// # Errors
-/// [`Error::Usage`] for an empty data set, a compression factor of 0, or other than 1 under CoT; a model
-/// without latent head under CoLaR; a loss that is not finite, naming the sample; and what the device says.
+/// [`Error::Usage`] for an empty data set, a compression factor of 0, or other than 1 where nothing is compressed; a
+/// model without the latent head or the thoughts of the method; a loss that is not finite, naming the sample; and what the device says.
 pub fn score<D: Device>(
     loaded: &Loaded<D>,
     samples: &[Sample],
@@ -98,13 +109,15 @@ pub fn score<D: Device>(
     if options.method == Method::Colar {
         loaded.opened.model.latent_head()?;
     }
-    let packing = Packing { method: options.method, cf: options.cf, merge: loaded.opened.model.merge };
-    let speed = options.method.speed().map_or_else(|| options.cf.to_string(), str::to_owned);
+    let speed = options.cf.to_string();
+    let recipe = Recipe::new(&loaded.opened, options.method, options.cf, &speed);
+    if matches!(options.method, Method::Coconut | Method::Distill) {
+        return thoughts::score(loaded, samples, &recipe, options.batch_tokens, progress);
+    }
     let (mut scores, mut total) = (Vec::with_capacity(samples.len()), Sums::default());
     let mut batch = Batch::new();
     for (i, sample) in samples.iter().enumerate() {
-        let eos = loaded.opened.eos.append;
-        let segments = prompt::training(&loaded.opened.tokenizer, eos, options.method, sample, &speed)?;
+        let segments = recipe.segments(sample)?;
         let steps = 1 + segments.steps.len().saturating_sub(1).div_ceil(options.cf);
         let rows = segments.question.len() + steps + segments.answer.len();
         if batch.rows() > 0 && batch.rows() + rows > options.batch_tokens {
@@ -112,7 +125,7 @@ pub fn score<D: Device>(
             progress(scores.len());
             batch = Batch::new();
         }
-        batch.push(packing, &segments, None);
+        batch.push(recipe.packing, &segments, None);
         if i + 1 == samples.len() {
             flush(loaded, samples, &batch, &mut scores, &mut total)?;
             progress(scores.len());
@@ -141,20 +154,30 @@ fn flush<D: Device>(
         let sums = losses.sums(ce..ce + ce_count, latent..latent + latent_count);
         (ce, latent) = (ce + ce_count, latent + latent_count);
         let means = sums.means();
+        means.check(place)?;
+        total.add(&sums);
+        scores.push(SampleScore { question: samples[place].question.clone(), losses: means });
+    }
+    Ok(())
+}
+
+impl Losses {
+    /// Fails on a loss that is not finite; `place` counts the samples from 0.
+    fn check(&self, place: usize) -> Result<()> {
         for (what, loss) in [
-            ("ce", Some(means.ce)),
-            ("latent_mse", means.latent_mse),
-            ("latent_nll", means.latent_nll),
-            ("entropy", means.entropy),
+            ("ce", Some(self.ce)),
+            ("latent_mse", self.latent_mse),
+            ("latent_nll", self.latent_nll),
+            ("entropy", self.entropy),
+            ("teacher_ce", self.teacher_ce),
+            ("distill", self.distill),
         ] {
             if loss.is_some_and(|l| !l.is_finite()) {
                 return Err(Error::other(format!("sample {}: {what} is not finite", place + 1)));
             }
         }
-        total.add(&sums);
-        scores.push(SampleScore { question: samples[place].question.clone(), losses: means });
+        Ok(())
     }
-    Ok(())
 }
 
 /// Losses position by position.
@@ -183,8 +206,7 @@ fn positions<D: Device>(loaded: &Loaded<D>, batch: &Batch) -> Result<Positions> 
     let (device, model) = (&loaded.device, &loaded.opened.model);
     let (params, transformer) = (&model.params, &model.transformer);
     let up = Uploaded::new(device, batch)?;
-    let mut x = device.empty(batch.rows(), transformer.config.hidden_size)?;
-    device.gather_merge(params.get(transformer.embed), &up.ids, &up.offsets, &up.scale, &mut x)?;
+    let x = up.embed(device, model)?;
     let target =
         if batch.latent_rows.is_empty() { None } else { Some(latent_target(device, model, batch, &x)?) };
     let (h, _) = transformer.forward(device, params, x, &up.layout, None)?;
@@ -245,6 +267,8 @@ impl Sums {
             entropy: latent.map(|[_, _, entropy]| entropy),
             ce_positions: self.ce_positions,
             latent_positions: self.latent_positions,
+            teacher_ce: None,
+            distill: None,
         }
     }
 }
@@ -255,6 +279,8 @@ mod tests {
 
     use super::*;
     use crate::device::cpu::CpuDevice;
+    use crate::model::prompt;
+    use crate::train::batch::Packing;
     use crate::train::sft::{Counts, LossSums, Noise, Objective, run};
 
     fn load(adapter: bool) -> Loaded<CpuDevice> {

@@ -319,7 +319,10 @@ impl<D: Device> Loaded<D> {
                         self.opened.model.latent_head()?;
                         Phase::Latents
                     }
-                    Method::Cot | Method::Icot | Method::Coconut | Method::Distill => Phase::Chain,
+                    Method::Cot | Method::Icot => Phase::Chain,
+                    Method::Coconut | Method::Distill => {
+                        Phase::Thoughts(self.opened.model.thoughts_of(*method)?.count)
+                    }
                 };
                 (ids, start, text.clone(), speed.clone())
             }

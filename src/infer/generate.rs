@@ -13,6 +13,7 @@ use super::decoded;
 use super::request::{Event, Generation};
 use super::rollout::Recorder;
 use super::sequence::{Parts, Phase, Prepared, Sequence, accept, finish, purpose};
+use super::thoughts;
 use crate::Result;
 use crate::device::{Device, Draw, TensorInfo, TokenChoice};
 use crate::model::ColarModel;
@@ -64,6 +65,7 @@ pub(super) fn generate<D: Device>(
         let (device, model) = (parts.device, parts.model);
         hidden = model.transformer.forward_cached(device, &model.params, x, &extension, &mut cache)?;
         end_latents(parts, &mut sequences, &active, &hidden, recorder.as_deref_mut(), on_event)?;
+        thoughts::count(&mut sequences, &active, on_event);
         choose(parts, &mut sequences, &active, &hidden, recorder.as_deref_mut(), on_event)?;
     }
     sequences.into_iter().map(|s| finish(parts, s, start)).collect()
@@ -73,6 +75,7 @@ pub(super) fn generate<D: Device>(
 pub(super) fn room(r: &Prepared) -> usize {
     let chain = match r.start {
         Phase::Latents => r.sampling.max_latents,
+        Phase::Thoughts(n) => n + r.sampling.max_cot_tokens,
         Phase::Chain => r.sampling.max_cot_tokens,
         Phase::Answer => 0,
     };
@@ -131,7 +134,7 @@ pub(super) fn select<D: Device>(device: &D, src: &D::Tensor, rows: &[u32]) -> Re
     Ok(out)
 }
 
-/// The next input embedding of every active sequence: a fresh latent, or its pending token.
+/// The next input embedding of every active sequence: a fresh latent or thought, or its pending token.
 fn next_inputs<D: Device>(
     parts: &Parts<'_, D>,
     sequences: &mut [Sequence<'_>],
@@ -140,17 +143,19 @@ fn next_inputs<D: Device>(
     recorder: Option<&mut Recorder<D>>,
 ) -> Result<D::Tensor> {
     let (device, model) = (parts.device, parts.model);
-    let (mut latent_rows, mut token_rows, mut tokens) = (Vec::new(), Vec::new(), Vec::new());
-    for (row, &i) in active.iter().enumerate() {
-        match sequences[i].pending.take() {
-            Some(token) => {
-                token_rows.push(row as u32);
+    let (mut token_rows, mut tokens) = (Vec::new(), Vec::new());
+    let (mut latent_rows, mut thought_rows) = (Vec::new(), Vec::new());
+    for (row, &i) in (0u32..).zip(active) {
+        match (sequences[i].pending.take(), sequences[i].phase) {
+            (Some(token), _) => {
+                token_rows.push(row);
                 tokens.push(token);
             }
-            None => latent_rows.push(row as u32),
+            (None, Phase::Thoughts(_)) => thought_rows.push(row),
+            (None, _) => latent_rows.push(row),
         }
     }
-    if latent_rows.is_empty() {
+    if latent_rows.is_empty() && thought_rows.is_empty() {
         return embed(device, model, &tokens);
     }
     let mut x = device.empty(active.len(), hidden.cols())?;
@@ -158,22 +163,42 @@ fn next_inputs<D: Device>(
         let e = embed(device, model, &tokens)?;
         device.scatter_rows(1.0, &e, &device.index(&token_rows)?, &mut x)?;
     }
+    if !thought_rows.is_empty() {
+        let z = thoughts::think(device, model, select(device, hidden, &thought_rows)?)?;
+        device.scatter_rows(1.0, &z, &device.index(&thought_rows)?, &mut x)?;
+        trace(parts, sequences, thought_rows.iter().map(|&r| active[r as usize]), &z)?;
+    }
+    if latent_rows.is_empty() {
+        return Ok(x);
+    }
     let drawers: Vec<usize> = latent_rows.iter().map(|&r| active[r as usize]).collect();
     let (z, h) = draw_latents(parts, sequences, &drawers, select(device, hidden, &latent_rows)?)?;
     device.scatter_rows(model.embeds_std, &z, &device.index(&latent_rows)?, &mut x)?;
-    if drawers.iter().any(|&i| sequences[i].request.trace) {
-        let values = device.read(&z)?;
-        for (&i, z) in drawers.iter().zip(values.chunks_exact(z.cols())) {
-            if sequences[i].request.trace {
-                let tokens = parts.nearest.tokens(parts.device, parts.model, parts.tokenizer, z)?;
-                sequences[i].trace.push(tokens);
-            }
-        }
-    }
+    trace(parts, sequences, drawers.iter().copied(), &z)?;
     if let Some(recorder) = recorder {
         recorder.latents(drawers, h, z);
     }
     Ok(x)
+}
+
+/// Keeps the tokens nearest to each row of `z` for those of `thinkers` that are to show them.
+fn trace<D: Device>(
+    parts: &Parts<'_, D>,
+    sequences: &mut [Sequence<'_>],
+    thinkers: impl Iterator<Item = usize> + Clone,
+    z: &D::Tensor,
+) -> Result<()> {
+    if !thinkers.clone().any(|i| sequences[i].request.trace) {
+        return Ok(());
+    }
+    let values = parts.device.read(z)?;
+    for (i, z) in thinkers.zip(values.chunks_exact(z.cols())) {
+        if sequences[i].request.trace {
+            let tokens = parts.nearest.tokens(parts.device, parts.model, parts.tokenizer, z)?;
+            sequences[i].trace.push(tokens);
+        }
+    }
+    Ok(())
 }
 
 /// Draws a latent from each row of `h`, in units of `embeds_std`; returns them and `h`.
@@ -269,7 +294,7 @@ fn choose<D: Device>(
         .filter(|&r| {
             let s = &sequences[active[r as usize]];
             // A chain of latents that just ended has its separator still to be fed.
-            !s.done && s.phase != Phase::Latents && s.pending.is_none()
+            !s.done && !s.thinks() && s.pending.is_none()
         })
         .collect();
     if rows.is_empty() {

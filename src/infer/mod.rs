@@ -8,6 +8,7 @@ pub(crate) mod needs;
 mod request;
 mod rollout;
 mod sequence;
+mod thoughts;
 mod trace;
 
 pub use devices::{ComputeDtype, DeviceTask, run_on_device};

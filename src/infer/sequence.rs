@@ -32,6 +32,8 @@ pub(super) struct Prepared {
 pub(super) enum Phase {
     /// Drawing latents.
     Latents,
+    /// Thinking in continuous thoughts, of which so many are to come.
+    Thoughts(usize),
     /// Writing a chain of thought.
     Chain,
     /// Writing the answer.
@@ -83,6 +85,11 @@ impl<'a> Sequence<'a> {
         TokenChoice { temperature: p.temperature, top_p: p.top_p, draw }
     }
 
+    /// Whether its next input is a vector, not a token.
+    pub(super) fn thinks(&self) -> bool {
+        matches!(self.phase, Phase::Latents | Phase::Thoughts(_))
+    }
+
     pub(super) fn begin_answer(&mut self, separator: u32) {
         self.phase = Phase::Answer;
         self.pending = Some(separator);
@@ -110,7 +117,7 @@ pub(super) fn accept<D: Device>(
     let sampling = &s.request.sampling;
     let ends = parts.stop.contains(&token);
     let chain_ends = s.phase == Phase::Chain
-        && (token == parts.separator || (s.n_latents >= sampling.max_cot_tokens && !ends));
+        && (token == parts.separator || (s.token_ids.len() >= sampling.max_cot_tokens && !ends));
     let token = if chain_ends { parts.separator } else { token };
     s.token_ids.push(token);
     on_event(Event::Token { request: s.index, id: token });
@@ -121,7 +128,7 @@ pub(super) fn accept<D: Device>(
     match s.phase {
         Phase::Chain => s.n_latents += usize::from(!ends),
         Phase::Answer => s.answer_tokens += 1,
-        Phase::Latents => {}
+        Phase::Latents | Phase::Thoughts(_) => {}
     }
     s.finished = ends;
     s.done = ends || s.answer_tokens >= sampling.max_new_tokens;

@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 use super::config::shortest;
 use super::merge::Merge;
 use super::prompt::Method;
+use super::thoughts::ThoughtsConfig;
 use crate::Result;
 use crate::files::atomic::write_atomic;
 use crate::files::json::{Fields, one_line, read_object};
@@ -20,6 +21,9 @@ use crate::files::json::{Fields, one_line, read_object};
 pub const COLAR_FILE: &str = "colar.json";
 /// The name of the latent head's weights in a checkpoint.
 pub const LATENT_HEAD_FILE: &str = "latent_head.safetensors";
+
+/// The most continuous thoughts of a checkpoint: each is a forward pass of its own.
+pub const MOST_THOUGHTS: usize = 1024;
 
 /// The shape of a latent head (spec section 4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +67,8 @@ pub struct ColarConfig {
     pub merge: Merge,
     /// The shape of the latent head; a checkpoint of another method has none.
     pub latent_head: Option<LatentHeadConfig>,
+    /// The continuous thoughts of a checkpoint of coconut or distill.
+    pub thoughts: Option<ThoughtsConfig>,
     /// The text of the token that ends the reasoning: `###`.
     pub thinking_separator: String,
     /// How the checkpoint was trained; absent in files of the authors' checkpoints.
@@ -102,8 +108,17 @@ impl ColarConfig {
         if thinking_separator.is_empty() {
             return Err(fields.error("thinking_separator", "is empty"));
         }
-        let known = ["embeds_std", "merge", "latent_head", "thinking_separator", "method"];
+        let known = ["embeds_std", "merge", "latent_head", "thoughts", "thinking_separator", "method"];
         let method = named(&fields, "method", Method::value_variants(), Method::name)?;
+        let thoughts = fields.opt_object("thoughts", |thoughts| {
+            Ok(ThoughtsConfig {
+                count: thoughts.size("count", MOST_THOUGHTS)?,
+                projector: thoughts.opt_bool("projector")?.unwrap_or(false),
+            })
+        })?;
+        if thoughts.is_none() && matches!(method, Some(Method::Coconut | Method::Distill)) {
+            return Err(fields.error("thoughts", "is missing"));
+        }
         if latent_head.is_none() && matches!(method, None | Some(Method::Colar)) {
             return Err(fields.error("latent_head", "is missing"));
         }
@@ -111,6 +126,7 @@ impl ColarConfig {
             embeds_std,
             merge,
             latent_head,
+            thoughts,
             thinking_separator,
             method,
             extra: map
@@ -135,6 +151,10 @@ impl ColarConfig {
                     "deterministic": head.deterministic,
                 });
                 map.insert("latent_head".into(), head);
+            }
+            if let Some(thoughts) = self.thoughts {
+                let thoughts = json!({"count": thoughts.count, "projector": thoughts.projector});
+                map.insert("thoughts".into(), thoughts);
             }
             if let Some(method) = self.method {
                 map.insert("method".into(), json!(method.name()));
@@ -187,12 +207,21 @@ mod tests {
             embeds_std: 0.018,
             merge: Merge::Mean,
             latent_head: Some(LatentHeadConfig { intermediate_size: 40, deterministic: true }),
+            thoughts: None,
             thinking_separator: "###".into(),
             method: Some(Method::Colar),
             extra: json!({"c_max": 5}).as_object().unwrap().clone(),
         };
         config.save(dir.path()).unwrap();
         assert_eq!(ColarConfig::load(dir.path()).unwrap(), config);
+        let thoughts = ColarConfig {
+            latent_head: None,
+            thoughts: Some(ThoughtsConfig { count: 6, projector: true }),
+            method: Some(Method::Distill),
+            ..config.clone()
+        };
+        thoughts.save(dir.path()).unwrap();
+        assert_eq!(ColarConfig::load(dir.path()).unwrap(), thoughts);
         assert_eq!(config.to_json()["embeds_std"].to_string(), "0.018");
     }
 
@@ -233,6 +262,11 @@ mod tests {
             (
                 json!({"embeds_std": 0.1, "latent_head": head, "thinking_separator": ""}),
                 "thinking_separator: ",
+            ),
+            (json!({"embeds_std": 0.1, "method": "coconut"}), "thoughts: is missing"),
+            (
+                json!({"embeds_std": 0.1, "method": "coconut", "thoughts": {"count": 0}}),
+                "thoughts.count: must be a whole number from 1 to 1024, not 0",
             ),
         ] {
             let error = parse(json).unwrap_err().to_string();

@@ -6,10 +6,12 @@ use crate::device::Device;
 use crate::device::decoder::{DecoderHead, DecoderLayer, DecoderModel};
 
 impl<D: Device> ColarModel<D> {
-    /// The weights, or `None` where adapters stand beside them.
+    /// The weights, or `None` where adapters stand beside them, or the model thinks in continuous thoughts.
     pub fn for_decoder(&self) -> Option<DecoderModel<'_, D>> {
         let (t, params) = (&self.transformer, &self.params);
-        if t.layers.iter().any(|l| l.projections().iter().any(|p| p.lora.is_some())) {
+        if self.thoughts.is_some()
+            || t.layers.iter().any(|l| l.projections().iter().any(|p| p.lora.is_some()))
+        {
             return None;
         }
         let weight = |l: &Linear| params.get(l.weight);

@@ -62,8 +62,8 @@ impl Linear {
         Ok((y, Some(low)))
     }
 
-    /// As [`forward`](Linear::forward), for inference, but leaves the addition of the bias that it returns to the
-    /// caller, who may have a pass over `y` to join it to. Where an adapter follows the bias nothing is left.
+    /// As [`forward`](Linear::forward), but leaves the addition of the bias that it returns to the caller, who
+    /// may have a pass over `y` to join it to. Where an adapter follows the bias nothing is left.
     ///
     /// # Errors
     /// Shape mismatches and what the device says.
@@ -72,12 +72,13 @@ impl Linear {
         device: &D,
         params: &'a Params<D>,
         x: &D::Tensor,
-    ) -> Result<(D::Tensor, Option<&'a D::Tensor>)> {
+    ) -> Result<(D::Tensor, Option<&'a D::Tensor>, LinearSaved<D>)> {
         if self.lora.is_some() {
-            return Ok((self.forward(device, params, x)?.0, None));
+            let (y, low) = self.forward(device, params, x)?;
+            return Ok((y, None, low));
         }
-        let y = Linear { bias: None, ..*self }.forward(device, params, x)?.0;
-        Ok((y, self.bias.map(|bias| params.get(bias))))
+        let (y, low) = Linear { bias: None, ..*self }.forward(device, params, x)?;
+        Ok((y, self.bias.map(|bias| params.get(bias)), low))
     }
 
     /// Adds to the gradients of the trained weights, and puts or adds (`beta` 0 or 1) the gradient

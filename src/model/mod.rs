@@ -21,6 +21,7 @@ pub mod params;
 pub mod presets;
 pub mod prompt;
 pub mod rope;
+pub mod thoughts;
 pub mod tokenizer;
 mod tokenizer_outline;
 pub mod transformer;
@@ -31,6 +32,8 @@ use crate::{Error, Result};
 use latent_head::LatentHead;
 use merge::Merge;
 use params::Params;
+use prompt::Method;
+use thoughts::Thoughts;
 use transformer::Transformer;
 
 /// A decoder with its latent head and all their weights.
@@ -39,6 +42,8 @@ pub struct ColarModel<D: Device> {
     pub transformer: Transformer<D>,
     /// The latent head; a model trained for CoT, or not at all, has none.
     pub head: Option<LatentHead>,
+    /// How it thinks in continuous thoughts, if it does.
+    pub thoughts: Option<Thoughts>,
     /// All weights.
     pub params: Params<D>,
     /// Standard deviation of the embedding matrix: the unit of latents.
@@ -55,6 +60,21 @@ impl<D: Device> ColarModel<D> {
     pub fn latent_head(&self) -> Result<&LatentHead> {
         self.head.as_ref().ok_or_else(|| {
             Error::other("the model has no latent head: give a CoLaR checkpoint, or choose --method cot")
+        })
+    }
+
+    /// The continuous thoughts with which `method` reasons.
+    ///
+    /// # Errors
+    /// When the model has none, or those of another method.
+    pub fn thoughts_of(&self, method: Method) -> Result<&Thoughts> {
+        let projected = method == Method::Distill;
+        self.thoughts.as_ref().filter(|t| t.projector.is_some() == projected).ok_or_else(|| {
+            let name = method.name();
+            Error::other(format!(
+                "the model has no thoughts of method {name}: give a checkpoint of train --method {name}, or choose \
+                 another --method"
+            ))
         })
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A checkpoint (spec section 8) is an adapter over the model's weights, or weights of its own after
 //! full fine-tuning; it may hold a latent head, and then says in `colar.json` how its latents are
-//! scaled. After full fine-tuning it also holds `config.json` and the tokenizer, so that it can stand
+//! scaled, or think in continuous thoughts, and then says there how many. After full fine-tuning it also holds `config.json` and the tokenizer, so that it can stand
 //! in the place of the model directory itself.
 
 use std::path::{Path, PathBuf};
@@ -17,6 +17,7 @@ use super::lora::{LoraInit, LoraMode, attach, merge};
 use super::merge::Merge;
 use super::params::Params;
 use super::prompt::{Method, SEPARATOR};
+use super::thoughts::{PROJECTOR_FILE, Projector, Thoughts, ThoughtsConfig};
 use super::tokenizer::{EosTokens, Tokenizer};
 use super::transformer::Transformer;
 use super::weights::{INDEX_FILE, MappedTensor, WEIGHTS_FILE, Weights};
@@ -30,6 +31,9 @@ pub struct Additions {
     pub lora: Option<AdapterConfig>,
     /// A new latent head, where the checkpoint has none.
     pub latent_head: Option<LatentHeadConfig>,
+    /// The continuous thoughts that are trained, with a new projector where the checkpoint has none. What is
+    /// opened to run has those of its checkpoint.
+    pub thoughts: Option<ThoughtsConfig>,
     /// Overrides the stored or computed standard deviation of the embeddings.
     pub embeds_std: Option<f32>,
     /// Overrides the stored merge.
@@ -196,6 +200,24 @@ fn open_for<D: Device>(
         }
         (None, None) => (None, None),
     };
+    let stored = colar.as_ref().and_then(|c| c.thoughts);
+    let wanted = match purpose {
+        Purpose::Training(_) => additions.thoughts,
+        Purpose::Inference(_) => stored,
+    };
+    let thoughts = match wanted {
+        None => None,
+        Some(ThoughtsConfig { count, projector: false }) => Some(Thoughts { count, projector: None }),
+        Some(ThoughtsConfig { count, projector: true }) => {
+            let projector = if stored.is_some_and(|s| s.projector) {
+                let file = Weights::open_file(&checkpoint.join(PROJECTOR_FILE))?;
+                Projector::load(device, &mut params, &file, hidden)?
+            } else {
+                Projector::random(device, &mut params, hidden, additions.seed)?
+            };
+            Some(Thoughts { count, projector: Some(projector) })
+        }
+    };
     if matches!(purpose, Purpose::Inference(_)) {
         params.freeze(device)?;
     }
@@ -210,7 +232,7 @@ fn open_for<D: Device>(
     let merge = additions.merge.or(colar.as_ref().map(|c| c.merge)).unwrap_or_default();
     let method = colar.as_ref().and_then(|c| c.method);
     Ok(Opened {
-        model: ColarModel { transformer, head, params, embeds_std, merge },
+        model: ColarModel { transformer, head, thoughts, params, embeds_std, merge },
         tokenizer,
         eos,
         separator,

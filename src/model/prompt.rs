@@ -56,7 +56,7 @@ impl Method {
         match self {
             Method::Colar => None,
             Method::Cot => Some("1"),
-            Method::Icot | Method::Coconut | Method::Distill => Some("auto"),
+            Method::Icot | Method::Coconut | Method::Distill => Some(AUTO),
         }
     }
 }
@@ -77,6 +77,9 @@ pub fn question_text(question: &str, speed: &str) -> String {
     format!("Question: {question} Let's think step by step:(Thinking speed: {speed})")
 }
 
+/// The speed of a prompt that leaves it open.
+pub const AUTO: &str = "auto";
+
 /// A compression factor as the prompt takes it: a number above 0 in plain decimals, or `auto`.
 ///
 /// # Errors
@@ -85,7 +88,7 @@ pub fn parse_speed(text: &str) -> Result<String, String> {
     let text = text.trim();
     let plain = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
     let positive = text.parse::<f64>().is_ok_and(|x| x > 0.0 && x.is_finite());
-    if text == "auto" || (plain && positive) {
+    if text == AUTO || (plain && positive) {
         Ok(text.to_owned())
     } else {
         Err("not a number above 0 (2, 1.5) nor `auto`".to_owned())
@@ -145,6 +148,29 @@ pub fn training(
     })
 }
 
+/// The tokens of a training example of implicit CoT, whose first `removed` steps are gone: those left stand
+/// between two separators, and with none left the separators stand alone. The prompt says `auto`.
+///
+/// # Errors
+/// What the tokenizer says.
+pub fn shortened(
+    tokenizer: &Tokenizer,
+    eos: u32,
+    separator: u32,
+    sample: &Sample,
+    removed: usize,
+) -> Result<Segments> {
+    let rest = sample.steps.get(removed..).unwrap_or_default();
+    let rest =
+        Sample { question: sample.question.clone(), steps: rest.to_vec(), answer: sample.answer.clone() };
+    let mut segments = training(tokenizer, eos, Method::Icot, &rest, AUTO)?;
+    if rest.steps.iter().all(String::is_empty) {
+        // As one string the two might be another token.
+        segments.steps = vec![separator; 2];
+    }
+    Ok(segments)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -154,6 +180,25 @@ mod tests {
         let prompts: [&[u32]; 5] = [&[1, 2], &[3], &[1, 2], &[], &[3]];
         assert_eq!(group_equal(prompts.into_iter()), [vec![0, 2], vec![1, 4], vec![3]]);
         assert!(group_equal(std::iter::empty()).is_empty());
+    }
+
+    #[test]
+    fn steps_are_taken_away_from_the_front() {
+        let dir = tempfile::tempdir().unwrap();
+        crate::data::synth::write_tokenizer(dir.path()).unwrap();
+        let tokenizer = Tokenizer::load(dir.path()).unwrap();
+        let (separator, eos) = (tokenizer.separator(SEPARATOR).unwrap(), 1);
+        let steps = ["<<3*24=72>>".to_owned(), "<<72-10=62>>".to_owned()];
+        let sample = Sample { question: "How many?".into(), steps: steps.to_vec(), answer: "62".into() };
+        let of = |removed| shortened(&tokenizer, eos, separator, &sample, removed).unwrap();
+        let encode = |text: &str| tokenizer.encode(text).unwrap();
+        assert_eq!(of(0), training(&tokenizer, eos, Method::Cot, &sample, AUTO).unwrap());
+        assert_eq!(of(1).steps, encode("###<<72-10=62>>###"));
+        for removed in [2, 9] {
+            assert_eq!(of(removed).steps, [separator, separator]);
+            assert_eq!(of(removed).question, encode(&question_text("How many?", "auto")));
+            assert_eq!(of(removed).answer, [encode("Answer:62"), vec![eos]].concat());
+        }
     }
 
     #[test]

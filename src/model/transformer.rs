@@ -9,17 +9,25 @@
 //! n2 = RMSNorm(x')        x'' = x' + (silu(n2·Wgate) · (n2·Wup))·Wdown
 //! ```
 //!
-//! The residual stream is kept at both norms, so a backward pass recomputes only what is cheap: the
-//! inverse root mean squares, the attention probabilities (from their log-sum-exp) and SwiGLU.
+//! One pass runs some rows of each sequence through all blocks. Most are whole sequences at once; a cache
+//! of keys and values lets later passes go on where earlier ones ended, in generation, and in a
+//! [chain of thoughts](ChainLayout), whose passes depend on each other and have gradients.
+
+mod backward;
+mod chain;
+mod forward;
+mod taps;
 
 use super::config::ModelConfig;
-use super::kv_cache::{Extension, KvCache};
-use super::layout::{Layout, SharedKeys};
-use super::linear::{Linear, LinearSaved};
+use super::linear::Linear;
 use super::params::{Grads, ParamId, Params};
 use super::weights::{MappedTensor, Weights};
 use crate::Result;
-use crate::device::{Device, HeadShape, Span, TensorInfo};
+use crate::device::{Device, HeadShape};
+
+pub use chain::{ChainLayout, ChainSaved};
+pub use forward::ForwardSaved;
+pub use taps::{TapGrads, Taps};
 
 /// One block's weights.
 #[derive(Debug, Clone)]
@@ -46,39 +54,6 @@ pub struct Transformer<D: Device> {
     pub(super) layers: Vec<Layer>,
     pub(super) norm: ParamId,
     pub(super) inv_freq: D::Tensor,
-}
-
-struct LayerSaved<D: Device> {
-    stream1: D::Tensor,
-    n1: D::Tensor,
-    q: D::Tensor,
-    /// Keys and values as attention took them.
-    k: D::Tensor,
-    v: D::Tensor,
-    attn: D::Tensor,
-    lse: D::Tensor,
-    n2: D::Tensor,
-    gate: D::Tensor,
-    up: D::Tensor,
-    /// SwiGLU's output, kept only where the down projection is trained.
-    act: Option<D::Tensor>,
-    /// Adapter products of q, k, v, o, gate, up and down.
-    low: [LinearSaved<D>; 7],
-}
-
-/// What [`Transformer::backward`] needs of a forward pass. Memory: per layer about
-/// `T · (7·H + 2·kv_width + 2·I)` floats.
-pub struct ForwardSaved<D: Device> {
-    layers: Vec<LayerSaved<D>>,
-    /// Per layer, the stream between attention and MLP.
-    stream2: Vec<D::Tensor>,
-    /// The stream that enters the last norm.
-    stream: D::Tensor,
-}
-
-enum KvTarget<'a, D: Device> {
-    Fresh { shared: Option<&'a SharedKeys<D>> },
-    Cache { cache: &'a mut KvCache<D>, rows: &'a D::Index },
 }
 
 impl<D: Device> Transformer<D> {
@@ -139,217 +114,6 @@ impl<D: Device> Transformer<D> {
             head_dim: self.config.head_dim,
         }
     }
-
-    /// Runs whole sequences: input embeddings `x[T, H]` to the final hidden states `[T, H]` (after the
-    /// last RMSNorm), with what a backward pass needs.
-    ///
-    /// # Errors
-    /// Shape mismatches and what the device says.
-    pub fn forward(
-        &self,
-        device: &D,
-        params: &Params<D>,
-        x: D::Tensor,
-        layout: &Layout<D>,
-        grads: Option<&Grads<D>>,
-    ) -> Result<(D::Tensor, Option<ForwardSaved<D>>)> {
-        let target = KvTarget::Fresh { shared: layout.shared.as_ref() };
-        self.run(device, params, x, &layout.positions, &layout.spans, target, grads)
-    }
-
-    /// Runs new positions of cached sequences, in the order in which they were given to
-    /// [`KvCache::extend`]; returns their final hidden states.
-    ///
-    /// # Errors
-    /// Shape mismatches and what the device says.
-    pub fn forward_cached(
-        &self,
-        device: &D,
-        params: &Params<D>,
-        x: D::Tensor,
-        extension: &Extension,
-        cache: &mut KvCache<D>,
-    ) -> Result<D::Tensor> {
-        let positions = device.index(&extension.positions)?;
-        let rows = device.index(&extension.rows)?;
-        let target = KvTarget::Cache { cache, rows: &rows };
-        Ok(self.run(device, params, x, &positions, &extension.spans, target, None)?.0)
-    }
-
-    #[allow(clippy::too_many_arguments)]
-    fn run(
-        &self,
-        device: &D,
-        params: &Params<D>,
-        x: D::Tensor,
-        positions: &D::Index,
-        spans: &[Span],
-        mut target: KvTarget<'_, D>,
-        grads: Option<&Grads<D>>,
-    ) -> Result<(D::Tensor, Option<ForwardSaved<D>>)> {
-        let eps = self.config.rms_norm_eps;
-        let heads = self.heads();
-        let (t, h) = (x.rows(), x.cols());
-        let (mut saved, mut streams2) = (Vec::new(), Vec::new());
-        // The stream before a layer, and what the layer before it adds.
-        let (mut stream, mut delta): (D::Tensor, Option<D::Tensor>) = (x, None);
-        for (i, layer) in self.layers.iter().enumerate() {
-            let Normalised { stream: stream1, norm: n1, before } =
-                normalise(device, stream, delta, params.get(layer.input_norm), eps)?;
-            if grads.is_some() {
-                streams2.extend(before);
-            }
-            let mut attn = device.empty(t, heads.q_width())?;
-            let mut lse = match grads {
-                Some(_) => Some(device.zeros(t, heads.heads)?),
-                None => None,
-            };
-            let projected = match &mut target {
-                KvTarget::Fresh { shared } => {
-                    let (mut q, q_low) = layer.q.forward(device, params, &n1)?;
-                    let (mut k, k_low) = layer.k.forward(device, params, &n1)?;
-                    let (mut v, v_low) = layer.v.forward(device, params, &n1)?;
-                    device.rotary(&mut q, positions, &self.inv_freq, 1.0)?;
-                    device.rotary(&mut k, positions, &self.inv_freq, 1.0)?;
-                    if let Some(shared) = shared {
-                        (k, v) = (shared.spread(device, &k)?, shared.spread(device, &v)?);
-                    }
-                    device.attention(heads, spans, &q, &k, &v, &mut attn, lse.as_mut())?;
-                    Some((q, k, v, [q_low, k_low, v_low]))
-                }
-                KvTarget::Cache { cache, rows } => {
-                    let (mut q, q_bias) = layer.q.forward_but_bias(device, params, &n1)?;
-                    let (mut k, k_bias) = layer.k.forward_but_bias(device, params, &n1)?;
-                    let (mut v, v_bias) = layer.v.forward_but_bias(device, params, &n1)?;
-                    let (keys, values) = (&mut cache.keys[i], &mut cache.values[i]);
-                    let (qkv, biases) = ([&mut q, &mut k, &mut v], [q_bias, k_bias, v_bias]);
-                    device.rotary_append(qkv, biases, positions, &self.inv_freq, rows, [keys, values])?;
-                    device.attention(heads, spans, &q, &cache.keys[i], &cache.values[i], &mut attn, None)?;
-                    None
-                }
-            };
-            let (o, o_low) = layer.o.forward(device, params, &attn)?;
-            let mut stream2 = device.empty(t, h)?;
-            let mut n2 = device.empty(t, h)?;
-            device.add_rms_norm(&stream1, &o, params.get(layer.post_norm), eps, &mut stream2, &mut n2)?;
-            let (gate, gate_low) = layer.gate.forward(device, params, &n2)?;
-            let (up, up_low) = layer.up.forward(device, params, &n2)?;
-            let mut act = device.empty(t, self.config.intermediate_size)?;
-            device.swiglu(&gate, &up, &mut act)?;
-            let (down, down_low) = layer.down.forward(device, params, &act)?;
-            if let (Some(grads), Some(lse), Some((q, k, v, low))) = (grads, lse, projected) {
-                let [q_low, k_low, v_low] = low;
-                let act = layer.down.trained(grads).then_some(act);
-                let low = [q_low, k_low, v_low, o_low, gate_low, up_low, down_low];
-                saved.push(LayerSaved { stream1, n1, q, k, v, attn, lse, n2, gate, up, act, low });
-            }
-            (stream, delta) = (stream2, Some(down));
-        }
-        let Normalised { stream, norm: hidden, before } =
-            normalise(device, stream, delta, params.get(self.norm), eps)?;
-        streams2.extend(before);
-        Ok((hidden, grads.map(|_| ForwardSaved { layers: saved, stream2: streams2, stream })))
-    }
-
-    /// Adds to the gradients of the trained weights, given that of the final hidden states
-    /// (`dhidden[T, H]`). Returns the gradient of the input embeddings `[T, H]` where `want_input`.
-    ///
-    /// # Errors
-    /// Shape mismatches and what the device says.
-    #[allow(clippy::too_many_arguments)]
-    pub fn backward(
-        &self,
-        device: &D,
-        params: &Params<D>,
-        grads: &mut Grads<D>,
-        saved: ForwardSaved<D>,
-        dhidden: &D::Tensor,
-        layout: &Layout<D>,
-        want_input: bool,
-    ) -> Result<Option<D::Tensor>> {
-        let eps = self.config.rms_norm_eps;
-        let (t, h) = (dhidden.rows(), dhidden.cols());
-        // The gradient of the residual stream, carried down through the layers.
-        let mut d = device.cleared(t, h)?;
-        let norm = params.get(self.norm);
-        device.rms_norm_backward(dhidden, &saved.stream, norm, eps, &mut d, grads.get_mut(self.norm))?;
-        // Below the lowest layer with a trained weight there is nothing to compute.
-        let lowest =
-            if want_input { 0 } else { self.layers.iter().take_while(|l| !l.trained(grads)).count() };
-        let layers = self.layers.iter().zip(saved.layers).zip(saved.stream2).enumerate().skip(lowest);
-        for (i, ((layer, s), stream2)) in layers.collect::<Vec<_>>().into_iter().rev() {
-            let below = want_input || i > lowest;
-            self.backward_layer(device, params, grads, layer, s, &stream2, layout, &mut d, below)?;
-        }
-        Ok(want_input.then_some(d))
-    }
-
-    /// Takes `d`, the gradient of the stream after a layer, to that before it; where nothing below
-    /// is wanted, `d` is left somewhere between.
-    #[allow(clippy::too_many_arguments)]
-    fn backward_layer(
-        &self,
-        device: &D,
-        params: &Params<D>,
-        grads: &mut Grads<D>,
-        layer: &Layer,
-        s: LayerSaved<D>,
-        stream2: &D::Tensor,
-        layout: &Layout<D>,
-        d: &mut D::Tensor,
-        below: bool,
-    ) -> Result<()> {
-        let (eps, heads) = (self.config.rms_norm_eps, self.heads());
-        let (t, h) = (d.rows(), d.cols());
-        let LayerSaved { stream1, n1, q, k, v, attn, lse, n2, mut gate, mut up, act, low } = s;
-        let [q_low, k_low, v_low, o_low, gate_low, up_low, down_low] = low;
-
-        let mut dact = device.empty(t, self.config.intermediate_size)?;
-        let act = act.as_ref().unwrap_or(&gate); // read only where down is trained, and then kept
-        layer.down.backward(device, params, grads, act, &down_low, d, Some((&mut dact, 0.0)))?;
-        device.swiglu_backward(&dact, &mut gate, &mut up)?;
-        let mut dn = device.empty(t, h)?;
-        layer.gate.backward(device, params, grads, &n2, &gate_low, &gate, Some((&mut dn, 0.0)))?;
-        layer.up.backward(device, params, grads, &n2, &up_low, &up, Some((&mut dn, 1.0)))?;
-        let post_norm = params.get(layer.post_norm);
-        device.rms_norm_backward(&dn, stream2, post_norm, eps, d, grads.get_mut(layer.post_norm))?;
-
-        let mut dattn = device.empty(t, heads.q_width())?;
-        layer.o.backward(device, params, grads, &attn, &o_low, d, Some((&mut dattn, 0.0)))?;
-        let mut dq = device.empty(t, heads.q_width())?;
-        let mut dk = device.empty(k.rows(), heads.kv_width())?;
-        let mut dv = device.empty(k.rows(), heads.kv_width())?;
-        device.attention_backward(
-            heads,
-            &layout.spans,
-            &q,
-            &k,
-            &v,
-            &attn,
-            &lse,
-            &dattn,
-            &mut dq,
-            &mut dk,
-            &mut dv,
-        )?;
-        if let Some(shared) = &layout.shared {
-            (dk, dv) = (shared.collect(device, &dk, t)?, shared.collect(device, &dv, t)?);
-        }
-        device.rotary(&mut dq, &layout.positions, &self.inv_freq, -1.0)?;
-        device.rotary(&mut dk, &layout.positions, &self.inv_freq, -1.0)?;
-        let input = below || grads.trains(layer.input_norm);
-        for (linear, low, dy, beta) in
-            [(&layer.q, &q_low, &dq, 0.0), (&layer.k, &k_low, &dk, 1.0), (&layer.v, &v_low, &dv, 1.0)]
-        {
-            let dx = if input { Some((&mut dn, beta)) } else { None };
-            linear.backward(device, params, grads, &n1, low, dy, dx)?;
-        }
-        if input {
-            let input_norm = params.get(layer.input_norm);
-            device.rms_norm_backward(&dn, &stream1, input_norm, eps, d, grads.get_mut(layer.input_norm))?;
-        }
-        Ok(())
-    }
 }
 
 impl Layer {
@@ -363,32 +127,4 @@ impl Layer {
             || grads.trains(self.post_norm)
             || self.projections().iter().any(|l| l.trained(grads))
     }
-}
-
-/// What [`normalise`] returns.
-struct Normalised<D: Device> {
-    /// The stream that was normalised.
-    stream: D::Tensor,
-    /// Its norm.
-    norm: D::Tensor,
-    /// The stream before the addition, where there was one.
-    before: Option<D::Tensor>,
-}
-
-/// Adds `delta` to the stream, if there is one, and normalises.
-fn normalise<D: Device>(
-    device: &D,
-    stream: D::Tensor,
-    delta: Option<D::Tensor>,
-    w: &D::Tensor,
-    eps: f32,
-) -> Result<Normalised<D>> {
-    let mut norm = device.empty(stream.rows(), stream.cols())?;
-    let Some(delta) = delta else {
-        device.rms_norm(&stream, w, eps, &mut norm)?;
-        return Ok(Normalised { stream, norm, before: None });
-    };
-    let mut sum = device.empty(stream.rows(), stream.cols())?;
-    device.add_rms_norm(&stream, &delta, w, eps, &mut sum, &mut norm)?;
-    Ok(Normalised { stream: sum, norm, before: Some(stream) })
 }

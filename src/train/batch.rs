@@ -16,6 +16,18 @@ pub enum ChunkLabels {
     Sample,
     /// The expectation over that draw.
     Mean,
+    /// None: the ablation OC. The separators around the chain and the answer keep theirs.
+    None,
+}
+
+/// The labels of an example's compressed positions.
+pub enum Labels<'a> {
+    /// One token of the chunk, drawn here.
+    Drawn(&'a mut Stream),
+    /// The expectation over that draw.
+    Mean,
+    /// None.
+    Absent,
 }
 
 /// How examples become rows.
@@ -66,38 +78,63 @@ impl Batch {
     }
 
     /// Adds an example. `labels` draws the sampled labels; without it all labels are in the mean form.
-    pub fn push(&mut self, packing: Packing, segments: &Segments, mut labels: Option<&mut Stream>) {
+    pub fn push(&mut self, packing: Packing, segments: &Segments, labels: Option<&mut Stream>) {
+        self.add(packing, segments, &mut labels.map_or(Labels::Mean, Labels::Drawn));
+    }
+
+    /// Adds an example with these labels of its compressed positions.
+    pub fn add(&mut self, packing: Packing, segments: &Segments, labels: &mut Labels<'_>) {
         let start = self.rows();
         let (ce_before, latent_before) = (self.ce_rows.len(), self.latent_rows.len());
         for id in &segments.question {
             self.push_row(std::slice::from_ref(id), 1.0);
         }
         let first_step = self.rows();
-        for chunk in chunks(&segments.steps, packing.cf) {
+        for (i, chunk) in chunks(&segments.steps, packing.cf).enumerate() {
             // The separator is fed to the model as any chunk of one token is.
-            self.push_row(chunk, packing.merge.scale(chunk.len(), packing.cf));
-            match &mut labels {
-                Some(stream) => {
+            let scale = packing.merge.scale(chunk.len(), packing.cf);
+            match labels {
+                Labels::Drawn(stream) => {
                     let i = stream.below(chunk.len() as u64) as usize;
-                    self.push_label(&chunk[i..i + 1]);
+                    self.push_labelled(chunk, scale, &chunk[i..i + 1]);
                 }
-                None => self.push_label(chunk),
+                Labels::Absent if i > 0 => self.push_row(chunk, scale),
+                Labels::Mean | Labels::Absent => self.push_labelled(chunk, scale, chunk),
             }
         }
         let first_answer = self.rows();
         for id in &segments.answer {
-            self.push_row(std::slice::from_ref(id), 1.0);
-            self.push_label(std::slice::from_ref(id));
+            self.push_labelled(std::slice::from_ref(id), 1.0, std::slice::from_ref(id));
         }
-        let end = self.rows();
-        // Position t predicts t + 1; question tokens carry no label, so the first is at the last of them.
-        self.ce_rows.extend((first_step - 1..end - 1).map(|r| r as u32));
         if packing.method == Method::Colar {
             self.latent_rows.extend((first_step..first_answer).map(|r| r as u32));
             self.latent_inner.extend((first_step + 1..first_answer + 1).map(|r| r < first_answer));
         }
-        self.lens.push(end - start);
+        self.lens.push(self.rows() - start);
         self.counts.push((self.ce_rows.len() - ce_before, self.latent_rows.len() - latent_before));
+    }
+
+    /// Adds a prompt whose last token is the separator, `thoughts` rows without a token, and the tail after them.
+    /// The separator and all tokens of the tail are labels, each predicted from the row before it.
+    pub fn push_thoughts(&mut self, prompt: &[u32], thoughts: usize, tail: &[u32]) {
+        let (start, ce_before) = (self.rows(), self.ce_rows.len());
+        for (i, id) in prompt.iter().enumerate() {
+            let token = std::slice::from_ref(id);
+            // The separator, unless it is all of the prompt.
+            if i > 0 && i + 1 == prompt.len() {
+                self.push_labelled(token, 1.0, token);
+            } else {
+                self.push_row(token, 1.0);
+            }
+        }
+        for _ in 0..thoughts {
+            self.push_row(&[], 1.0);
+        }
+        for id in tail {
+            self.push_labelled(std::slice::from_ref(id), 1.0, std::slice::from_ref(id));
+        }
+        self.lens.push(self.rows() - start);
+        self.counts.push((self.ce_rows.len() - ce_before, 0));
     }
 
     fn push_row(&mut self, chunk: &[u32], scale: f32) {
@@ -106,7 +143,11 @@ impl Batch {
         self.scale.push(scale);
     }
 
-    fn push_label(&mut self, label: &[u32]) {
+    /// A row that the one before it predicts. Question tokens carry no label, so the first is predicted from
+    /// the last of them.
+    fn push_labelled(&mut self, chunk: &[u32], scale: f32, label: &[u32]) {
+        self.ce_rows.push(self.rows() as u32 - 1);
+        self.push_row(chunk, scale);
         self.label_ids.extend_from_slice(label);
         self.label_offsets.push(self.label_ids.len() as u32);
     }
@@ -149,6 +190,38 @@ mod tests {
             seen.insert(b.label_ids[1]);
         }
         assert_eq!(seen.into_iter().collect::<Vec<_>>(), [1, 2, 3]);
+    }
+
+    /// Without thoughts, a prompt and its tail are an example of chain of thought.
+    #[test]
+    fn a_tail_without_thoughts_is_cot() {
+        let Segments { question, steps, answer } = segments();
+        let (mut cot, mut tail) = (Batch::new(), Batch::new());
+        cot.push(Packing { method: Method::Cot, cf: 1, merge: Merge::Sqrt }, &segments(), None);
+        tail.push_thoughts(&[&question[..], &steps[..1]].concat(), 0, &[&steps[1..], &answer].concat());
+        assert_eq!(format!("{cot:?}"), format!("{tail:?}"));
+    }
+
+    #[test]
+    fn without_labels_of_chunks_the_ends_of_the_chain_keep_theirs() {
+        let packing = Packing { method: Method::Colar, cf: 2, merge: Merge::Sqrt };
+        let (mut with, mut without) = (Batch::new(), Batch::new());
+        for _ in 0..2 {
+            with.add(packing, &segments(), &mut Labels::Mean);
+            without.add(packing, &segments(), &mut Labels::Absent);
+        }
+        assert_eq!((&without.ids, &without.offsets, &without.lens), (&with.ids, &with.offsets, &with.lens));
+        assert_eq!(without.latent_rows, with.latent_rows, "the latent loss sees all positions");
+        // Rows 0..8: question 10 11, chunks 5 | 1 2 | 3, answer 5 20 2.
+        assert_eq!(without.ce_rows, [1, 4, 5, 6, 9, 12, 13, 14]);
+        assert_eq!(without.label_ids, [5, 5, 20, 2, 5, 5, 20, 2]);
+        assert_eq!(without.label_offsets, [0, 1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(without.counts, [(4, 3), (4, 3)]);
+        // A chain of nothing but its separator.
+        let mut bare = Batch::new();
+        let none = Segments { steps: vec![5], ..segments() };
+        bare.add(packing, &none, &mut Labels::Absent);
+        assert_eq!((bare.ce_rows, bare.label_ids), (vec![1, 2, 3, 4], vec![5, 5, 20, 2]));
     }
 
     #[test]

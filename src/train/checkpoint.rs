@@ -1,7 +1,7 @@
 //! Checkpoints and training states (spec section 8).
 //!
 //! A checkpoint is what generation needs and PEFT can load: the adapter, or all weights after full
-//! fine-tuning; the latent head; `colar.json`. A training state is a checkpoint plus the optimiser's
+//! fine-tuning; the latent head or the projector of thoughts; `colar.json`. A training state is a checkpoint plus the optimiser's
 //! moments and the step, so a run that is killed goes on with the same numbers. Both are directories
 //! that appear whole or not at all.
 
@@ -19,6 +19,7 @@ use crate::model::lora::PEFT_PREFIX;
 use crate::model::open::{Opened, embeds_std};
 use crate::model::params::ParamId;
 use crate::model::prompt::{Method, SEPARATOR};
+use crate::model::thoughts::{PROJECTOR_FILE, Thoughts};
 use crate::model::weights::{WEIGHTS_FILE, Weights};
 use crate::{Error, Result};
 
@@ -83,6 +84,7 @@ pub fn write_files<D: Device>(
     };
     let is_lora = |name: &str| name.contains(".lora_");
     let is_head = |name: &str| name.starts_with("latent_policy.");
+    let is_projector = |name: &str| name.starts_with("thought_projector.");
     if let Some(adapter) = &opened.adapter {
         write_tensors(device, &dir.join(ADAPTER_WEIGHTS_FILE), &all(&is_lora, PEFT_PREFIX))?;
         let mut adapter = adapter.clone();
@@ -91,7 +93,7 @@ pub fn write_files<D: Device>(
         write_atomic(&dir.join(ADAPTER_CONFIG_FILE), |out| out.write_all(text.as_bytes()))?;
     }
     if full {
-        let base = all(&|n: &str| !is_lora(n) && !is_head(n), "");
+        let base = all(&|n: &str| !is_lora(n) && !is_head(n) && !is_projector(n), "");
         write_tensors(device, &dir.join(WEIGHTS_FILE), &base)?;
         // With these beside its weights the checkpoint is a model directory of its own.
         for file in ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"] {
@@ -104,6 +106,9 @@ pub fn write_files<D: Device>(
     if opened.latent_head.is_some() {
         write_tensors(device, &dir.join(LATENT_HEAD_FILE), &all(&is_head, ""))?;
     }
+    if opened.model.thoughts.as_ref().is_some_and(|t| t.projector.is_some()) {
+        write_tensors(device, &dir.join(PROJECTOR_FILE), &all(&is_projector, ""))?;
+    }
     let model = &opened.model;
     ColarConfig {
         embeds_std: match opened.latent_head {
@@ -112,6 +117,7 @@ pub fn write_files<D: Device>(
         },
         merge: model.merge,
         latent_head: opened.latent_head,
+        thoughts: opened.model.thoughts.as_ref().map(Thoughts::config),
         thinking_separator: SEPARATOR.into(),
         method: Some(method),
         extra: Default::default(),

@@ -2,12 +2,14 @@
 //!
 //! Everything is a function of the seed and the step, so a resumed run sees what an unbroken one would.
 
-use super::batch::{Batch, ChunkLabels, Packing};
+use super::batch::{ChunkLabels, Labels};
 use super::options::TrainOptions;
+use super::plan::Plan;
+use super::recipe::Recipe;
 use crate::data::Sample;
-use crate::model::merge::Merge;
-use crate::model::prompt::training;
-use crate::model::tokenizer::Tokenizer;
+use crate::device::Device;
+use crate::model::open::Opened;
+use crate::model::prompt::AUTO;
 use crate::random::Stream;
 use crate::{Error, Result};
 
@@ -19,25 +21,41 @@ mod stream {
 }
 
 /// The samples of a run in the order in which it meets them.
-pub struct Feed<'a> {
+pub(crate) struct Feed<'a> {
     samples: &'a [Sample],
-    eos: u32,
-    merge: Merge,
     options: &'a TrainOptions,
     /// The order of one epoch, kept from step to step.
     order: (u64, Vec<u32>),
+}
+
+/// What a step of training is made of.
+pub(crate) struct Step {
+    /// Its batches.
+    pub plan: Plan,
+    /// Their compression factor.
+    pub cf: usize,
+    /// The stage that the run is in, counted from 1.
+    pub stage: u64,
 }
 
 impl<'a> Feed<'a> {
     /// A feed over `samples`.
     ///
     /// # Errors
-    /// When there are none.
-    pub fn new(samples: &'a [Sample], eos: u32, merge: Merge, options: &'a TrainOptions) -> Result<Self> {
+    /// When there are none, or too few for all stages.
+    pub fn new(samples: &'a [Sample], options: &'a TrainOptions) -> Result<Self> {
         if samples.is_empty() {
             return Err(Error::file(&options.run.data, "the data set is empty"));
         }
-        Ok(Feed { samples, eos, merge, options, order: (u64::MAX, Vec::new()) })
+        let feed = Feed { samples, options, order: (u64::MAX, Vec::new()) };
+        options.thinking.stages.check(feed.total())?;
+        Ok(feed)
+    }
+
+    /// Steps of the whole run.
+    pub fn total(&self) -> u64 {
+        let run = &self.options.run;
+        run.max_steps.unwrap_or(self.steps_per_epoch().saturating_mul(run.epochs))
     }
 
     /// Steps of one pass over the data.
@@ -45,12 +63,13 @@ impl<'a> Feed<'a> {
         self.samples.len().div_ceil(self.options.run.batch_size * self.options.accumulate) as u64
     }
 
-    /// The batches of step `step`, counted from 0, and their compression factor.
+    /// The batches of step `step`, counted from 0.
     ///
     /// # Errors
     /// What the tokenizer says.
-    pub fn step(&mut self, step: u64, tokenizer: &Tokenizer) -> Result<(Vec<Batch>, usize)> {
-        let (seed, per_step) = (self.options.run.seed, self.options.run.batch_size * self.options.accumulate);
+    pub fn step<D: Device>(&mut self, step: u64, opened: &Opened<D>) -> Result<Step> {
+        let o = self.options;
+        let (seed, per_step) = (o.run.seed, o.run.batch_size * o.accumulate);
         let (epoch, within) = (step / self.steps_per_epoch(), (step % self.steps_per_epoch()) as usize);
         if self.order.0 != epoch {
             let mut order: Vec<u32> = (0..self.samples.len() as u32).collect();
@@ -58,50 +77,20 @@ impl<'a> Feed<'a> {
             self.order = (epoch, order);
         }
         let mut draw = Stream::new(seed, stream::FACTOR | step);
-        let cf = draw.choose(&self.options.factors).copied().unwrap_or(1);
-        let auto = draw.uniform_f64() < self.options.auto_prob;
-        let speed = if auto { "auto".to_owned() } else { cf.to_string() };
-        let packing = Packing { method: self.options.method, cf, merge: self.merge };
-        let mut labels = Stream::new(seed, stream::LABELS | step);
+        let cf = draw.choose(&o.factors).copied().unwrap_or(1);
+        let auto = draw.uniform_f64() < o.auto_prob;
+        let speed = if auto { AUTO.to_owned() } else { cf.to_string() };
+        let stage = o.thinking.stages.at(step + 1, self.total());
+        let recipe = Recipe { stage, stages: o.thinking.stages, ..Recipe::new(opened, o.method, cf, &speed) };
+        let mut drawn = Stream::new(seed, stream::LABELS | step);
+        let mut labels = match o.chunk_labels {
+            ChunkLabels::Sample => Labels::Drawn(&mut drawn),
+            ChunkLabels::Mean => Labels::Mean,
+            ChunkLabels::None => Labels::Absent,
+        };
         let chosen = &self.order.1[within * per_step..((within + 1) * per_step).min(self.samples.len())];
-        let mut batches = Vec::new();
-        for part in chosen.chunks(self.options.run.batch_size) {
-            let mut batch = Batch::new();
-            for &i in part {
-                let sample = &self.samples[i as usize];
-                let segments = training(tokenizer, self.eos, self.options.method, sample, &speed)?;
-                let labels = match self.options.chunk_labels {
-                    ChunkLabels::Sample => Some(&mut labels),
-                    ChunkLabels::Mean => None,
-                };
-                batch.push(packing, &segments, labels);
-            }
-            batches.push(batch);
-        }
-        Ok((batches, cf))
+        let chosen: Vec<&Sample> = chosen.iter().map(|&i| &self.samples[i as usize]).collect();
+        let plan = recipe.plan(&chosen, o.run.batch_size, &mut labels)?;
+        Ok(Step { plan, cf, stage })
     }
-}
-
-/// Packs samples for teacher-forced losses in the expectation forms: `per_batch` at a time.
-///
-/// # Errors
-/// What the tokenizer says.
-pub fn expectation_batches(
-    samples: &[Sample],
-    tokenizer: &Tokenizer,
-    eos: u32,
-    packing: Packing,
-    per_batch: usize,
-) -> Result<Vec<Batch>> {
-    let speed = packing.method.speed().map_or_else(|| packing.cf.to_string(), str::to_owned);
-    samples
-        .chunks(per_batch.max(1))
-        .map(|part| {
-            let mut batch = Batch::new();
-            for sample in part {
-                batch.push(packing, &training(tokenizer, eos, packing.method, sample, &speed)?, None);
-            }
-            Ok(batch)
-        })
-        .collect()
 }

@@ -8,15 +8,20 @@ pub(crate) mod materials;
 mod metrics;
 pub mod optimizer;
 mod options;
+mod plan;
+pub(crate) mod recipe;
 pub mod rl;
 mod schedule;
 pub mod sft;
+pub mod stages;
 pub mod tensorboard;
+mod thought_tokens;
+pub mod thoughts;
 mod trainer;
 
-pub use feed::expectation_batches;
 pub use options::{
-    LatentLossName, LatentNoise, Monitor, RlOptions, RunOptions, Stage, TrainFlags, TrainOptions,
+    LatentLossName, LatentNoise, Monitor, RlOptions, RunOptions, Stage, ThinkingOptions, TrainFlags,
+    TrainOptions,
 };
 pub use rl::{RlSummary, RlTrainer};
 pub use schedule::Schedule;

@@ -153,9 +153,9 @@ impl LossSums {
 
 /// A batch on the device.
 pub(crate) struct Uploaded<D: Device> {
-    pub(crate) ids: D::Index,
-    pub(crate) offsets: D::Index,
-    pub(crate) scale: D::Tensor,
+    ids: D::Index,
+    offsets: D::Index,
+    scale: D::Tensor,
     pub(crate) layout: Layout<D>,
     ce_rows: D::Index,
     label_ids: D::Index,
@@ -176,6 +176,30 @@ impl<D: Device> Uploaded<D> {
             label_offsets: device.index(&batch.label_offsets)?,
             labelled: batch.ce_rows.len(),
         })
+    }
+
+    /// The input embeddings of all rows, `[rows, H]`; 0 where a row has no token.
+    pub(crate) fn embed(&self, device: &D, model: &ColarModel<D>) -> Result<D::Tensor> {
+        let mut x = device.empty(self.scale.rows(), model.transformer.config.hidden_size)?;
+        let table = model.params.get(model.transformer.embed);
+        device.gather_merge(table, &self.ids, &self.offsets, &self.scale, &mut x)?;
+        Ok(x)
+    }
+
+    /// Adds the gradient of the embedding table, where it is trained, given that of the rows.
+    pub(crate) fn embed_backward(
+        &self,
+        device: &D,
+        model: &ColarModel<D>,
+        grads: &mut Grads<D>,
+        dx: Option<&D::Tensor>,
+    ) -> Result<()> {
+        match (dx, grads.get_mut(model.transformer.embed)) {
+            (Some(dx), Some(dtable)) => {
+                device.gather_merge_backward(dx, &self.ids, &self.offsets, &self.scale, dtable)
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -205,9 +229,7 @@ pub fn run<D: Device>(
 ) -> Result<PositionLosses> {
     let (params, hidden) = (&model.params, model.transformer.config.hidden_size);
     let up = Uploaded::new(device, batch)?;
-    let mut x = device.empty(batch.rows(), hidden)?;
-    let table = params.get(model.transformer.embed);
-    device.gather_merge(table, &up.ids, &up.offsets, &up.scale, &mut x)?;
+    let x = up.embed(device, model)?;
 
     let mut losses = PositionLosses::default();
     let latents = !batch.latent_rows.is_empty();
@@ -279,11 +301,8 @@ pub fn run<D: Device>(
     let embed = model.transformer.embed;
     let dx =
         model.transformer.backward(device, params, grads, saved, &dh, &up.layout, grads.trains(embed))?;
-    if let Some(dtable) = grads.get_mut(embed) {
-        for dx in [dx, dx_second].into_iter().flatten() {
-            device.gather_merge_backward(&dx, &up.ids, &up.offsets, &up.scale, dtable)?;
-        }
-    }
+    up.embed_backward(device, model, grads, dx.as_ref())?;
+    up.embed_backward(device, model, grads, dx_second.as_ref())?;
     Ok(losses)
 }
 

@@ -2,16 +2,17 @@
 
 use std::time::Instant;
 
-use super::batch::Packing;
+use super::batch::{ChunkLabels, Labels};
 use super::checkpoint::{self, Kept, RunDir, TrainState};
-use super::feed::{Feed, expectation_batches};
+use super::feed::{Feed, Step};
 use super::metrics::Metrics;
 use super::optimizer::Optimizer;
 use super::options::{LatentNoise, Monitor, TrainFlags, TrainOptions};
+use super::plan::{Losses, Plan};
+use super::recipe::Recipe;
 use super::rl::PolicyReport;
-use super::sft::{Counts, LossSums, Noise, Objective, run};
 use crate::data::{self, Sample, VerifierKind};
-use crate::device::{AdamW, Device, LatentLoss};
+use crate::device::{AdamW, Device};
 use crate::eval::accuracy::{EvalOptions, evaluate};
 use crate::infer::{Loaded, Sampling};
 use crate::model::colar_config::LatentHeadConfig;
@@ -125,6 +126,7 @@ impl<D: Device> Trainer<D> {
                 intermediate_size: options.latent_head_size.unwrap_or(config.intermediate_size.min(2048)),
                 deterministic: options.deterministic_head,
             }),
+            thoughts: options.thinking.thoughts(options.method, 1),
             embeds_std: options.embeds_std,
             merge: options.merge,
             seed: options.run.seed,
@@ -180,11 +182,10 @@ impl<D: Device> Trainer<D> {
     fn run_in_scope(&mut self, on_progress: &mut (dyn FnMut(Progress) + Send)) -> Result<Summary> {
         let samples = std::mem::take(&mut self.samples);
         let options = self.options.clone();
-        let opened = &self.loaded.opened;
-        let mut feed = Feed::new(&samples, opened.eos.append, opened.model.merge, &options)?;
-        let steps_per_epoch = feed.steps_per_epoch();
-        let total = options.run.max_steps.unwrap_or(steps_per_epoch.saturating_mul(options.run.epochs));
-        let val_every = options.run.val_every.unwrap_or(steps_per_epoch);
+        let mut feed = Feed::new(&samples, &options)?;
+        let total = feed.total();
+        let val_every = options.run.val_every.unwrap_or(feed.steps_per_epoch());
+        let stages = options.thinking.stages;
         let mut metrics = Metrics::open(&self.dir, self.state.step)?;
         if self.state.step > 0 {
             on_progress(Progress::Resumed(self.state.step));
@@ -198,37 +199,35 @@ impl<D: Device> Trainer<D> {
         while self.state.step < total {
             let started = Instant::now();
             let step = self.state.step + 1;
-            let (batches, cf) = feed.step(self.state.step, &self.loaded.opened.tokenizer)?;
+            let Step { plan, cf, stage } = feed.step(self.state.step, &self.loaded.opened)?;
+            let thoughts = self.enter(stage);
             let lr = options.run.schedule.lr(options.run.lr, step, options.run.warmup, total);
-            let (sums, norm) = self.step(&batches, step, lr)?;
-            let loss = sums.total(&options.objective());
+            let (losses, norm) = self.step(&plan, step, lr)?;
+            let (loss, rows) = (losses.total, plan.rows(thoughts));
             self.state.step = step;
-            let rows: usize = batches.iter().map(|b| b.rows()).sum();
             let tokens_per_second = rows as f64 / started.elapsed().as_secs_f64();
             let mut values = vec![
                 ("loss", loss),
-                ("ce", sums.mean_ce()),
                 ("lr", f64::from(lr)),
                 ("grad_norm", norm),
                 ("cf", cf as f64),
                 ("rows", rows as f64),
                 ("tokens_per_second", tokens_per_second),
             ];
-            if options.method == Method::Colar {
-                values.push(("latent", sums.mean_latent()));
-                values.push(("entropy", sums.mean_entropy()));
-                values.push(("bounded_log_sigma", sums.bounded as f64));
-            }
-            if options.pred_embed_forward_weight != 0.0 {
-                values.push(("second_ce", sums.mean_second_ce()));
+            values.extend(losses.terms);
+            if stages.count > 1 {
+                values.push(("stage", stage as f64));
             }
             metrics.record("train", step, &values)?;
-            summary.bounded += sums.bounded;
+            summary.bounded += losses.bounded;
             summary.last_loss = Some(loss);
             on_progress(Progress::Step(StepReport { step, total, loss, tokens_per_second }));
             if !self.val.is_empty() && (step.is_multiple_of(val_every) || step == total) {
-                let validation = self.validate(&mut metrics)?;
-                self.keep(&validation)?;
+                let validation = self.validate(stage, &mut metrics)?;
+                // With less to do for itself, the model of an early stage would always seem the best.
+                if stages.is_last(stage) {
+                    self.keep(&validation)?;
+                }
                 on_progress(Progress::Validated(validation));
             }
             if step.is_multiple_of(options.run.save_every) || step == total {
@@ -250,30 +249,33 @@ impl<D: Device> Trainer<D> {
         Ok(summary)
     }
 
-    /// Forward, backward and update over the batches of one step.
-    fn step(&mut self, batches: &[super::batch::Batch], step: u64, lr: f32) -> Result<(LossSums, f64)> {
-        let o = &self.options;
-        let device = &self.loaded.device;
-        let counts = Counts::of(batches);
-        self.grads.clear(device)?;
-        let mut sums = LossSums::default();
-        let mut first_row = 0;
-        for batch in batches {
-            let noise = match o.latent_noise {
-                LatentNoise::Sample => Noise::Drawn { key: o.run.seed, step: step as u32, first_row },
-                LatentNoise::Expected => Noise::Off,
-            };
-            first_row += batch.latent_rows.len() as u32;
-            let model = &self.loaded.opened.model;
-            sums.add(&run(device, model, &o.objective(), batch, &noise, counts, Some(&mut self.grads))?);
+    /// Gives the model the thoughts of a stage, and says how many these are.
+    fn enter(&mut self, stage: u64) -> usize {
+        let config = self.options.thinking.thoughts(self.options.method, stage);
+        let count = config.map_or(0, |c| c.count);
+        if let Some(thoughts) = &mut self.loaded.opened.model.thoughts {
+            thoughts.count = count;
         }
-        if !sums.total(&o.objective()).is_finite() {
+        count
+    }
+
+    /// Forward, backward and update over the batches of one step; returns its losses and the gradient's norm.
+    fn step(&mut self, plan: &Plan, step: u64, lr: f32) -> Result<(Losses, f64)> {
+        let o = &self.options;
+        let (device, model) = (&self.loaded.device, &self.loaded.opened.model);
+        self.grads.clear(device)?;
+        let noise = match o.latent_noise {
+            LatentNoise::Sample => Some((o.run.seed, step as u32)),
+            LatentNoise::Expected => None,
+        };
+        let losses = plan.run(device, model, &o.objectives(), noise, Some(&mut self.grads))?;
+        if !losses.total.is_finite() {
             return Err(Error::NonFinite { step, what: "the loss".into() });
         }
         let hyper = AdamW::new(lr, o.run.weight_decay, step);
         let params = &mut self.loaded.opened.model.params;
         let norm = self.optimizer.step(device, params, &self.grads, &hyper, o.run.clip)?;
-        Ok((sums, norm))
+        Ok((losses, norm))
     }
 
     fn save_state(&self) -> Result<()> {
@@ -295,33 +297,31 @@ impl<D: Device> Trainer<D> {
         f.iter().copied().filter(|&c| c < 3).max().or(f.iter().copied().min()).unwrap_or(1)
     }
 
-    fn validate(&self, metrics: &mut Metrics) -> Result<Validation> {
-        let (o, opened, device) = (&self.options, &self.loaded.opened, &self.loaded.device);
-        let cf = self.validation_factor();
-        let packing = Packing { method: o.method, cf, merge: opened.model.merge };
-        let objective = Objective {
-            latent_loss: match o.objective().latent_loss {
-                LatentLoss::Nll => LatentLoss::Nll,
-                _ => LatentLoss::MseExpected,
-            },
-            pred_embed_forward_weight: 0.0,
-            ..o.objective()
+    /// Losses in the expectation forms and greedy answers, as the stage has them.
+    fn validate(&self, stage: u64, metrics: &mut Metrics) -> Result<Validation> {
+        let (o, opened) = (&self.options, &self.loaded.opened);
+        let factor = self.validation_factor();
+        let cf = factor.to_string();
+        let recipe =
+            Recipe { stage, stages: o.thinking.stages, ..Recipe::new(opened, o.method, factor, &cf) };
+        let mut labels = match o.chunk_labels {
+            ChunkLabels::Sample | ChunkLabels::Mean => Labels::Mean,
+            ChunkLabels::None => Labels::Absent,
         };
-        let mut sums = LossSums::default();
-        for batch in
-            expectation_batches(&self.val, &opened.tokenizer, opened.eos.append, packing, o.run.batch_size)?
-        {
-            let counts = Counts::of([&batch]);
-            sums.add(&run(device, &opened.model, &objective, &batch, &Noise::Off, counts, None)?);
-        }
-        let loss = sums.total(&objective);
-        let mut values = vec![("loss", loss), ("ce", sums.mean_ce()), ("latent", sums.mean_latent())];
+        let samples: Vec<&Sample> = self.val.iter().collect();
+        let plan = recipe.plan(&samples, o.run.batch_size, &mut labels)?;
+        let mut objectives = o.objectives();
+        objectives.sft.pred_embed_forward_weight = 0.0;
+        let losses = plan.run(&self.loaded.device, &opened.model, &objectives, None, None)?;
+        let loss = losses.total;
+        let mut values = vec![("loss", loss)];
+        values.extend(losses.terms);
         let accuracy = match o.monitor {
             Monitor::Loss => None,
             Monitor::Accuracy => {
                 let options = EvalOptions {
                     method: o.method,
-                    speed: cf.to_string(),
+                    speed: recipe.speed.to_owned(),
                     sampling: Sampling::default().greedy(),
                     batch_size: o.run.batch_size.max(32),
                     verifier: VerifierKind::default(),

@@ -1,6 +1,7 @@
 //! What several integration tests share: the golden fixtures and comparisons.
 #![allow(dead_code)]
 
+pub mod cli;
 #[cfg(cuda_host)]
 pub mod driver;
 pub mod gradient;

@@ -113,7 +113,7 @@ fn model<D: Device>(d: &D, shape: &Shape, dtype: FileDtype) -> ColarModel<D> {
     let transformer = Transformer::load(d, &config, &weights, &mut params, &|_, t| d.adopt(t)).unwrap();
     let head = LatentHeadConfig { intermediate_size: shape.head_inner, deterministic: shape.deterministic };
     let head = LatentHead::random(d, &mut params, &head, shape.hidden, 6).unwrap();
-    ColarModel { transformer, head: Some(head), params, embeds_std: 0.1, merge: Merge::Sqrt }
+    ColarModel { transformer, head: Some(head), thoughts: None, params, embeds_std: 0.1, merge: Merge::Sqrt }
 }
 
 /// A cache of one slot a sequence, filled with the same values on every device, of these lengths.

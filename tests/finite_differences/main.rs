@@ -11,6 +11,7 @@ mod objective;
 mod operations;
 mod output;
 mod policy;
+mod thoughts;
 
 use colar_engine::device::cpu::CpuDevice;
 

@@ -92,7 +92,6 @@ impl Setup {
             let (_, param) = self.opened.model.params.iter().find(|(i, _)| *i == id).unwrap();
             (param.name.clone(), self.device.read(&param.value).unwrap())
         };
-        let rms = norm(&values) / (values.len() as f64).sqrt();
         // Where latents are predicted, embeddings of steps are also targets. The objective counts
         // targets as constants; a finite difference cannot, so such embeddings stay as they are.
         let hidden = self.opened.model.transformer.config.hidden_size;
@@ -101,32 +100,47 @@ impl Setup {
             .map(|i| !fixed || self.question_only.contains(&((i / hidden) as u32)))
             .collect();
         gradient.iter_mut().zip(&moves).filter(|(_, moves)| !**moves).for_each(|(g, _)| *g = 0.0);
-        let size = norm(&gradient);
-        assert!(size > 0.0, "{name}: no gradient");
-        for seed in 0..2 {
-            let d: Vec<f32> = direction(values.len(), 100 + seed)
-                .into_iter()
-                .zip(&moves)
-                .map(|(d, &moves)| if moves { d } else { 0.0 })
-                .collect();
-            let h = (CHANGE / size).min(LARGEST_STEP * rms.max(1e-2));
-            let mut moved = values.clone();
-            let mut at = |h: f64| {
-                for ((m, &x), &d) in moved.iter_mut().zip(&values).zip(&d) {
-                    *m = x + (h * f64::from(d)) as f32;
-                }
-                self.device.write(self.opened.model.params.get_mut(id), &moved).unwrap();
-                self.loss(objective, None)
-            };
-            let measured = derivative(h, &mut at);
-            at(0.0);
-            let error = (measured - dot(&gradient, &d)).abs() / size;
-            assert!(
-                error < TOLERANCE,
-                "{name}, direction {seed}: slope {measured} but the gradient says {}, error {error:.1e}",
-                dot(&gradient, &d)
-            );
-        }
+        let device = self.device.clone();
+        check_slopes(&name, &values, &gradient, &moves, |moved| {
+            device.write(self.opened.model.params.get_mut(id), moved).unwrap();
+            self.loss(objective, None)
+        });
+    }
+}
+
+/// Checks the gradient of a loss at `values`, of which some move; leaves the weights at `values`.
+pub fn check_slopes(
+    name: &str,
+    values: &[f32],
+    gradient: &[f32],
+    moves: &[bool],
+    mut loss: impl FnMut(&[f32]) -> f64,
+) {
+    let rms = norm(values) / (values.len() as f64).sqrt();
+    let size = norm(gradient);
+    assert!(size > 0.0, "{name}: no gradient");
+    for seed in 0..2 {
+        let d: Vec<f32> = direction(values.len(), 100 + seed)
+            .into_iter()
+            .zip(moves)
+            .map(|(d, &moves)| if moves { d } else { 0.0 })
+            .collect();
+        let h = (CHANGE / size).min(LARGEST_STEP * rms.max(1e-2));
+        let mut moved = values.to_vec();
+        let mut at = |h: f64| {
+            for ((m, &x), &d) in moved.iter_mut().zip(values).zip(&d) {
+                *m = x + (h * f64::from(d)) as f32;
+            }
+            loss(&moved)
+        };
+        let measured = derivative(h, &mut at);
+        at(0.0);
+        let error = (measured - dot(gradient, &d)).abs() / size;
+        assert!(
+            error < TOLERANCE,
+            "{name}, direction {seed}: slope {measured} but the gradient says {}, error {error:.1e}",
+            dot(gradient, &d)
+        );
     }
 }
 

@@ -22,6 +22,9 @@ use crate::{Error, Result};
 /// Where the flags of reinforcement learning stand in the help.
 const RL: &str = "Reinforcement learning (--stage rl)";
 
+/// Where those of the methods between CoT and CoLaR do.
+const METHODS: &str = "Implicit and continuous thoughts (--method icot, coconut, distill)";
+
 /// The stage of training.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -106,7 +109,7 @@ flags! {
     /// Supervised training, or reinforcement learning from a checkpoint of it [default: sft]
     #[arg(long, help_heading = "What to train")]
     stage: Stage,
-    /// What to train: latent reasoning, or an explicit chain of thought [default: colar]
+    /// How the model is to reason [default: colar]
     #[arg(long, help_heading = "What to train")]
     method: Method,
     /// Model directory
@@ -159,7 +162,7 @@ flags! {
     /// Latent loss [default: mse]
     #[arg(long, help_heading = "Objective")]
     latent_loss: LatentLossName,
-    /// Label of a compressed position: one of its tokens, drawn, or their mean [default: sample]
+    /// Label of a compressed position: one of its tokens, drawn, their mean, or none (ablation OC) [default: sample]
     #[arg(long, help_heading = "Objective")]
     chunk_labels: ChunkLabels,
     /// Noise of the mse loss: drawn, or its expectation [default: sample]
@@ -186,6 +189,28 @@ flags! {
     /// Standard deviation of the embeddings [default: stored, or computed from the weights]
     #[arg(long, value_name = "STD", help_heading = "Objective")]
     embeds_std: f32,
+
+    /// Stages over which training takes steps away from the front (icot, coconut) [default: 3]
+    #[arg(long, value_name = "S", help_heading = METHODS)]
+    stages: u64,
+    /// Steps of training of every stage but the last [default: the run in equal parts]
+    #[arg(long, value_name = "STEPS", help_heading = METHODS)]
+    stage_steps: u64,
+    /// Thoughts that each stage puts in the place of steps (coconut) [default: 2]
+    #[arg(long, value_name = "N", help_heading = METHODS)]
+    thoughts_per_step: usize,
+    /// Thoughts before the answer (distill) [default: 6]
+    #[arg(long, value_name = "N", help_heading = METHODS)]
+    thoughts: usize,
+    /// Weight of the cross-entropy of the written chain (distill) [default: 1]
+    #[arg(long, value_name = "W", allow_negative_numbers = true, help_heading = METHODS)]
+    teacher_weight: f32,
+    /// Weight of the cross-entropy after the thoughts (distill) [default: 1]
+    #[arg(long, value_name = "W", allow_negative_numbers = true, help_heading = METHODS)]
+    student_weight: f32,
+    /// Weight of the distance between the hidden states of both before the answer (distill) [default: 20]
+    #[arg(long, value_name = "W", allow_negative_numbers = true, help_heading = METHODS)]
+    distill_weight: f32,
 
     /// Peak learning rate [default: 1e-4, with --stage rl 1e-6]
     #[arg(long, help_heading = "Optimiser")]

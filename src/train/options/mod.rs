@@ -4,8 +4,10 @@ mod flags;
 mod rl;
 mod run;
 mod sft;
+mod thinking;
 
 pub use flags::{LatentLossName, LatentNoise, Monitor, Stage, TrainFlags};
 pub use rl::RlOptions;
 pub use run::RunOptions;
 pub use sft::TrainOptions;
+pub use thinking::ThinkingOptions;

@@ -163,9 +163,11 @@ impl RunOptions {
         check(self.full || !self.freeze_embedding, "--freeze-embedding goes with --full")
     }
 
-    /// Whether the weight of this name is trained: adapters and latent head always, the others with `full`.
+    /// Whether the weight of this name is trained: adapters, latent head and projector always, the others with
+    /// `full`.
     pub fn trains(&self, name: &str) -> bool {
-        if name.starts_with("latent_policy.") || name.contains(".lora_") {
+        let added = ["latent_policy.", "thought_projector."];
+        if added.iter().any(|part| name.starts_with(part)) || name.contains(".lora_") {
             return true;
         }
         self.full && !(self.freeze_embedding && name == "model.embed_tokens.weight")

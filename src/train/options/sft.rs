@@ -4,11 +4,15 @@ use std::path::PathBuf;
 
 use super::flags::{LatentLossName, LatentNoise, Monitor, TrainFlags, check};
 use super::run::{self, RunOptions};
+use super::thinking::ThinkingOptions;
 use crate::Result;
 use crate::device::LatentLoss;
 use crate::model::merge::Merge;
 use crate::model::prompt::Method;
 use crate::train::batch::ChunkLabels;
+use crate::train::plan::Objectives;
+use crate::train::sft::Objective;
+use crate::train::thoughts::ThoughtObjective;
 
 /// The flags that mean something here alone.
 const KNOWN: &[&str] = &[
@@ -30,6 +34,13 @@ const KNOWN: &[&str] = &[
     "embeds_std",
     "accumulate",
     "monitor",
+    "stages",
+    "stage_steps",
+    "thoughts_per_step",
+    "thoughts",
+    "teacher_weight",
+    "student_weight",
+    "distill_weight",
 ];
 
 /// A supervised run, fully specified.
@@ -54,6 +65,7 @@ pub struct TrainOptions {
     pub embeds_std: Option<f32>,
     pub accumulate: usize,
     pub monitor: Monitor,
+    pub thinking: ThinkingOptions,
 }
 
 impl TrainFlags {
@@ -71,6 +83,7 @@ impl TrainFlags {
         };
         let o = TrainOptions {
             run: RunOptions::from_flags(&self, 1e-4, 200)?,
+            thinking: ThinkingOptions::from_flags(&self, method)?,
             method,
             init: self.init,
             latent_head_size: self.latent_head_size,
@@ -97,7 +110,7 @@ impl TrainFlags {
 impl From<&TrainOptions> for TrainFlags {
     /// The flags that say all of it, for storing with the run.
     fn from(o: &TrainOptions) -> Self {
-        TrainFlags {
+        let flags = TrainFlags {
             method: Some(o.method),
             init: o.init.clone(),
             latent_head_size: o.latent_head_size,
@@ -117,7 +130,8 @@ impl From<&TrainOptions> for TrainFlags {
             accumulate: Some(o.accumulate),
             monitor: Some(o.monitor),
             ..o.run.to_flags()
-        }
+        };
+        o.thinking.into_flags(o.method, flags)
     }
 }
 
@@ -142,14 +156,29 @@ impl TrainOptions {
             "--deterministic-head has no likelihood: use --latent-loss mse",
         )?;
         check(
+            self.method == Method::Colar || self.chunk_labels != ChunkLabels::None,
+            "--chunk-labels none goes with --method colar: elsewhere the chain is what is learnt",
+        )?;
+        check(
             self.latent_head_size.is_none_or(|i| (1..=1 << 20).contains(&i)),
             "--latent-head-size must lie in 1..=1048576",
         )
     }
 
-    /// The objective that these options describe.
-    pub fn objective(&self) -> crate::train::sft::Objective {
-        crate::train::sft::Objective {
+    /// The objectives that these options describe.
+    pub(crate) fn objectives(&self) -> Objectives {
+        let t = &self.thinking;
+        let student_weight = if self.method == Method::Distill { t.student_weight } else { self.ce_weight };
+        let (teacher_weight, distill_weight) = (t.teacher_weight, t.distill_weight);
+        Objectives {
+            sft: self.objective(),
+            thoughts: ThoughtObjective { student_weight, teacher_weight, distill_weight },
+        }
+    }
+
+    /// The objective of sequences of tokens and latents.
+    pub fn objective(&self) -> Objective {
+        Objective {
             ce_weight: self.ce_weight,
             latent_weight: self.latent_weight,
             entropy_weight: self.entropy_weight,

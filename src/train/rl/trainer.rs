@@ -112,6 +112,13 @@ impl<D: Device> RlTrainer<D> {
         checkpoint::check_base(&options.run.model, checkpoint, options.run.full)?;
         let opened =
             open(&device, &options.run.model, Some(checkpoint), &additions, &|n| options.run.trains(n))?;
+        if let Some(method) = opened.method.filter(|&m| m != Method::Colar) {
+            return Err(Error::usage(format!(
+                "{} is a checkpoint of method {}: --stage rl trains colar alone",
+                options.adapter.display(),
+                method.name()
+            )));
+        }
         if opened.model.latent_head()?.deterministic() {
             return Err(no_density());
         }

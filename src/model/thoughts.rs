@@ -1,0 +1,236 @@
+//! Continuous thoughts: positions between a question and what follows it whose input is not a token.
+//!
+//! The input embedding of a thought is the final hidden state (after the last RMSNorm) of the position
+//! before it (Coconut: Hao et al., arXiv 2412.06769), or a projection of it (CODI: Shen et al., arXiv
+//! 2502.21074, and the baseline "distill" of the CoLaR paper):
+//!
+//! ```text
+//! z = W2·gelu(W1·h + b1) + b2          W1, W2: [H, H]; gelu exact (erf)
+//! ```
+//!
+//! A thought is deterministic, so the model needs no more than their number and the projector.
+
+use super::latent_head::uniform_values;
+use super::linear::Linear;
+use super::params::{Grads, Params};
+use super::weights::Weights;
+use crate::Result;
+use crate::device::{Device, TensorInfo};
+
+/// The name of the projector's weights in a checkpoint: float32, shaped as [`Projector::tensors`] says.
+pub const PROJECTOR_FILE: &str = "thought_projector.safetensors";
+
+/// First of the Philox streams of a new projector; those of the latent head begin at 0, those of
+/// adapters at 0x100.
+const STREAM: u32 = 0x80;
+
+/// How a model thinks in continuous thoughts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ThoughtsConfig {
+    /// Thoughts between the question and what follows.
+    pub count: usize,
+    /// Whether a projector stands between a hidden state and the thought that it becomes.
+    pub projector: bool,
+}
+
+/// The continuous thoughts of a model.
+#[derive(Debug, Clone)]
+pub struct Thoughts {
+    /// Thoughts between the question and what follows.
+    pub count: usize,
+    /// What makes a thought of a hidden state; without it the state itself is the thought.
+    pub projector: Option<Projector>,
+}
+
+impl Thoughts {
+    /// What a checkpoint says of them.
+    pub fn config(&self) -> ThoughtsConfig {
+        ThoughtsConfig { count: self.count, projector: self.projector.is_some() }
+    }
+}
+
+/// The structure of the projector; its numbers are in [`Params`].
+#[derive(Debug, Clone)]
+pub struct Projector {
+    /// `[H, H]` with bias.
+    pub fc0: Linear,
+    /// `[H, H]` with bias.
+    pub fc2: Linear,
+}
+
+/// What the backward pass of the projector needs.
+pub struct ProjectorSaved<D: Device> {
+    h: D::Tensor,
+    inner: D::Tensor,
+    gelu: D::Tensor,
+}
+
+impl Projector {
+    /// Names and shapes of its tensors, in files and in [`Params`].
+    pub fn tensors(hidden: usize) -> Vec<(String, Vec<usize>)> {
+        ["fc.0", "fc.2"]
+            .into_iter()
+            .flat_map(|layer| [("weight", vec![hidden, hidden]), ("bias", vec![hidden])].map(|x| (layer, x)))
+            .map(|(layer, (part, shape))| (format!("thought_projector.{layer}.{part}"), shape))
+            .collect()
+    }
+
+    /// Adds its four tensors to `params`, each with the values that `values` gives for its index, name and shape.
+    fn add<D: Device>(
+        device: &D,
+        params: &mut Params<D>,
+        hidden: usize,
+        mut values: impl FnMut(usize, &str, &[usize]) -> Result<Vec<f32>>,
+    ) -> Result<Self> {
+        let mut ids = Vec::with_capacity(4);
+        for (i, (name, shape)) in Self::tensors(hidden).into_iter().enumerate() {
+            let rows = if shape.len() == 2 { hidden } else { 1 };
+            let value = device.upload(rows, hidden, &values(i, &name, &shape)?)?;
+            ids.push(params.add(name, &shape, value));
+        }
+        let linear = |i: usize| Linear { weight: ids[i], bias: Some(ids[i + 1]), lora: None };
+        Ok(Projector { fc0: linear(0), fc2: linear(2) })
+    }
+
+    /// Reads the projector of a model of hidden size `hidden` from [`PROJECTOR_FILE`], as float32 copies.
+    ///
+    /// # Errors
+    /// A missing tensor, a wrong shape, or what the device says.
+    pub fn load<D: Device>(
+        device: &D,
+        params: &mut Params<D>,
+        weights: &Weights,
+        hidden: usize,
+    ) -> Result<Self> {
+        Self::add(device, params, hidden, |_, name, shape| Ok(weights.get(name, shape)?.to_f32_vec()))
+    }
+
+    /// A new projector: weights and biases uniform in ±1/√H, which is PyTorch's default (Kaiming, a = √5).
+    ///
+    /// # Errors
+    /// What the device says.
+    pub fn random<D: Device>(device: &D, params: &mut Params<D>, hidden: usize, seed: u64) -> Result<Self> {
+        let bound = 1.0 / (hidden as f32).sqrt();
+        Self::add(device, params, hidden, |i, _, shape| {
+            Ok(uniform_values(shape.iter().product(), bound, seed, STREAM + i as u32))
+        })
+    }
+
+    /// Hidden states `[N, H]` to thoughts `[N, H]`.
+    ///
+    /// # Errors
+    /// Shape mismatches and what the device says.
+    pub fn forward<D: Device>(
+        &self,
+        device: &D,
+        params: &Params<D>,
+        h: D::Tensor,
+    ) -> Result<(D::Tensor, ProjectorSaved<D>)> {
+        let (inner, _) = self.fc0.forward(device, params, &h)?;
+        let mut gelu = device.empty(inner.rows(), inner.cols())?;
+        device.gelu(&inner, &mut gelu)?;
+        let (z, _) = self.fc2.forward(device, params, &gelu)?;
+        Ok((z, ProjectorSaved { h, inner, gelu }))
+    }
+
+    /// Adds to the gradients of the projector, given that of the thoughts (`dz[N, H]`), and returns that of
+    /// the hidden states, `[N, H]`.
+    ///
+    /// # Errors
+    /// Shape mismatches and what the device says.
+    pub fn backward<D: Device>(
+        &self,
+        device: &D,
+        params: &Params<D>,
+        grads: &mut Grads<D>,
+        saved: &ProjectorSaved<D>,
+        dz: &D::Tensor,
+    ) -> Result<D::Tensor> {
+        let ProjectorSaved { h, inner, gelu } = saved;
+        let mut dgelu = device.empty(gelu.rows(), gelu.cols())?;
+        self.fc2.backward(device, params, grads, gelu, &None, dz, Some((&mut dgelu, 0.0)))?;
+        let mut dinner = device.empty(inner.rows(), inner.cols())?;
+        device.gelu_backward(&dgelu, inner, &mut dinner)?;
+        let mut dh = dgelu;
+        self.fc0.backward(device, params, grads, h, &None, &dinner, Some((&mut dh, 0.0)))?;
+        Ok(dh)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::cpu::CpuDevice;
+    use crate::files::safetensors::TensorData;
+    use crate::model::weights::save_safetensors;
+
+    #[test]
+    fn its_tensors_are_those_of_the_file() {
+        let device = CpuDevice::new(1).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(PROJECTOR_FILE);
+        let stored: Vec<(String, Vec<usize>, Vec<f32>)> = Projector::tensors(2)
+            .into_iter()
+            .enumerate()
+            .map(|(i, (name, shape))| {
+                let values = (0..shape.iter().product()).map(|j: usize| (10 * i + j) as f32).collect();
+                (name, shape, values)
+            })
+            .collect();
+        let names: Vec<&str> = stored.iter().map(|(name, ..)| name.as_str()).collect();
+        let expected = ["fc.0.weight", "fc.0.bias", "fc.2.weight", "fc.2.bias"];
+        assert_eq!(names, expected.map(|n| format!("thought_projector.{n}")));
+        let write = |tensors: &[(String, Vec<usize>, Vec<f32>)]| {
+            let tensors: Vec<_> =
+                tensors.iter().map(|(n, s, v)| (n.clone(), s.clone(), TensorData::F32(v))).collect();
+            save_safetensors(&path, &tensors, &[]).unwrap();
+            Weights::open_file(&path).unwrap()
+        };
+        let mut params = Params::default();
+        let projector = Projector::load(&device, &mut params, &write(&stored), 2).unwrap();
+        let read = |id| device.read(params.get(id)).unwrap();
+        assert_eq!(read(projector.fc0.weight), [0.0, 1.0, 2.0, 3.0]);
+        assert_eq!(read(projector.fc2.bias.unwrap()), [30.0, 31.0]);
+        let short = write(&stored[..3]);
+        let error = Projector::load(&device, &mut Params::default(), &short, 2).unwrap_err().to_string();
+        assert!(error.contains("thought_projector.fc.2.bias: is missing"), "{error}");
+    }
+
+    #[test]
+    fn a_new_one_is_uniform_and_of_its_seed() {
+        let device = CpuDevice::new(1).unwrap();
+        let new = |seed| {
+            let mut params = Params::default();
+            Projector::random(&device, &mut params, 64, seed).unwrap();
+            let values: Vec<Vec<f32>> = params.iter().map(|(_, p)| device.read(&p.value).unwrap()).collect();
+            values
+        };
+        let (a, b) = (new(1), new(2));
+        assert_eq!(a, new(1));
+        assert_eq!(a.iter().map(Vec::len).collect::<Vec<_>>(), [4096, 64, 4096, 64]);
+        for (a, b) in a.iter().zip(&b) {
+            assert_ne!(a, b);
+            let largest = a.iter().fold(0f32, |m, x| m.max(x.abs()));
+            assert!((0.1..=0.125).contains(&largest), "{largest}");
+        }
+        assert_ne!(a[0], a[2]);
+        // of a uniform number in ±b the variance is b²/3
+        let variance = a[0].iter().map(|x| f64::from(x * x)).sum::<f64>() / 4096.0;
+        assert!((variance * 3.0 * 64.0 - 1.0).abs() < 0.05, "{variance}");
+    }
+
+    /// Two hidden units by hand: z = W2·gelu(W1·h + b1) + b2.
+    #[test]
+    fn forward_follows_its_formula() {
+        let device = CpuDevice::new(1).unwrap();
+        let mut params = Params::default();
+        let values = [vec![1.0, 0.0, 0.5, -1.0], vec![0.0, 0.25], vec![2.0, 1.0, 0.0, -1.0], vec![0.5, 1.0]];
+        let projector = Projector::add(&device, &mut params, 2, |i, _, _| Ok(values[i].clone())).unwrap();
+        let h = device.upload(1, 2, &[1.0, -0.5]).unwrap();
+        let (z, _) = projector.forward(&device, &params, h).unwrap();
+        // inner = (1, 0.5 + 0.5 + 0.25); gelu(1) = 0.8413447, gelu(1.25) = 1.1179377
+        let z = device.read(&z).unwrap();
+        let want = [2.0 * 0.841_344_7 + 1.117_937_7 + 0.5, -1.117_937_7 + 1.0];
+        assert!(z.iter().zip(want).all(|(z, w)| (z - w).abs() < 1e-6), "{z:?} instead of {want:?}");
+    }
+}

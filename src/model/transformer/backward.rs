@@ -1,0 +1,207 @@
+//! The backward pass: the blocks in reverse, for the rows of one pass.
+
+use super::forward::{ForwardSaved, LayerSaved, PassSaved, Place};
+use super::{Layer, TapGrads, Transformer};
+use crate::device::{Device, HeadShape, Span, TensorInfo};
+use crate::model::layout::{Layout, SharedKeys};
+use crate::model::params::{Grads, Params};
+use crate::{Error, Result};
+
+/// How far down a backward pass must go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// To the lowest layer with a trained weight: below it there is nothing to compute.
+    Weights,
+    /// To the keys and values of every layer, of which some belong to earlier passes.
+    Keys,
+    /// To the input embeddings.
+    Input,
+}
+
+/// The keys and values that the queries of a pass met, and where their gradients go.
+pub(super) enum KvBackward<'a, D: Device> {
+    /// Those of the pass itself: per layer, taken from the end.
+    Own { kv: Vec<[D::Tensor; 2]>, shared: Option<&'a SharedKeys<D>> },
+    /// Those of several passes, one matrix of each a layer, in which `rows` are this one's.
+    Beside {
+        keys: &'a [D::Tensor],
+        values: &'a [D::Tensor],
+        /// Per layer the gradients that later passes, which go first, have left.
+        sums: &'a mut [Option<[D::Tensor; 2]>],
+        rows: &'a D::Index,
+    },
+}
+
+/// The attention of a pass in one layer: its queries, outputs, log-sum-exps and their gradient.
+struct AttentionSaved<'a, D: Device> {
+    q: &'a D::Tensor,
+    attn: &'a D::Tensor,
+    lse: &'a D::Tensor,
+    dattn: &'a D::Tensor,
+}
+
+impl<D: Device> KvBackward<'_, D> {
+    /// The gradients of queries, keys and values of the pass's own rows in layer `i`.
+    fn attention(
+        &mut self,
+        device: &D,
+        heads: HeadShape,
+        spans: &[Span],
+        i: usize,
+        AttentionSaved { q, attn, lse, dattn }: AttentionSaved<'_, D>,
+    ) -> Result<[D::Tensor; 3]> {
+        let (t, width) = (q.rows(), heads.kv_width());
+        let mut dq = device.empty(t, heads.q_width())?;
+        match self {
+            KvBackward::Own { kv, shared } => {
+                let [k, v] = kv.pop().ok_or_else(|| Error::other("the forward pass kept no keys"))?;
+                let mut dk = device.empty(k.rows(), width)?;
+                let mut dv = device.empty(k.rows(), width)?;
+                device.attention_backward(
+                    heads, spans, q, &k, &v, attn, lse, dattn, &mut dq, &mut dk, &mut dv,
+                )?;
+                if let Some(shared) = shared {
+                    (dk, dv) = (shared.collect(device, &dk, t)?, shared.collect(device, &dv, t)?);
+                }
+                Ok([dq, dk, dv])
+            }
+            KvBackward::Beside { keys, values, sums, rows } => {
+                let (k, v) = (&keys[i], &values[i]);
+                // Rows of no span are left as they are.
+                let mut dk = device.cleared(k.rows(), width)?;
+                let mut dv = device.cleared(k.rows(), width)?;
+                device
+                    .attention_backward(heads, spans, q, k, v, attn, lse, dattn, &mut dq, &mut dk, &mut dv)?;
+                let sum = match &mut sums[i] {
+                    Some(sum) => {
+                        device.add(&dk, &mut sum[0])?;
+                        device.add(&dv, &mut sum[1])?;
+                        sum
+                    }
+                    none => none.insert([dk, dv]),
+                };
+                let mut own = [device.empty(t, width)?, device.empty(t, width)?];
+                for (sum, own) in sum.iter().zip(&mut own) {
+                    device.gather_rows(1.0, sum, rows, own)?;
+                }
+                let [dk, dv] = own;
+                Ok([dq, dk, dv])
+            }
+        }
+    }
+}
+
+impl<D: Device> Transformer<D> {
+    /// Adds to the gradients of the trained weights, given that of the final hidden states
+    /// (`dhidden[T, H]`). Returns the gradient of the input embeddings `[T, H]` where `want_input`.
+    ///
+    /// # Errors
+    /// Shape mismatches and what the device says.
+    #[allow(clippy::too_many_arguments)]
+    pub fn backward(
+        &self,
+        device: &D,
+        params: &Params<D>,
+        grads: &mut Grads<D>,
+        saved: ForwardSaved<D>,
+        dhidden: &D::Tensor,
+        layout: &Layout<D>,
+        want_input: bool,
+    ) -> Result<Option<D::Tensor>> {
+        let place = Place { positions: &layout.positions, spans: &layout.spans };
+        let kv = KvBackward::Own { kv: saved.kv, shared: layout.shared.as_ref() };
+        let reach = if want_input { Reach::Input } else { Reach::Weights };
+        self.pass_backward(device, params, grads, saved.pass, dhidden, place, kv, None, reach)
+    }
+
+    /// One pass through all blocks in reverse: adds to the gradients of the trained weights, given that of
+    /// the final hidden states (`dhidden[T, H]`, in which tapped ones have their part) and those of the
+    /// tapped states of lower layers. Returns the gradient of the input embeddings `[T, H]` where it reaches
+    /// them.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn pass_backward(
+        &self,
+        device: &D,
+        params: &Params<D>,
+        grads: &mut Grads<D>,
+        saved: PassSaved<D>,
+        dhidden: &D::Tensor,
+        place: Place<'_, D>,
+        mut kv: KvBackward<'_, D>,
+        taps: Option<&TapGrads<D>>,
+        reach: Reach,
+    ) -> Result<Option<D::Tensor>> {
+        let eps = self.config.rms_norm_eps;
+        // The gradient of the residual stream, carried down through the layers.
+        let mut d = device.cleared(dhidden.rows(), dhidden.cols())?;
+        let norm = params.get(self.norm);
+        device.rms_norm_backward(dhidden, &saved.stream, norm, eps, &mut d, grads.get_mut(self.norm))?;
+        let lowest = match reach {
+            Reach::Weights => self.layers.iter().take_while(|l| !l.trained(grads)).count(),
+            Reach::Keys | Reach::Input => 0,
+        };
+        let layers = self.layers.iter().zip(saved.layers).zip(saved.stream2).enumerate().skip(lowest);
+        for (i, ((layer, s), stream2)) in layers.collect::<Vec<_>>().into_iter().rev() {
+            if let (Some(taps), true) = (taps, i + 1 < self.layers.len()) {
+                taps.add(device, i, &mut d)?;
+            }
+            let below = reach == Reach::Input || i > lowest;
+            self.backward_layer(
+                device, params, grads, i, layer, s, &stream2, &place, &mut kv, &mut d, below,
+            )?;
+        }
+        Ok((reach == Reach::Input).then_some(d))
+    }
+
+    /// Takes `d`, the gradient of the stream after a layer, to that before it; where nothing below
+    /// is wanted, `d` is left somewhere between.
+    #[allow(clippy::too_many_arguments)]
+    fn backward_layer(
+        &self,
+        device: &D,
+        params: &Params<D>,
+        grads: &mut Grads<D>,
+        i: usize,
+        layer: &Layer,
+        s: LayerSaved<D>,
+        stream2: &D::Tensor,
+        &Place { positions, spans }: &Place<'_, D>,
+        kv: &mut KvBackward<'_, D>,
+        d: &mut D::Tensor,
+        below: bool,
+    ) -> Result<()> {
+        let (eps, heads) = (self.config.rms_norm_eps, self.heads());
+        let (t, h) = (d.rows(), d.cols());
+        let LayerSaved { stream1, n1, q, attn, lse, n2, mut gate, mut up, act, low } = s;
+        let [q_low, k_low, v_low, o_low, gate_low, up_low, down_low] = low;
+
+        let mut dact = device.empty(t, self.config.intermediate_size)?;
+        let act = act.as_ref().unwrap_or(&gate); // read only where down is trained, and then kept
+        layer.down.backward(device, params, grads, act, &down_low, d, Some((&mut dact, 0.0)))?;
+        device.swiglu_backward(&dact, &mut gate, &mut up)?;
+        let mut dn = device.empty(t, h)?;
+        layer.gate.backward(device, params, grads, &n2, &gate_low, &gate, Some((&mut dn, 0.0)))?;
+        layer.up.backward(device, params, grads, &n2, &up_low, &up, Some((&mut dn, 1.0)))?;
+        let post_norm = params.get(layer.post_norm);
+        device.rms_norm_backward(&dn, stream2, post_norm, eps, d, grads.get_mut(layer.post_norm))?;
+
+        let mut dattn = device.empty(t, heads.q_width())?;
+        layer.o.backward(device, params, grads, &attn, &o_low, d, Some((&mut dattn, 0.0)))?;
+        let attention = AttentionSaved { q: &q, attn: &attn, lse: &lse, dattn: &dattn };
+        let [mut dq, mut dk, dv] = kv.attention(device, heads, spans, i, attention)?;
+        device.rotary(&mut dq, positions, &self.inv_freq, -1.0)?;
+        device.rotary(&mut dk, positions, &self.inv_freq, -1.0)?;
+        let input = below || grads.trains(layer.input_norm);
+        for (linear, low, dy, beta) in
+            [(&layer.q, &q_low, &dq, 0.0), (&layer.k, &k_low, &dk, 1.0), (&layer.v, &v_low, &dv, 1.0)]
+        {
+            let dx = if input { Some((&mut dn, beta)) } else { None };
+            linear.backward(device, params, grads, &n1, low, dy, dx)?;
+        }
+        if input {
+            let input_norm = params.get(layer.input_norm);
+            device.rms_norm_backward(&dn, &stream1, input_norm, eps, d, grads.get_mut(layer.input_norm))?;
+        }
+        Ok(())
+    }
+}

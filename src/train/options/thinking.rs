@@ -1,0 +1,104 @@
+//! What a run of the methods between CoT and CoLaR is told: icot, coconut and distill.
+
+use super::flags::{TrainFlags, check};
+use crate::model::colar_config::MOST_THOUGHTS;
+use crate::model::prompt::Method;
+use crate::model::thoughts::ThoughtsConfig;
+use crate::train::stages::Stages;
+use crate::{Error, Result};
+
+/// How steps give way to thoughts; each part means something to the methods that it names.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ThinkingOptions {
+    /// When steps are taken away (icot, coconut).
+    pub stages: Stages,
+    /// Thoughts that each stage puts in their place (coconut).
+    pub thoughts_per_step: usize,
+    /// Thoughts before the answer (distill).
+    pub thoughts: usize,
+    /// Weight of the written chain's cross-entropy (distill).
+    pub teacher_weight: f32,
+    /// Weight of the cross-entropy after the thoughts (distill).
+    pub student_weight: f32,
+    /// Weight of the distance between the hidden states of both (distill).
+    pub distill_weight: f32,
+}
+
+impl ThinkingOptions {
+    /// Takes them from the flags and checks every value.
+    pub(super) fn from_flags(flags: &TrainFlags, method: Method) -> Result<Self> {
+        let (icot, coconut, distill) = (Method::Icot, Method::Coconut, Method::Distill);
+        let staged = matches!(method, Method::Icot | Method::Coconut);
+        let given: [(&str, bool, &[Method]); 7] = [
+            ("--stages", flags.stages.is_some(), &[icot, coconut]),
+            ("--stage-steps", flags.stage_steps.is_some(), &[icot, coconut]),
+            ("--thoughts-per-step", flags.thoughts_per_step.is_some(), &[coconut]),
+            ("--thoughts", flags.thoughts.is_some(), &[distill]),
+            ("--teacher-weight", flags.teacher_weight.is_some(), &[distill]),
+            ("--student-weight", flags.student_weight.is_some(), &[distill]),
+            ("--distill-weight", flags.distill_weight.is_some(), &[distill]),
+        ];
+        if let Some((flag, _, methods)) =
+            given.iter().find(|(_, given, known)| *given && !known.contains(&method))
+        {
+            let names: Vec<&str> = methods.iter().map(|m| m.name()).collect();
+            return Err(Error::usage(format!("{flag} goes with --method {}", names.join(" or "))));
+        }
+        let o = ThinkingOptions {
+            stages: match staged {
+                true => Stages { count: flags.stages.unwrap_or(3), updates: flags.stage_steps },
+                false => Stages::ONE,
+            },
+            thoughts_per_step: flags.thoughts_per_step.unwrap_or(2),
+            thoughts: flags.thoughts.unwrap_or(6),
+            teacher_weight: flags.teacher_weight.unwrap_or(1.0),
+            student_weight: flags.student_weight.unwrap_or(1.0),
+            distill_weight: flags.distill_weight.unwrap_or(20.0),
+        };
+        check((1..=1024).contains(&o.stages.count), "--stages must lie in 1..=1024")?;
+        check(o.stages.updates != Some(0), "--stage-steps must be at least 1")?;
+        let most = MOST_THOUGHTS;
+        let bounded = |n: usize| (1..=most).contains(&n);
+        check(bounded(o.thoughts), &format!("--thoughts must lie in 1..={most}"))?;
+        check(
+            bounded(o.thoughts_per_step.saturating_mul(o.stages.count as usize)),
+            &format!("--thoughts-per-step times --stages must lie in 1..={most}"),
+        )?;
+        let weights = [o.teacher_weight, o.student_weight, o.distill_weight];
+        check(weights.iter().all(|w| w.is_finite()), "the weights of the objective must be finite")?;
+        Ok(o)
+    }
+
+    /// Of `flags`, sets those that mean something to the method, for storing with the run.
+    pub(super) fn into_flags(self, method: Method, flags: TrainFlags) -> TrainFlags {
+        let Stages { count, updates } = self.stages;
+        match method {
+            Method::Colar | Method::Cot => flags,
+            Method::Icot => TrainFlags { stages: Some(count), stage_steps: updates, ..flags },
+            Method::Coconut => TrainFlags {
+                stages: Some(count),
+                stage_steps: updates,
+                thoughts_per_step: Some(self.thoughts_per_step),
+                ..flags
+            },
+            Method::Distill => TrainFlags {
+                thoughts: Some(self.thoughts),
+                teacher_weight: Some(self.teacher_weight),
+                student_weight: Some(self.student_weight),
+                distill_weight: Some(self.distill_weight),
+                ..flags
+            },
+        }
+    }
+
+    /// The thoughts of a model that the method trains, in a stage.
+    pub fn thoughts(&self, method: Method, stage: u64) -> Option<ThoughtsConfig> {
+        match method {
+            Method::Colar | Method::Cot | Method::Icot => None,
+            Method::Coconut => {
+                Some(ThoughtsConfig { count: self.thoughts_per_step * stage as usize, projector: false })
+            }
+            Method::Distill => Some(ThoughtsConfig { count: self.thoughts, projector: true }),
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! The tokens of samples in which thoughts stand for steps (Coconut, distillation).
+
+use super::recipe::Recipe;
+use super::thoughts::{Lesson, ThoughtExample};
+use crate::data::Sample;
+use crate::model::prompt::{SEPARATOR, question_text};
+use crate::model::tokenizer::Tokenizer;
+use crate::{Error, Result};
+
+/// What the answer's tokens begin with.
+const MARK: &str = "Answer:";
+
+impl Recipe<'_> {
+    /// A sample of Coconut: after the thoughts come the steps that the stage has left, the separator, the answer.
+    ///
+    /// # Errors
+    /// What the tokenizer says.
+    pub fn coconut(&self, sample: &Sample) -> Result<ThoughtExample> {
+        let removed = self.stages.removed(self.stage, sample.steps.len());
+        let mut tail = self.chain(&sample.steps[removed..])?;
+        tail.extend(self.answer(sample)?);
+        Ok(ThoughtExample { question: self.question(sample)?, tail, distill: None })
+    }
+
+    /// A sample of distillation: after the thoughts comes the answer, and the teacher has all steps before it.
+    ///
+    /// # Errors
+    /// What the tokenizer says.
+    pub fn distilled(&self, sample: &Sample) -> Result<ThoughtExample> {
+        let answer = self.answer(sample)?;
+        let colon = colon(self.tokenizer, &answer)?;
+        let mut teacher_tail = self.written(&sample.steps)?;
+        let mut tail = vec![self.separator];
+        let (teacher_colon, student_colon) = (teacher_tail.len() + colon, tail.len() + colon);
+        teacher_tail.extend(&answer);
+        tail.extend(&answer);
+        let distill = Some(Lesson { teacher_tail, teacher_colon, student_colon });
+        Ok(ThoughtExample { question: self.question(sample)?, tail, distill })
+    }
+
+    /// The question and the separator after it.
+    fn question(&self, sample: &Sample) -> Result<Vec<u32>> {
+        let mut ids = self.tokenizer.encode(&question_text(&sample.question, self.speed))?;
+        ids.push(self.separator);
+        Ok(ids)
+    }
+
+    /// Steps and the separator after them, as one string.
+    fn chain(&self, steps: &[String]) -> Result<Vec<u32>> {
+        let steps = steps.join("\n");
+        if steps.is_empty() {
+            Ok(vec![self.separator])
+        } else {
+            self.tokenizer.encode(&format!("{steps}{SEPARATOR}"))
+        }
+    }
+
+    /// The same behind a first separator, as a written chain has it, without that.
+    fn written(&self, steps: &[String]) -> Result<Vec<u32>> {
+        let ids = self.tokenizer.encode(&format!("{SEPARATOR}{}{SEPARATOR}", steps.join("\n")))?;
+        match ids.split_first() {
+            Some((first, rest)) if *first == self.separator && !rest.is_empty() => Ok(rest.to_vec()),
+            // The tokenizer joins the separator with what follows it.
+            _ => self.chain(steps),
+        }
+    }
+
+    /// The answer and the end of sequence.
+    fn answer(&self, sample: &Sample) -> Result<Vec<u32>> {
+        let mut ids = self.tokenizer.encode(&format!("{MARK}{}", sample.answer))?;
+        ids.push(self.eos);
+        Ok(ids)
+    }
+}
+
+/// Which of the answer's tokens holds the colon.
+fn colon(tokenizer: &Tokenizer, answer: &[u32]) -> Result<usize> {
+    let mark = tokenizer.encode(MARK)?;
+    if !mark.is_empty() && answer.starts_with(&mark) {
+        return Ok(mark.len() - 1);
+    }
+    for last in 0..answer.len() {
+        if tokenizer.decode(&answer[..=last], false)?.contains(':') {
+            return Ok(last);
+        }
+    }
+    Err(Error::other(format!("{}: no token holds the colon of {MARK}", tokenizer.path().display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::synth;
+    use crate::model::merge::Merge;
+    use crate::model::prompt::Method;
+    use crate::train::batch::Packing;
+    use crate::train::stages::Stages;
+
+    fn tokenizer() -> (tempfile::TempDir, Tokenizer) {
+        let dir = tempfile::tempdir().unwrap();
+        synth::write_tokenizer(dir.path()).unwrap();
+        let tokenizer = Tokenizer::load(dir.path()).unwrap();
+        (dir, tokenizer)
+    }
+
+    fn sample() -> Sample {
+        let steps = vec!["<<3*24=72>>".to_owned(), "<<72-10=62>>".to_owned()];
+        Sample { question: "How many?".into(), steps, answer: "62".into() }
+    }
+
+    fn recipe(tokenizer: &Tokenizer, method: Method, stage: u64) -> Recipe<'_> {
+        Recipe {
+            tokenizer,
+            eos: 1,
+            separator: tokenizer.separator(SEPARATOR).unwrap(),
+            packing: Packing { method, cf: 1, merge: Merge::Sqrt },
+            speed: "auto",
+            stages: Stages { count: 3, updates: None },
+            stage,
+        }
+    }
+
+    #[test]
+    fn thoughts_stand_before_the_steps_that_are_left() {
+        let (_dir, tokenizer) = tokenizer();
+        let encode = |text: &str| tokenizer.encode(text).unwrap();
+        let question = encode("Question: How many? Let's think step by step:(Thinking speed: auto)###");
+        for (stage, chain) in [(1, "<<72-10=62>>###"), (2, "###"), (3, "###")] {
+            let example = recipe(&tokenizer, Method::Coconut, stage).coconut(&sample()).unwrap();
+            assert_eq!(example.question, question);
+            assert_eq!(example.tail, [encode(chain), encode("Answer:62"), vec![1]].concat());
+            assert_eq!(example.distill, None);
+        }
+    }
+
+    #[test]
+    fn both_colons_are_the_answers() {
+        let (_dir, tokenizer) = tokenizer();
+        let encode = |text: &str| tokenizer.encode(text).unwrap();
+        let colon = encode(":")[0];
+        let example = recipe(&tokenizer, Method::Distill, 1).distilled(&sample()).unwrap();
+        let lesson = example.distill.unwrap();
+        let written = encode("###<<3*24=72>>\n<<72-10=62>>###");
+        assert_eq!(lesson.teacher_tail, [&written[1..], &encode("Answer:62"), &[1]].concat());
+        assert_eq!(example.tail, [encode("###"), encode("Answer:62"), vec![1]].concat());
+        assert_eq!(
+            (example.tail[lesson.student_colon], lesson.teacher_tail[lesson.teacher_colon]),
+            (colon, colon)
+        );
+        // An answer with a colon of its own, and no steps at all.
+        let bare = Sample { steps: Vec::new(), answer: "1:30".into(), ..sample() };
+        let example = recipe(&tokenizer, Method::Distill, 1).distilled(&bare).unwrap();
+        let lesson = example.distill.unwrap();
+        assert_eq!(lesson.teacher_tail, example.tail);
+        assert_eq!(lesson.student_colon, encode("Answer:").len());
+    }
+}
