@@ -236,7 +236,7 @@ fn a_model_of_ones_own_is_compared_with_adapters() {
         "--config",
         &config,
         "--methods",
-        "cot,colar",
+        "all",
         "--seeds",
         "1",
         "--lrs",
@@ -255,6 +255,9 @@ fn a_model_of_ones_own_is_compared_with_adapters() {
     let json: Value = serde_json::from_slice(&std::fs::read(at("out/table1.json")).unwrap()).unwrap();
     assert_eq!((&json["updates"], &json["warm_updates"]), (&4.into(), &1.into()));
     assert!(text.contains("easy (%)") && !text.contains("average"), "{text}");
+    for method in ["CoT", "iCoT", "Coconut", "Distill", "CoLaR c = 5", "CoLaR-OC c = 2"] {
+        assert!(text.contains(&format!("| {method} ")), "{method}: {text}");
+    }
     assert!(tmp.path().join("out/runs/colar/lr1e-4/seed0/best/adapter_model.safetensors").exists());
 }
 

@@ -2,6 +2,7 @@
 
 use crate::model::merge::Merge;
 use crate::model::prompt::Method;
+use crate::train::batch::ChunkLabels;
 use crate::train::{LatentLossName, TrainFlags};
 use crate::{Error, Result};
 
@@ -36,10 +37,14 @@ const fn ablation(name: &'static str, label: &'static str, differs: fn() -> Trai
 }
 
 /// All of them, in the order of the table.
-pub static VARIANTS: [Variant; 5] = [
+pub static VARIANTS: [Variant; 9] = [
     method("cot", "CoT", Method::Cot),
+    method("icot", "iCoT", Method::Icot),
+    method("coconut", "Coconut", Method::Coconut),
+    method("distill", "Distill", Method::Distill),
     method("colar", "CoLaR", Method::Colar),
     ablation("colar-dl", "CoLaR-DL", || TrainFlags { deterministic_head: Some(true), ..nothing() }),
+    ablation("colar-oc", "CoLaR-OC", || TrainFlags { chunk_labels: Some(ChunkLabels::None), ..nothing() }),
     ablation("colar-mp", "CoLaR-MP", || TrainFlags { merge: Some(Merge::Mean), ..nothing() }),
     ablation("colar-nll", "CoLaR-NLL", || TrainFlags { latent_loss: Some(LatentLossName::Nll), ..nothing() }),
 ];
