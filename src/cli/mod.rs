@@ -5,6 +5,7 @@ pub mod common;
 pub mod data;
 mod embedded;
 pub mod eval;
+pub mod experiment;
 pub mod generate;
 pub mod init;
 pub mod score;
@@ -30,6 +31,7 @@ enum Command {
     Generate(generate::GenerateArgs),
     Eval(eval::EvalArgs),
     Score(score::ScoreArgs),
+    Experiment(experiment::ExperimentArgs),
     Init(init::InitArgs),
     Data(data::DataArgs),
     Bench(bench::BenchArgs),
@@ -64,6 +66,7 @@ fn dispatch(cli: Cli, started: std::time::Instant) -> Result<()> {
         Command::Generate(args) => generate::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Score(args) => score::run(&args),
+        Command::Experiment(args) => experiment::run(args),
         Command::Init(args) => init::run(&args),
         Command::Data(args) => data::run(args),
         Command::Bench(args) => bench::run(&args, started),

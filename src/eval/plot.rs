@@ -28,7 +28,7 @@ pub(crate) const INK: RGBColor = RGBColor(38, 38, 38);
 pub(crate) const GRID: RGBColor = RGBColor(226, 226, 226);
 pub(crate) const FONT: &str = "Helvetica, Arial, sans-serif";
 
-type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+pub(crate) type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 /// Draws `rows` to the file `path`, whole or not at all.
 ///
@@ -218,7 +218,7 @@ fn ranges<'a>(points: impl Iterator<Item = &'a Point>) -> (Range<f64>, Range<f64
 }
 
 /// A tick as a whole number, or with one decimal where it is none.
-fn tick(x: f64) -> String {
+pub(crate) fn tick(x: f64) -> String {
     if (x - x.round()).abs() < 1e-6 { format!("{x:.0}") } else { format!("{x:.1}") }
 }
 

@@ -113,10 +113,10 @@ const HEADS: [&str; 6] = ["method", "accuracy (%)", "#L", "#L correct", "answer 
 
 /// The table as Markdown with padded cells, one line a row.
 pub fn text(rows: &[TableRow]) -> String {
-    let cells: Vec<[String; 6]> = rows
+    let cells: Vec<Vec<String>> = rows
         .iter()
         .map(|r| {
-            [
+            vec![
                 r.label(),
                 figure(100.0 * r.accuracy, r.accuracy_ci.map(|ci| 100.0 * ci)),
                 figure(r.mean_length, r.mean_length_ci),
@@ -126,33 +126,41 @@ pub fn text(rows: &[TableRow]) -> String {
             ]
         })
         .collect();
-    let widths: [usize; 6] = std::array::from_fn(|c| {
-        cells.iter().map(|row| row[c].chars().count()).chain([HEADS[c].len()]).max().unwrap_or(0)
-    });
-    let mut out = line(&HEADS.map(str::to_owned), &widths);
+    markdown(&HEADS.map(str::to_owned), &cells)
+}
+
+/// A Markdown table with padded cells: the first column aligned to the left, the others to the right. Every row
+/// has a cell a head.
+pub(crate) fn markdown(heads: &[String], rows: &[Vec<String>]) -> String {
+    let width = |c: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(c)).chain(heads.get(c));
+        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..heads.len()).map(width).collect();
+    let mut out = line(heads, &widths);
     for (c, width) in widths.iter().enumerate() {
         // Numbers are aligned to the right, in Markdown by a colon at the end of the dashes.
         out +=
             &if c == 0 { format!("|:{}-", "-".repeat(*width)) } else { format!("|-{}:", "-".repeat(*width)) };
     }
     out += "|\n";
-    for row in &cells {
+    for row in rows {
         out += &line(row, &widths);
     }
     out
 }
 
 /// A mean, with its interval where there is one.
-fn figure(mean: f64, ci: Option<f64>) -> String {
+pub(crate) fn figure(mean: f64, ci: Option<f64>) -> String {
     match ci {
         Some(ci) => format!("{mean:.1} ± {ci:.1}"),
         None => format!("{mean:.1}"),
     }
 }
 
-fn line(cells: &[String; 6], widths: &[usize; 6]) -> String {
+fn line(cells: &[String], widths: &[usize]) -> String {
     let mut out = String::new();
-    for (c, (cell, width)) in cells.iter().zip(widths).enumerate() {
+    for (c, (cell, &width)) in cells.iter().zip(widths).enumerate() {
         out += &if c == 0 { format!("| {cell:<width$} ") } else { format!("| {cell:>width$} ") };
     }
     out + "|\n"

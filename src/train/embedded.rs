@@ -7,20 +7,17 @@
 use std::path::PathBuf;
 
 use super::batch::ChunkLabels;
+use super::materials::{Materials, word_problems};
 use super::options::{self, LatentNoise, Monitor, TrainFlags};
 use super::rl::RlTrainer;
 use super::schedule::Schedule;
 use super::trainer::{Progress, Trainer};
-use crate::data::synth::{self, SynthConfig};
-use crate::data::{self, Sample, VerifierKind};
+use crate::data::{self, Sample, VerifierKind, synth};
 use crate::device::Device;
 use crate::eval::{EvalOptions, Evaluation, TableRow, evaluate, plot, table};
-use crate::files::atomic::{StagedDir, write_atomic};
-use crate::files::safetensors::Dtype;
+use crate::files::atomic::write_atomic;
 use crate::infer::{Loaded, Sampling};
 use crate::model::config::ModelConfig;
-use crate::model::init::{RandomInit, write_random_model};
-use crate::model::presets::Preset;
 use crate::model::prompt::Method;
 use crate::{Error, Result};
 
@@ -36,12 +33,8 @@ const RL_FACTOR: &str = "2";
 /// Compression factors of the table.
 const TABLE_FACTORS: [&str; 4] = ["1", "2", "3", "5"];
 
-/// Standard deviation of the model's first weights. The customary 0.02 is meant for widths of thousands; at
-/// 128 it takes twice the steps to the same loss.
-const INIT_STD: f32 = 0.06;
-
 /// Questions that are evaluated together.
-const EVAL_BATCH: usize = 128;
+pub(crate) const EVAL_BATCH: usize = 128;
 
 /// What the default run may be told.
 #[derive(Debug, Clone, PartialEq)]
@@ -72,61 +65,62 @@ pub enum Stage<'a> {
 }
 
 impl EmbeddedOptions {
-    fn data(&self, split: &str) -> PathBuf {
-        self.out.join("data").join(format!("{split}.jsonl"))
-    }
-
-    fn model(&self) -> PathBuf {
-        self.out.join("model")
-    }
-
-    fn synth(&self) -> SynthConfig {
-        let d = SynthConfig::default();
-        let short = |n: usize| (n / self.shorten as usize).max(8);
-        SynthConfig { seed: self.seed, train: short(d.train), val: short(d.val), test: short(d.test), ..d }
+    fn materials(&self) -> Materials {
+        Materials::at(&self.out)
     }
 
     /// The flags of a stage. They were chosen on the validation split.
     fn stage(&self, method: Method, name: &str) -> TrainFlags {
         let steps = if method == Method::Colar { 1500 } else { 700 };
         let steps = (steps / self.shorten).max(2);
-        let common = TrainFlags {
+        let given = TrainFlags {
             method: Some(method),
-            model: Some(self.model()),
-            data: Some(self.data("train")),
-            val: Some(self.data("val")),
+            model: Some(self.materials().model()),
+            data: Some(self.materials().data("train")),
+            val: Some(self.materials().data("val")),
             out: Some(self.out.join(name)),
-            full: Some(true),
-            batch_size: Some(48),
-            max_steps: Some(steps),
-            warmup: Some(steps / 20),
-            schedule: Some(Schedule::Cosine),
             monitor: Some(Monitor::Accuracy),
             val_every: Some(steps.div_ceil(4)),
             save_every: Some(steps.div_ceil(4)),
-            save_top_k: Some(1),
+            lr: Some(2e-3),
             seed: Some(self.seed),
-            ..TrainFlags::default()
+            ..supervised(steps)
         };
         match method {
-            Method::Cot | Method::Icot | Method::Coconut | Method::Distill => {
-                TrainFlags { lr: Some(2e-3), ..common }
-            }
+            Method::Cot | Method::Icot | Method::Coconut | Method::Distill => given,
             Method::Colar => TrainFlags {
                 init: Some(self.out.join("cot").join("best")),
                 freeze_embedding: Some(true),
-                lr: Some(2e-3),
-                c_max: Some(5),
-                // Expectations in place of draws: the same gradient on average, with less noise in the
-                // few steps there are.
-                chunk_labels: Some(ChunkLabels::Mean),
-                latent_noise: Some(LatentNoise::Expected),
-                latent_weight: Some(3.0),
                 // Keeps sigma at about 0.13: reinforcement learning explores by it.
                 entropy_weight: Some(-0.1),
-                ..common
+                ..given.over(latents())
             },
         }
+    }
+}
+
+/// The flags of any supervised run of the embedded model that lasts `steps` steps.
+pub(crate) fn supervised(steps: u64) -> TrainFlags {
+    TrainFlags {
+        full: Some(true),
+        batch_size: Some(48),
+        max_steps: Some(steps),
+        warmup: Some(steps / 20),
+        schedule: Some(Schedule::Cosine),
+        save_top_k: Some(1),
+        ..TrainFlags::default()
+    }
+}
+
+/// The flags of its training in latents.
+pub(crate) fn latents() -> TrainFlags {
+    TrainFlags {
+        c_max: Some(5),
+        // Expectations in place of draws: the same gradient on average, with less noise in the few steps there are.
+        chunk_labels: Some(ChunkLabels::Mean),
+        latent_noise: Some(LatentNoise::Expected),
+        latent_weight: Some(3.0),
+        ..TrainFlags::default()
     }
 }
 
@@ -136,10 +130,10 @@ impl EmbeddedOptions {
         let steps = (40 / self.shorten).max(2);
         TrainFlags {
             stage: Some(options::Stage::Rl),
-            model: Some(self.model()),
+            model: Some(self.materials().model()),
             adapter: Some(self.out.join("colar").join("best")),
-            data: Some(self.data("train")),
-            val: Some(self.data("val")),
+            data: Some(self.materials().data("train")),
+            val: Some(self.materials().data("val")),
             out: Some(self.out.join(RL)),
             full: Some(true),
             freeze_embedding: Some(true),
@@ -200,28 +194,16 @@ pub fn run<D: Device>(
 
 /// Makes the data set and the model, unless they are there.
 fn prepare(options: &EmbeddedOptions, on_stage: &mut (dyn FnMut(Stage<'_>) + Send)) -> Result<()> {
-    let (data_dir, model_dir) = (options.out.join("data"), options.model());
-    if !data_dir.exists() {
-        let splits = synth::generate(&options.synth())?;
-        let staged = StagedDir::create(&data_dir)?;
-        for (name, samples) in [("train", &splits.train), ("val", &splits.val), ("test", &splits.test)] {
-            data::write_jsonl(staged.path().join(format!("{name}.jsonl")), samples)?;
-        }
-        staged.commit()?;
-    }
-    if !model_dir.exists() {
-        let config =
-            ModelConfig { vocab_size: synth::tokenizer::vocabulary().len(), ..Preset::Tiny.config() };
-        let staged = StagedDir::create(&model_dir)?;
-        let init = RandomInit { dtype: Dtype::F32, std: INIT_STD, seed: options.seed };
-        write_random_model(staged.path(), &config, &init)?;
-        synth::write_tokenizer(staged.path())?;
-        staged.commit()?;
-    }
-    let count = |split: &str| Ok::<_, Error>(data::load(options.data(split), None)?.len());
+    let materials = options.materials();
+    materials.make_data(|| {
+        let splits = synth::generate(&word_problems(options.seed, options.shorten))?;
+        Ok(vec![("train", splits.train), ("val", splits.val), ("test", splits.test)])
+    })?;
+    materials.make_model(options.seed)?;
+    let count = |split: &str| Ok::<_, Error>(data::load(materials.data(split), None)?.len());
     on_stage(Stage::Prepared {
         samples: [count("train")?, count("val")?, count("test")?],
-        parameters: ModelConfig::load(&model_dir)?.num_parameters(),
+        parameters: ModelConfig::load(&materials.model())?.num_parameters(),
     });
     Ok(())
 }
@@ -245,11 +227,11 @@ fn evaluate_all<D: Device>(
     options: &EmbeddedOptions,
     on_stage: &mut (dyn FnMut(Stage<'_>) + Send),
 ) -> Result<Vec<TableRow>> {
-    let test = data::load(options.data("test"), None)?;
+    let test = data::load(options.materials().data("test"), None)?;
     let mut rows = Vec::new();
     let mut add = |stage: &str, method: Method, factors: &[&str]| -> Result<()> {
         let checkpoint = options.out.join(stage).join("best");
-        let loaded = Loaded::new(device.clone(), &options.model(), Some(&checkpoint))?;
+        let loaded = Loaded::new(device.clone(), &options.materials().model(), Some(&checkpoint))?;
         for cf in factors {
             let evaluation = evaluate_one(&loaded, &test, method, cf)?;
             let row = TableRow::from_runs(method, cf, &[evaluation])

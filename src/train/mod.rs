@@ -4,6 +4,7 @@ pub mod batch;
 pub mod checkpoint;
 pub mod embedded;
 mod feed;
+pub(crate) mod materials;
 mod metrics;
 pub(crate) mod needs;
 pub mod optimizer;

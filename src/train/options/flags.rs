@@ -3,8 +3,10 @@
 //! [`TrainFlags`] has an `Option` for everything, so that the same type reads a file, takes flags over
 //! it ([`TrainFlags::over`]) and is resolved into the options of a stage, which are stored with the run.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::data::verify::VerifierKind;
@@ -78,6 +80,16 @@ macro_rules! flags {
             /// These flags, and where one is absent, that of `file`.
             pub fn over(self, file: TrainFlags) -> TrainFlags {
                 TrainFlags { $($name: self.$name.or(file.$name),)* }
+            }
+
+            /// The first of these flags that `named` names (as the fields are), as on the command line.
+            pub(crate) fn first_of(&self, named: &[&str]) -> Option<String> {
+                $(
+                    if self.$name.is_some() && named.contains(&stringify!($name)) {
+                        return Some(format!("--{}", stringify!($name).replace('_', "-")));
+                    }
+                )*
+                None
             }
 
             /// The first of these flags that `known` does not name, as on the command line.
@@ -321,11 +333,15 @@ impl TrainFlags {
     /// # Errors
     /// [`Error::File`] naming the file and the key at fault.
     pub fn from_toml(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-        toml::from_str(&text).map_err(|e: toml::de::Error| {
-            let line = e.span().map_or(1, |s| 1 + text[..s.start.min(text.len())].matches('\n').count());
-            Error::Line { path: path.to_owned(), line, what: crate::files::json::one_line(e.message()) }
-        })
+        read_toml(path)
+    }
+
+    /// Reads a TOML file of several tables with the flags' names as keys.
+    ///
+    /// # Errors
+    /// As [`from_toml`](Self::from_toml).
+    pub fn tables_from_toml(path: &Path) -> Result<BTreeMap<String, Self>> {
+        read_toml(path)
     }
 
     /// Stores the flags as the TOML file that `--config` reads.
@@ -349,6 +365,15 @@ impl TrainFlags {
     pub(super) fn needed(value: Option<PathBuf>, flag: &str) -> Result<PathBuf> {
         value.ok_or_else(|| Error::usage(format!("{flag} is needed to train on your own model and data")))
     }
+}
+
+/// Reads a TOML file; an error names its line.
+fn read_toml<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+    toml::from_str(&text).map_err(|e: toml::de::Error| {
+        let line = e.span().map_or(1, |s| 1 + text[..s.start.min(text.len())].matches('\n').count());
+        Error::Line { path: path.to_owned(), line, what: crate::files::json::one_line(e.message()) }
+    })
 }
 
 /// Fails with `what` unless `good`.

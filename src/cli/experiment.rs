@@ -1,0 +1,264 @@
+//! `experiment`: the paper's comparison, remade.
+
+mod cost;
+mod shown;
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use super::common::{self, SamplingArgs};
+use crate::data::VerifierKind;
+use crate::experiment::{
+    self, FactorsOptions, FactorsSource, Given, Machine, Table1Options, TestSet, variants,
+};
+use crate::files::runs;
+use crate::infer::{ComputeDtype, DeviceKind};
+use crate::train::TrainFlags;
+use crate::{Error, Result};
+use shown::Shown;
+
+/// Remake the paper's comparison: train, test and draw it from one command
+///
+/// Whatever was done before is recognised and not done again: the same command goes on where it was cut off.
+#[derive(Debug, Args)]
+pub struct ExperimentArgs {
+    #[command(subcommand)]
+    command: ExperimentCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum ExperimentCommand {
+    Table1(Table1Args),
+    Factors(FactorsArgs),
+    Cost(cost::CostArgs),
+}
+
+/// Where runs are performed
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Machine")]
+struct MachineArgs {
+    /// Where to run [default: auto, which is the CPU]
+    #[arg(long, value_enum, default_value_t, hide_default_value = true)]
+    device: DeviceKind,
+    /// Arithmetic of a CUDA device [default: bf16 on cuda, f32 on cuda-host; the cpu has f32 alone]
+    #[arg(long, value_enum, value_name = "DTYPE")]
+    dtype: Option<ComputeDtype>,
+    /// Runs side by side; results do not depend on it [default: one a core for the embedded model, else 1]
+    #[arg(long, value_name = "N", value_parser = common::count)]
+    jobs: Option<usize>,
+    /// CPU threads of a run [default: the cores, shared among the jobs]
+    #[arg(long, value_name = "N", value_parser = common::count)]
+    threads: Option<usize>,
+}
+
+impl MachineArgs {
+    fn machine(&self) -> Machine {
+        Machine {
+            device: self.device,
+            dtype: self.dtype,
+            jobs: self.jobs.unwrap_or(0),
+            threads: self.threads.unwrap_or(0),
+        }
+    }
+}
+
+/// Accuracy and reasoning length of all methods, as the paper's table 1
+///
+/// Every method starts from the same CoT checkpoint of its seed and gets the same number of updates and the same
+/// search for its learning rate, decided on the validation data. Writes table1.md, table1.json and table1.svg into
+/// --out. With neither --model nor --data: word problems and a small model, made on the spot.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  colar-engine experiment table1 --out runs/table1
+  colar-engine experiment table1 --out runs/table1 --methods all
+  colar-engine experiment table1 --out runs/gsm --model models/Llama-3.2-1B --data train.jsonl --val val.jsonl \\
+      --test gsm8k=test.jsonl --test svamp.json --device cuda")]
+struct Table1Args {
+    /// The experiment's directory [default: a new directory under runs/]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Methods and ablations, or `all` [default: those of the paper's table 1]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    methods: Vec<String>,
+    /// Training seeds: --seed, the next, …
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = common::count)]
+    seeds: usize,
+    /// Compression factors of the table [default: 1,2,5]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = crate::model::prompt::parse_speed,
+          allow_negative_numbers = true)]
+    cf: Vec<String>,
+    #[command(flatten)]
+    given: GivenArgs,
+    #[command(flatten)]
+    budget: BudgetArgs,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    #[command(flatten)]
+    machine: MachineArgs,
+}
+
+/// Model and data
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Model and data")]
+struct GivenArgs {
+    /// Model directory
+    #[arg(long, value_name = "DIR", requires_all = ["data", "val"])]
+    model: Option<PathBuf>,
+    /// Training data, in any form that `data convert` reads
+    #[arg(long, value_name = "FILE", requires = "model")]
+    data: Option<PathBuf>,
+    /// Validation data, by which learning rates are chosen
+    #[arg(long, value_name = "FILE", requires = "model")]
+    val: Option<PathBuf>,
+    /// Test data, by name or by the name of the file; several times for several columns
+    #[arg(long, value_name = "[NAME=]FILE", value_parser = TestSet::parse)]
+    test: Vec<TestSet>,
+    /// CoT checkpoint to start from, in place of the experiment's own
+    #[arg(long, value_name = "CHECKPOINT")]
+    init: Option<PathBuf>,
+    /// When an answer is right
+    #[arg(long, value_enum, default_value_t = VerifierKind::Exact)]
+    verifier: VerifierKind,
+}
+
+/// What every method is given
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Budget")]
+struct BudgetArgs {
+    /// Updates of every method [default: 800, or with --data a pass over it]
+    #[arg(long, value_name = "N")]
+    updates: Option<u64>,
+    /// Updates of CoT before them, shared by all methods of a seed [default: 500, or with --data a pass over it]
+    #[arg(long, value_name = "N")]
+    warm_updates: Option<u64>,
+    /// Learning rates to search [default: 1e-3,2e-3,4e-3, or with --model 5e-5,1e-4,2e-4]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', allow_negative_numbers = true)]
+    lrs: Vec<f32>,
+    /// Learning rate of the CoT training before [default: 2e-3, or with --model 1e-4]
+    #[arg(long, value_name = "LR", allow_negative_numbers = true)]
+    warm_lr: Option<f32>,
+    /// TOML file of `train`'s flags: tables [common], [warm-up], and a method's own objective, as [colar]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Divide updates and the embedded data by N, for a quick look
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    shorten: u64,
+}
+
+/// Accuracy and reasoning length over compression factors, unseen and fractional ones included
+///
+/// Asks the checkpoints of a finished `table1` in --out, or those given. Writes factors.md, factors.json and
+/// factors.svg into --out.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  colar-engine experiment factors --out runs/table1
+  colar-engine experiment factors --model models/Llama-3.2-1B --adapter runs/a/best --adapter runs/b/best \\
+      --test gsm8k=test.jsonl")]
+struct FactorsArgs {
+    /// Directory of a `table1`, or where to report on --adapter [default there: a new directory under runs/]
+    #[arg(long, value_name = "DIR", required_unless_present = "model")]
+    out: Option<PathBuf>,
+    /// Compression factors
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = factor,
+          default_value = "1,1.5,2,3,4,5,6,8", allow_negative_numbers = true)]
+    cf: Vec<String>,
+    /// Method of the `table1` whose checkpoints are asked
+    #[arg(long, value_name = "NAME", default_value = "colar", conflicts_with = "model")]
+    method: String,
+    /// Model directory
+    #[arg(long, value_name = "DIR", requires = "adapter")]
+    model: Option<PathBuf>,
+    /// Checkpoint; several times for several training seeds
+    #[arg(long, value_name = "CHECKPOINT", requires = "model")]
+    adapter: Vec<PathBuf>,
+    /// Test data, by name or by the name of the file [default: that of the `table1`]
+    #[arg(long, value_name = "[NAME=]FILE", value_parser = TestSet::parse)]
+    test: Vec<TestSet>,
+    /// When an answer is right
+    #[arg(long, value_enum, default_value_t = VerifierKind::Exact)]
+    verifier: VerifierKind,
+    /// Questions that run together [default: 32; 128 on the embedded model]
+    #[arg(long, value_name = "N", value_parser = common::batch_size)]
+    batch_size: Option<usize>,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    #[command(flatten)]
+    machine: MachineArgs,
+}
+
+/// A factor that has a place on an axis.
+fn factor(text: &str) -> Result<String, String> {
+    match crate::model::prompt::parse_speed(text)? {
+        auto if auto == "auto" => Err("a number above 0 is needed".to_owned()),
+        number => Ok(number),
+    }
+}
+
+/// Runs `experiment`.
+///
+/// # Errors
+/// As [`experiment::table1`] and [`experiment::factors`].
+pub fn run(args: ExperimentArgs) -> Result<()> {
+    match args.command {
+        ExperimentCommand::Table1(args) => table1(args),
+        ExperimentCommand::Factors(args) => factors(args),
+        ExperimentCommand::Cost(args) => cost::run(&args),
+    }
+}
+
+fn table1(args: Table1Args) -> Result<()> {
+    let given = match (args.given.model, args.given.data, args.given.val) {
+        (Some(model), Some(data), Some(val)) => Some(Given { model, data, val }),
+        (None, None, None) => None,
+        _ => return Err(Error::usage("--model, --data and --val go together")),
+    };
+    let settings =
+        args.budget.config.as_deref().map(TrainFlags::tables_from_toml).transpose()?.unwrap_or_default();
+    let options = Table1Options {
+        out: args.out.unwrap_or_else(runs::new_dir),
+        given,
+        tests: args.given.test,
+        variants: variants::select(&args.methods)?,
+        seeds: args.seeds,
+        updates: args.budget.updates,
+        warm_updates: args.budget.warm_updates,
+        lrs: args.budget.lrs,
+        warm_lr: args.budget.warm_lr,
+        init: args.given.init,
+        factors: args.cf,
+        settings,
+        sampling: args.sampling.sampling()?,
+        verifier: args.given.verifier,
+        shorten: args.budget.shorten,
+        machine: args.machine.machine(),
+    };
+    eprintln!("experiment directory: {}", options.out.display());
+    let shown = Shown::new();
+    let table = experiment::table1(options, &|event| shown.on(event))?;
+    shown.finish();
+    common::print(&format!("{}\n{}", table.results(), table.searched()))
+}
+
+fn factors(args: FactorsArgs) -> Result<()> {
+    let source = match args.model {
+        Some(model) => FactorsSource::Checkpoints { model, adapters: args.adapter },
+        None => FactorsSource::Table1(variants::named(&args.method)?),
+    };
+    let options = FactorsOptions {
+        out: args.out.unwrap_or_else(runs::new_dir),
+        source,
+        tests: args.test,
+        factors: args.cf,
+        sampling: args.sampling.sampling()?,
+        verifier: args.verifier,
+        batch_size: args.batch_size,
+        machine: args.machine.machine(),
+    };
+    let shown = Shown::new();
+    let report = experiment::factors(options, &|event| shown.on(event))?;
+    shown.finish();
+    common::print(&report.markdown())
+}

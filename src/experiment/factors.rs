@@ -1,0 +1,353 @@
+//! `experiment factors`: what a compression factor in the prompt does, whether training knew it or not.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::jobs::{Board, work};
+use super::measure::{Measured, Setting, read_json};
+use super::plan::{Machine, TestSet};
+use super::report::{Figures, Table1, within, write_report};
+use super::run::{Asked, KIND as TABLE1, Questions};
+use super::variants::Variant;
+use super::{Event, Listener, existing, plot};
+use crate::data::VerifierKind;
+use crate::eval::table::markdown;
+use crate::infer::Sampling;
+use crate::model::colar_config::ColarConfig;
+use crate::model::prompt::Method;
+use crate::train::TrainFlags;
+use crate::train::embedded::EVAL_BATCH;
+use crate::{Error, Result};
+
+const KIND: &str = "factors";
+
+/// Which checkpoints are asked, one a seed.
+#[derive(Debug, Clone)]
+pub enum FactorsSource {
+    /// Those of a method of the comparison in the report's own directory, on its test sets.
+    Table1(&'static Variant),
+    /// These, over this model.
+    Checkpoints {
+        /// The model directory.
+        model: PathBuf,
+        /// The checkpoints.
+        adapters: Vec<PathBuf>,
+    },
+}
+
+/// What `experiment factors` is told.
+#[derive(Debug, Clone)]
+pub struct FactorsOptions {
+    /// Where the report goes; the directory of a comparison where its checkpoints are asked.
+    pub out: PathBuf,
+    /// The checkpoints.
+    pub source: FactorsSource,
+    /// Test sets; those of the comparison unless given.
+    pub tests: Vec<TestSet>,
+    /// The factors, as text.
+    pub factors: Vec<String>,
+    /// How to sample; checkpoint k draws under `seed + k`, those of a comparison under their own.
+    pub sampling: Sampling,
+    /// When an answer is right.
+    pub verifier: VerifierKind,
+    /// Questions that run together; `None`: as many as suits the model.
+    pub batch_size: Option<usize>,
+    /// Where and how.
+    pub machine: Machine,
+}
+
+/// A factor and what came out under it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FactorRow {
+    /// The factor as the prompt gave it.
+    pub cf: String,
+    /// Whether it was among those of training.
+    pub trained: bool,
+    /// Figures of every test set.
+    pub results: Vec<Figures>,
+}
+
+/// The outcome of `experiment factors`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FactorsReport {
+    /// The checkpoints, relative to the report's directory where they lie in it.
+    pub checkpoints: Vec<PathBuf>,
+    /// Test sets: name and number of questions.
+    pub tests: Vec<(String, usize)>,
+    /// How the tests were answered.
+    pub sampling: Sampling,
+    /// A row a factor.
+    pub rows: Vec<FactorRow>,
+}
+
+/// A checkpoint that is asked.
+struct Subject {
+    checkpoint: PathBuf,
+    /// Where its figures are kept.
+    figures: PathBuf,
+    seed: u64,
+}
+
+/// Asks the checkpoints at every factor and writes `factors.md`, `factors.json` and `factors.svg`.
+///
+/// # Errors
+/// [`Error::Usage`] for empty lists, a checkpoint without latents or a directory that holds something else; bad files;
+/// what generation says.
+pub fn factors(options: FactorsOptions, on_event: &Listener<'_>) -> Result<FactorsReport> {
+    let ready = Ready::open(options)?;
+    let o = &ready.options;
+    let (jobs, threads) = o.machine.split(ready.small);
+    let mut parts = Vec::new();
+    for factor in 0..o.factors.len() {
+        for subject in 0..ready.subjects.len() {
+            parts.extend((0..ready.tests.len()).map(|test| Part { factor, subject, test }));
+        }
+    }
+    on_event(Event::Planned { parts: parts.len(), jobs, threads });
+    let list = List { open: parts.into_iter().rev().collect(), done: Vec::new() };
+    let done = work(jobs, list, |job, part| ready.ask(job, threads, part, on_event))?.done;
+    let rows = (0..o.factors.len()).map(|factor| ready.row(factor, &done)).collect();
+    let report = FactorsReport {
+        checkpoints: ready.subjects.iter().map(|s| within(&o.out, &s.checkpoint)).collect(),
+        tests: o.tests.iter().zip(&ready.tests).map(|(t, q)| (t.name.clone(), q.samples.len())).collect(),
+        sampling: o.sampling,
+        rows,
+    };
+    let svg = plot::factors(&report)?;
+    on_event(Event::Written(write_report(&o.out, "factors", &report.markdown(), &report, &svg)?));
+    Ok(report)
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Part {
+    factor: usize,
+    subject: usize,
+    test: usize,
+}
+
+/// Parts that need nothing of each other.
+struct List {
+    open: Vec<Part>,
+    done: Vec<(Part, Measured)>,
+}
+
+impl Board for List {
+    type Part = Part;
+    type Outcome = Measured;
+
+    fn take(&mut self) -> Option<Part> {
+        self.open.pop()
+    }
+
+    fn put(&mut self, part: Part, outcome: Measured) -> Result<()> {
+        self.done.push((part, outcome));
+        Ok(())
+    }
+}
+
+/// Everything read, nothing asked.
+struct Ready {
+    options: FactorsOptions,
+    model: PathBuf,
+    subjects: Vec<Subject>,
+    tests: Vec<Questions>,
+    /// Factors of training, where the runs still say.
+    trained: Vec<usize>,
+    /// Whether runs go side by side by default.
+    small: bool,
+}
+
+impl Ready {
+    fn open(mut o: FactorsOptions) -> Result<Self> {
+        if o.factors.is_empty() {
+            return Err(Error::usage("--cf is empty"));
+        }
+        o.sampling.validate()?;
+        let root = o.out.clone();
+        let (model, subjects, small) = match &o.source {
+            FactorsSource::Table1(variant) => {
+                existing::check_root(&root, TABLE1, None)?;
+                let path = root.join("table1.json");
+                if !path.exists() {
+                    return Err(Error::usage(format!(
+                        "{} is no finished comparison: run `experiment table1 --out {}`, or give --model and --adapter",
+                        root.display(),
+                        root.display()
+                    )));
+                }
+                let table: Table1 = read_json(&path)?;
+                if o.tests.is_empty() {
+                    let tests = table.tests.iter();
+                    o.tests = tests
+                        .map(|(name, file, _)| TestSet { name: name.clone(), file: root.join(file) })
+                        .collect();
+                }
+                let found = table.search.iter().find(|f| f.method == variant.name).ok_or_else(|| {
+                    Error::usage(format!("{} has no method {}", path.display(), variant.name))
+                })?;
+                let subject = |(checkpoint, &seed): (&PathBuf, &u64)| {
+                    let checkpoint = root.join(checkpoint);
+                    // Beside the figures of the comparison, which need not be measured again.
+                    let figures = checkpoint.parent().unwrap_or(&root).join("figures");
+                    Subject { checkpoint, figures, seed }
+                };
+                let subjects: Vec<Subject> =
+                    found.checkpoints.iter().zip(&table.seeds).map(subject).collect();
+                let model = root.join(&table.model);
+                let small = model == root.join("model");
+                (model, subjects, small)
+            }
+            FactorsSource::Checkpoints { model, adapters } => {
+                if adapters.is_empty() {
+                    return Err(Error::usage("--adapter is needed with --model"));
+                }
+                let settings = json!({"adapters": adapters});
+                existing::check_root(&root, KIND, Some(&settings))?;
+                let subject = |(k, checkpoint): (usize, &PathBuf)| Subject {
+                    checkpoint: checkpoint.clone(),
+                    figures: root.join("figures").join(k.to_string()),
+                    seed: o.sampling.seed.wrapping_add(k as u64),
+                };
+                (model.clone(), adapters.iter().enumerate().map(subject).collect(), false)
+            }
+        };
+        if o.tests.is_empty() {
+            return Err(Error::usage("--test is needed with --model"));
+        }
+        let tests = o.tests.iter().map(|t| Questions::load(&t.file)).collect::<Result<Vec<_>>>()?;
+        for s in &subjects {
+            if ColarConfig::load(&s.checkpoint)?.latent_head.is_none() {
+                return Err(Error::usage(format!(
+                    "{}: has no latent head, hence no compression factor",
+                    s.checkpoint.display()
+                )));
+            }
+        }
+        let trained = subjects.first().map(|s| trained_factors(&s.checkpoint)).unwrap_or_default();
+        if let FactorsSource::Checkpoints { adapters, .. } = &o.source {
+            existing::mark(&root, KIND, &json!({"adapters": adapters}))?;
+        }
+        Ok(Ready { options: o, model, subjects, tests, trained, small })
+    }
+
+    fn ask(&self, job: usize, threads: usize, part: Part, on_event: &Listener<'_>) -> Result<Measured> {
+        let (o, s, q) = (&self.options, &self.subjects[part.subject], &self.tests[part.test]);
+        let (test, speed) = (&o.tests[part.test].name, &o.factors[part.factor]);
+        let setting = Setting {
+            method: Method::Colar,
+            speed: speed.clone(),
+            sampling: Sampling { seed: s.seed, ..o.sampling },
+            verifier: o.verifier,
+            n: q.samples.len(),
+            data: q.checksum,
+        };
+        let asked = Asked {
+            model: &self.model,
+            checkpoint: s.checkpoint.clone(),
+            questions: q,
+            file: setting.file(&s.figures, test),
+            setting,
+            batch: o.batch_size.unwrap_or(if self.small { EVAL_BATCH } else { 32 }),
+        };
+        let name = format!("c = {speed} on {test}, seed {}", s.seed);
+        let (new, m) = asked.ask(job, &name, &o.machine, threads, on_event)?;
+        let result = format!("accuracy {:.1} %, #L {:.1}", 100.0 * m.accuracy, m.mean_length);
+        on_event(Event::Finished { job, name: new.then_some(name), result });
+        Ok(m)
+    }
+
+    fn row(&self, factor: usize, done: &[(Part, Measured)]) -> FactorRow {
+        let cf = self.options.factors[factor].clone();
+        let figures = |test: usize| {
+            let of = |subject| {
+                done.iter().find(|(p, _)| *p == Part { factor, subject, test }).map(|(_, m)| m.clone())
+            };
+            let by_seed: Vec<Measured> = (0..self.subjects.len()).filter_map(of).collect();
+            Figures::of_measured(&self.options.tests[test].name, &by_seed)
+        };
+        FactorRow {
+            trained: cf.parse::<f64>().is_ok_and(|c| self.trained.iter().any(|&t| t as f64 == c)),
+            results: (0..self.tests.len()).filter_map(figures).collect(),
+            cf,
+        }
+    }
+}
+
+/// The factors of the run that made a checkpoint, by the configuration beside it.
+fn trained_factors(checkpoint: &Path) -> Vec<usize> {
+    let config = checkpoint.parent().map(|run| run.join("config.toml"));
+    let flags = config.and_then(|path| TrainFlags::from_toml(&path).ok());
+    flags.and_then(|flags| flags.cf_list).unwrap_or_default()
+}
+
+impl FactorsReport {
+    /// The report in Markdown; a factor that training knew is marked.
+    pub fn markdown(&self) -> String {
+        let mut heads = vec!["c".to_owned()];
+        for (name, _) in &self.tests {
+            heads.extend([format!("{name} (%)"), "#L".to_owned()]);
+        }
+        let cells = |r: &FactorRow| {
+            let cf = if r.trained { format!("**{}**", r.cf) } else { r.cf.clone() };
+            std::iter::once(cf).chain(r.results.iter().flat_map(Figures::cells)).collect::<Vec<_>>()
+        };
+        let tests: Vec<String> = self.tests.iter().map(|(name, n)| format!("{name} ({n})")).collect();
+        format!(
+            "Accuracy in percent and mean number of latents #L over {} checkpoint{}, by the compression factor c of the \
+             prompt; factors of training in bold. Test sets (questions): {}.\n\n{}",
+            self.checkpoints.len(),
+            if self.checkpoints.len() == 1 { "" } else { "s" },
+            tests.join(", "),
+            markdown(&heads, &self.rows.iter().map(cells).collect::<Vec<_>>())
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::report::tests::figures;
+    use super::*;
+
+    fn report() -> FactorsReport {
+        let row = |cf: &str, trained, a: f64, l: f64| FactorRow {
+            cf: cf.into(),
+            trained,
+            results: vec![figures("test", &[a, a + 0.02], &[l, l + 0.5])],
+        };
+        FactorsReport {
+            checkpoints: vec!["a".into(), "b".into()],
+            tests: vec![("test".into(), 50)],
+            sampling: Sampling::default(),
+            rows: vec![row("1", true, 0.9, 20.0), row("1.5", false, 0.7, 14.0), row("8", false, 0.1, 3.0)],
+        }
+    }
+
+    #[test]
+    fn the_report_in_words() {
+        insta::assert_snapshot!(report().markdown());
+    }
+
+    #[test]
+    fn the_picture_tells_trained_factors_apart() {
+        let svg = plot::factors(&report()).unwrap();
+        let hollow = |svg: &str| svg.matches("fill=\"none\"").count();
+        let all = FactorsReport {
+            rows: report().rows.into_iter().map(|r| FactorRow { trained: true, ..r }).collect(),
+            ..report()
+        };
+        // Two unseen factors in two panels.
+        assert_eq!(svg.matches("<circle").count(), plot::factors(&all).unwrap().matches("<circle").count());
+        assert_eq!(hollow(&svg) - hollow(&plot::factors(&all).unwrap()), 4);
+    }
+
+    #[test]
+    fn trained_factors_are_those_of_the_run() {
+        let dir = tempfile::tempdir().unwrap();
+        let best = dir.path().join("best");
+        assert_eq!(trained_factors(&best), Vec::<usize>::new());
+        std::fs::write(dir.path().join("config.toml"), "cf-list = [1, 2, 4]\n").unwrap();
+        assert_eq!(trained_factors(&best), [1, 2, 4]);
+    }
+}

@@ -1,0 +1,72 @@
+//! Experiments: the paper's comparison, remade from one call on any model and data.
+//!
+//! [`table1`] trains the methods under one budget and tests them; [`factors`] asks finished checkpoints at
+//! compression factors that they were trained on and others; [`cost`] counts what the comparison takes at another
+//! scale. What is done is never done again: each part leaves files that say what it was.
+
+pub mod cost;
+mod existing;
+mod factors;
+mod jobs;
+mod materials;
+mod measure;
+mod plan;
+mod plot;
+mod report;
+mod run;
+mod search;
+mod train;
+pub mod variants;
+
+pub use factors::{FactorRow, FactorsOptions, FactorsReport, FactorsSource, factors};
+pub use plan::{AVERAGE, Given, Machine, Plan, Table1Options, TestSet};
+pub use report::{Figures, Found, Row, Table1};
+pub use run::table1;
+
+use std::path::PathBuf;
+
+/// What happens during an experiment, for whoever shows it. Jobs that run side by side have numbers from 0.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// The parts are known.
+    Planned {
+        /// How many there are, done ones included.
+        parts: usize,
+        /// Jobs side by side.
+        jobs: usize,
+        /// Threads of each.
+        threads: usize,
+    },
+    /// A job takes up a part that is not done.
+    Begun {
+        /// The job.
+        job: usize,
+        /// The part.
+        name: String,
+    },
+    /// It goes on: steps of training, or questions.
+    At {
+        /// The job.
+        job: usize,
+        /// Done of it.
+        done: u64,
+        /// Of so many.
+        of: u64,
+        /// Loss of a step.
+        loss: Option<f64>,
+    },
+    /// A part is done, now or before.
+    Finished {
+        /// The job.
+        job: usize,
+        /// The part, if it was not done before.
+        name: Option<String>,
+        /// What came of it, in words.
+        result: String,
+    },
+    /// The report is written.
+    Written(Vec<PathBuf>),
+}
+
+/// Hears of events, from several threads.
+pub type Listener<'a> = dyn Fn(Event) + Sync + 'a;

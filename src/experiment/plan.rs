@@ -1,0 +1,568 @@
+//! What a comparison consists of: which runs, with which flags, in which directories.
+//!
+//! Every run of a seed starts from the same checkpoint and gets the same number of updates, batch size, schedule
+//! and weight decay; a method's own table of the settings file may change its objective only, so this cannot be
+//! undone by accident.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use super::variants::Variant;
+use crate::data::VerifierKind;
+use crate::infer::{ComputeDtype, DeviceKind, Sampling};
+use crate::model::prompt::Method;
+use crate::train::{Schedule, TrainFlags, TrainOptions, embedded};
+use crate::{Error, Result};
+
+/// Model and data of a comparison.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Given {
+    /// The model directory.
+    pub model: PathBuf,
+    /// Training data.
+    pub data: PathBuf,
+    /// Validation data, by which learning rates are chosen.
+    pub val: PathBuf,
+}
+
+/// A test set by name.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TestSet {
+    /// At the head of its columns.
+    pub name: String,
+    /// Its file.
+    pub file: PathBuf,
+}
+
+impl TestSet {
+    /// Reads `NAME=FILE`, or `FILE`, which is named like its file.
+    ///
+    /// # Errors
+    /// What is wrong with the text.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (name, file) = match text.split_once('=') {
+            Some((name, file)) => (name.to_owned(), PathBuf::from(file)),
+            None => {
+                let file = PathBuf::from(text);
+                (file.file_stem().unwrap_or_default().to_string_lossy().into_owned(), file)
+            }
+        };
+        let plain = |c: char| c.is_alphanumeric() || matches!(c, '.' | '-' | '_');
+        if name.is_empty() || name.starts_with('.') || !name.chars().all(plain) {
+            return Err(format!(
+                "{name:?} is no name for a test set: letters, digits, `.`, `-` and `_`, as in NAME=FILE"
+            ));
+        }
+        if name == AVERAGE {
+            return Err(format!("{AVERAGE:?} is the name of the last column: give another as in NAME=FILE"));
+        }
+        Ok(TestSet { name, file })
+    }
+}
+
+/// The name of the columns that are the mean over all test sets.
+pub const AVERAGE: &str = "average";
+
+/// Where and how runs are performed: nothing of it changes a result but `dtype`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Machine {
+    /// Where to run.
+    pub device: DeviceKind,
+    /// Arithmetic of a CUDA device.
+    pub dtype: Option<ComputeDtype>,
+    /// Runs side by side; 0: a core each for the embedded model, else 1.
+    pub jobs: usize,
+    /// CPU threads of a run; 0: the cores shared among the jobs.
+    pub threads: usize,
+}
+
+impl Machine {
+    /// Runs side by side, and threads of each.
+    pub(super) fn split(&self, small: bool) -> (usize, usize) {
+        let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+        let jobs = match self.jobs {
+            0 if small && matches!(self.device, DeviceKind::Auto | DeviceKind::Cpu) => cores,
+            0 => 1,
+            n => n,
+        };
+        let threads = if self.threads == 0 { (cores / jobs).max(1) } else { self.threads };
+        (jobs, threads)
+    }
+}
+
+/// What `experiment table1` is told.
+#[derive(Debug, Clone)]
+pub struct Table1Options {
+    /// The experiment's directory.
+    pub out: PathBuf,
+    /// Model and data; `None`: the embedded ones.
+    pub given: Option<Given>,
+    /// Test sets; of the embedded data two unless given.
+    pub tests: Vec<TestSet>,
+    /// The methods.
+    pub variants: Vec<&'static Variant>,
+    /// Training seeds: `sampling.seed`, the next, ….
+    pub seeds: usize,
+    /// Updates of every method; default: 800 for the embedded model, else a pass over the data.
+    pub updates: Option<u64>,
+    /// Updates of CoT before them; default: 500 for the embedded model, else a pass over the data.
+    pub warm_updates: Option<u64>,
+    /// The learning rates to search; empty: [`Plan::EMBEDDED_LRS`] or [`Plan::LRS`].
+    pub lrs: Vec<f32>,
+    /// Learning rate of the CoT training before them; default: 2e-3 for the embedded model, else 1e-4.
+    pub warm_lr: Option<f32>,
+    /// A CoT checkpoint in place of that training.
+    pub init: Option<PathBuf>,
+    /// Compression factors of the table; empty: 1, 2, 5.
+    pub factors: Vec<String>,
+    /// Flags of training by table: `common`, `warm-up`, and methods by name.
+    pub settings: BTreeMap<String, TrainFlags>,
+    /// How tests are answered, and the first seed.
+    pub sampling: Sampling,
+    /// When an answer is right.
+    pub verifier: VerifierKind,
+    /// Divides updates and the embedded data, for a quick look.
+    pub shorten: u64,
+    /// Where and how.
+    pub machine: Machine,
+}
+
+/// Flags that the plan itself sets.
+const PLANNED: &[&str] = &[
+    "stage",
+    "method",
+    "model",
+    "data",
+    "val",
+    "out",
+    "init",
+    "adapter",
+    "lr",
+    "max_steps",
+    "epochs",
+    "seed",
+    "val_every",
+    "val_samples",
+    "monitor",
+    "save_top_k",
+    "threads",
+    "device",
+    "dtype",
+];
+
+/// Flags that are the same for all methods.
+const SHARED: &[&str] = &[
+    "full",
+    "freeze_embedding",
+    "lora_r",
+    "lora_alpha",
+    "lora_targets",
+    "batch_size",
+    "accumulate",
+    "warmup",
+    "schedule",
+    "weight_decay",
+    "clip",
+    "save_every",
+];
+
+/// The tables of the settings file that are no method's.
+const COMMON: &str = "common";
+const WARM_UP: &str = "warm-up";
+
+/// A comparison, fully specified.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The experiment's directory.
+    pub root: PathBuf,
+    /// Model and data.
+    pub given: Given,
+    /// Whether they are the embedded ones.
+    pub embedded: bool,
+    /// Test sets, at least one.
+    pub tests: Vec<TestSet>,
+    /// The methods.
+    pub variants: Vec<&'static Variant>,
+    /// Training seeds.
+    pub seeds: Vec<u64>,
+    /// Updates of every method.
+    pub updates: u64,
+    /// Updates of CoT before them.
+    pub warm_updates: u64,
+    /// The learning rates to search, ascending.
+    pub lrs: Vec<f32>,
+    /// Learning rate of the CoT training.
+    pub warm_lr: f32,
+    /// A CoT checkpoint in place of that training.
+    pub init: Option<PathBuf>,
+    /// Compression factors of the table.
+    pub factors: Vec<String>,
+    /// How tests are answered.
+    pub sampling: Sampling,
+    /// When an answer is right.
+    pub verifier: VerifierKind,
+    /// What the updates were divided by.
+    pub shorten: u64,
+    /// Where and how.
+    pub machine: Machine,
+    settings: BTreeMap<String, TrainFlags>,
+}
+
+impl Plan {
+    /// Learning rates searched on the embedded model.
+    pub const EMBEDDED_LRS: [f32; 3] = [1e-3, 2e-3, 4e-3];
+    /// Learning rates searched on a model of one's own, around the paper's 1e-4.
+    pub const LRS: [f32; 3] = [5e-5, 1e-4, 2e-4];
+
+    /// Fills in what is not said. `given` and `tests` are complete, `samples` are those of the training data.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for values that no run can have.
+    pub fn new(o: Table1Options, given: Given, tests: Vec<TestSet>, samples: usize) -> Result<Self> {
+        let embedded = o.given.is_none();
+        check_settings(&o.settings)?;
+        let common = o.settings.get(COMMON).cloned().unwrap_or_default();
+        let per_update = common.batch_size.unwrap_or(8).max(1) * common.accumulate.unwrap_or(1).max(1);
+        let pass = samples.div_ceil(per_update) as u64;
+        let short = |n: u64| if o.shorten > 1 && n > 0 { (n / o.shorten).max(2) } else { n };
+        let mut lrs = match (o.lrs.is_empty(), embedded) {
+            (false, _) => o.lrs,
+            (true, true) => Self::EMBEDDED_LRS.to_vec(),
+            (true, false) => Self::LRS.to_vec(),
+        };
+        lrs.sort_by(f32::total_cmp);
+        lrs.dedup();
+        let factors =
+            if o.factors.is_empty() { ["1", "2", "5"].map(str::to_owned).to_vec() } else { o.factors };
+        let warm = o.warm_updates.unwrap_or(if embedded { 500 } else { pass });
+        let plan = Plan {
+            root: o.out,
+            given,
+            embedded,
+            tests,
+            variants: o.variants,
+            seeds: (0..o.seeds as u64).map(|k| o.sampling.seed.wrapping_add(k)).collect(),
+            updates: short(o.updates.unwrap_or(if embedded { 800 } else { pass })),
+            warm_updates: if o.init.is_some() { 0 } else { short(warm) },
+            lrs,
+            warm_lr: o.warm_lr.unwrap_or(if embedded { 2e-3 } else { 1e-4 }),
+            init: o.init,
+            factors,
+            sampling: o.sampling,
+            verifier: o.verifier,
+            shorten: o.shorten,
+            machine: o.machine,
+            settings: o.settings,
+        };
+        plan.check()?;
+        Ok(plan)
+    }
+
+    fn check(&self) -> Result<()> {
+        let usage = |bad: bool, what: &str| if bad { Err(Error::usage(what)) } else { Ok(()) };
+        usage(self.seeds.is_empty(), "--seeds must be at least 1")?;
+        usage(self.variants.is_empty(), "--methods is empty")?;
+        usage(self.tests.is_empty(), "--test is needed with your own model and data")?;
+        usage(self.updates == 0, "--updates must be at least 1")?;
+        let rates = self.lrs.iter().chain([&self.warm_lr]);
+        usage(
+            rates.into_iter().any(|lr| !(lr.is_finite() && *lr > 0.0)),
+            "--lrs and --warm-lr must be numbers above 0",
+        )?;
+        let twice = |names: Vec<&str>| {
+            (1..names.len()).find(|&i| names[..i].contains(&names[i])).map(|i| names[i].to_owned())
+        };
+        if let Some(name) = twice(self.tests.iter().map(|t| t.name.as_str()).collect()) {
+            return Err(Error::usage(format!(
+                "two test sets are named {name:?}: name them as in --test NAME=FILE"
+            )));
+        }
+        if let Some(cf) = twice(self.factors.iter().map(String::as_str).collect()) {
+            return Err(Error::usage(format!("--cf names {cf} twice")));
+        }
+        self.sampling.validate()?;
+        for (_, flags) in self.runs() {
+            flags.resolve()?;
+        }
+        Ok(())
+    }
+
+    /// The directory of the CoT training of a seed.
+    pub fn warm_dir(&self, seed: u64) -> PathBuf {
+        self.root.join("runs").join(WARM_UP).join(format!("seed{seed}"))
+    }
+
+    /// The directory of a method's run.
+    pub fn run_dir(&self, variant: &Variant, lr: f32, seed: u64) -> PathBuf {
+        self.root.join("runs").join(variant.name).join(format!("lr{lr:e}")).join(format!("seed{seed}"))
+    }
+
+    /// The checkpoint that all methods of a seed start from; `None`: the bare model.
+    pub fn start(&self, seed: u64) -> Option<PathBuf> {
+        match &self.init {
+            Some(init) => Some(init.clone()),
+            None => (self.warm_updates > 0).then(|| self.warm_dir(seed).join("best")),
+        }
+    }
+
+    /// Every run that the plan can come to need, with its directory.
+    pub fn runs(&self) -> Vec<(PathBuf, TrainFlags)> {
+        let mut runs = Vec::new();
+        for &seed in &self.seeds {
+            if self.warm_updates > 0 {
+                runs.push((self.warm_dir(seed), self.warm_flags(seed)));
+            }
+            for v in &self.variants {
+                runs.extend(
+                    self.lrs.iter().map(|&lr| (self.run_dir(v, lr, seed), self.run_flags(v, lr, seed))),
+                );
+            }
+        }
+        runs
+    }
+
+    /// The flags of the CoT training of a seed.
+    pub fn warm_flags(&self, seed: u64) -> TrainFlags {
+        let fixed = TrainFlags { method: Some(Method::Cot), lr: Some(self.warm_lr), ..TrainFlags::default() };
+        self.planned(self.warm_dir(seed), seed)
+            .over(fixed)
+            .over(self.table(WARM_UP))
+            .over(self.table(COMMON))
+            .over(self.basis(self.warm_updates))
+    }
+
+    /// The flags of a method's run.
+    pub fn run_flags(&self, variant: &Variant, lr: f32, seed: u64) -> TrainFlags {
+        let fixed = TrainFlags {
+            method: Some(variant.method),
+            lr: Some(lr),
+            init: self.start(seed),
+            ..TrainFlags::default()
+        };
+        let own = if self.embedded && variant.method == Method::Colar {
+            embedded::latents()
+        } else {
+            TrainFlags::default()
+        };
+        // What the latents are trained towards must stay in place; where there are none it stays as well, so that
+        // all methods train the same weights, as they do under an adapter.
+        let freeze = TrainFlags { freeze_embedding: self.embedded.then_some(true), ..TrainFlags::default() };
+        let mut flags = self
+            .planned(self.run_dir(variant, lr, seed), seed)
+            .over(fixed)
+            .over(self.table(variant.name))
+            .over(variant.differs())
+            .over(self.table(variant.method.name()))
+            .over(self.table(COMMON))
+            .over(own)
+            .over(freeze)
+            .over(self.basis(self.updates));
+        if flags.cf_list.is_some() {
+            flags.c_max = None;
+        }
+        flags
+    }
+
+    /// What the plan says of every run. Without validation in between: the checkpoint is the one after the last
+    /// update, under every method.
+    fn planned(&self, out: PathBuf, seed: u64) -> TrainFlags {
+        TrainFlags {
+            model: Some(self.given.model.clone()),
+            data: Some(self.given.data.clone()),
+            out: Some(out),
+            seed: Some(seed),
+            device: Some(self.machine.device),
+            dtype: self.machine.dtype,
+            threads: Some(self.machine.split(self.embedded).1),
+            save_top_k: Some(1),
+            ..TrainFlags::default()
+        }
+    }
+
+    /// What holds where nothing else is said.
+    fn basis(&self, updates: u64) -> TrainFlags {
+        if self.embedded {
+            return embedded::supervised(updates);
+        }
+        TrainFlags {
+            max_steps: Some(updates),
+            warmup: Some(updates / 20),
+            schedule: Some(Schedule::Cosine),
+            ..TrainFlags::default()
+        }
+    }
+
+    fn table(&self, name: &str) -> TrainFlags {
+        self.settings.get(name).cloned().unwrap_or_default()
+    }
+
+    /// The options of a run, as `train` would resolve them.
+    ///
+    /// # Errors
+    /// As [`TrainFlags::resolve`].
+    pub fn options(&self, variant: &Variant, lr: f32, seed: u64) -> Result<TrainOptions> {
+        self.run_flags(variant, lr, seed).resolve()
+    }
+}
+
+/// Fails on a table of the settings that is nobody's, and on a flag that it may not have.
+fn check_settings(settings: &BTreeMap<String, TrainFlags>) -> Result<()> {
+    for (table, flags) in settings {
+        let method = super::variants::VARIANTS.iter().any(|v| v.name == table);
+        if !method && table != COMMON && table != WARM_UP {
+            return Err(Error::usage(format!(
+                "--config: [{table}] is neither {COMMON} nor {WARM_UP} nor a method"
+            )));
+        }
+        if let Some(flag) = flags.first_of(PLANNED) {
+            return Err(Error::usage(format!("--config: {flag} in [{table}] is the experiment's to set")));
+        }
+        if let Some(flag) = flags.first_of(SHARED).filter(|_| method) {
+            return Err(Error::usage(format!(
+                "--config: {flag} in [{table}] must be the same for all methods: it goes into [{COMMON}]"
+            )));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::experiment::variants;
+
+    pub fn options() -> Table1Options {
+        Table1Options {
+            out: "exp".into(),
+            given: None,
+            tests: Vec::new(),
+            variants: variants::select(&["all".to_owned()]).unwrap(),
+            seeds: 3,
+            updates: None,
+            warm_updates: None,
+            lrs: Vec::new(),
+            warm_lr: None,
+            init: None,
+            factors: Vec::new(),
+            settings: BTreeMap::new(),
+            sampling: Sampling { seed: 7, ..Sampling::default() },
+            verifier: VerifierKind::default(),
+            shorten: 1,
+            machine: Machine { jobs: 1, threads: 1, ..Machine::default() },
+        }
+    }
+
+    pub fn plan(o: Table1Options) -> Result<Plan> {
+        let given = Given { model: "m".into(), data: "d".into(), val: "v".into() };
+        let tests = vec![TestSet::parse("t.jsonl").unwrap(), TestSet::parse("hard=h.jsonl").unwrap()];
+        Plan::new(o, given, tests, 100)
+    }
+
+    fn settings(text: &str) -> BTreeMap<String, TrainFlags> {
+        toml::from_str(text).unwrap()
+    }
+
+    /// What makes the comparison fair, read off the resolved options of every run.
+    #[test]
+    fn methods_of_a_seed_differ_in_their_objective_alone() {
+        for o in [
+            options(),
+            Table1Options {
+                given: Some(Given { model: "m".into(), data: "d".into(), val: "v".into() }),
+                ..options()
+            },
+        ] {
+            let plan = plan(o).unwrap();
+            for &seed in &plan.seeds {
+                for &lr in &plan.lrs {
+                    let shared = |v: &Variant| {
+                        let mut run = plan.options(v, lr, seed).unwrap().run;
+                        run.out = PathBuf::new();
+                        run
+                    };
+                    let first = shared(plan.variants[0]);
+                    assert_eq!(first.lr, lr);
+                    assert_eq!(first.seed, seed);
+                    for v in &plan.variants {
+                        assert_eq!(shared(v), first, "{}", v.name);
+                        assert_eq!(plan.options(v, lr, seed).unwrap().init, plan.start(seed));
+                        assert!(plan.run_flags(v, lr, seed).val.is_none());
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn defaults_of_the_embedded_model_and_of_another() {
+        let p = plan(options()).unwrap();
+        assert_eq!((p.updates, p.warm_updates, p.seeds.clone()), (800, 500, vec![7, 8, 9]));
+        assert_eq!(p.lrs, Plan::EMBEDDED_LRS);
+        let colar = variants::named("colar").unwrap();
+        assert_eq!(p.run_dir(colar, 2e-3, 7), PathBuf::from("exp/runs/colar/lr2e-3/seed7"));
+        assert_eq!(p.run_flags(colar, 2e-3, 7).latent_weight, Some(3.0));
+        let given = Some(p.given.clone());
+        let p = plan(Table1Options { given, shorten: 5, ..options() }).unwrap();
+        // 100 samples at 8 an update, a fifth of it, and no fewer than 2.
+        assert_eq!((p.updates, p.warm_updates), (2, 2));
+        assert_eq!(p.run_flags(colar, 1e-4, 7).latent_weight, None);
+    }
+
+    #[test]
+    fn a_checkpoint_takes_the_place_of_the_first_training() {
+        let p = plan(Table1Options { init: Some("cot/best".into()), ..options() }).unwrap();
+        assert_eq!((p.warm_updates, p.start(8)), (0, Some("cot/best".into())));
+        let p = plan(Table1Options { warm_updates: Some(0), ..options() }).unwrap();
+        assert_eq!(p.start(8), None);
+        assert!(p.runs().iter().all(|(dir, _)| !dir.starts_with("exp/runs/warm-up")));
+    }
+
+    #[test]
+    fn settings_change_objectives_and_what_all_share() {
+        let text = "[common]\nbatch-size = 6\n[warm-up]\nweight-decay = 0.1\n[colar]\nlatent-weight = 2.0\nmerge = \"sqrt\"\n\
+                    [colar-nll]\nlatent-weight = 0.5\n";
+        let p = plan(Table1Options { settings: settings(text), ..options() }).unwrap();
+        let flags = |name: &str| p.run_flags(variants::named(name).unwrap(), 1e-3, 7);
+        assert_eq!((flags("cot").batch_size, flags("cot").weight_decay), (Some(6), None));
+        assert_eq!((p.warm_flags(7).batch_size, p.warm_flags(7).weight_decay), (Some(6), Some(0.1)));
+        assert_eq!((flags("colar").latent_weight, flags("cot").latent_weight), (Some(2.0), None));
+        // An ablation has its method's settings, then what makes it one, then its own.
+        assert_eq!(flags("colar-nll").latent_weight, Some(0.5));
+        assert_eq!(flags("colar-mp").merge, Some(crate::model::merge::Merge::Mean));
+        for (text, says) in [
+            ("[colar]\nbatch-size = 6", "--batch-size in [colar] must be the same for all methods"),
+            ("[common]\nlr = 1.0", "--lr in [common] is the experiment's to set"),
+            ("[codi]\nlatent-weight = 1.0", "[codi] is neither"),
+            ("[common]\nkl-weight = 1.0", "--kl-weight does not go with"),
+        ] {
+            let error = plan(Table1Options { settings: settings(text), ..options() }).unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            assert!(error.to_string().contains(says), "{error}");
+        }
+    }
+
+    #[test]
+    fn impossible_values_are_refused() {
+        for (o, says) in [
+            (Table1Options { seeds: 0, ..options() }, "--seeds"),
+            (Table1Options { updates: Some(0), ..options() }, "--updates"),
+            (Table1Options { variants: Vec::new(), ..options() }, "--methods"),
+            (Table1Options { lrs: vec![0.0], ..options() }, "--lrs"),
+            (Table1Options { warm_lr: Some(f32::NAN), ..options() }, "--warm-lr"),
+            (Table1Options { factors: vec!["2".into(), "2".into()], ..options() }, "--cf names 2 twice"),
+        ] {
+            let error = plan(o).unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            assert!(error.to_string().contains(says), "{error}");
+        }
+        for text in ["=f", "a/b=f", ".x=f", "average=f", "/"] {
+            assert!(TestSet::parse(text).is_err(), "{text}");
+        }
+        let given = Given { model: "m".into(), data: "d".into(), val: "v".into() };
+        let twice = ["a=x", "a=y"].map(|t| TestSet::parse(t).unwrap()).to_vec();
+        assert!(
+            Plan::new(options(), given.clone(), twice, 1).unwrap_err().to_string().contains("named \"a\"")
+        );
+        assert!(Plan::new(options(), given, Vec::new(), 1).unwrap_err().to_string().contains("--test"));
+    }
+}

@@ -1,0 +1,314 @@
+//! The pictures of the reports, as SVG.
+
+use std::ops::Range;
+
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+
+use super::factors::FactorsReport;
+use super::report::{Figures, Row, Table1, drawable};
+use crate::eval::plot::{Area, COLAR, COT, FONT, GRID, INK, tick};
+use crate::{Error, Result};
+
+/// Width and height of a panel.
+const PANEL: (u32, u32) = (520, 400);
+/// Height of what stands above and below the panels.
+const TITLE: u32 = 34;
+const LEGEND: u32 = 30;
+/// Panels side by side.
+const COLUMNS: u32 = 2;
+
+/// Colours that stay apart for colour-blind eyes; CoT and CoLaR have the first two everywhere.
+const COLOURS: [RGBColor; 9] = [
+    COT,
+    COLAR,
+    RGBColor(0, 128, 96),
+    RGBColor(120, 94, 150),
+    RGBColor(150, 110, 0),
+    RGBColor(86, 160, 211),
+    RGBColor(190, 80, 140),
+    RGBColor(110, 110, 110),
+    RGBColor(20, 20, 20),
+];
+
+type Drawn = Result<(), Box<dyn std::error::Error>>;
+
+/// A point with half widths of its intervals.
+#[derive(Debug, Clone, PartialEq)]
+struct Point {
+    at: (f64, f64),
+    ci: (f64, f64),
+    label: String,
+    filled: bool,
+}
+
+/// Points of one colour.
+struct Series {
+    name: String,
+    colour: RGBColor,
+    joined: bool,
+    points: Vec<Point>,
+}
+
+/// One pair of axes.
+struct Panel {
+    title: String,
+    x: String,
+    y: String,
+    /// Whether the vertical axis is a percentage, to be cut off at 100.
+    percent: bool,
+    series: Vec<Series>,
+}
+
+/// Accuracy against #L, a panel a test set: one point a method and factor, those of a method joined.
+///
+/// # Errors
+/// [`Error::Usage`] without rows or with figures that are not finite.
+pub(super) fn table1(table: &Table1) -> Result<String> {
+    drawable(table.rows.iter().flat_map(|r| &r.results))?;
+    let panels: Vec<Panel> = table
+        .tests
+        .iter()
+        .enumerate()
+        .map(|(t, (name, ..))| Panel {
+            title: name.clone(),
+            x: "mean reasoning length #L".into(),
+            y: "accuracy (%)".into(),
+            percent: true,
+            series: methods(&table.rows, t),
+        })
+        .collect();
+    picture("Accuracy against reasoning length", &panels)
+}
+
+/// The rows' points on a test set, by method, in the order of the table.
+fn methods(rows: &[Row], test: usize) -> Vec<Series> {
+    let mut series: Vec<Series> = Vec::new();
+    for row in rows {
+        let Some(f) = row.results.get(test) else { continue };
+        let point = Point {
+            at: (f.mean_length, 100.0 * f.accuracy),
+            ci: (f.mean_length_ci.unwrap_or(0.0), 100.0 * f.accuracy_ci.unwrap_or(0.0)),
+            label: if row.compressed { format!("c = {}", row.speed) } else { String::new() },
+            filled: true,
+        };
+        match series.last_mut().filter(|s| s.name == row.label) {
+            Some(s) => s.points.push(point),
+            None => {
+                // CoT and CoLaR keep their colours, whatever else is in the table.
+                let place = match row.method.as_str() {
+                    "cot" => 0,
+                    "colar" => 1,
+                    _ => {
+                        2 + series.iter().filter(|s| s.colour != COT && s.colour != COLAR).count()
+                            % (COLOURS.len() - 2)
+                    }
+                };
+                series.push(Series {
+                    name: row.label.clone(),
+                    colour: COLOURS[place],
+                    joined: row.compressed,
+                    points: vec![point],
+                });
+            }
+        }
+    }
+    series
+}
+
+/// Accuracy and #L against the compression factor of the prompt, a series a test set; trained factors are filled.
+///
+/// # Errors
+/// As [`table1`].
+pub(super) fn factors(report: &FactorsReport) -> Result<String> {
+    drawable(report.rows.iter().flat_map(|r| &r.results))?;
+    let panel = |title: &str, y: &str, percent: bool, value: fn(&Figures) -> (f64, Option<f64>)| Panel {
+        title: title.into(),
+        x: "compression factor c of the prompt".into(),
+        y: y.into(),
+        percent,
+        series: (0..report.tests.len()).map(|t| by_factor(report, t, value)).collect(),
+    };
+    let panels = [
+        panel("accuracy", "accuracy (%)", true, |f| (100.0 * f.accuracy, f.accuracy_ci.map(|ci| 100.0 * ci))),
+        panel("reasoning length", "mean #L", false, |f| (f.mean_length, f.mean_length_ci)),
+    ];
+    picture("Compression factors in training (filled) and others (hollow)", &panels)
+}
+
+fn by_factor(report: &FactorsReport, test: usize, value: fn(&Figures) -> (f64, Option<f64>)) -> Series {
+    let point = |row: &super::FactorRow| {
+        let (y, ci) = value(row.results.get(test)?);
+        let at = (row.cf.parse().ok()?, y);
+        Some(Point { at, ci: (0.0, ci.unwrap_or(0.0)), label: String::new(), filled: row.trained })
+    };
+    Series {
+        name: report.tests[test].0.clone(),
+        // The colours of one method's test sets; CoT's would mislead.
+        colour: COLOURS[1 + test % (COLOURS.len() - 1)],
+        joined: true,
+        points: report.rows.iter().filter_map(point).collect(),
+    }
+}
+
+/// Panels in rows, a title above, one legend below.
+fn picture(title: &str, panels: &[Panel]) -> Result<String> {
+    let columns = COLUMNS.min(panels.len() as u32).max(1);
+    let rows = (panels.len() as u32).div_ceil(columns);
+    let size = (PANEL.0 * columns, PANEL.1 * rows + TITLE + LEGEND);
+    let mut svg = String::new();
+    let area = SVGBackend::with_string(&mut svg, size).into_drawing_area();
+    let draw = || -> Drawn {
+        area.fill(&WHITE)?;
+        let style = (FONT, 20).into_font().color(&INK).pos(Pos::new(HPos::Center, VPos::Top));
+        area.draw_text(title, &style, (size.0 as i32 / 2, 12))?;
+        let (_, below) = area.split_vertically(TITLE);
+        let (drawn, legend) = below.split_vertically(PANEL.1 * rows);
+        for (area, p) in drawn.split_evenly((rows as usize, columns as usize)).iter().zip(panels) {
+            panel(area, p)?;
+        }
+        if let Some(first) = panels.first() {
+            key(&legend, &first.series)?;
+        }
+        area.present()?;
+        Ok(())
+    };
+    draw().map_err(|e| Error::other(format!("the plot: {e}")))?;
+    drop(area);
+    Ok(svg)
+}
+
+fn panel(area: &Area<'_>, p: &Panel) -> Drawn {
+    let (x, y) = ranges(p);
+    let mut chart = ChartBuilder::on(area)
+        .caption(&p.title, (FONT, 17).into_font().color(&INK))
+        .margin(10)
+        .margin_right(22)
+        .x_label_area_size(46)
+        .y_label_area_size(58)
+        .build_cartesian_2d(x, y)?;
+    chart
+        .configure_mesh()
+        .bold_line_style(GRID)
+        .light_line_style(TRANSPARENT)
+        .axis_style(INK)
+        .x_labels(8)
+        .y_labels(8)
+        .x_label_formatter(&|x| tick(*x))
+        .y_label_formatter(&|y| tick(*y))
+        .label_style((FONT, 13).into_font().color(&INK))
+        .axis_desc_style((FONT, 14).into_font().color(&INK))
+        .x_desc(&p.x)
+        .y_desc(&p.y)
+        .draw()?;
+    for s in &p.series {
+        let thin = s.colour.mix(0.55).stroke_width(2);
+        for point in &s.points {
+            let ((x, y), (dx, dy)) = (point.at, point.ci);
+            if dy > 0.0 {
+                chart.draw_series([PathElement::new([(x, y - dy), (x, y + dy)], thin)])?;
+            }
+            if dx > 0.0 {
+                chart.draw_series([PathElement::new([(x - dx, y), (x + dx, y)], thin)])?;
+            }
+        }
+        if s.joined && s.points.len() > 1 {
+            let mut at: Vec<(f64, f64)> = s.points.iter().map(|p| p.at).collect();
+            at.sort_by(|a, b| a.0.total_cmp(&b.0));
+            chart.draw_series(LineSeries::new(at, s.colour.mix(0.7).stroke_width(2)))?;
+        }
+        for point in &s.points {
+            chart.draw_series([EmptyElement::at(point.at) + Circle::new((0, 0), 5, WHITE.filled())])?;
+            let style = if point.filled { s.colour.filled() } else { s.colour.stroke_width(2) };
+            chart.draw_series([EmptyElement::at(point.at) + Circle::new((0, 0), 5, style)])?;
+            let style = (FONT, 12).into_font().color(&s.colour).pos(Pos::new(HPos::Left, VPos::Top));
+            let label = Text::new(point.label.clone(), (8, 5), style);
+            chart.draw_series([EmptyElement::at(point.at) + label])?;
+        }
+    }
+    Ok(())
+}
+
+/// The names of the series, in a line.
+fn key(area: &Area<'_>, series: &[Series]) -> Drawn {
+    let mut x = 66;
+    for s in series {
+        area.draw(&Circle::new((x, 14), 5, s.colour.filled()))?;
+        let style = (FONT, 14).into_font().color(&INK).pos(Pos::new(HPos::Left, VPos::Center));
+        area.draw_text(&s.name, &style, (x + 10, 14))?;
+        x += 34 + 8 * s.name.chars().count() as i32;
+    }
+    Ok(())
+}
+
+/// Axes from 0, so that half as much looks half as much, with room for marks and intervals.
+fn ranges(p: &Panel) -> (Range<f64>, Range<f64>) {
+    let (mut right, mut high) = (0.0f64, 0.0f64);
+    for point in p.series.iter().flat_map(|s| &s.points) {
+        right = right.max(point.at.0 + point.ci.0);
+        high = high.max(point.at.1 + point.ci.1);
+    }
+    let right = (1.12 * right).max(1.0);
+    let high = if p.percent { ((high + 4.0) / 10.0).ceil() * 10.0 } else { (1.1 * high).max(1.0) };
+    let high = if p.percent { high.clamp(10.0, 102.0) } else { high };
+    // A mark at 0 is seen whole.
+    (-0.03 * right..right, -0.03 * high..high)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::plan::AVERAGE;
+    use super::super::report::tests::table;
+    use super::*;
+
+    #[test]
+    fn every_method_and_test_set_is_in_the_picture() {
+        let svg = table1(&table()).unwrap();
+        for text in ["CoT", "iCoT", "CoLaR", "c = 5", "hard", "accuracy (%)", "#L"] {
+            assert!(svg.contains(text), "{text}");
+        }
+        assert!(!svg.contains(AVERAGE));
+        // Two panels of five points, each on a white ground, and a legend of three.
+        assert_eq!(svg.matches("<circle").count(), 2 * 5 * 2 + 3);
+        assert_eq!(svg, table1(&table()).unwrap(), "drawn twice, the same");
+        let none = Table1 { rows: Vec::new(), ..table() };
+        assert_eq!(table1(&none).unwrap_err().exit_code(), 2);
+    }
+
+    #[test]
+    fn colours_do_not_depend_on_the_company() {
+        let rows = table().rows;
+        let all = methods(&rows, 0);
+        assert_eq!(all.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(), ["CoT", "iCoT", "CoLaR"]);
+        assert_eq!((all[0].colour, all[2].colour), (COT, COLAR));
+        assert_eq!(methods(&rows[2..], 1)[0].colour, COLAR);
+        assert_eq!(all[2].points.len(), 3);
+    }
+
+    #[test]
+    fn axes_hold_what_is_drawn() {
+        let point = |x, y, dx, dy| Point { at: (x, y), ci: (dx, dy), label: String::new(), filled: true };
+        let panel = |percent, points| Panel {
+            title: String::new(),
+            x: String::new(),
+            y: String::new(),
+            percent,
+            series: vec![Series { name: String::new(), colour: COT, joined: false, points }],
+        };
+        for (percent, points) in [
+            (true, vec![point(0.0, 0.0, 0.0, 0.0)]),
+            (true, vec![point(30.0, 99.0, 1.0, 2.0)]),
+            (false, vec![point(8.0, 130.0, 0.0, 4.0)]),
+        ] {
+            let p = panel(percent, points.clone());
+            let (x, y) = ranges(&p);
+            for q in points {
+                assert!(
+                    x.contains(&(q.at.0 + q.ci.0)) && y.contains(&(q.at.1 + q.ci.1)),
+                    "{q:?} {x:?} {y:?}"
+                );
+                assert!(x.contains(&q.at.0) && y.contains(&q.at.1));
+            }
+        }
+    }
+}

@@ -1,0 +1,367 @@
+//! The report of a comparison: Markdown for people, JSON for scripts, a picture.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::measure::{Measured, write_json};
+use super::plan::{AVERAGE, Plan};
+use super::plot;
+use super::train::seconds_per_step;
+use crate::eval::stats::estimate;
+use crate::eval::table::{figure, markdown};
+use crate::files::atomic::write_atomic;
+use crate::infer::Sampling;
+use crate::model::config::shortest;
+use crate::{Error, Result};
+
+/// Figures over seeds. Fields ending in `_ci` are half widths of 95 % intervals (Student's t), absent for one seed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Figures {
+    /// The test set, or `average` over all.
+    pub test: String,
+    /// Share of right answers, from 0 to 1.
+    pub accuracy: f64,
+    /// Its interval.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accuracy_ci: Option<f64>,
+    /// Mean reasoning length #L: latents, thoughts, tokens of a written chain.
+    pub mean_length: f64,
+    /// Its interval.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mean_length_ci: Option<f64>,
+    /// Accuracies by seed.
+    pub accuracies: Vec<f64>,
+    /// Lengths by seed.
+    pub mean_lengths: Vec<f64>,
+}
+
+impl Figures {
+    /// Those of accuracies and lengths by seed; `None` without a seed.
+    fn of(test: &str, accuracies: Vec<f64>, mean_lengths: Vec<f64>) -> Option<Self> {
+        let (accuracy, length) = (estimate(&accuracies)?, estimate(&mean_lengths)?);
+        Some(Figures {
+            test: test.to_owned(),
+            accuracy: accuracy.mean,
+            accuracy_ci: accuracy.half_width,
+            mean_length: length.mean,
+            mean_length_ci: length.half_width,
+            accuracies,
+            mean_lengths,
+        })
+    }
+
+    /// Those of one test set, by seed.
+    pub(super) fn of_measured(test: &str, by_seed: &[Measured]) -> Option<Self> {
+        Self::of(
+            test,
+            by_seed.iter().map(|m| m.accuracy).collect(),
+            by_seed.iter().map(|m| m.mean_length).collect(),
+        )
+    }
+
+    /// The mean over several test sets, taken seed by seed, so that its interval is one over seeds too.
+    pub(super) fn average(all: &[Figures]) -> Option<Self> {
+        let mean = |of: fn(&Figures) -> &Vec<f64>| -> Vec<f64> {
+            let seeds = all.iter().map(|f| of(f).len()).min().unwrap_or(0);
+            (0..seeds).map(|k| all.iter().map(|f| of(f)[k]).sum::<f64>() / all.len() as f64).collect()
+        };
+        Self::of(AVERAGE, mean(|f| &f.accuracies), mean(|f| &f.mean_lengths))
+    }
+
+    /// Accuracy in percent and length, as in a table.
+    pub(super) fn cells(&self) -> [String; 2] {
+        [
+            figure(100.0 * self.accuracy, self.accuracy_ci.map(|ci| 100.0 * ci)),
+            figure(self.mean_length, self.mean_length_ci),
+        ]
+    }
+}
+
+/// A method at a compression factor.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// Its name on the command line.
+    pub method: String,
+    /// Its name in the table.
+    pub label: String,
+    /// The speed that its prompts gave: a factor, or what the method has in its place.
+    pub speed: String,
+    /// Whether that is a compression factor.
+    pub compressed: bool,
+    /// Figures of every test set, then of their average if there are several.
+    pub results: Vec<Figures>,
+}
+
+impl Row {
+    /// `CoT`, or `CoLaR c = 2`.
+    pub fn name(&self) -> String {
+        if self.compressed { format!("{} c = {}", self.label, self.speed) } else { self.label.clone() }
+    }
+}
+
+/// What the search for a learning rate found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Found {
+    /// The method's name on the command line.
+    pub method: String,
+    /// Its name in the table.
+    pub label: String,
+    /// The learning rates.
+    pub lrs: Vec<f64>,
+    /// Accuracy on the validation split at each, from 0 to 1; `None` where training diverged.
+    pub accuracies: Vec<Option<f64>>,
+    /// The one that was chosen.
+    pub chosen: f64,
+    /// The checkpoints by seed, relative to the experiment's directory.
+    pub checkpoints: Vec<PathBuf>,
+    /// Mean seconds of an update on this machine, over all seeds; `None` where they were not recorded.
+    pub seconds_per_update: Option<f64>,
+}
+
+/// The outcome of `experiment table1`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Table1 {
+    /// The model directory, relative to the experiment's where it lies in it.
+    pub model: PathBuf,
+    /// Test sets: name, file and number of questions.
+    pub tests: Vec<(String, PathBuf, usize)>,
+    /// Training seeds.
+    pub seeds: Vec<u64>,
+    /// Updates of every method.
+    pub updates: u64,
+    /// Updates of CoT before them.
+    pub warm_updates: u64,
+    /// How the tests were answered; every seed draws under its own.
+    pub sampling: Sampling,
+    /// The table.
+    pub rows: Vec<Row>,
+    /// The search.
+    pub search: Vec<Found>,
+}
+
+/// The place of `path` in the experiment, if it lies there.
+pub(super) fn within(root: &Path, path: &Path) -> PathBuf {
+    path.strip_prefix(root).map_or_else(|_| path.to_owned(), Path::to_owned)
+}
+
+/// Puts the figures together. `chosen` has the chosen rate's place and the accuracies of the search for each
+/// variant; `result` gives the figures by variant, rate, seed, test and speed.
+///
+/// # Errors
+/// Those of `result`.
+pub(super) fn collect(
+    p: &Plan,
+    chosen: &[(usize, Vec<Option<f64>>)],
+    sizes: &[usize],
+    result: impl Fn(usize, f32, usize, usize, &str) -> Result<Measured>,
+) -> Result<Table1> {
+    let (mut rows, mut search) = (Vec::new(), Vec::new());
+    for (i, (v, (lr, accuracies))) in p.variants.iter().zip(chosen).enumerate() {
+        let lr = p.lrs[*lr];
+        for speed in v.speeds(&p.factors) {
+            let mut results = Vec::new();
+            for (t, test) in p.tests.iter().enumerate() {
+                let by_seed = (0..p.seeds.len())
+                    .map(|seed| result(i, lr, seed, t, &speed))
+                    .collect::<Result<Vec<_>>>()?;
+                results.extend(Figures::of_measured(&test.name, &by_seed));
+            }
+            if results.len() > 1 {
+                results.extend(Figures::average(&results));
+            }
+            let compressed = v.method.speed().is_none();
+            rows.push(Row { method: v.name.into(), label: v.label.into(), speed, compressed, results });
+        }
+        let dirs: Vec<PathBuf> = p.seeds.iter().map(|&seed| p.run_dir(v, lr, seed)).collect();
+        let seconds: Vec<f64> = dirs.iter().filter_map(|dir| seconds_per_step(dir)).collect();
+        search.push(Found {
+            method: v.name.into(),
+            label: v.label.into(),
+            lrs: p.lrs.iter().map(|&lr| shortest(lr)).collect(),
+            accuracies: accuracies.clone(),
+            chosen: shortest(lr),
+            checkpoints: dirs.iter().map(|dir| within(&p.root, &dir.join("best"))).collect(),
+            seconds_per_update: estimate(&seconds).map(|e| e.mean),
+        });
+    }
+    let tests = p.tests.iter().zip(sizes);
+    Ok(Table1 {
+        model: within(&p.root, &p.given.model),
+        tests: tests.map(|(t, &n)| (t.name.clone(), within(&p.root, &t.file), n)).collect(),
+        seeds: p.seeds.clone(),
+        updates: p.updates,
+        warm_updates: p.warm_updates,
+        sampling: p.sampling,
+        rows,
+        search,
+    })
+}
+
+impl Table1 {
+    /// The table of results, in Markdown.
+    pub fn results(&self) -> String {
+        let tests: Vec<&str> =
+            self.rows.first().map_or(Vec::new(), |r| r.results.iter().map(|f| f.test.as_str()).collect());
+        let mut heads = vec!["method".to_owned()];
+        for test in tests {
+            heads.extend([format!("{test} (%)"), "#L".to_owned()]);
+        }
+        let cells = |r: &Row| {
+            std::iter::once(r.name()).chain(r.results.iter().flat_map(Figures::cells)).collect::<Vec<_>>()
+        };
+        markdown(&heads, &self.rows.iter().map(cells).collect::<Vec<_>>())
+    }
+
+    /// The table of the search, in Markdown: accuracy on the validation split, the chosen rate in bold.
+    pub fn searched(&self) -> String {
+        let Some(first) = self.search.first() else { return String::new() };
+        let mut heads = vec!["validation accuracy (%) at".to_owned()];
+        heads.extend(first.lrs.iter().map(|lr| format!("{lr:e}")));
+        heads.push("s an update".to_owned());
+        let cell = |f: &Found, i: usize| match f.accuracies[i] {
+            None => "diverged".to_owned(),
+            Some(a) if f.lrs[i] == f.chosen => format!("**{:.1}**", 100.0 * a),
+            Some(a) => format!("{:.1}", 100.0 * a),
+        };
+        let cells = |f: &Found| {
+            let mut row = vec![f.label.clone()];
+            row.extend((0..f.lrs.len()).map(|i| cell(f, i)));
+            row.push(f.seconds_per_update.map_or("–".to_owned(), |s| format!("{s:.3}")));
+            row
+        };
+        markdown(&heads, &self.search.iter().map(cells).collect::<Vec<_>>())
+    }
+
+    /// What the figures are, in a sentence or two.
+    fn caption(&self) -> String {
+        let tests: Vec<String> = self.tests.iter().map(|(name, _, n)| format!("{name} ({n})")).collect();
+        let s = &self.sampling;
+        let how = if s.temperature == 0.0 && s.latent_temperature == 0.0 && s.eol_temperature == 0.0 {
+            "at temperature 0".to_owned()
+        } else {
+            format!("at temperature {} and top-p {}", s.temperature, s.top_p)
+        };
+        let interval = if self.seeds.len() > 1 { ", with 95 % intervals (Student's t)" } else { "" };
+        format!(
+            "Accuracy in percent and mean reasoning length #L over {} training seed{}{interval}, answers drawn {how}. \
+             Test sets (questions): {}. Every method: {} updates of CoT, shared, then {} of its own.\n",
+            self.seeds.len(),
+            if self.seeds.len() == 1 { "" } else { "s" },
+            tests.join(", "),
+            self.warm_updates,
+            self.updates,
+        )
+    }
+
+    /// The whole report in Markdown.
+    pub fn markdown(&self) -> String {
+        format!("{}\n{}\n{}", self.caption(), self.results(), self.searched())
+    }
+
+    /// Writes `table1.md`, `table1.json` and `table1.svg` into `dir` and says where.
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming the file; [`Error::Usage`] for figures that cannot be drawn.
+    pub(super) fn write(&self, dir: &Path) -> Result<Vec<PathBuf>> {
+        write_report(dir, "table1", &self.markdown(), self, &plot::table1(self)?)
+    }
+}
+
+/// Writes a report in its three forms.
+pub(super) fn write_report(
+    dir: &Path,
+    name: &str,
+    text: &str,
+    json: &impl Serialize,
+    svg: &str,
+) -> Result<Vec<PathBuf>> {
+    let path = |ext: &str| dir.join(format!("{name}.{ext}"));
+    write_atomic(&path("md"), |out| out.write_all(text.as_bytes()))?;
+    write_json(&path("json"), json)?;
+    write_atomic(&path("svg"), |out| out.write_all(svg.as_bytes()))?;
+    Ok(["md", "json", "svg"].map(path).to_vec())
+}
+
+/// Fails on figures that no picture can show.
+pub(super) fn drawable<'a>(figures: impl Iterator<Item = &'a Figures>) -> Result<()> {
+    let mut n = 0;
+    for f in figures {
+        n += 1;
+        if !(f.accuracy.is_finite() && f.mean_length.is_finite()) {
+            return Err(Error::usage("a figure to plot is not finite"));
+        }
+    }
+    if n == 0 { Err(Error::usage("there is nothing to plot")) } else { Ok(()) }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub fn figures(test: &str, accuracies: &[f64], lengths: &[f64]) -> Figures {
+        Figures::of(test, accuracies.to_vec(), lengths.to_vec()).unwrap()
+    }
+
+    pub fn table() -> Table1 {
+        let row = |method: &str, label: &str, speed: &str, compressed, a: [f64; 2], l: [f64; 2]| {
+            let mut results = vec![figures("test", &a, &l), figures("hard", &[a[0] / 2.0, a[1] / 2.0], &l)];
+            results.extend(Figures::average(&results));
+            Row { method: method.into(), label: label.into(), speed: speed.into(), compressed, results }
+        };
+        let found = |method: &str, label: &str, accuracies: [Option<f64>; 2], chosen| Found {
+            method: method.into(),
+            label: label.into(),
+            lrs: vec![0.001, 0.002],
+            accuracies: accuracies.to_vec(),
+            chosen,
+            checkpoints: vec![format!("runs/{method}/lr1e-3/seed0/best").into()],
+            seconds_per_update: (method == "cot").then_some(0.1875),
+        };
+        Table1 {
+            model: "model".into(),
+            tests: vec![
+                ("test".into(), "data/test.jsonl".into(), 200),
+                ("hard".into(), "h.jsonl".into(), 100),
+            ],
+            seeds: vec![0, 1],
+            updates: 8,
+            warm_updates: 5,
+            sampling: Sampling::default(),
+            rows: vec![
+                row("cot", "CoT", "1", false, [0.99, 0.97], [21.0, 21.2]),
+                row("icot", "iCoT", "auto", false, [0.4, 0.42], [0.0, 0.0]),
+                row("colar", "CoLaR", "1", true, [0.9, 0.94], [21.5, 21.9]),
+                row("colar", "CoLaR", "2", true, [0.8, 0.84], [11.0, 11.0]),
+                row("colar", "CoLaR", "5", true, [0.3, 0.28], [5.0, 5.2]),
+            ],
+            search: vec![
+                found("cot", "CoT", [Some(0.98), Some(0.97)], 0.001),
+                found("colar", "CoLaR", [Some(0.6), None], 0.001),
+            ],
+        }
+    }
+
+    #[test]
+    fn the_average_is_taken_seed_by_seed() {
+        let all = [figures("a", &[0.2, 0.4], &[1.0, 3.0]), figures("b", &[0.6, 0.4], &[3.0, 1.0])];
+        let average = Figures::average(&all).unwrap();
+        assert_eq!((average.accuracies, average.mean_lengths), (vec![0.4, 0.4], vec![2.0, 2.0]));
+        assert_eq!((average.accuracy, average.accuracy_ci), (0.4, Some(0.0)));
+        assert_eq!(average.test, AVERAGE);
+    }
+
+    #[test]
+    fn the_report_in_words() {
+        insta::assert_snapshot!(table().markdown());
+    }
+
+    #[test]
+    fn the_report_in_json_comes_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = table().write(dir.path()).unwrap();
+        assert_eq!(paths.len(), 3);
+        let back: Table1 = super::super::measure::read_json(&paths[1]).unwrap();
+        assert_eq!(back, table());
+    }
+}

@@ -1,0 +1,328 @@
+//! `experiment table1`, from nothing or from wherever it stands, to its report.
+
+use std::path::{Path, PathBuf};
+
+use super::measure::{Measured, Setting, checksum, kept, measure};
+use super::plan::{Plan, Table1Options, TestSet};
+use super::report::{self, Table1};
+use super::search::{Part, Progress, Shape, Task};
+use super::train::{Ended, ended, train};
+use super::variants::Variant;
+use super::{Event, Listener, existing, jobs, materials};
+use crate::data::{Sample, load};
+use crate::device::Device;
+use crate::files::atomic::remove_leftovers;
+use crate::infer::{DeviceTask, Loaded, Sampling, run_on_device};
+use crate::model::config::ModelConfig;
+use crate::model::tokenizer::Tokenizer;
+use crate::train::embedded::EVAL_BATCH;
+use crate::train::materials::Materials;
+use crate::{Error, Result};
+
+/// The name in the manifest.
+pub(super) const KIND: &str = "table1";
+
+/// Questions that a model of one's own answers together.
+const BATCH: usize = 32;
+
+/// A data set that is asked.
+pub(super) struct Questions {
+    pub samples: Vec<Sample>,
+    pub checksum: u32,
+}
+
+impl Questions {
+    pub fn load(path: &Path) -> Result<Self> {
+        let samples = load(path, None)?;
+        Ok(Questions { checksum: checksum(&samples), samples })
+    }
+}
+
+/// Trains what is missing of the comparison, tests it, and writes `table1.md`, `table1.json` and `table1.svg` into its
+/// directory.
+///
+/// # Errors
+/// Before any training: [`Error::Usage`] for settings that cannot be, a directory that holds something else, or a run
+/// of other settings; bad model or data files. Later what training and evaluation say.
+pub fn table1(options: Table1Options, on_event: &Listener<'_>) -> Result<Table1> {
+    let experiment = Experiment::open(options)?;
+    let p = &experiment.plan;
+    let shape = Shape {
+        seeds: p.seeds.len(),
+        lrs: p.lrs.len(),
+        tests: p.tests.len(),
+        speeds: p.variants.iter().map(|v| v.speeds(&p.factors).len()).collect(),
+    };
+    let (jobs, threads) = p.machine.split(p.embedded);
+    on_event(Event::Planned { parts: shape.parts().len(), jobs, threads });
+    let board = Progress::new(shape, p.variants.iter().map(|v| v.name).collect());
+    let board = jobs::work(jobs, board, |job, task| experiment.perform(job, task, on_event))?;
+    let chosen = (0..p.variants.len())
+        .map(|v| board.chosen(v).zip(board.found(v)).ok_or_else(|| Error::other("a search is incomplete")))
+        .collect::<Result<Vec<_>>>()?;
+    let sizes: Vec<usize> = experiment.tests.iter().map(|t| t.samples.len()).collect();
+    let table = report::collect(p, &chosen, &sizes, |variant, lr, seed, test, speed| {
+        experiment.result(variant, lr, seed, test, speed)
+    })?;
+    on_event(Event::Written(table.write(&p.root)?));
+    Ok(table)
+}
+
+/// A comparison with its data.
+struct Experiment {
+    plan: Plan,
+    val: Questions,
+    tests: Vec<Questions>,
+}
+
+impl Experiment {
+    /// Looks at everything that is given, before anything is trained.
+    fn open(options: Table1Options) -> Result<Self> {
+        let root = options.out.clone();
+        existing::check_root(&root, KIND, None)?;
+        if options.variants.is_empty() {
+            return Err(Error::usage("--methods is empty"));
+        }
+        // What is given is read before what is not given is made.
+        let mut tests = options.tests.clone();
+        let mut questions = tests.iter().map(|t| Questions::load(&t.file)).collect::<Result<Vec<_>>>()?;
+        let given = match &options.given {
+            Some(given) => given.clone(),
+            None => {
+                // The settings are sound, or nothing is made.
+                let (at, stand_in) =
+                    (Materials::at(&root), TestSet { name: "test".into(), file: root.clone() });
+                let given = super::Given { model: at.model(), data: at.data("train"), val: at.data("val") };
+                let first = if tests.is_empty() { vec![stand_in] } else { tests.clone() };
+                let plan = Plan::new(options.clone(), given, first, 1)?;
+                existing::check_root(&root, KIND, Some(&existing::settings(&plan)))?;
+                existing::mark(&root, KIND, &existing::settings(&plan))?;
+                let (given, own) = materials::make(&at, options.sampling.seed, options.shorten)?;
+                if tests.is_empty() {
+                    questions = own.iter().map(|t| Questions::load(&t.file)).collect::<Result<Vec<_>>>()?;
+                    tests = own;
+                }
+                given
+            }
+        };
+        let samples = load(&given.data, None)?.len();
+        let val = Questions::load(&given.val)?;
+        ModelConfig::load(&given.model)?;
+        Tokenizer::load(&given.model)?;
+        let plan = Plan::new(options, given, tests, samples)?;
+        if let Some(init) = plan.init.as_ref().filter(|init| !init.is_dir()) {
+            return Err(Error::usage(format!("--init {}: is no checkpoint", init.display())));
+        }
+        existing::check_root(&root, KIND, Some(&existing::settings(&plan)))?;
+        existing::check_runs(&plan)?;
+        existing::mark(&root, KIND, &existing::settings(&plan))?;
+        remove_leftovers(&root)?;
+        Ok(Experiment { plan, val, tests: questions })
+    }
+
+    fn perform(&self, job: usize, task: Task, on_event: &Listener<'_>) -> Result<Option<f64>> {
+        let (p, part, lr) = (&self.plan, task.part, self.plan.lrs[task.lr]);
+        let name = self.name(part);
+        let mut outcome = None;
+        let (new, result) = match part {
+            Part::WarmUp { .. } if p.warm_updates == 0 => (false, String::new()),
+            Part::WarmUp { seed } => {
+                let flags = p.warm_flags(p.seeds[seed]);
+                let (new, end) = self.train(job, &name, flags, on_event)?;
+                if end == Ended::Diverged {
+                    return Err(Error::other(format!("{name} diverged: give a smaller --warm-lr")));
+                }
+                (new, String::new())
+            }
+            Part::Search { variant, .. } => {
+                let (v, seed) = (p.variants[variant], p.seeds[0]);
+                let (new, end) = self.train(job, &name, p.run_flags(v, lr, seed), on_event)?;
+                match end {
+                    Ended::Diverged => (new, "diverged".to_owned()),
+                    Ended::Trained => {
+                        let (asked, accuracy) = self.validate(job, &name, v, lr, on_event)?;
+                        outcome = Some(accuracy);
+                        (new || asked, format!("validation accuracy {:.1} %", 100.0 * accuracy))
+                    }
+                }
+            }
+            Part::Train { variant, seed } => {
+                let v = p.variants[variant];
+                let (new, end) = self.train(job, &name, p.run_flags(v, lr, p.seeds[seed]), on_event)?;
+                if end == Ended::Diverged {
+                    return Err(Error::other(format!(
+                        "{name} diverged at the learning rate {lr:e} that the first seed chose: leave it out of --lrs"
+                    )));
+                }
+                (new, String::new())
+            }
+            Part::Test { variant, seed, test, speed } => {
+                let v = p.variants[variant];
+                let speed = &v.speeds(&p.factors)[speed];
+                let (new, m) =
+                    self.ask(job, &name, &self.question_set(v, lr, seed, Some(test), speed), on_event)?;
+                (new, format!("accuracy {:.1} %, #L {:.1}", 100.0 * m.accuracy, m.mean_length))
+            }
+        };
+        on_event(Event::Finished { job, name: new.then_some(name), result });
+        Ok(outcome)
+    }
+
+    /// What a part is called.
+    fn name(&self, part: Part) -> String {
+        let p = &self.plan;
+        match part {
+            Part::WarmUp { seed } => format!("warm-up, seed {}", p.seeds[seed]),
+            Part::Search { variant, lr } => {
+                format!("{}, lr {:e}, seed {}", p.variants[variant].name, p.lrs[lr], p.seeds[0])
+            }
+            Part::Train { variant, seed } => format!("{}, seed {}", p.variants[variant].name, p.seeds[seed]),
+            Part::Test { variant, seed, test, speed } => {
+                let (v, test) = (p.variants[variant], &p.tests[test].name);
+                let speed = match v.method.speed() {
+                    Some(_) => String::new(),
+                    None => format!(" c = {}", p.factors[speed]),
+                };
+                format!("{}{speed} on {test}, seed {}", v.name, p.seeds[seed])
+            }
+        }
+    }
+
+    /// Trains unless that is done; says whether it was not.
+    fn train(
+        &self,
+        job: usize,
+        name: &str,
+        flags: crate::train::TrainFlags,
+        on_event: &Listener<'_>,
+    ) -> Result<(bool, Ended)> {
+        let dir = flags.out.clone().unwrap_or_default();
+        if let Some(end) = ended(&dir)? {
+            return Ok((false, end));
+        }
+        on_event(Event::Begun { job, name: name.to_owned() });
+        Ok((true, train(flags, job, on_event)?))
+    }
+
+    /// Greedy accuracy on the validation split: the mean over the speeds of the table.
+    fn validate(
+        &self,
+        job: usize,
+        name: &str,
+        v: &'static Variant,
+        lr: f32,
+        on_event: &Listener<'_>,
+    ) -> Result<(bool, f64)> {
+        let (mut asked, mut sum) = (false, 0.0);
+        let speeds = v.speeds(&self.plan.factors);
+        for speed in &speeds {
+            let (new, m) = self.ask(job, name, &self.question_set(v, lr, 0, None, speed), on_event)?;
+            asked |= new;
+            sum += m.accuracy;
+        }
+        Ok((asked, sum / speeds.len() as f64))
+    }
+
+    /// What to ask of a run and where the figures go; `test` `None` is the validation split, asked greedily.
+    fn question_set(
+        &self,
+        v: &'static Variant,
+        lr: f32,
+        seed: usize,
+        test: Option<usize>,
+        speed: &str,
+    ) -> Asked<'_> {
+        let p = &self.plan;
+        let (name, set, sampling) = match test {
+            Some(test) => (p.tests[test].name.as_str(), &self.tests[test], p.sampling),
+            None => ("validation", &self.val, p.sampling.greedy()),
+        };
+        let run = p.run_dir(v, lr, p.seeds[seed]);
+        let setting = Setting {
+            method: v.method,
+            speed: speed.to_owned(),
+            sampling: Sampling { seed: p.seeds[seed], ..sampling },
+            verifier: p.verifier,
+            n: set.samples.len(),
+            data: set.checksum,
+        };
+        Asked {
+            model: &p.given.model,
+            checkpoint: run.join("best"),
+            questions: set,
+            file: setting.file(&run.join("figures"), name),
+            setting,
+            batch: if p.embedded { EVAL_BATCH } else { BATCH },
+        }
+    }
+
+    fn ask(
+        &self,
+        job: usize,
+        name: &str,
+        q: &Asked<'_>,
+        on_event: &Listener<'_>,
+    ) -> Result<(bool, Measured)> {
+        let m = &self.plan.machine;
+        q.ask(job, name, m, m.split(self.plan.embedded).1, on_event)
+    }
+
+    /// The figures of a finished test.
+    fn result(&self, variant: usize, lr: f32, seed: usize, test: usize, speed: &str) -> Result<Measured> {
+        let q = self.question_set(self.plan.variants[variant], lr, seed, Some(test), speed);
+        kept(&q.file, &q.setting).ok_or_else(|| Error::other(format!("{}: is gone", q.file.display())))
+    }
+}
+
+/// A checkpoint, questions, and how they are asked.
+pub(super) struct Asked<'a> {
+    pub model: &'a Path,
+    pub checkpoint: PathBuf,
+    pub questions: &'a Questions,
+    pub file: PathBuf,
+    pub setting: Setting,
+    pub batch: usize,
+}
+
+impl Asked<'_> {
+    /// The figures, measured unless they are kept; says whether they were measured.
+    ///
+    /// # Errors
+    /// What loading and generating say; [`Error::Io`] naming the file of the figures.
+    pub fn ask(
+        &self,
+        job: usize,
+        name: &str,
+        machine: &super::Machine,
+        threads: usize,
+        on_event: &Listener<'_>,
+    ) -> Result<(bool, Measured)> {
+        if let Some(measured) = kept(&self.file, &self.setting) {
+            return Ok((false, measured));
+        }
+        on_event(Event::Begun { job, name: name.to_owned() });
+        let task = Ask { asked: self, job, on_event };
+        let measured = run_on_device(machine.device.for_training(), machine.dtype, threads, task)?;
+        Ok((true, measured))
+    }
+}
+
+struct Ask<'a> {
+    asked: &'a Asked<'a>,
+    job: usize,
+    on_event: &'a Listener<'a>,
+}
+
+impl DeviceTask for Ask<'_> {
+    type Output = Measured;
+
+    fn run<D: Device>(self, device: D) -> Result<Measured> {
+        let q = self.asked;
+        let samples = &q.questions.samples;
+        let loaded = Loaded::new(device, q.model, Some(&q.checkpoint))?;
+        let (job, of) = (self.job, samples.len() as u64);
+        measure(&loaded, samples, &q.setting, q.batch, &q.file, &mut |done| {
+            (self.on_event)(Event::At { job, done: done as u64, of, loss: None });
+        })
+    }
+}

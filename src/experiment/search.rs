@@ -1,0 +1,216 @@
+//! What follows from what is done: the next part, and the learning rate that a method is given.
+//!
+//! Nothing here knows of files or devices; every rule of the comparison that has to do with order is in this file.
+
+use std::collections::{HashMap, HashSet};
+
+use super::jobs::Board;
+use crate::{Error, Result};
+
+/// A part of a comparison. The numbers are places in the plan's lists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Part {
+    /// CoT training before the comparison, one a seed.
+    WarmUp { seed: usize },
+    /// A run of the first seed at one learning rate, and its accuracy on the validation split.
+    Search { variant: usize, lr: usize },
+    /// A run of a later seed at the learning rate that was chosen.
+    Train { variant: usize, seed: usize },
+    /// An evaluation of a finished run of that learning rate.
+    Test { variant: usize, seed: usize, test: usize, speed: usize },
+}
+
+/// A part that may be begun, with its learning rate's place: the one searched, or the one chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Task {
+    pub part: Part,
+    pub lr: usize,
+}
+
+/// How many there are of everything.
+#[derive(Debug, Clone)]
+pub(super) struct Shape {
+    pub seeds: usize,
+    pub lrs: usize,
+    pub tests: usize,
+    /// Speeds of each variant.
+    pub speeds: Vec<usize>,
+}
+
+impl Shape {
+    /// Every part, those first that are to be begun first: training before tests, which fill the end where little
+    /// training is left.
+    pub fn parts(&self) -> Vec<Part> {
+        let variants = 0..self.speeds.len();
+        let mut parts: Vec<Part> = (0..self.seeds).map(|seed| Part::WarmUp { seed }).collect();
+        for variant in variants.clone() {
+            parts.extend((0..self.lrs).map(|lr| Part::Search { variant, lr }));
+        }
+        for seed in 1..self.seeds {
+            parts.extend(variants.clone().map(|variant| Part::Train { variant, seed }));
+        }
+        for variant in variants {
+            for seed in 0..self.seeds {
+                for test in 0..self.tests {
+                    parts.extend((0..self.speeds[variant]).map(|speed| Part::Test {
+                        variant,
+                        seed,
+                        test,
+                        speed,
+                    }));
+                }
+            }
+        }
+        parts
+    }
+}
+
+/// Where a comparison stands.
+pub(super) struct Progress {
+    shape: Shape,
+    /// What has not been begun, in order.
+    open: Vec<Part>,
+    done: HashSet<Part>,
+    /// Accuracy on the validation split of the runs of the search; `None` for one that diverged.
+    found: HashMap<(usize, usize), Option<f64>>,
+    /// Names of the variants, for errors.
+    names: Vec<&'static str>,
+}
+
+impl Progress {
+    /// Nothing is done.
+    pub fn new(shape: Shape, names: Vec<&'static str>) -> Self {
+        let open = shape.parts();
+        Progress { shape, open, done: HashSet::new(), found: HashMap::new(), names }
+    }
+
+    /// Accuracies on the validation split by learning rate; `None` while a run is missing.
+    pub fn found(&self, variant: usize) -> Option<Vec<Option<f64>>> {
+        (0..self.shape.lrs).map(|lr| self.found.get(&(variant, lr)).copied()).collect()
+    }
+
+    /// The learning rate of a variant, by its place: the one of highest accuracy, of equals the smallest; `None`
+    /// while a run of the search is missing, and where all diverged.
+    pub fn chosen(&self, variant: usize) -> Option<usize> {
+        let found = self.found(variant)?;
+        let best = found.iter().flatten().copied().max_by(f64::total_cmp)?;
+        found.iter().position(|&a| a == Some(best))
+    }
+
+    /// The part as a task, if what it needs is done.
+    fn task(&self, part: Part) -> Option<Task> {
+        let warm = |seed| self.done.contains(&Part::WarmUp { seed });
+        let (may_begin, lr) = match part {
+            Part::WarmUp { .. } => (true, Some(0)),
+            Part::Search { lr, .. } => (warm(0), Some(lr)),
+            Part::Train { variant, seed } => (warm(seed), self.chosen(variant)),
+            Part::Test { variant, seed: 0, .. } => (true, self.chosen(variant)),
+            Part::Test { variant, seed, .. } => {
+                (self.done.contains(&Part::Train { variant, seed }), self.chosen(variant))
+            }
+        };
+        lr.filter(|_| may_begin).map(|lr| Task { part, lr })
+    }
+}
+
+impl Board for Progress {
+    type Part = Task;
+    /// Of a run of the search its accuracy on the validation split, `None` if it diverged; of others nothing.
+    type Outcome = Option<f64>;
+
+    fn take(&mut self) -> Option<Task> {
+        let found = self.open.iter().enumerate().find_map(|(place, part)| Some((place, self.task(*part)?)));
+        let (place, task) = found?;
+        self.open.remove(place);
+        Some(task)
+    }
+
+    fn put(&mut self, Task { part, .. }: Task, outcome: Option<f64>) -> Result<()> {
+        self.done.insert(part);
+        if let Part::Search { variant, lr } = part {
+            self.found.insert((variant, lr), outcome);
+            if self.found(variant).is_some_and(|found| found.iter().all(Option::is_none)) {
+                let name = self.names.get(variant).copied().unwrap_or_default();
+                return Err(Error::other(format!(
+                    "{name} diverges at every learning rate: give smaller --lrs"
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shape() -> Shape {
+        Shape { seeds: 3, lrs: 2, tests: 2, speeds: vec![1, 3] }
+    }
+
+    fn progress() -> Progress {
+        Progress::new(shape(), vec!["cot", "colar"])
+    }
+
+    #[test]
+    fn parts_are_counted() {
+        let parts = shape().parts();
+        // 3 warm-ups, 2 · 2 of the search, 2 · 2 later seeds, (1 + 3) · 3 · 2 tests.
+        assert_eq!(parts.len(), 3 + 4 + 4 + 24);
+        assert_eq!(parts.iter().collect::<HashSet<_>>().len(), parts.len());
+        let alone = Shape { seeds: 1, ..shape() };
+        assert!(!alone.parts().iter().any(|p| matches!(p, Part::Train { .. })));
+    }
+
+    fn take(p: &mut Progress) -> Option<Part> {
+        p.take().map(|task| task.part)
+    }
+
+    fn put(p: &mut Progress, part: Part, outcome: Option<f64>) -> Result<()> {
+        p.put(Task { part, lr: 0 }, outcome)
+    }
+
+    #[test]
+    fn nothing_begins_before_what_it_needs() {
+        let mut p = progress();
+        let warm: Vec<Part> = (0..3).map(|_| take(&mut p).unwrap()).collect();
+        assert_eq!(warm, [0, 1, 2].map(|seed| Part::WarmUp { seed }));
+        assert_eq!(take(&mut p), None);
+        put(&mut p, warm[1], None).unwrap();
+        assert_eq!(take(&mut p), None, "the search is the first seed's");
+        put(&mut p, warm[0], None).unwrap();
+        let search: Vec<Part> = std::iter::from_fn(|| take(&mut p)).collect();
+        assert_eq!(search.len(), 4);
+        put(&mut p, Part::Search { variant: 1, lr: 0 }, Some(0.5)).unwrap();
+        assert_eq!(take(&mut p), None, "half a search chooses nothing");
+        put(&mut p, Part::Search { variant: 1, lr: 1 }, Some(0.7)).unwrap();
+        // The rate that was chosen comes with every later part.
+        assert_eq!(p.take(), Some(Task { part: Part::Train { variant: 1, seed: 1 }, lr: 1 }));
+        // The third seed is not warm; what the first has found may be tested.
+        let test = |seed| Part::Test { variant: 1, seed, test: 0, speed: 0 };
+        assert_eq!(p.take(), Some(Task { part: test(0), lr: 1 }));
+        put(&mut p, warm[2], None).unwrap();
+        assert_eq!(take(&mut p), Some(Part::Train { variant: 1, seed: 2 }));
+        let tests: Vec<Part> = std::iter::from_fn(|| take(&mut p)).collect();
+        assert!(tests.iter().all(|t| matches!(t, Part::Test { variant: 1, seed: 0, .. })));
+        assert_eq!(tests.len(), 5);
+        put(&mut p, Part::Train { variant: 1, seed: 2 }, None).unwrap();
+        assert_eq!(take(&mut p), Some(test(2)));
+    }
+
+    #[test]
+    fn the_best_rate_wins_and_of_equals_the_smallest() {
+        let search = |found: [Option<f64>; 2]| {
+            let mut p = progress();
+            for (lr, a) in found.into_iter().enumerate() {
+                put(&mut p, Part::Search { variant: 0, lr }, a)?;
+            }
+            Ok::<_, Error>(p.chosen(0))
+        };
+        assert_eq!(search([Some(0.5), Some(0.6)]).unwrap(), Some(1));
+        assert_eq!(search([Some(0.6), Some(0.6)]).unwrap(), Some(0));
+        assert_eq!(search([None, Some(0.0)]).unwrap(), Some(1));
+        let error = search([None, None]).unwrap_err().to_string();
+        assert!(error.starts_with("cot diverges"), "{error}");
+    }
+}

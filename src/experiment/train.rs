@@ -1,0 +1,124 @@
+//! One training run of an experiment: from wherever it stands to its checkpoint.
+
+use std::path::Path;
+
+use serde_json::json;
+
+use super::measure::write_json;
+use super::{Event, Listener};
+use crate::device::Device;
+use crate::files::atomic::recover_dir;
+use crate::infer::{DeviceTask, run_on_device};
+use crate::train::{Progress, TrainFlags, TrainOptions, Trainer};
+use crate::{Error, Result};
+
+/// The file that a run leaves whose loss stopped being a number.
+const DIVERGED: &str = "diverged.json";
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// With a checkpoint in `best`.
+    Trained,
+    /// Its loss or gradient stopped being a number.
+    Diverged,
+}
+
+/// How a run ended, if it did.
+///
+/// # Errors
+/// [`Error::Io`] if a checkpoint that was being replaced cannot be put back.
+pub(super) fn ended(dir: &Path) -> Result<Option<Ended>> {
+    recover_dir(&dir.join("best"))?;
+    // Without validation the checkpoint is written once, after the last step.
+    if dir.join("best").exists() {
+        return Ok(Some(Ended::Trained));
+    }
+    Ok(dir.join(DIVERGED).exists().then_some(Ended::Diverged))
+}
+
+/// Brings a run to its end.
+///
+/// # Errors
+/// What training says, but for numbers that stop being numbers.
+pub(super) fn train(flags: TrainFlags, job: usize, on_event: &Listener<'_>) -> Result<Ended> {
+    let options = flags.resolve()?;
+    let dir = options.run.out.clone();
+    let run = &options.run;
+    let (device, dtype, threads) = (run.device.for_training(), run.dtype, run.threads);
+    match run_on_device(device, dtype, threads, Run { options, job, on_event }) {
+        Err(Error::NonFinite { step, what }) => {
+            write_json(&dir.join(DIVERGED), &json!({"step": step, "what": what}))?;
+            Ok(Ended::Diverged)
+        }
+        Err(e) => Err(e),
+        Ok(()) => {
+            // Nothing goes on from here, and moments are twice the size of the weights.
+            let last = dir.join("last");
+            std::fs::remove_dir_all(&last).map_err(Error::io(&last))?;
+            Ok(Ended::Trained)
+        }
+    }
+}
+
+struct Run<'a> {
+    options: TrainOptions,
+    job: usize,
+    on_event: &'a Listener<'a>,
+}
+
+impl DeviceTask for Run<'_> {
+    type Output = ();
+
+    fn run<D: Device>(self, device: D) -> Result<()> {
+        let mut trainer = Trainer::new(device, self.options, true)?;
+        trainer.run(&mut |progress| {
+            if let Progress::Step(s) = progress {
+                let (job, loss) = (self.job, Some(s.loss));
+                (self.on_event)(Event::At { job, done: s.step, of: s.total, loss });
+            }
+        })?;
+        Ok(())
+    }
+}
+
+/// Mean seconds of a step, by the run's own record of packed positions and their speed; `None` without one. Steps
+/// that a killed run did twice count once.
+pub(super) fn seconds_per_step(dir: &Path) -> Option<f64> {
+    let text = std::fs::read_to_string(dir.join("metrics.jsonl")).ok()?;
+    let (mut steps, mut seconds) = (0u64, 0.0);
+    for line in text.lines() {
+        let line: serde_json::Value = serde_json::from_str(line).ok()?;
+        if line["kind"] == "train" {
+            seconds += line["rows"].as_f64()? / line["tokens_per_second"].as_f64()?;
+            steps += 1;
+        }
+    }
+    (steps > 0).then(|| seconds / steps as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_is_read_off_the_record() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(seconds_per_step(dir.path()), None);
+        let lines = "{\"kind\":\"train\",\"step\":1,\"rows\":100.0,\"tokens_per_second\":50.0}\n\
+                     {\"kind\":\"val\",\"step\":1,\"loss\":1.0}\n\
+                     {\"kind\":\"train\",\"step\":2,\"rows\":10.0,\"tokens_per_second\":10.0}\n";
+        std::fs::write(dir.path().join("metrics.jsonl"), lines).unwrap();
+        assert_eq!(seconds_per_step(dir.path()), Some(1.5));
+    }
+
+    #[test]
+    fn an_end_is_recognised() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(ended(dir.path()).unwrap(), None);
+        std::fs::write(dir.path().join(DIVERGED), "{}").unwrap();
+        assert_eq!(ended(dir.path()).unwrap(), Some(Ended::Diverged));
+        std::fs::create_dir(dir.path().join("best")).unwrap();
+        assert_eq!(ended(dir.path()).unwrap(), Some(Ended::Trained));
+    }
+}
