@@ -246,7 +246,7 @@ fn flags_of_other_methods_are_refused() {
     assert!(err.contains("the last of 3 stages begins after 6 steps, and the run has 6"), "{err}");
 }
 
-/// Without labels on compressed positions four or so a sample are left.
+/// The ablation OC, from the flag to the stored configuration.
 #[test]
 fn chunk_labels_can_be_left_out() {
     let run = Run::train("colar", &["--chunk-labels", "none", "--latent-head-size", "16", "--c-max", "2"]);

@@ -8,7 +8,10 @@ use std::path::Path;
 
 use colar_engine::device::cpu::CpuDevice;
 use colar_engine::device::{Device, Dtype};
+use colar_engine::infer::{Loaded, Prompt, Request, Sampling};
+use colar_engine::model::prompt::Method;
 use common::driver::kernels;
+use common::golden;
 use common::runs::{logged, materials, policy, run};
 
 fn supervised<D: Device>(device: D, dir: &Path, name: &str, text: &str) -> Vec<Vec<f64>> {
@@ -39,6 +42,37 @@ fn supervised_steps_are_those_of_the_cpu() {
         let theirs = supervised(CpuDevice::new(1).unwrap(), dir.path(), &format!("{name}-cpu"), &text);
         let mine = supervised(kernels(Dtype::F32, 3), dir.path(), &format!("{name}-kernels"), &text);
         check(&mine, &theirs, steps, 1e-4);
+    }
+}
+
+/// Greedy tokens of the best checkpoint of a run, and the length of its reasoning.
+fn written<D: Device>(device: D, run: &Path, method: Method) -> (Vec<u32>, usize) {
+    let loaded = Loaded::new(device, &golden("llama-tiny"), Some(&run.join("best"))).unwrap();
+    let sampling = Sampling { max_cot_tokens: 4, max_new_tokens: 4, ..Sampling::default().greedy() };
+    let text = "Tom has 3 boxes with 24 pens each.".to_owned();
+    let prompt = Prompt::Question { text, method, speed: "auto".to_owned() };
+    let request = Request { prompt, sampling, trace: false };
+    let generation = loaded.generate(&[request], &mut |_| ()).unwrap().remove(0);
+    (generation.token_ids, generation.n_latents)
+}
+
+/// Thoughts: six steps in float32, and what the model writes after them.
+#[test]
+fn thinking_steps_are_those_of_the_cpu() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = materials(dir.path()) + "batch-size = 2\nlr = 1e-3\nmax-steps = 6\nmonitor = \"loss\"\n";
+    for (method, more, thoughts) in
+        [(Method::Coconut, "stages = 2\nthoughts-per-step = 1\n", 2), (Method::Distill, "thoughts = 3\n", 3)]
+    {
+        let text = format!("{text}method = {:?}\n{more}", method.name());
+        let names = ["cpu", "kernels"].map(|device| format!("{}-{device}", method.name()));
+        let theirs = supervised(CpuDevice::new(1).unwrap(), dir.path(), &names[0], &text);
+        let mine = supervised(kernels(Dtype::F32, 3), dir.path(), &names[1], &text);
+        check(&mine, &theirs, 6, 1e-4);
+        let run = dir.path().join(&names[0]);
+        let theirs = written(CpuDevice::new(1).unwrap(), &run, method);
+        assert!(theirs.1 >= thoughts);
+        assert_eq!(written(kernels(Dtype::F32, 3), &run, method), theirs);
     }
 }
 

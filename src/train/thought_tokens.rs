@@ -137,21 +137,32 @@ mod tests {
     fn both_colons_are_the_answers() {
         let (_dir, tokenizer) = tokenizer();
         let encode = |text: &str| tokenizer.encode(text).unwrap();
-        let colon = encode(":")[0];
+        // The embedded tokenizer has `Answer:` as one token.
+        let mark = encode("Answer:");
         let example = recipe(&tokenizer, Method::Distill, 1).distilled(&sample()).unwrap();
         let lesson = example.distill.unwrap();
         let written = encode("###<<3*24=72>>\n<<72-10=62>>###");
         assert_eq!(lesson.teacher_tail, [&written[1..], &encode("Answer:62"), &[1]].concat());
         assert_eq!(example.tail, [encode("###"), encode("Answer:62"), vec![1]].concat());
-        assert_eq!(
-            (example.tail[lesson.student_colon], lesson.teacher_tail[lesson.teacher_colon]),
-            (colon, colon)
-        );
+        let (student, teacher) = (lesson.student_colon + 1, lesson.teacher_colon + 1);
+        assert_eq!(example.tail[1..student], mark);
+        assert_eq!(lesson.teacher_tail[teacher - mark.len()..teacher], mark);
         // An answer with a colon of its own, and no steps at all.
         let bare = Sample { steps: Vec::new(), answer: "1:30".into(), ..sample() };
         let example = recipe(&tokenizer, Method::Distill, 1).distilled(&bare).unwrap();
         let lesson = example.distill.unwrap();
         assert_eq!(lesson.teacher_tail, example.tail);
-        assert_eq!(lesson.student_colon, encode("Answer:").len());
+        assert_eq!(lesson.student_colon, mark.len());
+    }
+
+    /// Where a token goes on from the colon into the answer, it is that token.
+    #[test]
+    fn the_colon_is_found_in_whatever_token_holds_it() {
+        let (_dir, tokenizer) = tokenizer();
+        let ids = tokenizer.encode("Then buys: 5").unwrap();
+        let at = super::colon(&tokenizer, &ids).unwrap();
+        assert!(tokenizer.decode(&ids[at..=at], false).unwrap().contains(':'));
+        let ids = tokenizer.encode("buys 5").unwrap();
+        assert!(super::colon(&tokenizer, &ids).unwrap_err().to_string().contains("no token holds the colon"));
     }
 }
