@@ -160,7 +160,7 @@ mod tests {
         let other = settings(&at(&root, Table1Options { updates: Some(9), ..options() }));
         let error = check_root(&root, "table1", Some(&other)).unwrap_err();
         assert_eq!(error.exit_code(), 2);
-        assert!(error.to_string().contains("exp was begun with updates 800, not 9"), "{error}");
+        assert!(error.to_string().contains("exp was begun with updates 900, not 9"), "{error}");
         let error = check_root(&root, "factors", None).unwrap_err().to_string();
         assert!(error.contains("another experiment (table1)"), "{error}");
         let error = check_root(dir.path(), "table1", None).unwrap_err().to_string();
