@@ -19,7 +19,11 @@ const MANIFEST: &str = "experiment.json";
 pub(super) fn check_root(root: &Path, kind: &str, settings: Option<&Value>) -> Result<()> {
     let path = root.join(MANIFEST);
     if !path.exists() {
-        let used = std::fs::read_dir(root).is_ok_and(|mut entries| entries.next().is_some());
+        // A kill while the manifest was written leaves a hidden file.
+        let visible = |e: std::io::Result<std::fs::DirEntry>| {
+            e.is_ok_and(|e| !e.file_name().to_string_lossy().starts_with('.'))
+        };
+        let used = std::fs::read_dir(root).is_ok_and(|mut entries| entries.any(visible));
         let what = format!("{} holds something else: give another --out", root.display());
         return if used { Err(Error::usage(what)) } else { Ok(()) };
     }

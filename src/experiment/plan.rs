@@ -339,11 +339,7 @@ impl Plan {
             init: self.start(seed),
             ..TrainFlags::default()
         };
-        let own = if self.embedded && variant.method == Method::Colar {
-            embedded::latents()
-        } else {
-            TrainFlags::default()
-        };
+        let own = if self.embedded { variant.embedded() } else { TrainFlags::default() };
         // What the latents are trained towards must stay in place; where there are none it stays as well, so that
         // all methods train the same weights, as they do under an adapter.
         let freeze = TrainFlags { freeze_embedding: self.embedded.then_some(true), ..TrainFlags::default() };
@@ -501,6 +497,7 @@ pub(super) mod tests {
         let colar = variants::named("colar").unwrap();
         assert_eq!(p.run_dir(colar, 2e-3, 7), PathBuf::from("exp/runs/colar/lr2e-3/seed7"));
         assert_eq!(p.run_flags(colar, 2e-3, 7).latent_weight, Some(3.0));
+        assert_eq!(p.run_flags(variants::named("colar-nll").unwrap(), 2e-3, 7).latent_weight, Some(0.3));
         let given = Some(p.given.clone());
         let p = plan(Table1Options { given, shorten: 5, ..options() }).unwrap();
         // 100 samples at 8 an update, a fifth of it, and no fewer than 2.
