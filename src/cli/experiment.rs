@@ -127,7 +127,7 @@ struct GivenArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Budget")]
 struct BudgetArgs {
-    /// Updates of every method [default: 800, or with --data a pass over it]
+    /// Updates of every method [default: 900, or with --data a pass over it]
     #[arg(long, value_name = "N")]
     updates: Option<u64>,
     /// Updates of CoT before them, shared by all methods of a seed [default: 500, or with --data a pass over it]

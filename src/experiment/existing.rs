@@ -19,7 +19,11 @@ const MANIFEST: &str = "experiment.json";
 pub(super) fn check_root(root: &Path, kind: &str, settings: Option<&Value>) -> Result<()> {
     let path = root.join(MANIFEST);
     if !path.exists() {
-        let used = std::fs::read_dir(root).is_ok_and(|mut entries| entries.next().is_some());
+        // A kill while the manifest was written leaves a hidden file.
+        let visible = |e: std::io::Result<std::fs::DirEntry>| {
+            e.is_ok_and(|e| !e.file_name().to_string_lossy().starts_with('.'))
+        };
+        let used = std::fs::read_dir(root).is_ok_and(|mut entries| entries.any(visible));
         let what = format!("{} holds something else: give another --out", root.display());
         return if used { Err(Error::usage(what)) } else { Ok(()) };
     }
@@ -160,7 +164,7 @@ mod tests {
         let other = settings(&at(&root, Table1Options { updates: Some(9), ..options() }));
         let error = check_root(&root, "table1", Some(&other)).unwrap_err();
         assert_eq!(error.exit_code(), 2);
-        assert!(error.to_string().contains("exp was begun with updates 800, not 9"), "{error}");
+        assert!(error.to_string().contains("exp was begun with updates 900, not 9"), "{error}");
         let error = check_root(&root, "factors", None).unwrap_err().to_string();
         assert!(error.contains("another experiment (table1)"), "{error}");
         let error = check_root(dir.path(), "table1", None).unwrap_err().to_string();

@@ -103,7 +103,7 @@ pub struct Table1Options {
     pub variants: Vec<&'static Variant>,
     /// Training seeds: `sampling.seed`, the next, ….
     pub seeds: usize,
-    /// Updates of every method; default: 800 for the embedded model, else a pass over the data.
+    /// Updates of every method; default: 900 for the embedded model, else a pass over the data.
     pub updates: Option<u64>,
     /// Updates of CoT before them; default: 500 for the embedded model, else a pass over the data.
     pub warm_updates: Option<u64>,
@@ -242,7 +242,7 @@ impl Plan {
             tests,
             variants: o.variants,
             seeds: (0..o.seeds as u64).map(|k| o.sampling.seed.wrapping_add(k)).collect(),
-            updates: short(o.updates.unwrap_or(if embedded { 800 } else { pass })),
+            updates: short(o.updates.unwrap_or(if embedded { 900 } else { pass })),
             warm_updates: if o.init.is_some() { 0 } else { short(warm) },
             lrs,
             warm_lr: o.warm_lr.unwrap_or(if embedded { 2e-3 } else { 1e-4 }),
@@ -339,11 +339,7 @@ impl Plan {
             init: self.start(seed),
             ..TrainFlags::default()
         };
-        let own = if self.embedded && variant.method == Method::Colar {
-            embedded::latents()
-        } else {
-            TrainFlags::default()
-        };
+        let own = if self.embedded { variant.embedded() } else { TrainFlags::default() };
         // What the latents are trained towards must stay in place; where there are none it stays as well, so that
         // all methods train the same weights, as they do under an adapter.
         let freeze = TrainFlags { freeze_embedding: self.embedded.then_some(true), ..TrainFlags::default() };
@@ -496,11 +492,12 @@ pub(super) mod tests {
     #[test]
     fn defaults_of_the_embedded_model_and_of_another() {
         let p = plan(options()).unwrap();
-        assert_eq!((p.updates, p.warm_updates, p.seeds.clone()), (800, 500, vec![7, 8, 9]));
+        assert_eq!((p.updates, p.warm_updates, p.seeds.clone()), (900, 500, vec![7, 8, 9]));
         assert_eq!(p.lrs, Plan::EMBEDDED_LRS);
         let colar = variants::named("colar").unwrap();
         assert_eq!(p.run_dir(colar, 2e-3, 7), PathBuf::from("exp/runs/colar/lr2e-3/seed7"));
         assert_eq!(p.run_flags(colar, 2e-3, 7).latent_weight, Some(3.0));
+        assert_eq!(p.run_flags(variants::named("colar-nll").unwrap(), 2e-3, 7).latent_weight, Some(0.3));
         let given = Some(p.given.clone());
         let p = plan(Table1Options { given, shorten: 5, ..options() }).unwrap();
         // 100 samples at 8 an update, a fifth of it, and no fewer than 2.

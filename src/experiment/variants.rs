@@ -3,7 +3,7 @@
 use crate::model::merge::Merge;
 use crate::model::prompt::Method;
 use crate::train::batch::ChunkLabels;
-use crate::train::{LatentLossName, TrainFlags};
+use crate::train::{LatentLossName, TrainFlags, embedded};
 use crate::{Error, Result};
 
 /// A method, or an ablation of one.
@@ -20,6 +20,9 @@ pub struct Variant {
     /// The flags in which it differs from its method.
     differs: fn() -> TrainFlags,
 }
+
+/// Weight of the latent loss as a likelihood, on the embedded model.
+const NLL_WEIGHT: f32 = 0.3;
 
 /// What is left as the method has it.
 fn nothing() -> TrainFlags {
@@ -53,6 +56,17 @@ impl Variant {
     /// The flags in which it differs from its method.
     pub fn differs(&self) -> TrainFlags {
         (self.differs)()
+    }
+
+    /// The flags of its training on the embedded model, where neither the settings nor what makes it a variant say
+    /// otherwise. They were chosen on the validation split.
+    pub fn embedded(&self) -> TrainFlags {
+        if self.method != Method::Colar {
+            return nothing();
+        }
+        // A log-likelihood is of another size than a squared distance, and grows without end as sigma falls.
+        let weight = (self.differs().latent_loss == Some(LatentLossName::Nll)).then_some(NLL_WEIGHT);
+        TrainFlags { latent_weight: weight, ..nothing() }.over(embedded::latents())
     }
 
     /// The compression factors at which it is asked, of those of the table; a method without factors has its own
