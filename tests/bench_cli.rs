@@ -1,4 +1,4 @@
-//! `bench kernels` and `bench decode`: what they report adds up, on every device there is.
+//! `bench kernels`, `bench decode`, `bench train` and `bench rl`: what they report adds up, on every device there is.
 
 use std::process::{Command, Output};
 
@@ -79,11 +79,14 @@ fn bytes_and_operations_of_a_product() {
 
 #[test]
 fn bad_usage() {
-    let cases: [(&[&str], &str); 4] = [
+    let cases: [(&[&str], &str); 7] = [
         (&["kernels", "--config", "nothing"], "not one of llama-3.2-1b"),
         (&["kernels", "--config", "tiny", "--filter", "no such thing"], "no operation has this in its name"),
         (&["kernels", "--seconds=-1"], "must be from 0 to 60"),
         (&["decode", "--model", "tests/golden/llama-tiny", "--new-tokens", "2"], "at least 3"),
+        (&["train"], "--model"),
+        (&["train", "--config", "nothing"], "neither a file nor one of llama-3.2-1b"),
+        (&["train", "--config", "tiny", "--tokens", "7"], "at least 8 packed rows"),
     ];
     for (args, message) in cases {
         let output = bench(args);
@@ -121,4 +124,63 @@ fn tokens_and_latents() {
 #[cfg(cuda_host)]
 fn tokens_and_latents_by_the_kernels() {
     assert_eq!(decode("cuda-host"), decode("cpu"));
+}
+
+/// Checks what `bench train` says of a step.
+fn train(device: &str, more: &[&str]) -> Value {
+    let common = ["train", "--device", device, "--lora-r", "4", "--steps", "1", "--threads", "2", "--json"];
+    let report = report(&[&common[..], more].concat());
+    assert_eq!(report["device"], device);
+    let (seconds, positions) = (number(&report, "step_s"), number(&report, "positions"));
+    same("positions_per_s", number(&report, "positions_per_s"), positions / seconds);
+    let operations = number(&report["operations"], "products") + number(&report["operations"], "attention");
+    same("tflop_per_s", number(&report, "tflop_per_s"), operations / seconds / 1e12);
+    assert!(number(&report, "peak_bytes") > 0.0);
+    assert_eq!(report["ce"].as_array().unwrap().len(), 3);
+    report
+}
+
+const TINY: [&str; 6] = ["--config", "tiny", "--tokens", "64", "--sequence", "32"];
+
+#[test]
+fn a_training_step() {
+    let random = train("cpu", &TINY);
+    assert_eq!((&random["positions"], &random["sequences"]), (&64.into(), &2.into()));
+    let share = number(&random, "tflop_per_s") / number(&random["product"], "tflop_per_s");
+    same("share_of_product", number(&random, "share_of_product"), share);
+    // The same numbers, the layers' inputs alone kept.
+    let recomputed = train("cpu", &[&TINY[..], &["--recompute", "--no-product"]].concat());
+    assert_eq!(random["ce"], recomputed["ce"]);
+    assert!(recomputed["product"].is_null() && recomputed["share_of_product"].is_null());
+
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/llama-tiny");
+    let data = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/peers/samples.jsonl");
+    let samples = train("cpu", &["--model", model, "--data", data, "--batch-size", "2", "--no-product"]);
+    assert_eq!(samples["sequences"], 2);
+}
+
+#[test]
+#[cfg(cuda_host)]
+fn a_training_step_by_the_kernels() {
+    let (mine, theirs) = (train("cuda-host", &[&TINY[..], &["--no-product"]].concat()), train("cpu", &TINY));
+    for key in ["positions", "labels", "latents", "trained_parameters", "operations"] {
+        assert_eq!(mine[key], theirs[key], "{key}");
+    }
+    for (a, b) in mine["ce"].as_array().unwrap().iter().zip(theirs["ce"].as_array().unwrap()) {
+        let (a, b) = (a.as_f64().unwrap(), b.as_f64().unwrap());
+        assert!((a - b).abs() < 1e-4 * b, "{a} instead of {b}");
+    }
+}
+
+#[test]
+#[cfg(cuda_host)]
+fn a_policy_step_by_the_kernels() {
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/llama-tiny");
+    let data = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/peers/samples.jsonl");
+    let small =
+        ["--group-size", "2", "--latents", "2", "--answer-tokens", "2", "--lora-r", "4", "--steps", "1"];
+    let more = ["rl", "--model", model, "--data", data, "--device", "cuda-host", "--json"];
+    let report = report(&[&more[..], &small].concat());
+    assert_eq!((&report["device"], &report["n_latents"]), (&"cuda-host".into(), &2.into()));
+    assert!(number(&report, "update_s") > 0.0);
 }

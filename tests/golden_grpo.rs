@@ -13,11 +13,7 @@ use colar_engine::model::params::Grads;
 use colar_engine::model::weights::Weights;
 use colar_engine::train::rl::objective::{PolicyLossOptions, PolicyPass, run};
 use colar_engine::train::rl::{Episode, PolicyStats, advantages};
-use common::{golden, ints, relative, scalar};
-
-/// Agreement that float32 arithmetic reaches (spec section 9).
-const LOSS: f64 = 1e-5;
-const GRADIENT: f64 = 1e-4;
+use common::{Bounds, Compared, golden, ints, relative, scalar};
 
 /// Rollouts of a question in the fixtures.
 const GROUP: usize = 4;
@@ -73,7 +69,7 @@ impl Case {
             gains.extend(advantages(group));
         }
         let error = relative(&gains, &self.floats("old.advantages"));
-        assert!(error < LOSS, "{}advantages: relative error {error:.1e}", self.prefix);
+        assert!(error < 1e-5, "{}advantages: relative error {error:.1e}", self.prefix);
         let inputs = self.floats("old.latent_inputs_embeds");
         let latents = self.unpadded(&inputs, "old.latent_attention_mask", self.width);
         let (prompts, answers) = (
@@ -101,10 +97,10 @@ impl Case {
     }
 }
 
-fn check_pass(case: &Case, which: &str, pass: &PolicyPass) {
+fn check_pass(case: &Case, which: &str, pass: &PolicyPass, bounds: Bounds) {
     for (part, got) in [("latent", &pass.latent), ("answer", &pass.answer)] {
         let error = relative(got, &case.logprobs(which, part).concat());
-        assert!(error < LOSS, "{}{which} {part} logprobs: relative error {error:.1e}", case.prefix);
+        assert!(error < bounds.loss, "{}{which} {part} logprobs: relative error {error:.1e}", case.prefix);
     }
 }
 
@@ -119,7 +115,7 @@ fn move_policy<D: Device>(device: &D, opened: &mut Opened<D>, case: &Case) {
 }
 
 fn check_model<D: Device>(device: &D, name: &str) {
-    let dir = golden(name);
+    let (dir, bounds) = (golden(name), Bounds::of(device));
     for (prefix, average_per_token_loss) in [("avg_true.", true), ("avg_false.", false)] {
         let adapter = dir.join("adapter");
         let mut opened = open(device, &dir, Some(&adapter), &Additions::default(), &trained).unwrap();
@@ -132,12 +128,12 @@ fn check_model<D: Device>(device: &D, name: &str) {
         let go = |opened: &Opened<D>, grads: Option<&mut Grads<D>>| {
             run(device, &opened.model, &options, &latents, &listed, listed.len(), grads).unwrap()
         };
-        check_pass(&case, "old", &go(&opened, None));
+        check_pass(&case, "old", &go(&opened, None), bounds);
 
         move_policy(device, &mut opened, &case);
         let mut grads = Grads::new(device, &opened.model.params, trained).unwrap();
         let pass = go(&opened, Some(&mut grads));
-        check_pass(&case, "new", &pass);
+        check_pass(&case, "new", &pass, bounds);
         // The terms of the losses have the size of the advantages and either sign, so that their sum nearly cancels:
         // a rounding of one term stands beside the sum, whatever computes it.
         let magnitude =
@@ -149,16 +145,17 @@ fn check_model<D: Device>(device: &D, name: &str) {
             ("total_loss", stats.total(&options)),
         ] {
             let want = scalar(&case.vectors, &format!("{prefix}{what}")).unwrap();
-            let bound = LOSS * want.abs() + f64::from(f32::EPSILON) * magnitude;
+            let bound = bounds.loss * want.abs() + bounds.rounding * magnitude;
             assert!((got - want).abs() < bound, "{prefix}{what}: {got} instead of {want}, bound {bound:.1e}");
         }
-        let mut compared = 0;
+        let (mut compared, mut all) = (0, Compared::new(bounds));
         for (id, param) in opened.model.params.iter() {
             let Some(grad) = grads.get(id) else { continue };
-            let error = relative(&device.read(grad).unwrap(), &case.floats(&format!("grad.{}", param.name)));
-            assert!(error < GRADIENT, "{prefix}{}: relative error {error:.1e}", param.name);
+            let want = case.floats(&format!("grad.{}", param.name));
+            all.add(&format!("{prefix}{}", param.name), &device.read(grad).unwrap(), &want);
             compared += 1;
         }
+        all.finish(prefix);
         let listed = case.vectors.names().filter(|n| n.starts_with(&format!("{prefix}grad."))).count();
         assert_eq!(compared, listed, "every golden gradient was compared");
     }
@@ -188,4 +185,13 @@ fn llama_tiny_by_the_kernels() {
 #[cfg(cuda_host)]
 fn qwen2_tiny_by_the_kernels() {
     check_model(&common::driver::kernels(Dtype::F32, 2), "qwen2-tiny");
+}
+
+/// Activations, and the gradients of them, rounded to bf16. Of qwen2-tiny alone: the gradient of llama-tiny's case is
+/// 3.8e-2 off in bf16, and neither the old log-probabilities' rounding nor the side of the clip on which a ratio falls
+/// is what does it.
+#[test]
+#[cfg(cuda_host)]
+fn qwen2_tiny_by_the_kernels_in_bf16() {
+    check_model(&common::driver::kernels(Dtype::Bf16, 2), "qwen2-tiny");
 }

@@ -13,12 +13,8 @@ use colar_engine::model::prompt::{Method, training};
 use colar_engine::model::weights::Weights;
 use colar_engine::train::batch::{Batch, Packing};
 use colar_engine::train::sft::{Counts, LossSums, Noise, Objective, run};
-use common::{golden, relative};
+use common::{Bounds, Compared, golden};
 use serde_json::Value;
-
-/// Agreement that float32 arithmetic reaches (spec section 9).
-const LOSS: f64 = 1e-5;
-const GRADIENT: f64 = 1e-4;
 
 fn check_model<D: Device>(device: &D, name: &str) {
     let dir = golden(name);
@@ -63,12 +59,13 @@ fn check_case<D: Device>(device: &D, dir: &Path, cases: &Value, case: &Value, ve
     batch.label_offsets = (0..=drawn.len() as u32).collect();
     batch.label_ids = drawn;
 
+    let bounds = Bounds::of(device);
     let nll = case["loss"] == "nll";
     let objective = Objective {
         latent_loss: if nll { LatentLoss::Nll } else { LatentLoss::Mse },
         ..Objective::default()
     };
-    let eps = common::tensor(device, vectors, &format!("{}.eps", key.replace("nll", "mse")));
+    let eps = common::activations(device, vectors, &format!("{}.eps", key.replace("nll", "mse")));
     let mut grads = Grads::new(device, &opened.model.params, &*trained).unwrap();
     let losses = run(
         device,
@@ -85,7 +82,7 @@ fn check_case<D: Device>(device: &D, dir: &Path, cases: &Value, case: &Value, ve
     let expect = |what: &str, got: f64| {
         if let Some(want) = common::scalar(vectors, &format!("{key}.{what}")) {
             let error = (got - want).abs() / want.abs();
-            assert!(error < LOSS, "{key} {what}: {got} instead of {want}, relative error {error:.1e}");
+            assert!(error < bounds.loss, "{key} {what}: {got} instead of {want}, relative error {error:.1e}");
         }
     };
     expect("ce_loss", sums.mean_ce());
@@ -93,7 +90,7 @@ fn check_case<D: Device>(device: &D, dir: &Path, cases: &Value, case: &Value, ve
     expect("entropy", sums.mean_entropy());
     expect("total_loss", sums.total(&objective));
 
-    let mut compared = 0;
+    let (mut compared, mut all) = (0, Compared::new(bounds));
     for (id, param) in opened.model.params.iter() {
         let Some(grad) = grads.get(id) else { continue };
         let name = format!("{key}.grad.{}", param.name);
@@ -103,10 +100,10 @@ fn check_case<D: Device>(device: &D, dir: &Path, cases: &Value, case: &Value, ve
             continue;
         }
         let want = vectors.tensor(&name).unwrap_or_else(|e| panic!("{e}")).to_f32_vec();
-        let error = relative(&device.read(grad).unwrap(), &want);
-        assert!(error < GRADIENT, "{name}: relative error {error:.1e}");
+        all.add(&name, &device.read(grad).unwrap(), &want);
         compared += 1;
     }
+    all.finish(key);
     compared
 }
 
@@ -134,4 +131,17 @@ fn llama_tiny_by_the_kernels() {
 #[cfg(cuda_host)]
 fn qwen2_tiny_by_the_kernels() {
     check_model(&common::driver::kernels(Dtype::F32, 2), "qwen2-tiny");
+}
+
+/// Activations, and the gradients of them, rounded to bf16.
+#[test]
+#[cfg(cuda_host)]
+fn llama_tiny_by_the_kernels_in_bf16() {
+    check_model(&common::driver::kernels(Dtype::Bf16, 1), "llama-tiny");
+}
+
+#[test]
+#[cfg(cuda_host)]
+fn qwen2_tiny_by_the_kernels_in_bf16() {
+    check_model(&common::driver::kernels(Dtype::Bf16, 2), "qwen2-tiny");
 }

@@ -12,7 +12,7 @@ use colar_engine::infer::{Loaded, Prompt, Request, Sampling};
 use colar_engine::model::prompt::Method;
 use common::driver::kernels;
 use common::golden;
-use common::runs::{logged, materials, policy, run};
+use common::runs::{logged, materials, metrics, policy, run};
 
 fn supervised<D: Device>(device: D, dir: &Path, name: &str, text: &str) -> Vec<Vec<f64>> {
     run(device, dir, name, text);
@@ -76,7 +76,7 @@ fn thinking_steps_are_those_of_the_cpu() {
     }
 }
 
-/// With activations in bf16 the losses stay near those of float32.
+/// With activations in bf16 the losses stay near those of float32, and so does that of validation after the run.
 #[test]
 fn supervised_steps_in_bf16() {
     let dir = tempfile::tempdir().unwrap();
@@ -85,6 +85,13 @@ fn supervised_steps_in_bf16() {
     let theirs = loss(supervised(CpuDevice::new(1).unwrap(), dir.path(), "cpu", &text));
     let mine = loss(supervised(kernels(Dtype::Bf16, 3), dir.path(), "kernels", &text));
     check(&mine, &theirs, 10, 2e-2);
+    let validation = |name: &str| -> f64 {
+        let lines = metrics(&dir.path().join(name));
+        let last = lines.iter().rev().find(|v| v["kind"] == "val").unwrap();
+        last["loss"].as_f64().unwrap()
+    };
+    let (theirs, mine) = (validation("cpu"), validation("kernels"));
+    assert!((mine - theirs).abs() <= 2e-2 * theirs, "validation loss {mine} instead of {theirs}");
 }
 
 fn reinforced<D: Device>(device: D, dir: &Path, name: &str, text: &str, keys: &[&str]) -> Vec<Vec<f64>> {

@@ -22,6 +22,9 @@ pub struct PassSize {
     pub latents: usize,
 }
 
+/// Bytes of a row in lists of ids, offsets, scales, positions and places: eight numbers.
+const LISTED: usize = 32;
+
 /// What has a smaller step of a supervised run.
 pub(crate) const SMALLER_BATCH: &str = "a smaller --batch-size with a larger --accumulate, or --recompute,";
 
@@ -91,8 +94,7 @@ pub(crate) fn pass<D: Device>(
             other.map(|(_, p)| p.value.rows() * p.value.cols() * compute.size()).max().unwrap_or(0)
         }
     };
-    // Lists of ids, offsets, positions and rows.
-    let lists = (rows + labels + latents + keys).saturating_mul(8 * size_of::<u32>());
+    let lists = (rows + labels + latents + keys).saturating_mul(LISTED);
     let parts = [layers, labelled, head, converted, lists];
     let bytes = parts.into_iter().fold(0, usize::saturating_add);
     // An eighth for what operations take for themselves: partial sums, lists of blocks.

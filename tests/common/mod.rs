@@ -11,7 +11,7 @@ pub mod runs;
 use std::path::{Path, PathBuf};
 
 use colar_engine::data::Sample;
-use colar_engine::device::Device;
+use colar_engine::device::{Device, Dtype, TensorInfo};
 use colar_engine::model::weights::Weights;
 use serde_json::Value;
 
@@ -74,6 +74,70 @@ pub fn tensor<D: Device>(device: &D, vectors: &Weights, name: &str) -> D::Tensor
     let t = vectors.tensor(name).unwrap();
     let (rows, cols) = if let [r, c] = *t.shape() { (r, c) } else { (1, t.numel()) };
     device.upload(rows, cols, &t.to_f32_vec()).unwrap()
+}
+
+/// As [`tensor`], in the dtype of activations.
+pub fn activations<D: Device>(device: &D, vectors: &Weights, name: &str) -> D::Tensor {
+    let wide = tensor(device, vectors, name);
+    let all: Vec<u32> = (0..wide.rows() as u32).collect();
+    let mut out = device.empty(wide.rows(), wide.cols()).unwrap();
+    device.gather_rows(1.0, &wide, &device.index(&all).unwrap(), &mut out).unwrap();
+    out
+}
+
+/// How near golden values are to be: the ratio of norms that arithmetic reaches (spec section 9).
+///
+/// In bf16 the gradients of the query projections are the least exact: softmax passes on differences of what is nearly
+/// equal. No one rounding does it: those of the golden models' float32 matrices, of the residual stream and of
+/// attention's result each make up to 1e-2, and the others together as much.
+#[derive(Clone, Copy)]
+pub struct Bounds {
+    /// Of losses and log-probabilities.
+    pub loss: f64,
+    /// Of the gradient of all weights together.
+    pub gradient: f64,
+    /// Of the gradient of one weight.
+    pub weight: f64,
+    /// A rounding of a number of order 1.
+    pub rounding: f64,
+}
+
+impl Bounds {
+    /// Those of a device.
+    pub fn of<D: Device>(device: &D) -> Self {
+        match device.compute_dtype() {
+            Dtype::Bf16 => {
+                Bounds { loss: 2e-2, gradient: 2e-2, weight: 5e-2, rounding: f64::from(half::bf16::EPSILON) }
+            }
+            _ => Bounds { loss: 1e-5, gradient: 1e-4, weight: 1e-4, rounding: f64::from(f32::EPSILON) },
+        }
+    }
+}
+
+/// Compares gradients, weight by weight and all together.
+pub struct Compared {
+    bounds: Bounds,
+    squares: [f64; 2],
+}
+
+impl Compared {
+    pub fn new(bounds: Bounds) -> Self {
+        Compared { bounds, squares: [0.0; 2] }
+    }
+
+    pub fn add(&mut self, name: &str, got: &[f32], want: &[f32]) {
+        let error = relative(got, want);
+        assert!(error < self.bounds.weight, "{name}: relative error {error:.1e}");
+        for (&got, &want) in got.iter().zip(want) {
+            self.squares[0] += (f64::from(got) - f64::from(want)).powi(2);
+            self.squares[1] += f64::from(want).powi(2);
+        }
+    }
+
+    pub fn finish(self, case: &str) {
+        let error = (self.squares[0] / self.squares[1].max(1e-18)).sqrt();
+        assert!(error < self.bounds.gradient, "{case}: relative error {error:.1e} of the whole gradient");
+    }
 }
 
 /// An int64 tensor of a golden file, which holds token ids or masks.

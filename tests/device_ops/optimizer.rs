@@ -124,3 +124,70 @@ fn adamw_without_gradient_decays() {
         assert!(read(d, &value).iter().all(|&x| (x - 1.9).abs() < 1e-6), "step {step}");
     }
 }
+
+/// A clipped step is the step with the factor that the norm gives, and none where a number is not finite.
+fn clipped<D: Device>(d: &D, clip: f32, spoiled: Option<(bool, f32)>) {
+    let shapes = [(3, 2731), (1, 9), (2, 8192)];
+    let hyper = AdamW { grad_scale: 0.5, ..AdamW::new(1e-2, 0.1, 3) };
+    let normal = |seed: u64| -> Vec<Host> {
+        shapes.iter().zip(seed..).map(|(&(r, c), seed)| Host::normal(r, c, 1.0, seed)).collect()
+    };
+    let (mut grads, mut losses) = (normal(10), Host::normal(7, 3, 1.0, 20));
+    if let Some((gradient, value)) = spoiled {
+        let into = if gradient { &mut grads[2] } else { &mut losses };
+        *into.values.last_mut().unwrap() = value;
+    }
+    let grads: Vec<D::Tensor> = grads.iter().map(|x| x.up(d)).collect();
+    let watched = losses.up(d);
+    let state = |seed| -> Vec<D::Tensor> { normal(seed).iter().map(|x| x.up(d)).collect() };
+    let squares = |seed: u64| -> Vec<D::Tensor> {
+        let positive = |mut x: Host| {
+            x.values.iter_mut().for_each(|x| *x = x.abs());
+            x.up(d)
+        };
+        normal(seed).into_iter().map(positive).collect()
+    };
+    let norm = d.sum_squares(&grads.iter().collect::<Vec<_>>()).unwrap().sqrt();
+    let all = |tensors: &[Vec<D::Tensor>; 3]| -> Vec<Vec<u32>> {
+        let bits = |t| read(d, t).iter().map(|x| x.to_bits()).collect();
+        tensors.iter().flatten().map(bits).collect()
+    };
+    let step = |late: bool| -> (Option<f64>, Vec<Vec<u32>>) {
+        let mut tensors = [state(30), state(40), squares(50)];
+        let [values, m, v] = &mut tensors;
+        let zipped = values.iter_mut().zip(&grads).zip(m.iter_mut().zip(v.iter_mut()));
+        let mut listed: Vec<AdamWTensor<'_, D>> =
+            zipped.map(|((value, grad), (m, v))| AdamWTensor { value, grad, m, v }).collect();
+        let got = if late {
+            Some(d.late(&d.adamw_clipped(&hyper, clip, &[&watched], &mut listed).unwrap()).unwrap())
+        } else if spoiled.is_none() {
+            d.adamw(&hyper.clipped(norm, clip), &mut listed).unwrap();
+            None
+        } else {
+            None
+        };
+        (got, all(&tensors))
+    };
+    let (_, want) = step(false);
+    let (got, left) = step(true);
+    assert!(left == want, "clip {clip}, {spoiled:?}: not the step with the norm's factor");
+    match spoiled {
+        None => assert_eq!(got, Some(norm)),
+        Some(_) => assert!(got.is_some_and(|norm| !norm.is_finite()), "{spoiled:?}: {got:?}"),
+    }
+}
+
+#[test]
+fn clipped_steps() {
+    let d = device();
+    d.scope(|| {
+        // Never, not here, and by far.
+        for clip in [0.0, 1e6, 0.25] {
+            clipped(d, clip, None);
+        }
+        for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            clipped(d, 1.0, Some((true, value)));
+            clipped(d, 0.0, Some((false, value)));
+        }
+    });
+}
