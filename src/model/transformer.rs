@@ -1,6 +1,6 @@
 //! The decoder: Llama and Qwen2 blocks over packed sequences, forward and backward.
 //!
-//! Rows of different sequences stand end to end, with no padding; [`Span`]s keep their attention
+//! Rows of different sequences stand end to end, with no padding; [spans](crate::device::Span) keep their attention
 //! apart. A block is
 //!
 //! ```text

@@ -73,9 +73,9 @@ pub fn begin<D: Device>(
     counts: ThoughtCounts,
     mut grads: Option<&mut Grads<D>>,
 ) -> Result<PendingThoughts<D>> {
-    let (teacher, states) = teach(device, model, objective, batch, counts, grads.as_deref_mut())?;
-    let losses = learn(device, model, objective, batch, thoughts, counts, &states, grads)?;
-    Ok(PendingThoughts { teacher, ..losses })
+    let taught = teach(device, model, objective, batch, counts, grads.as_deref_mut())?;
+    let pending = learn(device, model, objective, batch, thoughts, counts, &taught.states, grads)?;
+    Ok(PendingThoughts { teacher: taught.losses, ..pending })
 }
 
 /// The teacher's pass over the samples that have one.
@@ -90,11 +90,16 @@ pub fn teacher_pass<D: Device>(
     counts: ThoughtCounts,
     grads: Option<&mut Grads<D>>,
 ) -> Result<Taught> {
-    let (losses, states) = teach(device, model, objective, batch, counts, grads)?;
+    let Teaching { losses, states } = teach(device, model, objective, batch, counts, grads)?;
     Ok(Taught { losses: losses.map_or(Ok(Vec::new()), |losses| device.read(&losses))?, states })
 }
 
-/// The teacher's pass: losses `[labels, 1]`, and the states at the colons.
+/// What the teacher's pass leaves: losses `[labels, 1]`, and the states at the colons.
+struct Teaching<D: Device> {
+    losses: Option<D::Tensor>,
+    states: Vec<Vec<f32>>,
+}
+
 fn teach<D: Device>(
     device: &D,
     model: &ColarModel<D>,
@@ -102,10 +107,10 @@ fn teach<D: Device>(
     batch: &ThoughtBatch,
     counts: ThoughtCounts,
     mut grads: Option<&mut Grads<D>>,
-) -> Result<(Option<D::Tensor>, Vec<Vec<f32>>)> {
+) -> Result<Teaching<D>> {
     let (packed, colons) = batch.teacher();
     if colons.is_empty() {
-        return Ok((None, Vec::new()));
+        return Ok(Teaching { losses: None, states: Vec::new() });
     }
     let (params, transformer) = (&model.params, &model.transformer);
     let up = Uploaded::new(device, &packed)?;
@@ -121,7 +126,7 @@ fn teach<D: Device>(
         let dx = transformer.backward(device, params, grads, saved, &dh, &up.layout, embed)?;
         up.embed_backward(device, model, grads, dx.as_ref())?;
     }
-    Ok((Some(losses), taps.read(device)?))
+    Ok(Teaching { losses: Some(losses), states: taps.read(device)? })
 }
 
 /// The student's pass over all samples, towards the `states` that the teacher had; leaves `teacher` empty in what
