@@ -5,7 +5,6 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use colar_engine::device::cpu::CpuDevice;
 use colar_engine::device::{Device, Dtype};
 use colar_engine::infer::Trace;
 use colar_engine::model::open::{Additions, Opened, open};
@@ -161,31 +160,7 @@ fn check_model<D: Device>(device: &D, name: &str) {
     }
 }
 
-fn cpu() -> CpuDevice {
-    CpuDevice::new(2).unwrap()
-}
-
-#[test]
-fn llama_tiny() {
-    check_model(&cpu(), "llama-tiny");
-}
-
-#[test]
-fn qwen2_tiny() {
-    check_model(&cpu(), "qwen2-tiny");
-}
-
-#[test]
-#[cfg(cuda_host)]
-fn llama_tiny_by_the_kernels() {
-    check_model(&common::driver::kernels(Dtype::F32, 1), "llama-tiny");
-}
-
-#[test]
-#[cfg(cuda_host)]
-fn qwen2_tiny_by_the_kernels() {
-    check_model(&common::driver::kernels(Dtype::F32, 2), "qwen2-tiny");
-}
+common::golden_models!(check_model);
 
 /// Activations, and the gradients of them, rounded to bf16.
 #[test]
@@ -200,7 +175,7 @@ fn qwen2_tiny_by_the_kernels_in_bf16() {
 #[test]
 #[cfg(cuda_host)]
 fn llama_tiny_by_the_kernels_in_bf16() {
-    let (cpu, kernels) = (cpu(), common::driver::kernels(Dtype::Bf16, 1));
+    let (cpu, kernels) = (common::cpu(), common::driver::kernels(Dtype::Bf16, 1));
     let bounds = Bounds::of(&kernels);
     for (prefix, averaged) in [("avg_true.", true), ("avg_false.", false)] {
         let norm = |x: &[f32]| x.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();

@@ -5,7 +5,6 @@ mod common;
 
 use std::path::Path;
 
-use colar_engine::device::cpu::CpuDevice;
 use colar_engine::device::{Device, Dtype, LatentLoss};
 use colar_engine::model::open::{Additions, open};
 use colar_engine::model::params::Grads;
@@ -107,31 +106,7 @@ fn check_case<D: Device>(device: &D, dir: &Path, cases: &Value, case: &Value, ve
     compared
 }
 
-fn cpu() -> CpuDevice {
-    CpuDevice::new(2).unwrap()
-}
-
-#[test]
-fn llama_tiny() {
-    check_model(&cpu(), "llama-tiny");
-}
-
-#[test]
-fn qwen2_tiny() {
-    check_model(&cpu(), "qwen2-tiny");
-}
-
-#[test]
-#[cfg(cuda_host)]
-fn llama_tiny_by_the_kernels() {
-    check_model(&common::driver::kernels(Dtype::F32, 1), "llama-tiny");
-}
-
-#[test]
-#[cfg(cuda_host)]
-fn qwen2_tiny_by_the_kernels() {
-    check_model(&common::driver::kernels(Dtype::F32, 2), "qwen2-tiny");
-}
+common::golden_models!(check_model);
 
 /// Activations, and the gradients of them, rounded to bf16.
 #[test]

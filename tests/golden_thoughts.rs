@@ -238,31 +238,7 @@ fn check_model<D: Device>(device: &D, name: &str) {
     assert_eq!(compared, listed, "every gradient of the fixture was compared");
 }
 
-fn cpu() -> CpuDevice {
-    CpuDevice::new(2).unwrap()
-}
-
-#[test]
-fn llama_tiny() {
-    check_model(&cpu(), "llama-tiny");
-}
-
-#[test]
-fn qwen2_tiny() {
-    check_model(&cpu(), "qwen2-tiny");
-}
-
-#[test]
-#[cfg(cuda_host)]
-fn llama_tiny_by_the_kernels() {
-    check_model(&common::driver::kernels(Dtype::F32, 1), "llama-tiny");
-}
-
-#[test]
-#[cfg(cuda_host)]
-fn qwen2_tiny_by_the_kernels() {
-    check_model(&common::driver::kernels(Dtype::F32, 2), "qwen2-tiny");
-}
+common::golden_models!(check_model);
 
 /// With activations in bf16, losses and gradients through thoughts are those of float32 but for rounding.
 #[test]
@@ -297,7 +273,7 @@ fn all<D: Device>(device: &D, grads: &Grads<D>) -> Vec<f32> {
 fn no_thoughts_are_chain_of_thought() {
     let fixture = Fixture::new("qwen2-tiny");
     let case = fixture.case("icot.1");
-    let setup = fixture.setup(&cpu(), case);
+    let setup = fixture.setup(&common::cpu(), case);
     let new = || Grads::new(&setup.device, &setup.opened.model.params, |n| fixture.trained(case, n)).unwrap();
     let (mut whole, mut phases) = (new(), new());
     let want = without_thoughts(&setup, case, Some(&mut whole));
@@ -315,7 +291,7 @@ fn batches_of_a_step_add_up() {
     let fixture = Fixture::new("llama-tiny");
     for key in ["coconut.1", "distill"] {
         let case = fixture.case(key);
-        let setup = fixture.setup(&cpu(), case);
+        let setup = fixture.setup(&common::cpu(), case);
         let Setup { device, opened } = &setup;
         let thoughts = number(case, "thoughts");
         let parts: Vec<ThoughtBatch> =

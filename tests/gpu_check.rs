@@ -10,6 +10,8 @@ mod golden_generate;
 mod golden_grpo;
 #[path = "golden_sft.rs"]
 mod golden_sft;
+#[path = "golden_thoughts.rs"]
+mod golden_thoughts;
 #[path = "train_devices.rs"]
 mod train_devices;
 #[path = "train_exact.rs"]

@@ -183,7 +183,7 @@ mod tests {
         let (here, there) = (dir.path().join("here"), dir.path().join("there"));
         begun(&here);
         check_runs(&at(&here, options())).unwrap();
-        let threads = crate::experiment::plan::Machine { threads: 2, ..options().machine };
+        let threads = crate::experiment::Machine { threads: 2, ..options().machine };
         check_runs(&at(&here, Table1Options { machine: threads, ..options() })).unwrap();
         std::fs::rename(&here, &there).unwrap();
         check_runs(&at(&there, options())).unwrap();

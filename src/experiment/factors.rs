@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::inputs::{Machine, TestSet};
 use super::jobs::{Board, work};
 use super::measure::{Measured, Setting, read_json};
-use super::plan::{Machine, TestSet};
 use super::report::{Figures, Table1, within, write_report};
 use super::run::{Asked, KIND as TABLE1, Questions};
 use super::variants::Variant;

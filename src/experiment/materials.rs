@@ -7,7 +7,7 @@
 
 use std::collections::HashSet;
 
-use super::plan::{Given, TestSet};
+use super::inputs::{Given, TestSet};
 use crate::Result;
 use crate::data::Sample;
 use crate::data::synth::{self, SynthConfig};

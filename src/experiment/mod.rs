@@ -7,6 +7,7 @@
 pub mod cost;
 mod existing;
 mod factors;
+mod inputs;
 mod jobs;
 mod materials;
 mod measure;
@@ -15,11 +16,13 @@ mod plot;
 mod report;
 mod run;
 mod search;
+mod settings;
 mod train;
 pub mod variants;
 
 pub use factors::{FactorRow, FactorsOptions, FactorsReport, FactorsSource, factors};
-pub use plan::{AVERAGE, Given, Machine, Plan, Table1Options, TestSet};
+pub use inputs::{AVERAGE, Given, Machine, TestSet};
+pub use plan::{Plan, Table1Options};
 pub use report::{Figures, Found, Row, Table1};
 pub use run::table1;
 

@@ -7,88 +7,14 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use super::inputs::{Given, Machine, TestSet};
+use super::settings::{self, COMMON, WARM_UP};
 use super::variants::Variant;
 use crate::data::VerifierKind;
-use crate::infer::{ComputeDtype, DeviceKind, Sampling};
+use crate::infer::Sampling;
 use crate::model::prompt::Method;
 use crate::train::{Schedule, TrainFlags, TrainOptions, embedded};
 use crate::{Error, Result};
-
-/// Model and data of a comparison.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Given {
-    /// The model directory.
-    pub model: PathBuf,
-    /// Training data.
-    pub data: PathBuf,
-    /// Validation data, by which learning rates are chosen.
-    pub val: PathBuf,
-}
-
-/// A test set by name.
-#[derive(Debug, Clone, PartialEq)]
-pub struct TestSet {
-    /// At the head of its columns.
-    pub name: String,
-    /// Its file.
-    pub file: PathBuf,
-}
-
-impl TestSet {
-    /// Reads `NAME=FILE`, or `FILE`, which is named like its file.
-    ///
-    /// # Errors
-    /// What is wrong with the text.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let (name, file) = match text.split_once('=') {
-            Some((name, file)) => (name.to_owned(), PathBuf::from(file)),
-            None => {
-                let file = PathBuf::from(text);
-                (file.file_stem().unwrap_or_default().to_string_lossy().into_owned(), file)
-            }
-        };
-        let plain = |c: char| c.is_alphanumeric() || matches!(c, '.' | '-' | '_');
-        if name.is_empty() || name.starts_with('.') || !name.chars().all(plain) {
-            return Err(format!(
-                "{name:?} is no name for a test set: letters, digits, `.`, `-` and `_`, as in NAME=FILE"
-            ));
-        }
-        if name == AVERAGE {
-            return Err(format!("{AVERAGE:?} is the name of the last column: give another as in NAME=FILE"));
-        }
-        Ok(TestSet { name, file })
-    }
-}
-
-/// The name of the columns that are the mean over all test sets.
-pub const AVERAGE: &str = "average";
-
-/// Where and how runs are performed: nothing of it changes a result but `dtype`.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Machine {
-    /// Where to run.
-    pub device: DeviceKind,
-    /// Arithmetic of a CUDA device.
-    pub dtype: Option<ComputeDtype>,
-    /// Runs side by side; 0: a core each for the embedded model, else 1.
-    pub jobs: usize,
-    /// CPU threads of a run; 0: the cores shared among the jobs.
-    pub threads: usize,
-}
-
-impl Machine {
-    /// Runs side by side, and threads of each.
-    pub(super) fn split(&self, small: bool) -> (usize, usize) {
-        let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
-        let jobs = match self.jobs {
-            0 if small && matches!(self.device, DeviceKind::Auto | DeviceKind::Cpu) => cores,
-            0 => 1,
-            n => n,
-        };
-        let threads = if self.threads == 0 { (cores / jobs).max(1) } else { self.threads };
-        (jobs, threads)
-    }
-}
 
 /// What `experiment table1` is told.
 #[derive(Debug, Clone)]
@@ -126,49 +52,6 @@ pub struct Table1Options {
     /// Where and how.
     pub machine: Machine,
 }
-
-/// Flags that the plan itself sets.
-const PLANNED: &[&str] = &[
-    "stage",
-    "method",
-    "model",
-    "data",
-    "val",
-    "out",
-    "init",
-    "adapter",
-    "lr",
-    "max_steps",
-    "epochs",
-    "seed",
-    "val_every",
-    "val_samples",
-    "monitor",
-    "save_top_k",
-    "threads",
-    "device",
-    "dtype",
-];
-
-/// Flags that are the same for all methods.
-const SHARED: &[&str] = &[
-    "full",
-    "freeze_embedding",
-    "lora_r",
-    "lora_alpha",
-    "lora_targets",
-    "batch_size",
-    "accumulate",
-    "warmup",
-    "schedule",
-    "weight_decay",
-    "clip",
-    "save_every",
-];
-
-/// The tables of the settings file that are no method's.
-const COMMON: &str = "common";
-const WARM_UP: &str = "warm-up";
 
 /// A comparison, fully specified.
 #[derive(Debug, Clone)]
@@ -220,7 +103,7 @@ impl Plan {
     /// [`Error::Usage`] for values that no run can have.
     pub fn new(o: Table1Options, given: Given, tests: Vec<TestSet>, samples: usize) -> Result<Self> {
         let embedded = o.given.is_none();
-        check_settings(&o.settings)?;
+        settings::check(&o.settings)?;
         let common = o.settings.get(COMMON).cloned().unwrap_or_default();
         let per_update = common.batch_size.unwrap_or(8).max(1) * common.accumulate.unwrap_or(1).max(1);
         let pass = samples.div_ceil(per_update) as u64;
@@ -399,27 +282,6 @@ impl Plan {
     pub fn options(&self, variant: &Variant, lr: f32, seed: u64) -> Result<TrainOptions> {
         self.run_flags(variant, lr, seed).resolve()
     }
-}
-
-/// Fails on a table of the settings that is nobody's, and on a flag that it may not have.
-fn check_settings(settings: &BTreeMap<String, TrainFlags>) -> Result<()> {
-    for (table, flags) in settings {
-        let method = super::variants::VARIANTS.iter().any(|v| v.name == table);
-        if !method && table != COMMON && table != WARM_UP {
-            return Err(Error::usage(format!(
-                "--config: [{table}] is neither {COMMON} nor {WARM_UP} nor a method"
-            )));
-        }
-        if let Some(flag) = flags.first_of(PLANNED) {
-            return Err(Error::usage(format!("--config: {flag} in [{table}] is the experiment's to set")));
-        }
-        if let Some(flag) = flags.first_of(SHARED).filter(|_| method) {
-            return Err(Error::usage(format!(
-                "--config: {flag} in [{table}] must be the same for all methods: it goes into [{COMMON}]"
-            )));
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

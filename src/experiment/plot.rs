@@ -257,7 +257,7 @@ fn ranges(p: &Panel) -> (Range<f64>, Range<f64>) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::plan::AVERAGE;
+    use super::super::inputs::AVERAGE;
     use super::super::report::tests::table;
     use super::*;
 

@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::inputs::AVERAGE;
 use super::measure::{Measured, write_json};
-use super::plan::{AVERAGE, Plan};
+use super::plan::Plan;
 use super::plot;
 use super::train::seconds_per_step;
 use crate::eval::stats::estimate;

@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use super::inputs::TestSet;
 use super::measure::{Measured, Setting, checksum, kept, measure};
-use super::plan::{Plan, Table1Options, TestSet};
+use super::plan::{Plan, Table1Options};
 use super::report::{self, Table1};
 use super::search::{Part, Progress, Shape, Task};
 use super::train::{Ended, ended, train};

@@ -11,6 +11,7 @@ pub mod runs;
 use std::path::{Path, PathBuf};
 
 use colar_engine::data::Sample;
+use colar_engine::device::cpu::CpuDevice;
 use colar_engine::device::{Device, Dtype, TensorInfo};
 use colar_engine::model::weights::Weights;
 use serde_json::Value;
@@ -147,4 +148,39 @@ pub fn ints(file: &Path, name: &str) -> Vec<i64> {
     let data = tensors.tensor(name).unwrap();
     assert_eq!(data.dtype(), safetensors::Dtype::I64);
     data.data().chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap())).collect()
+}
+
+/// Tests of both golden models by `check(device, name)`: on the CPU, and by the kernels with float32 activations.
+#[allow(unused_macros)]
+macro_rules! golden_models {
+    ($check:path) => {
+        #[test]
+        fn llama_tiny() {
+            $check(&common::cpu(), "llama-tiny");
+        }
+
+        #[test]
+        fn qwen2_tiny() {
+            $check(&common::cpu(), "qwen2-tiny");
+        }
+
+        #[test]
+        #[cfg(cuda_host)]
+        fn llama_tiny_by_the_kernels() {
+            $check(&common::driver::kernels(colar_engine::device::Dtype::F32, 1), "llama-tiny");
+        }
+
+        #[test]
+        #[cfg(cuda_host)]
+        fn qwen2_tiny_by_the_kernels() {
+            $check(&common::driver::kernels(colar_engine::device::Dtype::F32, 2), "qwen2-tiny");
+        }
+    };
+}
+#[allow(unused_imports)]
+pub(crate) use golden_models;
+
+/// The CPU, two threads.
+pub fn cpu() -> CpuDevice {
+    CpuDevice::new(2).unwrap()
 }

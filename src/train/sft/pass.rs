@@ -1,44 +1,13 @@
-//! The supervised objective (spec section 3), forward and backward over a packed batch.
-//!
-//! The losses are means over all positions of an optimiser step. A step may be cut into several
-//! batches that are accumulated, so the counts to divide by ([`Counts`]) are given, not taken from
-//! the batch: accumulation is then exact, whatever the sizes of the parts.
+//! The passes of a batch: over its input embeddings, and, where that is wanted, over predicted ones.
 
-use super::batch::Batch;
+use super::objective::{Counts, Objective, PositionLosses};
+use super::packed::{Uploaded, labels_loss};
 use crate::Result;
-use crate::device::{CrossEntropyGrads, Device, Draw, LatentLoss, LatentWeights, TensorInfo, Upstream};
+use crate::device::{Device, Draw, LatentLoss, LatentWeights, TensorInfo};
 use crate::model::ColarModel;
 use crate::model::latent_head::{LatentDist, LatentHeadSaved};
-use crate::model::layout::Layout;
 use crate::model::params::Grads;
-
-/// The weights of the objective's terms.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Objective {
-    /// Factor of the cross-entropy.
-    pub ce_weight: f32,
-    /// Factor of the latent loss.
-    pub latent_weight: f32,
-    /// Factor of the entropy; the paper's regularised form has −1e-6.
-    pub entropy_weight: f32,
-    /// Factor of the second forward's cross-entropy.
-    pub pred_embed_forward_weight: f32,
-    /// Which latent loss.
-    pub latent_loss: LatentLoss,
-}
-
-impl Default for Objective {
-    /// The paper's defaults: cross-entropy and soft-MSE, weight 1 each.
-    fn default() -> Self {
-        Objective {
-            ce_weight: 1.0,
-            latent_weight: 1.0,
-            entropy_weight: 0.0,
-            pred_embed_forward_weight: 0.0,
-            latent_loss: LatentLoss::Mse,
-        }
-    }
-}
+use crate::train::batch::Batch;
 
 /// The noise of the latent draws.
 pub enum Noise<'a, D: Device> {
@@ -55,41 +24,6 @@ pub enum Noise<'a, D: Device> {
     Given(&'a D::Tensor),
     /// None: the expectation forms, and mu itself where a sample is fed on.
     Off,
-}
-
-/// Positions of an optimiser step, over all its batches.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Labelled positions.
-    pub ce: usize,
-    /// Latent positions.
-    pub latent: usize,
-}
-
-impl Counts {
-    /// The counts of these batches together.
-    pub fn of<'a>(batches: impl IntoIterator<Item = &'a Batch>) -> Self {
-        batches.into_iter().fold(Counts::default(), |c, b| Counts {
-            ce: c.ce + b.ce_rows.len(),
-            latent: c.latent + b.latent_rows.len(),
-        })
-    }
-}
-
-/// Losses position by position.
-#[derive(Debug, Clone, Default)]
-pub struct PositionLosses {
-    /// Cross-entropy of each of the batch's `ce_rows`.
-    pub ce: Vec<f32>,
-    /// Latent loss of each of `latent_rows`, mean over D.
-    pub latent: Vec<f32>,
-    /// Entropy of each of `latent_rows`, mean over D.
-    pub entropy: Vec<f32>,
-    /// Cross-entropy of the second forward, where it is on.
-    pub second_ce: Vec<f32>,
-    /// How many log_sigma were bounded (see
-    /// [`LOG_SIGMA_RANGE`](crate::model::latent_head::LOG_SIGMA_RANGE)).
-    pub bounded: u64,
 }
 
 /// Losses position by position, which the device may still be computing.
@@ -125,117 +59,6 @@ impl<D: Device> PendingLosses<D> {
             }
         }
         Ok(losses)
-    }
-}
-
-/// Sums of the losses of an optimiser step.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct LossSums {
-    /// Positions seen.
-    pub counts: Counts,
-    /// Sum of the cross-entropy over positions.
-    pub ce: f64,
-    /// Sum of the latent loss over positions.
-    pub latent: f64,
-    /// Sum of the entropy over positions.
-    pub entropy: f64,
-    /// Sum of the second forward's cross-entropy.
-    pub second_ce: f64,
-    /// How many log_sigma were bounded.
-    pub bounded: u64,
-}
-
-impl LossSums {
-    /// Adds a batch.
-    pub fn add(&mut self, batch: &PositionLosses) {
-        let sum = |x: &[f32]| x.iter().map(|&x| f64::from(x)).sum::<f64>();
-        self.counts.ce += batch.ce.len();
-        self.counts.latent += batch.latent.len();
-        self.ce += sum(&batch.ce);
-        self.latent += sum(&batch.latent);
-        self.entropy += sum(&batch.entropy);
-        self.second_ce += sum(&batch.second_ce);
-        self.bounded += batch.bounded;
-    }
-
-    /// Mean cross-entropy.
-    pub fn mean_ce(&self) -> f64 {
-        self.ce / self.counts.ce.max(1) as f64
-    }
-
-    /// Mean latent loss.
-    pub fn mean_latent(&self) -> f64 {
-        self.latent / self.counts.latent.max(1) as f64
-    }
-
-    /// Mean entropy.
-    pub fn mean_entropy(&self) -> f64 {
-        self.entropy / self.counts.latent.max(1) as f64
-    }
-
-    /// Mean cross-entropy of the second forward.
-    pub fn mean_second_ce(&self) -> f64 {
-        self.second_ce / self.counts.ce.max(1) as f64
-    }
-
-    /// The weighted total.
-    pub fn total(&self, o: &Objective) -> f64 {
-        f64::from(o.ce_weight) * self.mean_ce()
-            + f64::from(o.latent_weight) * self.mean_latent()
-            + f64::from(o.entropy_weight) * self.mean_entropy()
-            + f64::from(o.pred_embed_forward_weight) * self.mean_second_ce()
-    }
-}
-
-/// A batch on the device.
-pub(crate) struct Uploaded<D: Device> {
-    ids: D::Index,
-    offsets: D::Index,
-    scale: D::Tensor,
-    pub(crate) layout: Layout<D>,
-    ce_rows: D::Index,
-    label_ids: D::Index,
-    label_offsets: D::Index,
-    /// Number of labelled rows.
-    labelled: usize,
-}
-
-impl<D: Device> Uploaded<D> {
-    pub(crate) fn new(device: &D, batch: &Batch) -> Result<Self> {
-        Ok(Uploaded {
-            ids: device.index(&batch.ids)?,
-            offsets: device.index(&batch.offsets)?,
-            scale: device.upload(batch.rows(), 1, &batch.scale)?,
-            layout: Layout::packed(device, &batch.lens)?,
-            ce_rows: device.index(&batch.ce_rows)?,
-            label_ids: device.index(&batch.label_ids)?,
-            label_offsets: device.index(&batch.label_offsets)?,
-            labelled: batch.ce_rows.len(),
-        })
-    }
-
-    /// The input embeddings of all rows, `[rows, H]`; 0 where a row has no token.
-    pub(crate) fn embed(&self, device: &D, model: &ColarModel<D>) -> Result<D::Tensor> {
-        let mut x = device.empty(self.scale.rows(), model.transformer.config.hidden_size)?;
-        let table = model.params.get(model.transformer.embed);
-        device.gather_merge(table, &self.ids, &self.offsets, &self.scale, &mut x)?;
-        Ok(x)
-    }
-
-    /// Adds the gradient of the embedding table, where it is trained, given that of the rows.
-    pub(crate) fn embed_backward(
-        &self,
-        device: &D,
-        model: &ColarModel<D>,
-        grads: &mut Grads<D>,
-        dx: Option<&D::Tensor>,
-    ) -> Result<()> {
-        match (dx, grads.get_mut(model.transformer.embed)) {
-            (Some(dx), Some(dtable)) => {
-                device.gather_merge_backward(dx, &self.ids, &self.offsets, &self.scale, dtable)
-            }
-            _ => Ok(()),
-        }
     }
 }
 
@@ -428,34 +251,6 @@ fn latent_forward<D: Device>(
         grads.as_mut().map(|(m, s)| (m, s.as_mut())),
     )?;
     Ok(LatentPass { rows, dist, saved, eps, per_row, grads })
-}
-
-/// Cross-entropy of the labelled rows; their gradients go into `dh` and into the output head.
-pub(crate) fn labels_loss<D: Device>(
-    device: &D,
-    model: &ColarModel<D>,
-    up: &Uploaded<D>,
-    h: &D::Tensor,
-    scale: f32,
-    grads: Option<&mut Grads<D>>,
-    dh: Option<&mut D::Tensor>,
-) -> Result<D::Tensor> {
-    let w = model.params.get(model.transformer.lm_head);
-    let rows = up.labelled;
-    let mut hc = device.empty(rows, h.cols())?;
-    device.gather_rows(1.0, h, &up.ce_rows, &mut hc)?;
-    let mut loss = device.zeros(rows, 1)?;
-    if let (Some(grads), Some(dh)) = (grads, dh) {
-        let row_scale = device.upload(rows, 1, &vec![scale; rows])?;
-        let mut dhc = device.empty(rows, h.cols())?;
-        let dw = grads.get_mut(model.transformer.lm_head);
-        let out = CrossEntropyGrads { upstream: Upstream::Scale(&row_scale), dh: &mut dhc, dw };
-        device.cross_entropy(&hc, w, &up.label_ids, &up.label_offsets, &mut loss, Some(out))?;
-        device.scatter_add_rows(1.0, &dhc, &up.ce_rows, dh)?;
-    } else {
-        device.cross_entropy(&hc, w, &up.label_ids, &up.label_offsets, &mut loss, None)?;
-    }
-    Ok(loss)
 }
 
 /// The second forward (`pred_embed_forward`): the predicted embeddings stand in for the compressed
