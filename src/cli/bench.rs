@@ -10,6 +10,7 @@ use std::time::Instant;
 use clap::{Args, Subcommand};
 
 use super::common;
+use crate::bench::Setting;
 use crate::infer::{ComputeDtype, DeviceKind, DeviceTask, run_on_device};
 use crate::model::adapter::{AdapterConfig, LoraTarget};
 use crate::{Error, Result};
@@ -100,6 +101,15 @@ fn adapter(r: usize) -> AdapterConfig {
         target_modules: vec![LoraTarget::QProj, LoraTarget::VProj],
         base_model_name_or_path: None,
     }
+}
+
+/// A timing as JSON, with the setting it was taken in.
+fn with_setting(setting: &Setting, timing: &impl serde::Serialize) -> Result<serde_json::Value> {
+    let mut line = as_json(setting)?;
+    for (key, value) in as_json(timing)?.as_object().into_iter().flatten() {
+        line[key] = value.clone();
+    }
+    Ok(line)
 }
 
 fn as_json(value: &impl serde::Serialize) -> Result<serde_json::Value> {

@@ -11,10 +11,12 @@
 use serde::Serialize;
 
 use crate::data::Sample;
+use crate::data::answer::ANSWER_MARK;
 use crate::model::adapter::LoraTarget;
 use crate::model::config::ModelConfig;
-use crate::model::prompt::{SEPARATOR, question_text};
+use crate::model::prompt::{Method, SEPARATOR, question_text};
 use crate::model::tokenizer::Tokenizer;
+use crate::train::defaults::{C_MAX, STAGES, THOUGHTS, THOUGHTS_PER_STEP};
 use crate::{Error, Result};
 
 /// Tokens of a sample's parts.
@@ -48,7 +50,7 @@ impl Lengths {
             steps: steps
                 .map(|(i, step)| if i < last { tokens(&format!("{step}\n")) } else { tokens(step) })
                 .collect::<Result<_>>()?,
-            answer: tokens(&format!("Answer:{}", sample.answer))? + 1,
+            answer: tokens(&format!("{ANSWER_MARK}{}", sample.answer))? + 1,
         })
     }
 
@@ -61,74 +63,40 @@ impl Lengths {
 /// The length of [`SEPARATOR`], which must be one token.
 const SEP: usize = 1;
 
-/// A method as far as its sequences go; defaults of `train`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Kind {
-    /// The whole chain in words.
-    Cot,
-    /// Steps removed in three stages.
-    Icot,
-    /// Two thoughts in place of each removed step, three stages.
-    Coconut,
-    /// Six projected thoughts, and the written chain as teacher.
-    Distill,
-    /// Chunks of 1 to 5 tokens.
-    Colar,
-}
+/// The methods that are counted, in the order of the table.
+pub const METHODS: [Method; 5] = [Method::Cot, Method::Icot, Method::Coconut, Method::Distill, Method::Colar];
 
-/// Stages of implicit CoT and Coconut, thoughts of a removed step and of distillation, largest factor of CoLaR.
-const STAGES: usize = 3;
-const THOUGHTS_PER_STEP: usize = 2;
-const THOUGHTS: usize = 6;
-const C_MAX: usize = 5;
-
-impl Kind {
-    /// All of them, in the order of the table.
-    pub const ALL: [Kind; 5] = [Kind::Cot, Kind::Icot, Kind::Coconut, Kind::Distill, Kind::Colar];
-
-    /// The name in the table.
-    pub fn label(self) -> &'static str {
-        match self {
-            Kind::Cot => "CoT",
-            Kind::Icot => "iCoT",
-            Kind::Coconut => "Coconut",
-            Kind::Distill => "Distill",
-            Kind::Colar => "CoLaR",
+/// The sequences that a sample becomes over a run of a method with the defaults of `train`: each an equal share of the
+/// run, in sets that are run together.
+fn sequences(method: Method, l: &Lengths) -> Vec<Vec<Sequence>> {
+    let all = l.steps_from(0);
+    let written = |steps: usize| {
+        let tail = SEP + steps + SEP + l.answer;
+        Sequence { positions: l.question + tail, labelled: tail, ..Sequence::default() }
+    };
+    // What is left in stage s; in the last one nothing, however many steps there were.
+    let left = |stage: usize| if stage < STAGES { l.steps_from(stage) } else { 0 };
+    match method {
+        Method::Cot => vec![vec![written(all)]],
+        Method::Icot => (1..=STAGES).map(|stage| vec![written(left(stage))]).collect(),
+        Method::Coconut => (1..=STAGES)
+            .map(|stage| {
+                let (base, thoughts) = (written(left(stage)), THOUGHTS_PER_STEP * stage);
+                vec![Sequence { positions: base.positions + thoughts, thoughts, ..base }]
+            })
+            .collect(),
+        Method::Distill => {
+            let student = written(0);
+            let positions = student.positions + THOUGHTS;
+            let student = Sequence { positions, thoughts: THOUGHTS, projected: THOUGHTS, ..student };
+            vec![vec![written(all), student]]
         }
-    }
-
-    /// The sequences that a sample becomes over a run: each an equal share of the run, in sets that are run together.
-    fn sequences(self, l: &Lengths) -> Vec<Vec<Sequence>> {
-        let all = l.steps_from(0);
-        let written = |steps: usize| {
-            let tail = SEP + steps + SEP + l.answer;
-            Sequence { positions: l.question + tail, labelled: tail, ..Sequence::default() }
-        };
-        // What is left in stage s; in the last one nothing, however many steps there were.
-        let left = |stage: usize| if stage < STAGES { l.steps_from(stage) } else { 0 };
-        match self {
-            Kind::Cot => vec![vec![written(all)]],
-            Kind::Icot => (1..=STAGES).map(|stage| vec![written(left(stage))]).collect(),
-            Kind::Coconut => (1..=STAGES)
-                .map(|stage| {
-                    let (base, thoughts) = (written(left(stage)), THOUGHTS_PER_STEP * stage);
-                    vec![Sequence { positions: base.positions + thoughts, thoughts, ..base }]
-                })
-                .collect(),
-            Kind::Distill => {
-                let student = written(0);
-                let positions = student.positions + THOUGHTS;
-                let student = Sequence { positions, thoughts: THOUGHTS, projected: THOUGHTS, ..student };
-                vec![vec![written(all), student]]
-            }
-            Kind::Colar => (1..=C_MAX)
-                .map(|c| {
-                    let base = written(all.div_ceil(c));
-                    vec![Sequence { latents: SEP + all.div_ceil(c), ..base }]
-                })
-                .collect(),
-        }
+        Method::Colar => (1..=C_MAX)
+            .map(|c| {
+                let base = written(all.div_ceil(c));
+                vec![Sequence { latents: SEP + all.div_ceil(c), ..base }]
+            })
+            .collect(),
     }
 }
 
@@ -196,7 +164,7 @@ impl Operations {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Totals {
     /// The method.
-    pub method: Kind,
+    pub method: Method,
     /// Positions of a sample, mean over samples and the run.
     pub positions: f64,
     /// Operations of a sample, mean likewise.
@@ -283,14 +251,14 @@ impl Scale {
     ///
     /// # Errors
     /// [`Error::Usage`] without samples.
-    pub fn totals(&self, method: Kind, samples: &[Lengths]) -> Result<Totals> {
+    pub fn totals(&self, method: Method, samples: &[Lengths]) -> Result<Totals> {
         if samples.is_empty() {
             return Err(Error::usage("there are no samples to count"));
         }
         let (mut positions, mut operations, mut sequential) = (0.0, Operations::default(), 0.0);
         let mut stage_bytes = Vec::new();
         for lengths in samples {
-            let stages = method.sequences(lengths);
+            let stages = sequences(method, lengths);
             let share = 1.0 / (stages.len() * samples.len()) as f64;
             stage_bytes.resize(stages.len(), 0.0);
             for (stage, together) in stages.iter().enumerate() {
@@ -303,8 +271,8 @@ impl Scale {
             }
         }
         let own = match method {
-            Kind::Colar => self.head_weights(),
-            Kind::Distill => self.projector_weights(),
+            Method::Colar => self.head_weights(),
+            Method::Distill => self.projector_weights(),
             _ => 0,
         };
         let trained = self.adapter_weights() + own;
@@ -348,23 +316,24 @@ mod tests {
         Lengths { question: 5, steps: vec![3, 2], answer: 2 }
     }
 
-    fn positions(kind: Kind) -> Vec<Vec<(usize, usize)>> {
-        let sequences = kind.sequences(&sample());
+    fn positions(method: Method) -> Vec<Vec<(usize, usize)>> {
+        let sequences = sequences(method, &sample());
         sequences.iter().map(|set| set.iter().map(|s| (s.positions, s.labelled)).collect()).collect()
     }
 
     #[test]
     fn sequences_by_hand() {
         // 5 question, ###, 3 + 2 steps, ###, 2 answer.
-        assert_eq!(positions(Kind::Cot), [[(14, 9)]]);
+        assert_eq!(positions(Method::Cot), [[(14, 9)]]);
         // One step of 2 left, none, none.
-        assert_eq!(positions(Kind::Icot), [[(11, 6)], [(9, 4)], [(9, 4)]]);
-        assert_eq!(positions(Kind::Coconut), [[(13, 6)], [(13, 4)], [(15, 4)]]);
-        assert_eq!(positions(Kind::Distill), [[(14, 9), (15, 4)]]);
+        assert_eq!(positions(Method::Icot), [[(11, 6)], [(9, 4)], [(9, 4)]]);
+        assert_eq!(positions(Method::Coconut), [[(13, 6)], [(13, 4)], [(15, 4)]]);
+        assert_eq!(positions(Method::Distill), [[(14, 9), (15, 4)]]);
         // 5, 3, 2, 2, 1 chunks of the steps.
-        let colar: Vec<usize> = positions(Kind::Colar).iter().map(|set| set[0].0).collect();
+        let colar: Vec<usize> = positions(Method::Colar).iter().map(|set| set[0].0).collect();
         assert_eq!(colar, [14, 12, 11, 11, 10]);
-        let latents: Vec<usize> = Kind::Colar.sequences(&sample()).iter().map(|set| set[0].latents).collect();
+        let latents: Vec<usize> =
+            sequences(Method::Colar, &sample()).iter().map(|set| set[0].latents).collect();
         assert_eq!(latents, [6, 4, 3, 3, 2]);
     }
 
@@ -377,7 +346,7 @@ mod tests {
         assert_eq!(scale.adapter_weights(), 2 * (32 + 24));
         // 8·6 + 6·6, and 6·8 for mean and deviation.
         assert_eq!(scale.head_weights(), 48 + 36 + 96);
-        let cot = scale.totals(Kind::Cot, &[sample()]).unwrap();
+        let cot = scale.totals(Method::Cot, &[sample()]).unwrap();
         let o = cot.operations;
         assert_eq!(o.linear, 2.0 * 2.0 * 14.0 * 960.0);
         assert_eq!(o.adapter, 3.0 * 2.0 * 14.0 * 112.0);
@@ -388,20 +357,20 @@ mod tests {
         assert_eq!(o.total(), 53_760.0 + 9_408.0 + 20_160.0 + 2_880.0);
         assert_eq!((cot.positions, cot.passes_in_sequence), (14.0, 1.0));
 
-        let colar = scale.totals(Kind::Colar, &[sample()]).unwrap();
+        let colar = scale.totals(Method::Colar, &[sample()]).unwrap();
         assert!((colar.positions - 58.0 / 5.0).abs() < 1e-12);
         assert!((colar.operations.head - 3.0 * 2.0 * 180.0 * 18.0 / 5.0).abs() < 1e-9);
         assert_eq!(colar.trained, 112 + 180);
-        let distill = scale.totals(Kind::Distill, &[sample()]).unwrap();
+        let distill = scale.totals(Method::Distill, &[sample()]).unwrap();
         assert_eq!(distill.operations.head, 3.0 * 2.0 * 6.0 * 128.0);
         assert_eq!((distill.positions, distill.passes_in_sequence), (29.0, 8.0));
-        assert_eq!(scale.totals(Kind::Coconut, &[sample()]).unwrap().passes_in_sequence, 5.0);
+        assert_eq!(scale.totals(Method::Coconut, &[sample()]).unwrap().passes_in_sequence, 5.0);
     }
 
     #[test]
     fn bytes_by_hand() {
         let scale = small();
-        let cot = scale.totals(Kind::Cot, &[sample()]).unwrap();
+        let cot = scale.totals(Method::Cot, &[sample()]).unwrap();
         let layer = 4 * 8 + 2 * (8 + 4) + 3 * 12;
         let activations = 2 * 14 * 2 * layer + 4 * 9 * 10;
         let weights = 2 * scale.model.num_parameters() as usize + 16 * 112;
@@ -412,13 +381,13 @@ mod tests {
     fn samples_are_averaged_and_their_order_does_not_matter() {
         let scale = small();
         let long = Lengths { question: 9, steps: vec![4, 4, 4, 4], answer: 3 };
-        for kind in Kind::ALL {
+        for kind in METHODS {
             let alone = |l: &Lengths| scale.totals(kind, std::slice::from_ref(l)).unwrap();
             let both = scale.totals(kind, &[sample(), long.clone()]).unwrap();
             let mean = 0.5 * (alone(&sample()).operations.total() + alone(&long).operations.total());
             assert!((both.operations.total() - mean).abs() < 1e-6 * mean, "{kind:?}");
         }
-        assert!(scale.totals(Kind::Cot, &[]).is_err());
+        assert!(scale.totals(Method::Cot, &[]).is_err());
     }
 
     /// The usual estimate for a large model: two operations a weight and position forward, as many backward where
@@ -429,7 +398,7 @@ mod tests {
         let weights = model.num_parameters() as f64;
         let lora_targets = vec![LoraTarget::QProj, LoraTarget::VProj];
         let scale = Scale { model, lora_r: 128, lora_targets, head_size: 2048, batch_size: 32 };
-        let cot = scale.totals(Kind::Cot, &[Lengths::assumed()]).unwrap();
+        let cot = scale.totals(Method::Cot, &[Lengths::assumed()]).unwrap();
         let rule = 4.0 * weights * cot.positions;
         assert!((cot.operations.total() / rule - 1.0).abs() < 0.15, "{}", cot.operations.total() / rule);
         let hours = cot.hours(3600.0, cot.operations.total(), 0.5);

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::tokenizer::Tokenizer;
 use crate::Result;
 use crate::data::Sample;
+use crate::data::answer::ANSWER_MARK;
 
 /// How a model reasons.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -133,9 +134,11 @@ pub fn training(
 ) -> Result<Segments> {
     let steps = sample.steps.join("\n");
     let (steps, answer) = match method {
-        Method::Colar => (format!("{SEPARATOR}{steps}"), format!("{SEPARATOR}Answer:{}", sample.answer)),
+        Method::Colar => {
+            (format!("{SEPARATOR}{steps}"), format!("{SEPARATOR}{ANSWER_MARK}{}", sample.answer))
+        }
         Method::Cot | Method::Icot | Method::Coconut | Method::Distill => {
-            (format!("{SEPARATOR}{steps}{SEPARATOR}"), format!("Answer:{}", sample.answer))
+            (format!("{SEPARATOR}{steps}{SEPARATOR}"), format!("{ANSWER_MARK}{}", sample.answer))
         }
     };
     // The end of sequence is added by its id: the string that spells it differs between tokenizers.

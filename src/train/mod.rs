@@ -20,6 +20,7 @@ mod thought_tokens;
 pub mod thoughts;
 mod trainer;
 
+pub(crate) use options::defaults;
 pub use options::{
     LatentLossName, LatentNoise, Monitor, RlOptions, RunOptions, Stage, ThinkingOptions, TrainFlags,
     TrainOptions,

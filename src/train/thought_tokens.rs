@@ -3,12 +3,10 @@
 use super::recipe::Recipe;
 use super::thoughts::{Lesson, ThoughtExample};
 use crate::data::Sample;
+use crate::data::answer::ANSWER_MARK;
 use crate::model::prompt::{SEPARATOR, question_text};
 use crate::model::tokenizer::Tokenizer;
 use crate::{Error, Result};
-
-/// What the answer's tokens begin with.
-const MARK: &str = "Answer:";
 
 impl Recipe<'_> {
     /// A sample of Coconut: after the thoughts come the steps that the stage has left, the separator, the answer.
@@ -67,7 +65,7 @@ impl Recipe<'_> {
 
     /// The answer and the end of sequence.
     fn answer(&self, sample: &Sample) -> Result<Vec<u32>> {
-        let mut ids = self.tokenizer.encode(&format!("{MARK}{}", sample.answer))?;
+        let mut ids = self.tokenizer.encode(&format!("{ANSWER_MARK}{}", sample.answer))?;
         ids.push(self.eos);
         Ok(ids)
     }
@@ -75,7 +73,7 @@ impl Recipe<'_> {
 
 /// Which of the answer's tokens holds the colon.
 fn colon(tokenizer: &Tokenizer, answer: &[u32]) -> Result<usize> {
-    let mark = tokenizer.encode(MARK)?;
+    let mark = tokenizer.encode(ANSWER_MARK)?;
     if !mark.is_empty() && answer.starts_with(&mark) {
         return Ok(mark.len() - 1);
     }
@@ -84,7 +82,7 @@ fn colon(tokenizer: &Tokenizer, answer: &[u32]) -> Result<usize> {
             return Ok(last);
         }
     }
-    Err(Error::other(format!("{}: no token holds the colon of {MARK}", tokenizer.path().display())))
+    Err(Error::other(format!("{}: no token holds the colon of {ANSWER_MARK}", tokenizer.path().display())))
 }
 
 #[cfg(test)]

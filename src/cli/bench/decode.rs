@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use clap::Args;
 
-use super::{DeviceArgs, as_json};
+use super::{DeviceArgs, as_json, with_setting};
 use crate::Result;
 use crate::bench::{self, DecodeOptions, DecodeTiming, LatentsTiming, Setting, Timer};
 use crate::device::Device;
@@ -89,11 +89,7 @@ pub fn run(args: &DecodeArgs, started: Instant) -> Result<()> {
     let m = args.on.run(Task { args, started })?;
     let share = |speed: f64| m.copy_gb_per_s.map(|copy| speed / copy);
     if args.on.json {
-        let mut line = as_json(&m.setting)?;
-        let tokens = as_json(&m.tokens)?;
-        for (key, value) in tokens.as_object().into_iter().flatten() {
-            line[key] = value.clone();
-        }
+        let mut line = with_setting(&m.setting, &m.tokens)?;
         line["start_to_first_token_s"] = m.first_token_s.into();
         line["copy_gb_per_s"] = m.copy_gb_per_s.into();
         line["share_of_copy"] = share(m.tokens.weight_gb_per_s).into();

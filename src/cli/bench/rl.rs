@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{TrainingArgs, adapter, as_json};
+use super::{TrainingArgs, adapter, with_setting};
 use crate::bench::{RlStepOptions, RlStepTiming, Setting, rl_step};
 use crate::cli::common;
 use crate::device::Device;
@@ -66,11 +66,7 @@ pub fn run(args: &RlArgs) -> Result<()> {
     }
     let (setting, timing) = args.training.on.run(Task(args))?;
     if args.training.on.json {
-        let mut line = as_json(&setting)?;
-        for (key, value) in as_json(&timing)?.as_object().into_iter().flatten() {
-            line[key] = value.clone();
-        }
-        return common::print(&format!("{line}\n"));
+        return common::print(&format!("{}\n", with_setting(&setting, &timing)?));
     }
     println!(
         "{} rollouts of a prompt of {} tokens, {} latents and {} answer tokens: {:.3} s; update {:.3} s",

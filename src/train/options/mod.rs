@@ -1,5 +1,6 @@
 //! What a run is told: flags, a TOML file, and the defaults behind both.
 
+pub(crate) mod defaults;
 mod flags;
 mod rl;
 mod run;

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::defaults::C_MAX;
 use super::flags::{LatentLossName, LatentNoise, Monitor, TrainFlags, check};
 use super::run::{self, RunOptions};
 use super::thinking::ThinkingOptions;
@@ -79,7 +80,7 @@ impl TrainFlags {
         let factors = match (&self.cf_list, self.c_max) {
             _ if method != Method::Colar => vec![1],
             (Some(list), _) => list.clone(),
-            (None, c_max) => (1..=c_max.unwrap_or(5)).collect(),
+            (None, c_max) => (1..=c_max.unwrap_or(C_MAX)).collect(),
         };
         let o = TrainOptions {
             run: RunOptions::from_flags(&self, 1e-4, 200)?,

@@ -1,5 +1,6 @@
 //! What a run of the methods between CoT and CoLaR is told: icot, coconut and distill.
 
+use super::defaults::{STAGES, THOUGHTS, THOUGHTS_PER_STEP};
 use super::flags::{TrainFlags, check};
 use crate::model::colar_config::MOST_THOUGHTS;
 use crate::model::prompt::Method;
@@ -46,12 +47,12 @@ impl ThinkingOptions {
         }
         let o = ThinkingOptions {
             stages: if staged {
-                Stages { count: flags.stages.unwrap_or(3), updates: flags.stage_steps }
+                Stages { count: flags.stages.unwrap_or(STAGES as u64), updates: flags.stage_steps }
             } else {
                 Stages::ONE
             },
-            thoughts_per_step: flags.thoughts_per_step.unwrap_or(2),
-            thoughts: flags.thoughts.unwrap_or(6),
+            thoughts_per_step: flags.thoughts_per_step.unwrap_or(THOUGHTS_PER_STEP),
+            thoughts: flags.thoughts.unwrap_or(THOUGHTS),
             teacher_weight: flags.teacher_weight.unwrap_or(1.0),
             student_weight: flags.student_weight.unwrap_or(1.0),
             distill_weight: flags.distill_weight.unwrap_or(20.0),

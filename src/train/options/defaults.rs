@@ -1,0 +1,10 @@
+//! Defaults by which the methods differ, as the paper has them; what is counted before a run needs them too.
+
+/// The largest compression factor.
+pub(crate) const C_MAX: usize = 5;
+/// Stages in which steps are taken away.
+pub(crate) const STAGES: usize = 3;
+/// Thoughts in place of each step that is.
+pub(crate) const THOUGHTS_PER_STEP: usize = 2;
+/// Thoughts of distillation.
+pub(crate) const THOUGHTS: usize = 6;
