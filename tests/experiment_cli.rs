@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use assert_cmd::cargo::CommandCargoExt;
+use colar_engine::files::lock::DirLock;
 use serde_json::Value;
 
 fn engine(args: &[&str]) -> Command {
@@ -101,6 +102,7 @@ fn a_comparison_is_the_same_however_it_came_about() {
 
     more_of_it(&whole, &json);
     factors(&whole);
+    one_at_a_time(&whole);
     refusals(tmp.path(), &whole);
 }
 
@@ -114,6 +116,22 @@ fn more_of_it(whole: &Path, json: &Value) {
     let more = report(whole);
     assert_eq!(more["rows"].as_array().unwrap().len(), 5);
     assert_eq!(more["rows"].as_array().unwrap()[..3], json["rows"].as_array().unwrap()[..]);
+}
+
+/// Two processes would write the same files.
+fn one_at_a_time(whole: &Path) {
+    let before = files(whole);
+    let held = DirLock::take(whole).unwrap();
+    let dir = whole.to_str().unwrap();
+    for args in [table1(dir, &[]), vec!["experiment", "factors", "--out", dir]] {
+        let (code, _, err) = run(&args);
+        assert_eq!(code, 2, "{args:?}: {err}");
+        assert!(err.trim_end().ends_with("whole: another process is at work there"), "{err}");
+    }
+    drop(held);
+    assert!(files(whole) == before);
+    let (code, _, err) = run(&table1(dir, &[]));
+    assert_eq!(code, 0, "{err}");
 }
 
 fn factors(whole: &Path) {

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use colar_engine::files::lock::DirLock;
 use colar_engine::random::Stream;
 use common::cli::{engine, materials, run};
 
@@ -93,6 +94,24 @@ fn a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_state() {
     let line = err.lines().last().unwrap();
     assert!(line.starts_with("error: step ") && line.ends_with("is not finite"), "{line}");
     assert!(std::fs::read(out.join("last/adapter_model.safetensors")).unwrap() == before);
+}
+
+#[test]
+fn a_run_that_another_process_trains_is_left_alone() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (data, model) = materials(tmp.path());
+    let out = tmp.path().join("run");
+    let args = flags(&data, &model, out.to_str().unwrap());
+    let _held = DirLock::take(&out).unwrap();
+    // What the other process is writing at this moment.
+    std::fs::write(out.join(".last.partial-abc"), "x").unwrap();
+    for more in [&[][..], &["--resume"]] {
+        let stopped = engine().args(&args).args(more).output().unwrap();
+        let err = String::from_utf8(stopped.stderr).unwrap();
+        assert_eq!(stopped.status.code(), Some(2), "{err}");
+        assert!(err.trim_end().ends_with("run: another process is at work there"), "{err}");
+    }
+    assert!(out.join(".last.partial-abc").exists());
 }
 
 #[test]

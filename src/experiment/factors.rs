@@ -14,6 +14,7 @@ use super::variants::Variant;
 use super::{Event, Listener, existing, plot};
 use crate::data::VerifierKind;
 use crate::eval::table::markdown;
+use crate::files::lock::DirLock;
 use crate::infer::Sampling;
 use crate::model::colar_config::ColarConfig;
 use crate::model::prompt::Method;
@@ -93,7 +94,8 @@ struct Subject {
 /// Asks the checkpoints at every factor and writes `factors.md`, `factors.json` and `factors.svg`.
 ///
 /// # Errors
-/// [`Error::Usage`] for empty lists, a checkpoint without latents or a directory that holds something else; bad files;
+/// [`Error::Usage`] for empty lists, a checkpoint without latents, a directory that holds something else or that another
+/// process works in; bad files;
 /// what generation says.
 pub fn factors(options: FactorsOptions, on_event: &Listener<'_>) -> Result<FactorsReport> {
     let ready = Ready::open(options)?;
@@ -157,6 +159,7 @@ struct Ready {
     trained: Vec<usize>,
     /// Whether runs go side by side by default.
     small: bool,
+    _lock: DirLock,
 }
 
 impl Ready {
@@ -226,10 +229,11 @@ impl Ready {
             }
         }
         let trained = subjects.first().map(|s| trained_factors(&s.checkpoint)).unwrap_or_default();
+        let lock = DirLock::take(&root)?;
         if let FactorsSource::Checkpoints { adapters, .. } = &o.source {
             existing::mark(&root, KIND, &json!({"adapters": adapters}))?;
         }
-        Ok(Ready { options: o, model, subjects, tests, trained, small })
+        Ok(Ready { options: o, model, subjects, tests, trained, small, _lock: lock })
     }
 
     fn ask(&self, job: usize, threads: usize, part: Part, on_event: &Listener<'_>) -> Result<Measured> {

@@ -13,6 +13,7 @@ use super::{Event, Listener, existing, jobs, materials};
 use crate::data::{Sample, load};
 use crate::device::Device;
 use crate::files::atomic::remove_leftovers;
+use crate::files::lock::DirLock;
 use crate::infer::{DeviceTask, Loaded, Sampling, run_on_device};
 use crate::model::config::ModelConfig;
 use crate::model::tokenizer::Tokenizer;
@@ -43,8 +44,8 @@ impl Questions {
 /// directory.
 ///
 /// # Errors
-/// Before any training: [`Error::Usage`] for settings that cannot be, a directory that holds something else, or a run
-/// of other settings; bad model or data files. Later what training and evaluation say.
+/// Before any training: [`Error::Usage`] for settings that cannot be, a directory that holds something else, that
+/// another process works in, or a run of other settings; bad model or data files. Later what training and evaluation say.
 pub fn table1(options: Table1Options, on_event: &Listener<'_>) -> Result<Table1> {
     let experiment = Experiment::open(options)?;
     let p = &experiment.plan;
@@ -74,6 +75,7 @@ struct Experiment {
     plan: Plan,
     val: Questions,
     tests: Vec<Questions>,
+    _lock: DirLock,
 }
 
 impl Experiment {
@@ -87,6 +89,7 @@ impl Experiment {
         // What is given is read before what is not given is made.
         let mut tests = options.tests.clone();
         let mut questions = tests.iter().map(|t| Questions::load(&t.file)).collect::<Result<Vec<_>>>()?;
+        let mut lock = None;
         let given = match &options.given {
             Some(given) => given.clone(),
             None => {
@@ -97,6 +100,7 @@ impl Experiment {
                 let first = if tests.is_empty() { vec![stand_in] } else { tests.clone() };
                 let plan = Plan::new(options.clone(), given, first, 1)?;
                 existing::check_root(&root, KIND, Some(&existing::settings(&plan)))?;
+                lock = Some(DirLock::take(&root)?);
                 existing::mark(&root, KIND, &existing::settings(&plan))?;
                 let (given, own) = materials::make(&at, options.sampling.seed, options.shorten)?;
                 if tests.is_empty() {
@@ -116,9 +120,10 @@ impl Experiment {
         }
         existing::check_root(&root, KIND, Some(&existing::settings(&plan)))?;
         existing::check_runs(&plan)?;
+        let lock = lock.map_or_else(|| DirLock::take(&root), Ok)?;
         existing::mark(&root, KIND, &existing::settings(&plan))?;
         remove_leftovers(&root)?;
-        Ok(Experiment { plan, val, tests: questions })
+        Ok(Experiment { plan, val, tests: questions, _lock: lock })
     }
 
     fn perform(&self, job: usize, task: Task, on_event: &Listener<'_>) -> Result<Option<f64>> {

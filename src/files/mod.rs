@@ -3,5 +3,6 @@
 
 pub mod atomic;
 pub mod json;
+pub mod lock;
 pub mod runs;
 pub mod safetensors;

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::optimizer::Optimizer;
 use crate::device::Device;
 use crate::files::atomic::{StagedDir, recover_dir, remove_leftovers, write_atomic};
+use crate::files::lock::DirLock;
 use crate::files::safetensors::{Dtype, TensorSpec, write_safetensors};
 use crate::model::adapter::{ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE};
 use crate::model::colar_config::{ColarConfig, LATENT_HEAD_FILE};
@@ -261,10 +262,11 @@ pub fn load_moments<D: Device>(
 }
 
 /// The places of a run's files.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct RunDir {
     /// The run directory.
     pub root: PathBuf,
+    _lock: DirLock,
 }
 
 impl RunDir {
@@ -272,10 +274,10 @@ impl RunDir {
     /// is, if it has one.
     ///
     /// # Errors
-    /// [`Error::Usage`] for a directory that holds a run while `resume` is false; [`Error::Io`].
+    /// [`Error::Usage`] for a directory that another process trains in, or that holds a run while `resume` is false;
+    /// [`Error::Io`].
     pub fn prepare(root: &Path, resume: bool) -> Result<(Self, Option<PathBuf>)> {
-        let dir = RunDir { root: root.to_owned() };
-        std::fs::create_dir_all(&dir.root).map_err(Error::io(&dir.root))?;
+        let dir = RunDir { root: root.to_owned(), _lock: DirLock::take(root)? };
         remove_leftovers(&dir.root)?;
         recover_dir(&dir.last())?;
         let last = dir.last();

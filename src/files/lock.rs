@@ -1,0 +1,60 @@
+//! One process at a time in a directory.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::path::Path;
+
+use crate::{Error, Result};
+
+/// The file by which processes know of each other; hidden, empty, and left behind.
+const LOCK: &str = ".lock";
+
+/// A directory that no other process works in as long as this value lives. The operating system ends it with the
+/// process, however that ends.
+#[derive(Debug)]
+pub struct DirLock {
+    _file: Option<File>,
+}
+
+impl DirLock {
+    /// Takes `dir`, created if absent. A file system that knows no locks (some network file systems) gives a value that
+    /// keeps nobody out.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] naming `dir` if another holder has it; [`Error::Io`] naming the file that could not be made.
+    pub fn take(dir: &Path) -> Result<Self> {
+        fs::create_dir_all(dir).map_err(Error::io(dir))?;
+        let path = dir.join(LOCK);
+        // Never truncated, never removed: a holder of a removed file would not be seen by the next.
+        let file = OpenOptions::new().create(true).append(true).open(&path).map_err(Error::io(&path))?;
+        match file.try_lock() {
+            Ok(()) => Ok(DirLock { _file: Some(file) }),
+            Err(TryLockError::WouldBlock) => {
+                Err(Error::usage(format!("{}: another process is at work there", dir.display())))
+            }
+            Err(TryLockError::Error(e)) if e.kind() == std::io::ErrorKind::Unsupported => {
+                Ok(DirLock { _file: None })
+            }
+            Err(TryLockError::Error(e)) => Err(Error::io(&path)(e)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_has_one_holder() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (dir.path().join("new/a"), dir.path().join("b"));
+        let held = DirLock::take(&a).unwrap();
+        let error = DirLock::take(&a).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("new/a: another process is at work there"), "{error}");
+        let _other = DirLock::take(&b).unwrap();
+        drop(held);
+        DirLock::take(&a).unwrap();
+        fs::write(dir.path().join("file"), "").unwrap();
+        assert_eq!(DirLock::take(&dir.path().join("file")).unwrap_err().exit_code(), 1);
+    }
+}
