@@ -229,7 +229,9 @@ fn flags_of_other_methods_are_refused() {
         (&["--method", "coconut", "--thoughts-per-step", "400"], "--thoughts-per-step times --stages"),
         (&["--method", "distill", "--thoughts", "0"], "--thoughts must lie"),
         (&["--method", "distill", "--teacher-weight", "nan"], "must be finite"),
-        (&["--method", "icot", "--chunk-labels", "none"], "--chunk-labels none goes with --method colar"),
+        (&["--method", "icot", "--chunk-labels", "none"], "--chunk-labels goes with --method colar"),
+        (&["--method", "cot", "--c-max", "3"], "--c-max goes with --method colar"),
+        (&["--method", "distill", "--ce-weight", "2"], "--ce-weight goes with --method cot or"),
     ];
     let out = tmp.path().join("out").to_str().unwrap().to_owned();
     for (args, needle) in cases {

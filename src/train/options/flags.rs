@@ -82,6 +82,11 @@ macro_rules! flags {
                 TrainFlags { $($name: self.$name.or(file.$name),)* }
             }
 
+            /// These flags without those that `named` names (as the fields are).
+            pub(super) fn without(self, named: &[&str]) -> TrainFlags {
+                TrainFlags { $($name: if named.contains(&stringify!($name)) { None } else { self.$name },)* }
+            }
+
             /// The first of these flags that `named` names (as the fields are), as on the command line.
             pub(crate) fn first_of(&self, named: &[&str]) -> Option<String> {
                 $(

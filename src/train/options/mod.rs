@@ -2,6 +2,7 @@
 
 pub(crate) mod defaults;
 mod flags;
+mod methods;
 mod rl;
 mod run;
 mod sft;

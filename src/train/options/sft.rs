@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::defaults::C_MAX;
 use super::flags::{LatentLossName, LatentNoise, Monitor, TrainFlags, check};
+use super::methods;
 use super::run::{self, RunOptions};
 use super::thinking::ThinkingOptions;
 use crate::Result;
@@ -73,10 +74,12 @@ impl TrainFlags {
     /// Fills in the defaults and checks every value.
     ///
     /// # Errors
-    /// [`Error::Usage`](crate::Error::Usage) naming the flag that is missing or out of range.
+    /// [`Error::Usage`](crate::Error::Usage) naming the flag that is missing, out of range, or without effect under
+    /// the method.
     pub fn resolve(self) -> Result<TrainOptions> {
         self.only("sft", &[KNOWN, run::KNOWN].concat())?;
         let method = self.method.unwrap_or(Method::Colar);
+        methods::check(&self, method)?;
         let factors = match (&self.cf_list, self.c_max) {
             _ if method != Method::Colar => vec![1],
             (Some(list), _) => list.clone(),
@@ -109,7 +112,7 @@ impl TrainFlags {
 }
 
 impl From<&TrainOptions> for TrainFlags {
-    /// The flags that say all of it, for storing with the run.
+    /// The flags that say all that means something to the method, for storing with the run.
     fn from(o: &TrainOptions) -> Self {
         let flags = TrainFlags {
             method: Some(o.method),
@@ -132,7 +135,7 @@ impl From<&TrainOptions> for TrainFlags {
             monitor: Some(o.monitor),
             ..o.run.to_flags()
         };
-        o.thinking.into_flags(o.method, flags)
+        methods::own(o.thinking.to_flags(flags), o.method)
     }
 }
 
@@ -155,10 +158,6 @@ impl TrainOptions {
         check(
             !(self.deterministic_head && self.latent_loss == LatentLossName::Nll),
             "--deterministic-head has no likelihood: use --latent-loss mse",
-        )?;
-        check(
-            self.method == Method::Colar || self.chunk_labels != ChunkLabels::None,
-            "--chunk-labels none goes with --method colar: elsewhere the chain is what is learnt",
         )?;
         check(
             self.latent_head_size.is_none_or(|i| (1..=1 << 20).contains(&i)),

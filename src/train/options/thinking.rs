@@ -2,11 +2,11 @@
 
 use super::defaults::{STAGES, THOUGHTS, THOUGHTS_PER_STEP};
 use super::flags::{TrainFlags, check};
+use crate::Result;
 use crate::model::colar_config::MOST_THOUGHTS;
 use crate::model::prompt::Method;
 use crate::model::thoughts::ThoughtsConfig;
 use crate::train::stages::Stages;
-use crate::{Error, Result};
 
 /// How steps give way to thoughts; each part means something to the methods that it names.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -28,23 +28,7 @@ pub struct ThinkingOptions {
 impl ThinkingOptions {
     /// Takes them from the flags and checks every value.
     pub(super) fn from_flags(flags: &TrainFlags, method: Method) -> Result<Self> {
-        let (icot, coconut, distill) = (Method::Icot, Method::Coconut, Method::Distill);
         let staged = matches!(method, Method::Icot | Method::Coconut);
-        let given: [(&str, bool, &[Method]); 7] = [
-            ("--stages", flags.stages.is_some(), &[icot, coconut]),
-            ("--stage-steps", flags.stage_steps.is_some(), &[icot, coconut]),
-            ("--thoughts-per-step", flags.thoughts_per_step.is_some(), &[coconut]),
-            ("--thoughts", flags.thoughts.is_some(), &[distill]),
-            ("--teacher-weight", flags.teacher_weight.is_some(), &[distill]),
-            ("--student-weight", flags.student_weight.is_some(), &[distill]),
-            ("--distill-weight", flags.distill_weight.is_some(), &[distill]),
-        ];
-        if let Some((flag, _, methods)) =
-            given.iter().find(|(_, given, known)| *given && !known.contains(&method))
-        {
-            let names: Vec<&str> = methods.iter().map(|m| m.name()).collect();
-            return Err(Error::usage(format!("{flag} goes with --method {}", names.join(" or "))));
-        }
         let o = ThinkingOptions {
             stages: if staged {
                 Stages { count: flags.stages.unwrap_or(STAGES as u64), updates: flags.stage_steps }
@@ -71,25 +55,17 @@ impl ThinkingOptions {
         Ok(o)
     }
 
-    /// Of `flags`, sets those that mean something to the method, for storing with the run.
-    pub(super) fn into_flags(self, method: Method, flags: TrainFlags) -> TrainFlags {
-        let Stages { count, updates } = self.stages;
-        match method {
-            Method::Colar | Method::Cot => flags,
-            Method::Icot => TrainFlags { stages: Some(count), stage_steps: updates, ..flags },
-            Method::Coconut => TrainFlags {
-                stages: Some(count),
-                stage_steps: updates,
-                thoughts_per_step: Some(self.thoughts_per_step),
-                ..flags
-            },
-            Method::Distill => TrainFlags {
-                thoughts: Some(self.thoughts),
-                teacher_weight: Some(self.teacher_weight),
-                student_weight: Some(self.student_weight),
-                distill_weight: Some(self.distill_weight),
-                ..flags
-            },
+    /// The flags that say all of it over `flags`, whatever the method.
+    pub(super) fn to_flags(self, flags: TrainFlags) -> TrainFlags {
+        TrainFlags {
+            stages: Some(self.stages.count),
+            stage_steps: self.stages.updates,
+            thoughts_per_step: Some(self.thoughts_per_step),
+            thoughts: Some(self.thoughts),
+            teacher_weight: Some(self.teacher_weight),
+            student_weight: Some(self.student_weight),
+            distill_weight: Some(self.distill_weight),
+            ..flags
         }
     }
 
