@@ -2,6 +2,7 @@
 #![warn(missing_docs)]
 
 pub mod bench;
+mod chart;
 pub mod cli;
 pub mod data;
 pub mod device;

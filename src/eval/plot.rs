@@ -1,34 +1,24 @@
 //! Accuracy against reasoning length, as an SVG: the trade that compression makes, at a glance.
-//!
-//! Text is left to whatever shows the picture, so no font need be on the machine that draws it.
 
 use std::ops::Range;
 use std::path::Path;
 
-use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::table::TableRow;
+use crate::chart::{Area, Axes, COLAR, COT, Drawn, FONT, GRID, INK, Look, bars, svg, tick};
 use crate::files::atomic::write_atomic;
 use crate::model::prompt::Method;
 use crate::{Error, Result};
 
 /// Width and height in pixels.
 const SIZE: (u32, u32) = (760, 480);
-/// The CoLaR points: a blue that stays apart from the orange for colour-blind eyes and in grey.
-pub(crate) const COLAR: RGBColor = RGBColor(0, 94, 168);
-/// What reinforcement learning made of them.
+const LOOK: Look = Look { title: 21, margins: (14, 26), room: (52, 64), ticks: (9, 9), tick: 14, name: 16 };
+/// What reinforcement learning made of the CoLaR points.
 const RL: RGBColor = RGBColor(0, 128, 96);
-/// The CoT point.
-pub(crate) const COT: RGBColor = RGBColor(213, 94, 0);
 /// The points of implicit CoT, Coconut and distillation.
 const OTHERS: RGBColor = RGBColor(120, 94, 150);
-pub(crate) const INK: RGBColor = RGBColor(38, 38, 38);
-pub(crate) const GRID: RGBColor = RGBColor(226, 226, 226);
-pub(crate) const FONT: &str = "Helvetica, Arial, sans-serif";
-
-pub(crate) type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 /// Draws `rows` to the file `path`, whole or not at all.
 ///
@@ -52,10 +42,7 @@ pub fn render(title: &str, rows: &[TableRow]) -> Result<String> {
     if rows.iter().any(|r| !(r.accuracy.is_finite() && r.mean_length.is_finite())) {
         return Err(Error::usage("a figure to plot is not finite"));
     }
-    let mut svg = String::new();
-    draw(&SVGBackend::with_string(&mut svg, SIZE).into_drawing_area(), title, rows)
-        .map_err(|e| Error::other(format!("the plot: {e}")))?;
-    Ok(svg)
+    svg(SIZE, |area| draw(area, title, rows))
 }
 
 /// A row's point and half widths, accuracy in percent.
@@ -87,37 +74,17 @@ fn points(rows: &[TableRow], methods: &[Method], rl: bool) -> Vec<Point> {
     points
 }
 
-fn draw(area: &Area<'_>, title: &str, rows: &[TableRow]) -> Result<(), Box<dyn std::error::Error>> {
+fn draw(area: &Area<'_>, title: &str, rows: &[TableRow]) -> Drawn {
     let [colar, rl] = [false, true].map(|rl| points(rows, &[Method::Colar], rl));
     let cot = points(rows, &[Method::Cot], false);
     let others = points(rows, &[Method::Icot, Method::Coconut, Method::Distill], false);
     let (x, y) = ranges(colar.iter().chain(&rl).chain(&cot).chain(&others));
-    area.fill(&WHITE)?;
-    let mut chart = ChartBuilder::on(area)
-        .caption(title, (FONT, 21).into_font().color(&INK))
-        .margin(14)
-        .margin_right(26)
-        .x_label_area_size(52)
-        .y_label_area_size(64)
-        .build_cartesian_2d(x, y)?;
-    chart
-        .configure_mesh()
-        .bold_line_style(GRID)
-        .light_line_style(TRANSPARENT)
-        .axis_style(INK)
-        .x_labels(9)
-        .y_labels(9)
-        .x_label_formatter(&|x| tick(*x))
-        .y_label_formatter(&|y| tick(*y))
-        .label_style((FONT, 14).into_font().color(&INK))
-        .axis_desc_style((FONT, 16).into_font().color(&INK))
-        .x_desc("mean reasoning length (latents or tokens)")
-        .y_desc("accuracy (%)")
-        .draw()?;
+    let names = ("mean reasoning length (latents or tokens)", "accuracy (%)");
+    let mut chart = Axes { title, x, y, names, y_tick: &|y| tick(*y) }.draw(area, &LOOK)?;
 
     for (series, colour) in [(&colar, COLAR), (&rl, RL), (&cot, COT), (&others, OTHERS)] {
         for p in series {
-            chart.draw_series(bars(p, colour))?;
+            chart.draw_series(bars(p.at, p.ci, colour))?;
         }
     }
     if !colar.is_empty() {
@@ -170,22 +137,7 @@ fn draw(area: &Area<'_>, title: &str, rows: &[TableRow]) -> Result<(), Box<dyn s
         .border_style(GRID)
         .label_font((FONT, 15).into_font().color(&INK))
         .draw()?;
-    area.present()?;
     Ok(())
-}
-
-/// Error bars of a point, in both directions.
-fn bars(p: &Point, colour: RGBColor) -> Vec<PathElement<(f64, f64)>> {
-    let ((x, y), (dx, dy)) = (p.at, p.ci);
-    let style = colour.mix(0.55).stroke_width(2);
-    let mut bars = Vec::new();
-    if dy > 0.0 {
-        bars.push(PathElement::new([(x, y - dy), (x, y + dy)], style));
-    }
-    if dx > 0.0 {
-        bars.push(PathElement::new([(x - dx, y), (x + dx, y)], style));
-    }
-    bars
 }
 
 /// The marker of CoT.
@@ -215,11 +167,6 @@ fn ranges<'a>(points: impl Iterator<Item = &'a Point>) -> (Range<f64>, Range<f64
     // A point at 0 or 100 % keeps its whole marker.
     let below = if low == 0.0 { 0.06 * span } else { 0.0 };
     (0.0..(1.14 * right).max(1.0), low - below..high + 0.02 * span)
-}
-
-/// A tick as a whole number, or with one decimal where it is none.
-pub(crate) fn tick(x: f64) -> String {
-    if (x - x.round()).abs() < 1e-6 { format!("{x:.0}") } else { format!("{x:.1}") }
 }
 
 #[cfg(test)]

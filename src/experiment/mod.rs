@@ -9,6 +9,7 @@ mod existing;
 mod factors;
 mod inputs;
 mod jobs;
+mod labels;
 mod materials;
 mod measure;
 mod plan;

@@ -6,15 +6,19 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::factors::FactorsReport;
+use super::labels::{Labels, Pixel};
 use super::report::{Figures, Row, Table1, drawable};
-use crate::eval::plot::{Area, COLAR, COT, FONT, GRID, INK, tick};
-use crate::{Error, Result};
+use crate::Result;
+use crate::chart::{Area, Axes, COLAR, COT, Drawn, FONT, INK, Look, bars, svg, tick};
 
 /// Width and height of a panel.
 const PANEL: (u32, u32) = (520, 400);
+const LOOK: Look = Look { title: 17, margins: (10, 22), room: (46, 58), ticks: (8, 8), tick: 13, name: 14 };
 /// Height of what stands above and below the panels.
 const TITLE: u32 = 34;
 const LEGEND: u32 = 30;
+/// Letters of the points' labels.
+const LETTERS: u32 = 12;
 /// Panels side by side.
 const COLUMNS: u32 = 2;
 
@@ -31,8 +35,6 @@ const COLOURS: [RGBColor; 9] = [
     RGBColor(20, 20, 20),
 ];
 
-type Drawn = Result<(), Box<dyn std::error::Error>>;
-
 /// A point with half widths of its intervals.
 #[derive(Debug, Clone, PartialEq)]
 struct Point {
@@ -48,6 +50,15 @@ struct Series {
     colour: RGBColor,
     joined: bool,
     points: Vec<Point>,
+}
+
+impl Series {
+    /// The points from left to right.
+    fn line(&self) -> Vec<(f64, f64)> {
+        let mut at: Vec<(f64, f64)> = self.points.iter().map(|p| p.at).collect();
+        at.sort_by(|a, b| a.0.total_cmp(&b.0));
+        at
+    }
 }
 
 /// One pair of axes.
@@ -156,10 +167,7 @@ fn picture(title: &str, panels: &[Panel]) -> Result<String> {
     let columns = COLUMNS.min(panels.len() as u32).max(1);
     let rows = (panels.len() as u32).div_ceil(columns);
     let size = (PANEL.0 * columns, PANEL.1 * rows + TITLE + LEGEND);
-    let mut svg = String::new();
-    let area = SVGBackend::with_string(&mut svg, size).into_drawing_area();
-    let draw = || -> Drawn {
-        area.fill(&WHITE)?;
+    svg(size, |area| {
         let style = (FONT, 20).into_font().color(&INK).pos(Pos::new(HPos::Center, VPos::Top));
         area.draw_text(title, &style, (size.0 as i32 / 2, 12))?;
         let (_, below) = area.split_vertically(TITLE);
@@ -170,63 +178,62 @@ fn picture(title: &str, panels: &[Panel]) -> Result<String> {
         if let Some(first) = panels.first() {
             key(&legend, &first.series)?;
         }
-        area.present()?;
         Ok(())
-    };
-    draw().map_err(|e| Error::other(format!("the plot: {e}")))?;
-    drop(area);
-    Ok(svg)
+    })
 }
 
 fn panel(area: &Area<'_>, p: &Panel) -> Drawn {
     let (x, y) = ranges(p);
-    let mut chart = ChartBuilder::on(area)
-        .caption(&p.title, (FONT, 17).into_font().color(&INK))
-        .margin(10)
-        .margin_right(22)
-        .x_label_area_size(46)
-        .y_label_area_size(58)
-        .build_cartesian_2d(x, y)?;
-    chart
-        .configure_mesh()
-        .bold_line_style(GRID)
-        .light_line_style(TRANSPARENT)
-        .axis_style(INK)
-        .x_labels(8)
-        .y_labels(8)
-        .x_label_formatter(&|x| tick(*x))
-        .y_label_formatter(&|y| tick(*y))
-        .label_style((FONT, 13).into_font().color(&INK))
-        .axis_desc_style((FONT, 14).into_font().color(&INK))
-        .x_desc(&p.x)
-        .y_desc(&p.y)
-        .draw()?;
+    let axes = Axes { title: &p.title, x, y, names: (&p.x, &p.y), y_tick: &|y| tick(*y) };
+    let mut chart = axes.draw(area, &LOOK)?;
     for s in &p.series {
-        let thin = s.colour.mix(0.55).stroke_width(2);
         for point in &s.points {
-            let ((x, y), (dx, dy)) = (point.at, point.ci);
-            if dy > 0.0 {
-                chart.draw_series([PathElement::new([(x, y - dy), (x, y + dy)], thin)])?;
-            }
-            if dx > 0.0 {
-                chart.draw_series([PathElement::new([(x - dx, y), (x + dx, y)], thin)])?;
-            }
+            chart.draw_series(bars(point.at, point.ci, s.colour))?;
         }
         if s.joined && s.points.len() > 1 {
-            let mut at: Vec<(f64, f64)> = s.points.iter().map(|p| p.at).collect();
-            at.sort_by(|a, b| a.0.total_cmp(&b.0));
-            chart.draw_series(LineSeries::new(at, s.colour.mix(0.7).stroke_width(2)))?;
+            chart.draw_series(LineSeries::new(s.line(), s.colour.mix(0.7).stroke_width(2)))?;
         }
         for point in &s.points {
             chart.draw_series([EmptyElement::at(point.at) + Circle::new((0, 0), 5, WHITE.filled())])?;
             let style = if point.filled { s.colour.filled() } else { s.colour.stroke_width(2) };
             chart.draw_series([EmptyElement::at(point.at) + Circle::new((0, 0), 5, style)])?;
-            let style = (FONT, 12).into_font().color(&s.colour).pos(Pos::new(HPos::Left, VPos::Top));
-            let label = Text::new(point.label.clone(), (8, 5), style);
-            chart.draw_series([EmptyElement::at(point.at) + label])?;
         }
     }
+    let placed = {
+        let plotting = chart.plotting_area();
+        let pixel = |at: (f64, f64)| plotting.map_coordinate(&at);
+        place(&p.series, Labels::new(plotting.get_pixel_range(), LETTERS), &pixel)
+    };
+    // Pixels of the picture; the panel begins somewhere in it.
+    let (left, top) = area.get_base_pixel();
+    for ((x, y), text, colour) in placed {
+        let style = (FONT, LETTERS).into_font().color(&colour).pos(Pos::new(HPos::Left, VPos::Top));
+        area.draw_text(text, &style, (x - left, y - top))?;
+    }
     Ok(())
+}
+
+/// The labels of the points, their upper left corners, and their colours.
+fn place<'s>(
+    series: &'s [Series],
+    mut labels: Labels,
+    pixel: &dyn Fn((f64, f64)) -> Pixel,
+) -> Vec<(Pixel, &'s str, RGBColor)> {
+    for s in series {
+        for Point { at: (x, y), ci: (dx, dy), .. } in &s.points {
+            labels.mark(pixel((*x, *y)));
+            labels.line(pixel((x - dx, *y)), pixel((x + dx, *y)));
+            labels.line(pixel((*x, y - dy)), pixel((*x, y + dy)));
+        }
+        for pair in s.line().windows(2).filter(|_| s.joined) {
+            labels.line(pixel(pair[0]), pixel(pair[1]));
+        }
+    }
+    let points = series.iter().flat_map(|s| s.points.iter().map(|p| (p, s.colour)));
+    points
+        .filter(|(p, _)| !p.label.is_empty())
+        .map(|(p, colour)| (labels.place(pixel(p.at), &p.label), p.label.as_str(), colour))
+        .collect()
 }
 
 /// The names of the series, in a line.

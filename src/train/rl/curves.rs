@@ -3,17 +3,17 @@
 use std::ops::Range;
 use std::path::Path;
 
-use plotters::coord::Shift;
 use plotters::prelude::*;
 use serde_json::{Map, Value};
 
-use crate::eval::plot::{COLAR as TRAIN, COT as VAL, FONT, GRID, INK};
+use crate::chart::{Area, Axes, COLAR as TRAIN, COT as VAL, Drawn, FONT, Look, svg};
 use crate::files::atomic::write_atomic;
 use crate::{Error, Result};
 
 /// Width and height of a panel in pixels, and panels side by side.
 const PANEL: (u32, u32) = (360, 230);
 const COLUMNS: u32 = 3;
+const LOOK: Look = Look { title: 14, margins: (8, 16), room: (24, 56), ticks: (6, 5), tick: 11, name: 11 };
 
 /// A panel: its title, the training metric and the validation metric it shows.
 const PANELS: [(&str, &str, Option<&str>); 9] = [
@@ -38,8 +38,7 @@ pub(super) fn write(from: &Path, to: &Path) -> Result<()> {
     let text = std::fs::read_to_string(from).map_err(Error::io(from))?;
     let lines: Vec<Map<String, Value>> =
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-    let mut svg = String::new();
-    draw(&mut svg, &lines).map_err(|e| Error::other(format!("the plot: {e}")))?;
+    let svg = draw(&lines)?;
     write_atomic(to, |out| out.write_all(svg.as_bytes()))
 }
 
@@ -52,50 +51,29 @@ fn series(lines: &[Map<String, Value>], kind: &str, name: &str) -> Points {
         .collect()
 }
 
-fn draw(svg: &mut String, lines: &[Map<String, Value>]) -> Result<(), Box<dyn std::error::Error>> {
+fn draw(lines: &[Map<String, Value>]) -> Result<String> {
     let rows = (PANELS.len() as u32).div_ceil(COLUMNS);
-    let area = SVGBackend::with_string(svg, (PANEL.0 * COLUMNS, PANEL.1 * rows + 24)).into_drawing_area();
-    area.fill(&WHITE)?;
-    let (panels, legend) = area.split_vertically(PANEL.1 * rows);
-    for (panel, &(title, train, val)) in
-        panels.split_evenly((rows as usize, COLUMNS as usize)).iter().zip(&PANELS)
-    {
-        let val = val.map(|name| series(lines, "val", name)).unwrap_or_default();
-        draw_panel(panel, title, &series(lines, "train", train), &val)?;
-    }
-    let style = |colour: &RGBColor| (FONT, 13).into_font().color(colour);
-    legend.draw_text("rollouts of the step", &style(&TRAIN), (14, 2))?;
-    legend.draw_text("validation questions, greedy", &style(&VAL), (160, 2))?;
-    area.present()?;
-    Ok(())
+    svg((PANEL.0 * COLUMNS, PANEL.1 * rows + 24), |area| {
+        let (panels, legend) = area.split_vertically(PANEL.1 * rows);
+        for (panel, &(title, train, val)) in
+            panels.split_evenly((rows as usize, COLUMNS as usize)).iter().zip(&PANELS)
+        {
+            let val = val.map(|name| series(lines, "val", name)).unwrap_or_default();
+            draw_panel(panel, title, &series(lines, "train", train), &val)?;
+        }
+        let style = |colour: &RGBColor| (FONT, 13).into_font().color(colour);
+        legend.draw_text("rollouts of the step", &style(&TRAIN), (14, 2))?;
+        legend.draw_text("validation questions, greedy", &style(&VAL), (160, 2))?;
+        Ok(())
+    })
 }
 
-fn draw_panel(
-    area: &DrawingArea<SVGBackend<'_>, Shift>,
-    title: &str,
-    train: &Points,
-    val: &Points,
-) -> Result<(), Box<dyn std::error::Error>> {
+fn draw_panel(area: &Area<'_>, title: &str, train: &Points, val: &Points) -> Drawn {
     let all = || train.iter().chain(val);
-    let y = range(all().map(|p| p.1));
-    let mut chart = ChartBuilder::on(area)
-        .caption(title, (FONT, 14).into_font().color(&INK))
-        .margin(8)
-        .margin_right(16)
-        .x_label_area_size(24)
-        .y_label_area_size(56)
-        .build_cartesian_2d(range(all().map(|p| p.0)), y.clone())?;
-    chart
-        .configure_mesh()
-        .bold_line_style(GRID)
-        .light_line_style(TRANSPARENT)
-        .axis_style(INK)
-        .x_labels(6)
-        .y_labels(5)
-        .x_label_formatter(&|x| format!("{x:.0}"))
-        .y_label_formatter(&|at| tick(*at, y.end - y.start))
-        .label_style((FONT, 11).into_font().color(&INK))
-        .draw()?;
+    let (x, y) = (range(all().map(|p| p.0)), range(all().map(|p| p.1)));
+    let span = y.end - y.start;
+    let axes = Axes { title, x, y, names: ("", ""), y_tick: &|at| tick(*at, span) };
+    let mut chart = axes.draw(area, &LOOK)?;
     chart.draw_series(LineSeries::new(train.iter().copied(), TRAIN.stroke_width(1)))?;
     chart.draw_series(LineSeries::new(val.iter().copied(), VAL.stroke_width(2)))?;
     chart.draw_series(val.iter().map(|&p| Circle::new(p, 3, VAL.filled())))?;
