@@ -79,7 +79,7 @@ fn train<D: Device>(device: &D, options: &EmbeddedOptions) -> Result<()> {
         options.out.display()
     );
     println!(
-        "ask it: colar-engine generate --cf 2 \"Mia buys 3 bags of 5 pens, sells 6 and finds 4. How many has Mia now?\""
+        "ask it: colar-engine generate --cf 2 --greedy \"Mia buys 3 bags of 5 pens, sells 6 and finds 4. How many has Mia now?\""
     );
     Ok(())
 }
