@@ -175,10 +175,10 @@ fn qwen2_tiny_by_the_kernels_in_bf16() {
 #[test]
 #[cfg(cuda_host)]
 fn llama_tiny_by_the_kernels_in_bf16() {
+    use common::gradient::norm;
     let (cpu, kernels) = (common::cpu(), common::driver::kernels(Dtype::Bf16, 1));
     let bounds = Bounds::of(&kernels);
     for (prefix, averaged) in [("avg_true.", true), ("avg_false.", false)] {
-        let norm = |x: &[f32]| x.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
         let terms: Vec<Vec<f32>> =
             (0..2 * GROUP).map(|i| gradient(&cpu, "llama-tiny", prefix, averaged, Some(i))).collect();
         let size: f64 = terms.iter().map(|term| norm(term)).sum();

@@ -63,9 +63,6 @@ impl Lengths {
 /// The length of [`SEPARATOR`], which must be one token.
 const SEP: usize = 1;
 
-/// The methods that are counted, in the order of the table.
-pub const METHODS: [Method; 5] = [Method::Cot, Method::Icot, Method::Coconut, Method::Distill, Method::Colar];
-
 /// The sequences that a sample becomes over a run of a method with the defaults of `train`: each an equal share of the
 /// run, in sets that are run together.
 fn sequences(method: Method, l: &Lengths) -> Vec<Vec<Sequence>> {
@@ -293,6 +290,8 @@ pub fn check_separator(tokenizer: &Tokenizer) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use clap::ValueEnum;
+
     use super::*;
     use crate::model::presets::Preset;
 
@@ -381,7 +380,7 @@ mod tests {
     fn samples_are_averaged_and_their_order_does_not_matter() {
         let scale = small();
         let long = Lengths { question: 9, steps: vec![4, 4, 4, 4], answer: 3 };
-        for kind in METHODS {
+        for &kind in Method::value_variants() {
             let alone = |l: &Lengths| scale.totals(kind, std::slice::from_ref(l)).unwrap();
             let both = scale.totals(kind, &[sample(), long.clone()]).unwrap();
             let mean = 0.5 * (alone(&sample()).operations.total() + alone(&long).operations.total());

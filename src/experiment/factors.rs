@@ -95,8 +95,7 @@ struct Subject {
 ///
 /// # Errors
 /// [`Error::Usage`] for empty lists, a checkpoint without latents, a directory that holds something else or that another
-/// process works in; bad files;
-/// what generation says.
+/// process works in; bad files; what generation says.
 pub fn factors(options: FactorsOptions, on_event: &Listener<'_>) -> Result<FactorsReport> {
     let ready = Ready::open(options)?;
     let o = &ready.options;

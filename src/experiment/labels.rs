@@ -6,7 +6,7 @@ use std::ops::Range;
 pub(super) type Pixel = (i32, i32);
 
 /// Half a mark's width.
-const MARK: i32 = 5;
+pub(super) const MARK: i32 = 5;
 /// Between a mark and its label.
 const GAP: i32 = 3;
 /// Between the samples of what is drawn: below the size of a letter.

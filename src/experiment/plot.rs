@@ -6,7 +6,7 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::factors::FactorsReport;
-use super::labels::{Labels, Pixel};
+use super::labels::{Labels, MARK, Pixel};
 use super::report::{Figures, Row, Table1, drawable};
 use crate::Result;
 use crate::chart::{Area, Axes, COLAR, COT, Drawn, FONT, INK, Look, bars, svg, tick};
@@ -194,9 +194,9 @@ fn panel(area: &Area<'_>, p: &Panel) -> Drawn {
             chart.draw_series(LineSeries::new(s.line(), s.colour.mix(0.7).stroke_width(2)))?;
         }
         for point in &s.points {
-            chart.draw_series([EmptyElement::at(point.at) + Circle::new((0, 0), 5, WHITE.filled())])?;
+            chart.draw_series([EmptyElement::at(point.at) + Circle::new((0, 0), MARK, WHITE.filled())])?;
             let style = if point.filled { s.colour.filled() } else { s.colour.stroke_width(2) };
-            chart.draw_series([EmptyElement::at(point.at) + Circle::new((0, 0), 5, style)])?;
+            chart.draw_series([EmptyElement::at(point.at) + Circle::new((0, 0), MARK, style)])?;
         }
     }
     let placed = {
@@ -225,8 +225,8 @@ fn place<'s>(
             labels.line(pixel((x - dx, *y)), pixel((x + dx, *y)));
             labels.line(pixel((*x, y - dy)), pixel((*x, y + dy)));
         }
-        for pair in s.line().windows(2).filter(|_| s.joined) {
-            labels.line(pixel(pair[0]), pixel(pair[1]));
+        if s.joined {
+            s.line().windows(2).for_each(|ends| labels.line(pixel(ends[0]), pixel(ends[1])));
         }
     }
     let points = series.iter().flat_map(|s| s.points.iter().map(|p| (p, s.colour)));
@@ -240,7 +240,7 @@ fn place<'s>(
 fn key(area: &Area<'_>, series: &[Series]) -> Drawn {
     let mut x = 66;
     for s in series {
-        area.draw(&Circle::new((x, 14), 5, s.colour.filled()))?;
+        area.draw(&Circle::new((x, 14), MARK, s.colour.filled()))?;
         let style = (FONT, 14).into_font().color(&INK).pos(Pos::new(HPos::Left, VPos::Center));
         area.draw_text(&s.name, &style, (x + 10, 14))?;
         x += 34 + 8 * s.name.chars().count() as i32;

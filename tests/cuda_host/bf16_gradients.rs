@@ -9,7 +9,9 @@ use colar_engine::device::{
 use proptest::prelude::*;
 
 use super::bf16::{ROUNDING, close, device, empty, rounded, up};
+use super::common::gradient::norm;
 use super::common::host::{Host, poisoned, read};
+use super::output::{less_labels, logits, softmax};
 use super::{config, dtype, size};
 
 /// Float32 results of the same operands, of sums over `terms` terms of order 1.
@@ -24,22 +26,6 @@ fn close_sums(what: &str, got: &[f32], want: &[f32], terms: usize) {
 
 fn cpu() -> CpuDevice {
     CpuDevice::new(1).unwrap()
-}
-
-/// The gradients of a row's loss in its logits, `[vocab]`: softmax less the labels' mean.
-fn logit_gradients(h: &[f32], w: &Host, labels: &[u32]) -> Vec<f64> {
-    let dot = |v: usize| {
-        let row = &w.values[v * w.cols..][..w.cols];
-        row.iter().zip(h).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>()
-    };
-    let logits: Vec<f64> = (0..w.rows).map(dot).collect();
-    let most = logits.iter().fold(f64::NEG_INFINITY, |a, b| a.max(*b));
-    let total: f64 = logits.iter().map(|l| (l - most).exp()).sum();
-    let mut gradients: Vec<f64> = logits.iter().map(|l| (l - most).exp() / total).collect();
-    for &label in labels {
-        gradients[label as usize] -= 1.0 / labels.len() as f64;
-    }
-    gradients
 }
 
 /// Losses of labels and their gradients, for either upstream.
@@ -108,25 +94,28 @@ fn labels(
             false => f64::from(scale.values[r]),
         })
         .collect();
-    let norm = |x: &[f32]| x.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
-    let row = |m: &Host, i: usize| m.values[i * hidden..][..hidden].to_vec();
+    let squares =
+        |m: &Host| -> Vec<f64> { (0..m.rows).map(|i| m.row(i).iter().map(|x| x * x).sum()).collect() };
+    let (of_h, of_w) = (squares(&h), squares(&host));
     let (mut terms_dh, mut terms_dw) = (0.0, 0.0);
     for (r, slope) in slopes.iter().enumerate() {
         let labels = &ids[offsets[r] as usize..offsets[r + 1] as usize];
-        for (v, g) in logit_gradients(&row(&h, r), &host, labels).into_iter().enumerate() {
-            terms_dh += (slope * g * norm(&row(&host, v))).powi(2);
-            terms_dw += (slope * g * norm(&row(&h, r))).powi(2);
+        for (v, g) in less_labels(&softmax(&logits(&h, &host, r)), labels).into_iter().enumerate() {
+            terms_dh += (slope * g).powi(2) * of_w[v];
+            terms_dw += (slope * g).powi(2) * of_h[r];
         }
     }
     // Where a probability is nearly 1, what is left of a logit's gradient is float32's own error.
     let float = 1e-5 * slopes.iter().map(|s| s * s).sum::<f64>().sqrt();
     let (dh, dw, want_dh, want_dw) = (read(&d, &dh), read(&d, &dw), read(&c, &want_dh), read(&c, &want_dw));
-    for (what, got, want, terms, own) in [
-        ("dh", dh, &want_dh, terms_dh, ROUNDING * norm(&want_dh)),
-        ("dw", dw, &want_dw, terms_dw, 1e-6 * norm(&want_dw)),
+    // The result of dh is rounded as well.
+    let whole = norm(&want_dh);
+    for (what, got, want, bound) in [
+        ("dh", dh, &want_dh, ROUNDING * (2.0 * terms_dh.sqrt() + whole) + float),
+        ("dw", dw, &want_dw, 2.0 * ROUNDING * terms_dw.sqrt() + 1e-6 * norm(&want_dw) + float),
     ] {
         let gaps: Vec<f32> = got.iter().zip(want).map(|(a, b)| a - b).collect();
-        let (gap, bound) = (norm(&gaps), 2.0 * ROUNDING * terms.sqrt() + own + float);
+        let gap = norm(&gaps);
         prop_assert!(gap <= bound, "{}: off by {}, beyond {}", what, gap, bound);
     }
     Ok(())

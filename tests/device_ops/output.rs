@@ -13,10 +13,17 @@ use super::{DRAWS, config, device, dtype, size};
 /// Exponentials of rounded logits.
 const TOLERANCE: f64 = 1e-5;
 
-fn softmax(logits: &[f64]) -> Vec<f64> {
+pub fn softmax(logits: &[f64]) -> Vec<f64> {
     let top = logits.iter().fold(f64::NEG_INFINITY, |a, &b| a.max(b));
     let total: f64 = logits.iter().map(|l| (l - top).exp()).sum();
     logits.iter().map(|l| (l - top).exp() / total).collect()
+}
+
+/// The gradients of a row's loss in its logits: their softmax less the mean of its labels.
+pub fn less_labels(p: &[f64], labels: &[u32]) -> Vec<f64> {
+    let mut less = p.to_vec();
+    labels.iter().for_each(|&t| less[t as usize] -= 1.0 / labels.len() as f64);
+    less
 }
 
 fn log_sum_exp(logits: &[f64]) -> f64 {
@@ -24,7 +31,7 @@ fn log_sum_exp(logits: &[f64]) -> f64 {
     top + logits.iter().map(|l| (l - top).exp()).sum::<f64>().ln()
 }
 
-fn logits(h: &Host, w: &Host, row: usize) -> Vec<f64> {
+pub fn logits(h: &Host, w: &Host, row: usize) -> Vec<f64> {
     (0..w.rows).map(|v| h.row(row).iter().zip(w.row(v)).map(|(a, b)| a * b).sum()).collect()
 }
 
@@ -53,11 +60,8 @@ fn cross_entropy<D: Device>(d: &D, [rows, hidden, vocab]: [usize; 3], weight: Dt
         // A logit's rounding grows with its terms, of order √hidden at most here.
         let size = lse.abs() + mean.abs() + (hidden as f64).sqrt();
         want_loss.push((lse - mean, size));
-        let mut p = softmax(&logits);
-        let plain = p.clone();
-        for &t in label {
-            p[t as usize] -= 1.0 / label.len() as f64;
-        }
+        let plain = softmax(&logits);
+        let p = less_labels(&plain, label);
         let scale = row_scale.at(r, 0);
         for v in 0..vocab {
             let share = (plain[v] + (p[v] - plain[v]).abs()) * scale.abs() * (1.0 + size);

@@ -8,7 +8,8 @@ use serde::Serialize;
 use crate::cli::common;
 use crate::data::load;
 use crate::eval::table::markdown;
-use crate::experiment::cost::{Lengths, METHODS, Scale, Totals, check_separator};
+use crate::experiment::cost::{Lengths, Scale, Totals, check_separator};
+use crate::experiment::variants;
 use crate::model::adapter::LoraTarget;
 use crate::model::config::ModelConfig;
 use crate::model::presets::Preset;
@@ -116,7 +117,7 @@ pub fn run(args: &CostArgs) -> Result<()> {
         let hours = totals.hours(samples as f64, 1e12 * args.peak, args.share);
         Ok::<_, Error>(Line { totals, hours })
     };
-    let methods = METHODS.into_iter().map(line).collect::<Result<Vec<_>>>()?;
+    let methods = variants::select(&[])?.iter().map(|v| line(v.method)).collect::<Result<Vec<_>>>()?;
     // A run a learning rate with the first seed and one with each other; the CoT training before, once a seed.
     let runs = (args.lrs + args.seeds - 1) as f64;
     let warm = methods.first().map_or(0.0, |cot| cot.hours) * args.seeds as f64;

@@ -30,6 +30,11 @@ const ALONE: &[(&[&str], &[Method])] = &[
     (&["thoughts", "teacher_weight", "student_weight", "distill_weight"], &[Distill]),
 ];
 
+/// All of them.
+pub(super) fn alone() -> Vec<&'static str> {
+    ALONE.iter().flat_map(|(named, _)| named.iter().copied()).collect()
+}
+
 /// Those of them that `method` does not look at.
 fn foreign(method: Method) -> impl Iterator<Item = &'static (&'static [&'static str], &'static [Method])> {
     ALONE.iter().filter(move |(_, methods)| !methods.contains(&method))
@@ -83,7 +88,7 @@ mod tests {
     fn the_names_are_those_of_flags() {
         use clap::Args;
         let command = TrainFlags::augment_args(clap::Command::new("train"));
-        for named in ALONE.iter().flat_map(|(named, _)| *named) {
+        for named in alone() {
             let long = named.replace('_', "-");
             assert!(command.get_arguments().any(|a| a.get_long() == Some(&long)), "{named}");
         }

@@ -16,34 +16,8 @@ use crate::train::plan::Objectives;
 use crate::train::sft::Objective;
 use crate::train::thoughts::ThoughtObjective;
 
-/// The flags that mean something here alone.
-const KNOWN: &[&str] = &[
-    "method",
-    "init",
-    "latent_head_size",
-    "deterministic_head",
-    "c_max",
-    "cf_list",
-    "latent_loss",
-    "chunk_labels",
-    "latent_noise",
-    "merge",
-    "ce_weight",
-    "latent_weight",
-    "entropy_weight",
-    "pred_embed_forward_weight",
-    "auto_prob",
-    "embeds_std",
-    "accumulate",
-    "monitor",
-    "stages",
-    "stage_steps",
-    "thoughts_per_step",
-    "thoughts",
-    "teacher_weight",
-    "student_weight",
-    "distill_weight",
-];
+/// The flags that mean something here alone, whatever the method.
+const KNOWN: &[&str] = &["method", "init", "merge", "embeds_std", "accumulate", "monitor"];
 
 /// A supervised run, fully specified.
 #[derive(Debug, Clone, PartialEq)]
@@ -77,7 +51,7 @@ impl TrainFlags {
     /// [`Error::Usage`](crate::Error::Usage) naming the flag that is missing, out of range, or without effect under
     /// the method.
     pub fn resolve(self) -> Result<TrainOptions> {
-        self.only("sft", &[KNOWN, run::KNOWN].concat())?;
+        self.only("sft", &[KNOWN, &methods::alone(), run::KNOWN].concat())?;
         let method = self.method.unwrap_or(Method::Colar);
         methods::check(&self, method)?;
         let factors = match (&self.cf_list, self.c_max) {
