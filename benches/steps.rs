@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use colar_engine::device::cpu::CpuDevice;
 use colar_engine::device::{AdamW, Device, Draw, Dtype, Span, TensorInfo, TokenChoice};
+use colar_engine::files::weights::Weights;
 use colar_engine::model::ColarModel;
 use colar_engine::model::adapter::{AdapterConfig, LoraTarget};
 use colar_engine::model::colar_config::LatentHeadConfig;
@@ -23,7 +24,6 @@ use colar_engine::model::params::{Grads, Params};
 use colar_engine::model::presets::Preset;
 use colar_engine::model::prompt::{Method, Segments};
 use colar_engine::model::transformer::Transformer;
-use colar_engine::model::weights::Weights;
 use colar_engine::train::batch::{Batch, Packing};
 use colar_engine::train::optimizer::Optimizer;
 use colar_engine::train::sft::{Counts, Noise, Objective, run};

@@ -5,7 +5,7 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
-use colar_engine::model::weights::Weights;
+use colar_engine::files::weights::Weights;
 use common::golden;
 use serde_json::Value;
 

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use colar_engine::files::json::read_object;
+use colar_engine::files::safetensors::Dtype;
+use colar_engine::files::weights::Weights;
 use colar_engine::model::config::{Architecture, ModelConfig};
 use colar_engine::model::rope::RopeScaling;
 use colar_engine::model::tokenizer::Tokenizer;
-use colar_engine::model::weights::{Dtype, Weights};
 use serde_json::Value;
 
 fn golden(name: &str) -> PathBuf {

@@ -11,11 +11,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Once;
 
 use colar_engine::Error;
+use colar_engine::files::weights::Weights;
 use colar_engine::model::adapter::AdapterConfig;
 use colar_engine::model::colar_config::ColarConfig;
 use colar_engine::model::config::ModelConfig;
 use colar_engine::model::tokenizer::Tokenizer;
-use colar_engine::model::weights::Weights;
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 

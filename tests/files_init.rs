@@ -4,9 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use colar_engine::cli::init::{DtypeArg, InitArgs, run};
+use colar_engine::files::safetensors::Dtype;
+use colar_engine::files::weights::Weights;
 use colar_engine::model::config::ModelConfig;
 use colar_engine::model::tokenizer::Tokenizer;
-use colar_engine::model::weights::{Dtype, Weights};
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)

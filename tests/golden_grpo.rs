@@ -6,10 +6,10 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use colar_engine::device::{Device, Dtype};
+use colar_engine::files::weights::Weights;
 use colar_engine::infer::Trace;
 use colar_engine::model::open::{Additions, Opened, open};
 use colar_engine::model::params::Grads;
-use colar_engine::model::weights::Weights;
 use colar_engine::train::rl::objective::{PolicyLossOptions, PolicyPass, run};
 use colar_engine::train::rl::{Episode, PolicyStats, advantages};
 use common::{Bounds, Compared, golden, ints, relative, scalar};

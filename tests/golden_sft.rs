@@ -6,10 +6,10 @@ mod common;
 use std::path::Path;
 
 use colar_engine::device::{Device, Dtype, LatentLoss};
+use colar_engine::files::weights::Weights;
 use colar_engine::model::open::{Additions, open};
 use colar_engine::model::params::Grads;
 use colar_engine::model::prompt::{Method, training};
-use colar_engine::model::weights::Weights;
 use colar_engine::train::batch::{Batch, Packing};
 use colar_engine::train::sft::{Counts, LossSums, Noise, Objective, run};
 use common::{Bounds, Compared, golden};

@@ -7,13 +7,13 @@ use std::path::PathBuf;
 
 use colar_engine::device::cpu::CpuDevice;
 use colar_engine::device::{Device, Dtype, LatentLoss};
+use colar_engine::files::weights::Weights;
 use colar_engine::model::merge::Merge;
 use colar_engine::model::open::{Additions, Opened, open};
 use colar_engine::model::params::Grads;
 use colar_engine::model::prompt::{Method, Segments};
 use colar_engine::model::thoughts::{Projector, Thoughts};
 use colar_engine::model::transformer::{ChainLayout, Taps};
-use colar_engine::model::weights::Weights;
 use colar_engine::train::batch::{Batch, Packing};
 use colar_engine::train::sft::{self, LossSums, Noise, Objective};
 use colar_engine::train::thoughts::{

@@ -38,7 +38,7 @@ pub use crate::files::safetensors::Dtype;
 use decoder::{Decoder, DecoderModel};
 
 use crate::Result;
-use crate::model::weights::MappedTensor;
+use crate::files::mapped::MappedTensor;
 
 /// What every device's matrix can tell about itself.
 pub trait TensorInfo: Send + Sync {

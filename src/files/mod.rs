@@ -4,5 +4,7 @@
 pub mod atomic;
 pub mod json;
 pub mod lock;
+pub mod mapped;
 pub mod runs;
 pub mod safetensors;
+pub mod weights;

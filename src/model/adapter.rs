@@ -17,8 +17,8 @@ use clap::ValueEnum;
 use serde_json::{Map, Value, json};
 
 use super::config::ModelConfig;
-use super::weights::Weights;
 use crate::files::json::{Fields, one_line, read_object};
+use crate::files::weights::Weights;
 use crate::{Error, Result};
 
 /// The name of an adapter's settings.
@@ -317,7 +317,7 @@ fn refuse_variants(fields: &Fields<'_>) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::weights::{TensorData, save_safetensors};
+    use crate::files::safetensors::{TensorData, save_safetensors};
 
     fn golden(model: &str) -> std::path::PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(model)

@@ -227,7 +227,8 @@ mod tests {
 
     #[test]
     fn the_golden_heads_have_the_tensors_of_their_config() {
-        use crate::model::{config::ModelConfig, weights::Weights};
+        use crate::files::weights::Weights;
+        use crate::model::config::ModelConfig;
         for model in ["llama-tiny", "qwen2-tiny"] {
             let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(model);
             let config = ColarConfig::load(&dir.join("adapter")).unwrap();

@@ -16,10 +16,10 @@ use serde_json::json;
 use statrs::distribution::ContinuousCDF;
 
 use super::config::ModelConfig;
-use super::weights::{INDEX_FILE, WEIGHTS_FILE};
 use crate::Result;
 use crate::files::atomic::write_atomic;
 use crate::files::safetensors::{Dtype, TensorSpec, write_safetensors};
+use crate::files::weights::{INDEX_FILE, WEIGHTS_FILE};
 use crate::random::Philox;
 
 /// Standard deviation of a matrix's elements.
@@ -184,8 +184,8 @@ fn quantiles() -> impl Iterator<Item = f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::files::weights::Weights;
     use crate::model::presets::Preset;
-    use crate::model::weights::Weights;
 
     fn make(dtype: Dtype, seed: u64, max_shard_bytes: u64) -> (tempfile::TempDir, Weights) {
         let dir = tempfile::tempdir().unwrap();

@@ -7,8 +7,8 @@
 use super::colar_config::LatentHeadConfig;
 use super::linear::Linear;
 use super::params::{Grads, ParamId, Params};
-use super::weights::Weights;
 use crate::device::{Device, TensorInfo};
+use crate::files::weights::Weights;
 use crate::random::Philox;
 use crate::{Error, Result};
 

@@ -5,9 +5,10 @@ use super::latent_head::uniform_values;
 use super::linear::{Linear, Lora};
 use super::params::Params;
 use super::transformer::{Layer, Transformer};
-use super::weights::{MappedTensor, Weights};
 use crate::Result;
 use crate::device::{Device, TensorInfo};
+use crate::files::mapped::MappedTensor;
+use crate::files::weights::Weights;
 
 /// PEFT's prefix to the names of adapted weights.
 pub const PEFT_PREFIX: &str = "base_model.model.";

@@ -1,6 +1,6 @@
 //! The model: configuration, weights, layers with forward and backward.
 //!
-//! Data flows one way: a directory's files ([`config`], [`weights`], [`tokenizer`], [`adapter`]) become
+//! Data flows one way: a directory's files ([`config`], [`Weights`](crate::files::weights::Weights), [`tokenizer`], [`adapter`]) become
 //! a [`ColarModel`], whose layers ([`transformer`], [`latent_head`], [`thoughts`]) hold numbers into one list of
 //! weights ([`params`]) and run on any [`Device`].
 
@@ -26,7 +26,6 @@ pub mod thoughts;
 pub mod tokenizer;
 mod tokenizer_outline;
 pub mod transformer;
-pub mod weights;
 
 use crate::device::Device;
 use crate::{Error, Result};

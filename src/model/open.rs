@@ -20,8 +20,9 @@ use super::prompt::{Method, SEPARATOR};
 use super::thoughts::{PROJECTOR_FILE, Projector, Thoughts, ThoughtsConfig};
 use super::tokenizer::{EosTokens, Tokenizer};
 use super::transformer::Transformer;
-use super::weights::{INDEX_FILE, MappedTensor, WEIGHTS_FILE, Weights};
 use crate::device::{Device, Dtype, Need, Stay};
+use crate::files::mapped::MappedTensor;
+use crate::files::weights::{INDEX_FILE, WEIGHTS_FILE, Weights};
 use crate::{Error, Result};
 
 /// What to do with the parts that a training run adds to a model.

@@ -13,9 +13,9 @@
 use super::latent_head::uniform_values;
 use super::linear::Linear;
 use super::params::{Grads, Params};
-use super::weights::Weights;
 use crate::Result;
 use crate::device::{Device, TensorInfo};
+use crate::files::weights::Weights;
 
 /// The name of the projector's weights in a checkpoint: float32, shaped as [`Projector::tensors`] says.
 pub const PROJECTOR_FILE: &str = "thought_projector.safetensors";
@@ -162,7 +162,7 @@ mod tests {
     use super::*;
     use crate::device::cpu::CpuDevice;
     use crate::files::safetensors::TensorData;
-    use crate::model::weights::save_safetensors;
+    use crate::files::safetensors::save_safetensors;
 
     #[test]
     fn its_tensors_are_those_of_the_file() {

@@ -22,9 +22,10 @@ mod taps;
 use super::config::ModelConfig;
 use super::linear::Linear;
 use super::params::{Grads, ParamId, Params};
-use super::weights::{MappedTensor, Weights};
 use crate::Result;
 use crate::device::{Device, HeadShape};
+use crate::files::mapped::MappedTensor;
+use crate::files::weights::Weights;
 
 pub use chain::{ChainLayout, ChainSaved};
 pub use forward::ForwardSaved;

@@ -14,6 +14,7 @@ use crate::device::Device;
 use crate::files::atomic::{StagedDir, recover_dir, remove_leftovers, write_atomic};
 use crate::files::lock::DirLock;
 use crate::files::safetensors::{Dtype, TensorSpec, write_safetensors};
+use crate::files::weights::{WEIGHTS_FILE, Weights};
 use crate::model::adapter::{ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE};
 use crate::model::colar_config::{ColarConfig, LATENT_HEAD_FILE};
 use crate::model::lora::PEFT_PREFIX;
@@ -21,7 +22,6 @@ use crate::model::open::{Opened, embeds_std};
 use crate::model::params::ParamId;
 use crate::model::prompt::{Method, SEPARATOR};
 use crate::model::thoughts::{PROJECTOR_FILE, Thoughts};
-use crate::model::weights::{WEIGHTS_FILE, Weights};
 use crate::{Error, Result};
 
 const MOMENTS_FILE: &str = "optimizer.safetensors";

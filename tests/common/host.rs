@@ -2,7 +2,7 @@
 
 use colar_engine::device::{Device, Dtype};
 use colar_engine::files::safetensors::{TensorSpec, write_safetensors};
-use colar_engine::model::weights::Weights;
+use colar_engine::files::weights::Weights;
 use colar_engine::random::Stream;
 use half::{bf16, f16};
 

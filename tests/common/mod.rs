@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use colar_engine::data::Sample;
 use colar_engine::device::cpu::CpuDevice;
 use colar_engine::device::{Device, Dtype, TensorInfo};
-use colar_engine::model::weights::Weights;
+use colar_engine::files::weights::Weights;
 use serde_json::Value;
 
 /// The directory of a golden model. `COLAR_TEST_ROOT` names the repository's place where it is not that of the

@@ -6,11 +6,11 @@
 
 use colar_engine::device::cpu::CpuDevice;
 use colar_engine::device::{Device, Dtype};
+use colar_engine::files::weights::Weights;
 use colar_engine::infer::Loaded;
 use colar_engine::model::kv_cache::KvCache;
 use colar_engine::model::layout::Layout;
 use colar_engine::model::prompt::{Method, training};
-use colar_engine::model::weights::Weights;
 use colar_engine::train::batch::{Batch, Packing};
 use serde_json::Value;
 

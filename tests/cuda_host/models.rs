@@ -3,11 +3,11 @@
 use colar_engine::device::cuda::CudaDevice;
 use colar_engine::device::{Device, Dtype, TensorInfo};
 use colar_engine::eval::{ScoreOptions, score};
+use colar_engine::files::weights::Weights;
 use colar_engine::infer::{DeviceKind, EngineOptions, Loaded};
 use colar_engine::model::layout::Layout;
 use colar_engine::model::lora::LoraMode;
 use colar_engine::model::prompt::Method;
-use colar_engine::model::weights::Weights;
 use colar_engine::{Engine, Generation, Request};
 use serde_json::Value;
 

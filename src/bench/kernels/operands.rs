@@ -7,7 +7,7 @@ use half::{bf16, f16};
 use crate::Result;
 use crate::bench::timer::Work;
 use crate::device::{Device, Draw, Dtype};
-use crate::model::weights::MappedTensor;
+use crate::files::mapped::MappedTensor;
 use crate::random::Stream;
 
 /// Bytes over which the sets of an operation's operands reach: several times the L2 cache of a GPU (50 MB on an

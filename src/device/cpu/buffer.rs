@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::matmul::Mat;
 use crate::device::{Dtype, TensorInfo};
-use crate::model::weights::MappedTensor;
+use crate::files::mapped::MappedTensor;
 use crate::{Error, Result};
 
 /// Freed buffers by capacity.

@@ -39,7 +39,7 @@ use super::{
     LatentWeights, Need, Span, TensorInfo, TokenChoice, Upstream, check, check_attention, check_below,
     check_disjoint, check_len, check_offsets, elements,
 };
-use crate::model::weights::MappedTensor;
+use crate::files::mapped::MappedTensor;
 use crate::{Error, Result};
 
 /// Added to the variance in LayerNorm (spec section 4).

@@ -46,7 +46,7 @@ use super::{
     AdamW, AdamWTensor, CrossEntropyGrads, Description, Device, Draw, Dtype, HeadShape, LatentPolicyGrads,
     LatentWeights, Need, Span, Stay, TokenChoice, check, check_len, elements,
 };
-use crate::model::weights::MappedTensor;
+use crate::files::mapped::MappedTensor;
 use crate::{Error, Result};
 
 /// Most threads of a block that takes one row.
