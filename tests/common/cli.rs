@@ -1,5 +1,6 @@
 //! The engine as a command, and what it trains on.
 
+use std::ffi::OsStr;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -12,7 +13,7 @@ pub fn engine() -> Command {
 }
 
 /// Runs to the end; returns exit code, standard output and standard error.
-pub fn run(args: &[&str]) -> (i32, String, String) {
+pub fn run(args: &[impl AsRef<OsStr>]) -> (i32, String, String) {
     let out = engine().args(args).stdin(Stdio::null()).output().unwrap();
     let text = |b: Vec<u8>| String::from_utf8(b).unwrap();
     (out.status.code().unwrap_or(-1), text(out.stdout), text(out.stderr))

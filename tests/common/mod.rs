@@ -1,4 +1,4 @@
-//! What several integration tests share: the golden fixtures and comparisons.
+//! Shared by the test programs: the golden fixtures and comparisons.
 #![allow(dead_code)]
 
 pub mod cli;
@@ -156,24 +156,24 @@ macro_rules! golden_models {
     ($check:path) => {
         #[test]
         fn llama_tiny() {
-            $check(&common::cpu(), "llama-tiny");
+            $check(&$crate::common::cpu(), "llama-tiny");
         }
 
         #[test]
         fn qwen2_tiny() {
-            $check(&common::cpu(), "qwen2-tiny");
+            $check(&$crate::common::cpu(), "qwen2-tiny");
         }
 
         #[test]
         #[cfg(cuda_host)]
         fn llama_tiny_by_the_kernels() {
-            $check(&common::driver::kernels(colar_engine::device::Dtype::F32, 1), "llama-tiny");
+            $check(&$crate::common::driver::kernels(colar_engine::device::Dtype::F32, 1), "llama-tiny");
         }
 
         #[test]
         #[cfg(cuda_host)]
         fn qwen2_tiny_by_the_kernels() {
-            $check(&common::driver::kernels(colar_engine::device::Dtype::F32, 2), "qwen2-tiny");
+            $check(&$crate::common::driver::kernels(colar_engine::device::Dtype::F32, 2), "qwen2-tiny");
         }
     };
 }

@@ -1,5 +1,5 @@
 //! The kernels of `cuda/`, run on the CPU: every operation against the same float64 references as those of the
-//! device `cpu` (`tests/device_ops`), and against `cpu` itself where bits are promised.
+//! device `cpu` (`tests/arithmetic/device_ops`), and against `cpu` itself where bits are promised.
 //!
 //! Buffers are guarded and poisoned here and the threads of a block run in shuffled orders, so these tests also
 //! fail for reads of what nothing wrote, accesses out of bounds, and missing barriers.
@@ -11,23 +11,23 @@
 #[path = "../common/mod.rs"]
 mod common;
 
-#[path = "../device_ops/attention.rs"]
+#[path = "../arithmetic/device_ops/attention.rs"]
 mod attention;
-#[path = "../device_ops/domain.rs"]
+#[path = "../arithmetic/device_ops/domain.rs"]
 mod domain;
-#[path = "../device_ops/latent.rs"]
+#[path = "../arithmetic/device_ops/latent.rs"]
 mod latent;
-#[path = "../device_ops/layers.rs"]
+#[path = "../arithmetic/device_ops/layers.rs"]
 mod layers;
-#[path = "../device_ops/optimizer.rs"]
+#[path = "../arithmetic/device_ops/optimizer.rs"]
 mod optimizer;
-#[path = "../device_ops/output.rs"]
+#[path = "../arithmetic/device_ops/output.rs"]
 mod output;
-#[path = "../device_ops/products.rs"]
+#[path = "../arithmetic/device_ops/products.rs"]
 mod products;
-#[path = "../device_ops/rows.rs"]
+#[path = "../arithmetic/device_ops/rows.rs"]
 mod rows;
-#[path = "../device_ops/shapes.rs"]
+#[path = "../arithmetic/device_ops/shapes.rs"]
 mod shapes;
 
 mod bf16;

@@ -1,7 +1,5 @@
 //! A LoRA adapter merged into the weights does what it does beside them, on every device.
 
-mod common;
-
 use std::path::Path;
 
 use colar_engine::device::cpu::CpuDevice;
@@ -12,9 +10,10 @@ use colar_engine::infer::Loaded;
 use colar_engine::model::adapter::{AdapterConfig, LoraTarget};
 use colar_engine::model::layout::Layout;
 use colar_engine::model::lora::{LoraMode, merge};
-use common::host::Host;
-use common::{golden, relative};
 use half::{bf16, f16};
+
+use crate::common::host::Host;
+use crate::common::{golden, relative};
 
 /// Agreement that float32 arithmetic reaches (spec section 9).
 const TOLERANCE: f64 = 1e-5;

@@ -1,8 +1,6 @@
 //! Golden parity of the supervised objective: every case that the authors' code computed, losses and
 //! every gradient, in float32 (spec section 9).
 
-mod common;
-
 use std::path::Path;
 
 use colar_engine::device::{Device, Dtype, LatentLoss};
@@ -12,8 +10,9 @@ use colar_engine::model::params::Grads;
 use colar_engine::model::prompt::{Method, training};
 use colar_engine::train::batch::{Batch, Packing};
 use colar_engine::train::sft::{Counts, LossSums, Noise, Objective, run};
-use common::{Bounds, Compared, golden};
 use serde_json::Value;
+
+use crate::common::{self, Bounds, Compared, golden};
 
 fn check_model<D: Device>(device: &D, name: &str) {
     let dir = golden(name);

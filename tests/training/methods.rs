@@ -1,7 +1,5 @@
 //! Runs of implicit CoT, Coconut and distillation that are cut off, and what their models write.
 
-mod common;
-
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
@@ -14,8 +12,9 @@ use colar_engine::model::prompt::{Method, inference};
 use colar_engine::model::thoughts::{Projector, Thoughts};
 use colar_engine::model::transformer::ChainLayout;
 use colar_engine::train::{Progress, TrainFlags, Trainer};
-use common::cli::materials;
-use common::{golden, relative};
+
+use crate::common::cli::materials;
+use crate::common::{golden, relative};
 
 fn flags(method: Method, data: &str, model: &str, out: PathBuf) -> TrainFlags {
     TrainFlags {

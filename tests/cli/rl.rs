@@ -1,22 +1,19 @@
 //! Reinforcement learning from the command line: kills and resumes, what it leaves behind, what it refuses.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 
-use assert_cmd::cargo::CommandCargoExt;
 use colar_engine::random::Stream;
 use serde_json::Value;
 
-fn golden() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/llama-tiny")
-}
+use crate::common::cli::{self, engine};
+use crate::common::golden;
 
 /// Runs to the end; returns exit code and standard error.
 fn run(args: &[String]) -> (i32, String) {
-    let mut engine = Command::cargo_bin("colar-engine").unwrap();
-    let out = engine.env_remove("COLAR_LOG").args(args).stdin(Stdio::null()).output().unwrap();
-    (out.status.code().unwrap_or(-1), String::from_utf8(out.stderr).unwrap())
+    let (code, _, err) = cli::run(args);
+    (code, err)
 }
 
 /// A few questions, whose gold answers are what the untrained model likes to say in none of its chains.
@@ -31,7 +28,7 @@ fn questions(dir: &Path) -> String {
 
 /// The flags of a short run; the terms on entropy and divergence move the policy though no answer is right.
 fn flags(data: &str, out: &Path) -> Vec<String> {
-    let model = golden();
+    let model = golden("llama-tiny");
     let mut all = vec!["train".to_owned(), "--stage".into(), "rl".into()];
     for (flag, value) in [
         ("--model", model.to_str().unwrap()),
@@ -84,8 +81,7 @@ fn killed_ten_times_ends_with_the_same_policy() {
     args.push("--resume".into());
     let mut draw = Stream::new(98, 0);
     for _ in 0..10 {
-        let mut engine = Command::cargo_bin("colar-engine").unwrap();
-        let mut child = engine.args(&args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut child = engine().args(&args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         std::thread::sleep(Duration::from_secs_f64(span.as_secs_f64() * 0.7 * draw.uniform_f64()));
         child.kill().unwrap();
         child.wait().unwrap();
@@ -152,7 +148,7 @@ fn a_run_logs_what_it_did() {
 fn what_cannot_be_learnt_from_is_refused() {
     let tmp = tempfile::tempdir().unwrap();
     let data = questions(tmp.path());
-    let adapter = golden().join("adapter");
+    let adapter = golden("llama-tiny").join("adapter");
     let copy = |name: &str| {
         let dir = tmp.path().join(name);
         std::fs::create_dir(&dir).unwrap();

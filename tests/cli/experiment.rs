@@ -2,25 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use assert_cmd::cargo::CommandCargoExt;
 use colar_engine::files::lock::DirLock;
 use serde_json::Value;
 
-fn engine(args: &[&str]) -> Command {
-    let mut c = Command::cargo_bin("colar-engine").unwrap();
-    c.env_remove("COLAR_LOG").args(args).stdin(Stdio::null());
-    c
-}
-
-/// Runs to the end; returns exit code, standard output and standard error.
-fn run(args: &[&str]) -> (i32, String, String) {
-    let out = engine(args).output().unwrap();
-    let text = |b: Vec<u8>| String::from_utf8(b).unwrap();
-    (out.status.code().unwrap_or(-1), text(out.stdout), text(out.stderr))
-}
+use crate::common::cli::{engine, run};
 
 /// A comparison of a few updates: what is learnt does not matter here.
 fn table1<'a>(out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
@@ -88,7 +76,13 @@ fn a_comparison_is_the_same_however_it_came_about() {
     // Killed a few times, with jobs side by side: the same figures and the same weights.
     let args = table1(broken.to_str().unwrap(), &["--jobs", "2", "--threads", "1"]);
     for kill in 1..=3 {
-        let mut child = engine(&args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut child = engine()
+            .args(&args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
         std::thread::sleep(Duration::from_secs_f64(span.as_secs_f64() * 0.2 * f64::from(kill)));
         child.kill().unwrap();
         child.wait().unwrap();

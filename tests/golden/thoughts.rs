@@ -1,8 +1,6 @@
 //! Implicit chain of thought, Coconut and distillation against their rendering in plain PyTorch
 //! (tests/thoughts/reference.py): losses, hidden states and every gradient, in float32.
 
-mod common;
-
 use std::path::PathBuf;
 
 use colar_engine::device::cpu::CpuDevice;
@@ -19,8 +17,9 @@ use colar_engine::train::sft::{self, LossSums, Noise, Objective};
 use colar_engine::train::thoughts::{
     Lesson, ThoughtBatch, ThoughtCounts, ThoughtExample, ThoughtObjective, ThoughtSums, run, teacher_pass,
 };
-use common::{Dir, golden, head_only, relative};
 use serde_json::Value;
+
+use crate::common::{self, Dir, golden, head_only, relative};
 
 /// Agreement that float32 arithmetic reaches with float64.
 const LOSS: f64 = 1e-5;

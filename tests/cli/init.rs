@@ -1,7 +1,7 @@
 //! `init` as a user runs it: what it makes can be loaded, and what it cannot make it leaves alone.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use colar_engine::cli::init::{DtypeArg, InitArgs, run};
 use colar_engine::files::safetensors::Dtype;
@@ -9,9 +9,7 @@ use colar_engine::files::weights::Weights;
 use colar_engine::model::config::ModelConfig;
 use colar_engine::model::tokenizer::Tokenizer;
 
-fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
-}
+use crate::common::golden;
 
 fn args(config: &str, out: &Path) -> InitArgs {
     InitArgs { config: config.into(), out: out.into(), tokenizer: None, seed: 0, dtype: None }

@@ -1,8 +1,6 @@
 //! Golden parity of the policy objective: log-probabilities, advantages, both losses and every gradient
 //! that the authors' code computed, in both averaging modes (spec sections 6 and 9).
 
-mod common;
-
 use std::path::{Path, PathBuf};
 
 use colar_engine::device::{Device, Dtype};
@@ -12,7 +10,8 @@ use colar_engine::model::open::{Additions, Opened, open};
 use colar_engine::model::params::Grads;
 use colar_engine::train::rl::objective::{PolicyLossOptions, PolicyPass, run};
 use colar_engine::train::rl::{Episode, PolicyStats, advantages};
-use common::{Bounds, Compared, golden, ints, relative, scalar};
+
+use crate::common::{self, Bounds, Compared, golden, ints, relative, scalar};
 
 /// Rollouts of a question in the fixtures.
 const GROUP: usize = 4;
@@ -175,7 +174,7 @@ fn qwen2_tiny_by_the_kernels_in_bf16() {
 #[test]
 #[cfg(cuda_host)]
 fn llama_tiny_by_the_kernels_in_bf16() {
-    use common::gradient::norm;
+    use crate::common::gradient::norm;
     let (cpu, kernels) = (common::cpu(), common::driver::kernels(Dtype::Bf16, 1));
     let bounds = Bounds::of(&kernels);
     for (prefix, averaged) in [("avg_true.", true), ("avg_false.", false)] {

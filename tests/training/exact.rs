@@ -1,15 +1,14 @@
 //! Training runs that must agree to the bit: weights, moments and everything they log.
 
-mod common;
-
 use std::path::Path;
 
 #[cfg(cuda_host)]
+#[cfg(cuda_host)]
 use colar_engine::device::Dtype;
 use colar_engine::device::cpu::CpuDevice;
-#[cfg(cuda_host)]
-use common::driver::threaded;
-use common::runs::{Left, left, materials, policy};
+
+use crate::common::driver::threaded;
+use crate::common::runs::{Left, left, materials, policy};
 
 /// Supervised, with all that a step can have: several batches, a second forward, clipping.
 const SUPERVISED: &str = "batch-size = 2\naccumulate = 2\nlr = 1e-3\nwarmup = 2\ncf-list = [1, 2, 4]\n\

@@ -1,14 +1,13 @@
 //! Training from the command line: kills and resumes, numbers that stop being numbers, bad flags.
 
-mod common;
-
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
 use colar_engine::files::lock::DirLock;
 use colar_engine::random::Stream;
-use common::cli::{engine, materials, run};
+
+use crate::common::cli::{engine, materials, run};
 
 fn flags<'a>(data: &'a str, model: &'a str, out: &'a str) -> Vec<String> {
     let fixed = "--batch-size 4 --accumulate 2 --latent-head-size 32 --lora-r 4 --lr 1e-3 --max-steps 24 --warmup 4 \

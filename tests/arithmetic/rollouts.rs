@@ -1,7 +1,5 @@
 //! Rollouts: what they share, what they record, and that it is what a policy update computes.
 
-mod common;
-
 use colar_engine::data::Sample;
 use colar_engine::device::cpu::CpuDevice;
 use colar_engine::infer::{Generation, Loaded};
@@ -9,7 +7,8 @@ use colar_engine::random::Stream;
 use colar_engine::train::rl::objective::{PolicyLossOptions, run};
 use colar_engine::train::rl::{Episode, Experience, PolicyStats, Reward, Scored};
 use colar_engine::{Prompt, Request, Sampling};
-use common::golden;
+
+use crate::common::golden;
 
 const GROUP: usize = 4;
 

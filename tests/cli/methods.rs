@@ -1,11 +1,10 @@
 //! Implicit CoT, Coconut and distillation from the command line, on a tiny random model.
 
-mod common;
-
 use std::path::Path;
 
-use common::cli::{materials, run};
 use serde_json::Value;
+
+use crate::common::cli::{materials, run};
 
 /// Standard output of a command that succeeds.
 fn ok(args: &[&str]) -> String {

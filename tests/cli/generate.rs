@@ -1,13 +1,12 @@
 //! `generate`, `score` and `eval` as a user runs them, on a golden model.
 
-mod common;
-
 use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
 use colar_engine::files::weights::Weights;
-use common::golden;
 use serde_json::Value;
+
+use crate::common::{self, golden};
 
 /// What a command left: exit code, standard output, standard error.
 struct Out {

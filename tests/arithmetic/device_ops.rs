@@ -5,9 +5,6 @@
 //!
 //! Outputs enter full of NaN, so that what an operation leaves unwritten shows.
 
-#[path = "../common/mod.rs"]
-mod common;
-
 mod attention;
 mod domain;
 mod latent;
@@ -21,7 +18,10 @@ mod shapes;
 use std::sync::OnceLock;
 
 use colar_engine::device::cpu::CpuDevice;
+
 use domain::{TOLERANCE, config, dtype, size};
+
+use crate::common;
 
 /// Draws from one distribution.
 const DRAWS: usize = 4000;

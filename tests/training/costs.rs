@@ -1,8 +1,6 @@
 //! What a training step costs: operations, waits of the host, conversions of weights, memory.
 #![cfg(cuda_host)]
 
-mod common;
-
 use std::path::Path;
 use std::sync::Arc;
 
@@ -21,9 +19,10 @@ use colar_engine::train::batch::{Batch, Packing};
 use colar_engine::train::optimizer::{Optimizer, finite_norm};
 use colar_engine::train::sft::{Counts, Noise, Objective, begin};
 use colar_engine::train::{RlTrainer, Trainer};
-use common::driver::{Asked, counted};
-use common::golden;
-use common::runs::{flags, materials, policy};
+
+use crate::common::driver::{Asked, counted};
+use crate::common::golden;
+use crate::common::runs::{flags, materials, policy};
 
 fn adapter(r: usize) -> AdapterConfig {
     AdapterConfig {

@@ -5,8 +5,6 @@
 //! Until then every choice must be that of the golden file, and where one is not, the logits of the device `cpu` on
 //! the golden path must have been that close.
 
-mod common;
-
 use colar_engine::device::cpu::CpuDevice;
 use colar_engine::device::{Device, TensorInfo};
 use colar_engine::infer::{Loaded, Prompt};
@@ -14,8 +12,9 @@ use colar_engine::model::kv_cache::KvCache;
 use colar_engine::model::lora::LoraMode;
 use colar_engine::model::prompt;
 use colar_engine::{Generation, Request, Sampling};
-use common::golden;
 use serde_json::Value;
+
+use crate::common::{self, golden};
 
 struct Row {
     request: Request,
@@ -194,9 +193,9 @@ fn qwen2_tiny() {
 
 #[cfg(cuda_host)]
 mod by_the_kernels {
-    use super::common::driver::{kernels, on_gpu};
-    use super::common::golden;
     use super::{check, check_model, check_nearly, rows};
+    use crate::common::driver::{kernels, on_gpu};
+    use crate::common::golden;
     use colar_engine::device::Dtype;
     use colar_engine::infer::DeviceKind;
     use colar_engine::model::lora::LoraMode;

@@ -3,9 +3,6 @@
 //! The checks are written for any [`Device`](colar_engine::device::Device); a new device calls them
 //! with itself.
 
-#[path = "../common/mod.rs"]
-mod common;
-
 mod layers;
 mod objective;
 mod operations;
@@ -14,6 +11,8 @@ mod policy;
 mod thoughts;
 
 use colar_engine::device::cpu::CpuDevice;
+
+use crate::common;
 
 /// Elements of order one move by this much, which leaves an error of the difference below 1e-5.
 const STEP: f64 = 0.02;

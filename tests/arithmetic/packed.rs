@@ -1,7 +1,5 @@
 //! A packed batch is the sum of its samples, in training and in generation.
 
-mod common;
-
 use std::sync::OnceLock;
 
 use colar_engine::device::cpu::CpuDevice;
@@ -14,9 +12,10 @@ use colar_engine::random::Stream;
 use colar_engine::train::batch::{Batch, Packing};
 use colar_engine::train::sft::{Counts, LossSums, Noise, Objective, run};
 use colar_engine::{Engine, EngineOptions, Generation, Prompt, Request, Sampling};
-use common::golden;
 use proptest::prelude::*;
 use serde_json::Value;
+
+use crate::common::{self, golden};
 
 /// Largest relative difference, norm over norm, of sums taken in another order.
 const TOLERANCE: f64 = 1e-5;

@@ -2,17 +2,16 @@
 //! learning, step by step.
 #![cfg(cuda_host)]
 
-mod common;
-
 use std::path::Path;
 
 use colar_engine::device::cpu::CpuDevice;
 use colar_engine::device::{Device, Dtype};
 use colar_engine::infer::{Loaded, Prompt, Request, Sampling};
 use colar_engine::model::prompt::Method;
-use common::driver::kernels;
-use common::golden;
-use common::runs::{logged, materials, metrics, policy, run};
+
+use crate::common::driver::kernels;
+use crate::common::golden;
+use crate::common::runs::{logged, materials, metrics, policy, run};
 
 fn supervised<D: Device>(device: D, dir: &Path, name: &str, text: &str) -> Vec<Vec<f64>> {
     run(device, dir, name, text);

@@ -7,7 +7,7 @@
 use std::cell::Cell;
 use std::fs;
 use std::panic;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Once;
 
 use colar_engine::Error;
@@ -18,6 +18,8 @@ use colar_engine::model::config::ModelConfig;
 use colar_engine::model::tokenizer::Tokenizer;
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
+
+use crate::common::golden;
 
 thread_local! {
     static PANICS: Cell<usize> = const { Cell::new(0) };
@@ -45,10 +47,6 @@ fn check_message(error: &Error, path: &Path) -> Result<(), TestCaseError> {
     prop_assert!(!message.chars().any(char::is_control), "{message:?}");
     prop_assert!(message.chars().count() < 700, "{message}");
     Ok(())
-}
-
-fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
 }
 
 fn golden_json(name: &str) -> Value {

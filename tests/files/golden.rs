@@ -1,7 +1,6 @@
 //! The golden models' files: everything in them is found, and nothing else.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
 
 use colar_engine::files::json::read_object;
 use colar_engine::files::safetensors::Dtype;
@@ -11,9 +10,7 @@ use colar_engine::model::rope::RopeScaling;
 use colar_engine::model::tokenizer::Tokenizer;
 use serde_json::Value;
 
-fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
-}
+use crate::common::golden;
 
 #[test]
 fn configs_say_what_the_models_are() {

@@ -5,16 +5,15 @@
 //! made by `scripts/smollm2.py`, which needs Python and 100 MB of download; where it is absent this test
 //! says so and checks nothing.
 
-mod common;
-
 use std::path::PathBuf;
 
 use colar_engine::device::{Device, TensorInfo};
 use colar_engine::infer::{DeviceKind, Loaded};
 use colar_engine::model::layout::Layout;
 use colar_engine::{Engine, EngineOptions, Prompt, Request, Sampling};
-use common::golden;
 use serde_json::Value;
+
+use crate::common::golden;
 
 /// Largest difference of a logit from the float32 values of the reference, printed with five digits
 /// after the point. Logits are of order 10; after thirty layers float32 leaves some 1e-5.

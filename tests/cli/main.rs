@@ -1,0 +1,13 @@
+//! The subcommands as a user runs them.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod bench;
+mod data;
+mod experiment;
+mod generate;
+mod init;
+mod methods;
+mod rl;
+mod train;

@@ -1,0 +1,8 @@
+//! Files as others write them: published data sets, the golden models, and damaged ones.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod formats;
+mod golden;
+mod hostile;

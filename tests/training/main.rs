@@ -1,0 +1,10 @@
+//! Whole runs of training: what they cost, and that they agree between devices, thread counts and interruptions.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod costs;
+mod devices;
+mod embedded;
+mod exact;
+mod methods;
