@@ -6,6 +6,7 @@ mod chart;
 pub mod cli;
 pub mod data;
 pub mod device;
+mod engine;
 pub mod error;
 pub mod eval;
 pub mod experiment;
@@ -15,5 +16,6 @@ pub mod model;
 pub mod random;
 pub mod train;
 
+pub use engine::{Engine, EngineOptions};
 pub use error::{Error, Result};
-pub use infer::{Engine, EngineOptions, Event, Generation, Prompt, Request, Sampling};
+pub use infer::{Event, Generation, Prompt, Request, Sampling};

@@ -11,7 +11,7 @@ use clap::{Args, Subcommand};
 
 use super::common;
 use crate::bench::Setting;
-use crate::infer::{ComputeDtype, DeviceKind, DeviceTask, run_on_device};
+use crate::device::{ComputeDtype, DeviceKind, DeviceTask, run_on_device};
 use crate::model::adapter::{AdapterConfig, LoraTarget};
 use crate::{Error, Result};
 

@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::device::{ComputeDtype, DeviceKind};
 use crate::files::runs::{self, RUNS};
-use crate::infer::{ComputeDtype, DeviceKind, Engine, EngineOptions, Sampling};
+use crate::infer::Sampling;
 use crate::model::lora::LoraMode;
 use crate::model::prompt::Method;
+use crate::{Engine, EngineOptions};
 use crate::{Error, Result};
 
 /// Which model, and where it runs.

@@ -3,10 +3,9 @@
 use std::time::Instant;
 
 use super::train::{Shown, on_device};
-use crate::device::Device;
+use crate::device::{Device, DeviceTask};
 use crate::eval::table;
 use crate::files::runs;
-use crate::infer::DeviceTask;
 use crate::train::TrainFlags;
 use crate::train::embedded::{self, EmbeddedOptions, Stage};
 use crate::{Error, Result};

@@ -9,11 +9,11 @@ use clap::{Args, Subcommand};
 
 use super::common::{self, SamplingArgs};
 use crate::data::VerifierKind;
+use crate::device::{ComputeDtype, DeviceKind};
 use crate::experiment::{
     self, FactorsOptions, FactorsSource, Given, Machine, Table1Options, TestSet, variants,
 };
 use crate::files::runs;
-use crate::infer::{ComputeDtype, DeviceKind};
 use crate::train::TrainFlags;
 use crate::{Error, Result};
 use shown::Shown;

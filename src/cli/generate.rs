@@ -7,8 +7,9 @@ use clap::{Args, ValueEnum};
 use serde_json::Value;
 
 use super::common::{self, ModelArgs, SamplingArgs};
+use crate::Engine;
 use crate::eval::table::cf_value;
-use crate::infer::{Engine, Event, Generation, Prompt, Request, Sampling, TraceToken};
+use crate::infer::{Event, Generation, Prompt, Request, Sampling, TraceToken};
 use crate::model::prompt::Method;
 use crate::{Error, Result};
 

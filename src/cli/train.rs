@@ -6,9 +6,8 @@ use std::time::Duration;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::device::Device;
+use crate::device::{ComputeDtype, Device, DeviceKind, DeviceTask, run_on_device};
 use crate::files::runs;
-use crate::infer::{ComputeDtype, DeviceKind, DeviceTask, run_on_device};
 use crate::train::{Progress, RlOptions, RlTrainer, Stage, TrainFlags, TrainOptions, Trainer};
 use crate::{Error, Result};
 

@@ -18,14 +18,18 @@
 //! * An operation may run later than it returns; only [`Device::read`], [`Device::late`] and
 //!   the operations that return host values wait.
 
+mod choice;
 pub mod cpu;
 pub mod cuda;
 pub mod decoder;
 mod need;
+mod open;
 mod policy;
 mod shape;
 
+pub use choice::{ComputeDtype, DeviceKind};
 pub use need::{Need, Room, Stay};
+pub use open::{DeviceTask, run_on_device};
 pub use policy::{PolicyElement, PolicyLoss, PolicyObjective, PolicyTerms};
 pub(crate) use shape::{
     check, check_attention, check_below, check_disjoint, check_len, check_offsets, elements,

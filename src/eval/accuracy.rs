@@ -7,7 +7,7 @@
 
 use crate::data::{Sample, Verifier, VerifierKind};
 use crate::device::Device;
-use crate::infer::{Engine, Generation, Loaded, Prompt, Request, Sampling, on_device};
+use crate::infer::{Generation, Loaded, Prompt, Request, Sampling};
 use crate::model::prompt::{self, Method};
 use crate::random::Philox;
 use crate::{Error, Result};
@@ -69,21 +69,6 @@ pub fn sample_seed(seed: u64, index: usize) -> u64 {
     let index = index as u64;
     let [low, high, ..] = Philox::new(seed).block([index as u32, (index >> 32) as u32, PURPOSE, 0]);
     u64::from(low) | u64::from(high) << 32
-}
-
-impl Engine {
-    /// Answers every question of `samples` and counts; `progress` hears how many are done after each batch.
-    ///
-    /// # Errors
-    /// As [`evaluate`].
-    pub fn evaluate(
-        &self,
-        samples: &[Sample],
-        options: &EvalOptions,
-        progress: &mut dyn FnMut(usize),
-    ) -> Result<Evaluation> {
-        on_device!(self.loaded(), loaded => evaluate(loaded, samples, options, progress))
-    }
 }
 
 /// Answers every question of `samples` and counts; `progress` hears how many are done after each batch.

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::data::Sample;
 use crate::device::{Device, LatentLoss, LatentWeights, TensorInfo};
-use crate::infer::{Engine, Loaded, needs, on_device};
+use crate::infer::{Loaded, needs};
 use crate::model::prompt::Method;
 use crate::train::batch::Batch;
 use crate::train::recipe::Recipe;
@@ -70,21 +70,6 @@ pub struct Score {
     pub samples: Vec<SampleScore>,
     /// Means over all positions of all samples.
     pub total: Losses,
-}
-
-impl Engine {
-    /// Scores `samples`; `progress` hears how many are done after each forward pass.
-    ///
-    /// # Errors
-    /// As [`score`].
-    pub fn score(
-        &self,
-        samples: &[Sample],
-        options: &ScoreOptions,
-        progress: &mut dyn FnMut(usize),
-    ) -> Result<Score> {
-        on_device!(self.loaded(), loaded => score(loaded, samples, options, progress))
-    }
 }
 
 /// Scores `samples`; `progress` hears how many are done after each forward pass.

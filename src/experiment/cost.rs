@@ -290,8 +290,6 @@ pub fn check_separator(tokenizer: &Tokenizer) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use clap::ValueEnum;
-
     use super::*;
     use crate::model::presets::Preset;
 
@@ -380,7 +378,7 @@ mod tests {
     fn samples_are_averaged_and_their_order_does_not_matter() {
         let scale = small();
         let long = Lengths { question: 9, steps: vec![4, 4, 4, 4], answer: 3 };
-        for &kind in Method::value_variants() {
+        for kind in Method::ALL {
             let alone = |l: &Lengths| scale.totals(kind, std::slice::from_ref(l)).unwrap();
             let both = scale.totals(kind, &[sample(), long.clone()]).unwrap();
             let mean = 0.5 * (alone(&sample()).operations.total() + alone(&long).operations.total());

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::infer::{ComputeDtype, DeviceKind};
+use crate::device::{ComputeDtype, DeviceKind};
 
 /// Model and data of a comparison.
 #[derive(Debug, Clone, PartialEq)]

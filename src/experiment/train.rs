@@ -6,9 +6,8 @@ use serde_json::json;
 
 use super::measure::write_json;
 use super::{Event, Listener};
-use crate::device::Device;
+use crate::device::{Device, DeviceTask, run_on_device};
 use crate::files::atomic::recover_dir;
-use crate::infer::{DeviceTask, run_on_device};
 use crate::train::{Progress, TrainFlags, TrainOptions, Trainer};
 use crate::{Error, Result};
 

@@ -13,7 +13,7 @@
 
 use std::path::Path;
 
-use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::config::ModelConfig;
@@ -28,7 +28,7 @@ pub const ADAPTER_WEIGHTS_FILE: &str = "adapter_model.safetensors";
 
 /// The projections of a layer that can carry an adapter.
 #[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum, serde::Serialize, serde::Deserialize,
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, clap::ValueEnum,
 )]
 #[value(rename_all = "snake_case")]
 #[serde(rename_all = "snake_case")]
@@ -316,6 +316,8 @@ fn refuse_variants(fields: &Fields<'_>) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use clap::ValueEnum;
+
     use super::*;
     use crate::files::safetensors::{TensorData, save_safetensors};
 

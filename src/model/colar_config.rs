@@ -6,7 +6,6 @@
 
 use std::path::Path;
 
-use clap::ValueEnum;
 use serde_json::{Map, Value, json};
 
 use super::config::shortest;
@@ -97,7 +96,7 @@ impl ColarConfig {
         if !embeds_std.is_normal() {
             return Err(fields.error("embeds_std", "is out of range"));
         }
-        let merge = named(&fields, "merge", Merge::value_variants(), Merge::name)?.unwrap_or_default();
+        let merge = named(&fields, "merge", &Merge::ALL, Merge::name)?.unwrap_or_default();
         let latent_head = fields.opt_object("latent_head", |head| {
             Ok(LatentHeadConfig {
                 intermediate_size: head.size("intermediate_size", 1 << 20)?,
@@ -109,7 +108,7 @@ impl ColarConfig {
             return Err(fields.error("thinking_separator", "is empty"));
         }
         let known = ["embeds_std", "merge", "latent_head", "thoughts", "thinking_separator", "method"];
-        let method = named(&fields, "method", Method::value_variants(), Method::name)?;
+        let method = named(&fields, "method", &Method::ALL, Method::name)?;
         let thoughts = fields.opt_object("thoughts", |thoughts| {
             Ok(ThoughtsConfig {
                 count: thoughts.size("count", MOST_THOUGHTS)?,

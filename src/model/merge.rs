@@ -15,6 +15,9 @@ pub enum Merge {
 }
 
 impl Merge {
+    /// Both.
+    pub const ALL: [Merge; 2] = [Merge::Sqrt, Merge::Mean];
+
     /// The name in `colar.json`.
     pub fn name(self) -> &'static str {
         match self {
@@ -44,7 +47,14 @@ pub fn chunks(steps: &[u32], c: usize) -> impl Iterator<Item = &[u32]> {
 
 #[cfg(test)]
 mod tests {
+    use clap::ValueEnum;
+
     use super::*;
+
+    #[test]
+    fn all_are_listed() {
+        assert_eq!(Merge::value_variants(), Merge::ALL);
+    }
 
     #[test]
     fn the_separator_stands_alone_and_the_last_chunk_may_be_short() {

@@ -30,6 +30,9 @@ pub enum Method {
 }
 
 impl Method {
+    /// All five.
+    pub const ALL: [Method; 5] = [Method::Colar, Method::Cot, Method::Icot, Method::Coconut, Method::Distill];
+
     /// The name in `colar.json` and on the command line.
     pub fn name(self) -> &'static str {
         match self {
@@ -176,7 +179,14 @@ pub fn shortened(
 
 #[cfg(test)]
 mod tests {
+    use clap::ValueEnum;
+
     use super::*;
+
+    #[test]
+    fn all_methods_are_listed() {
+        assert_eq!(Method::value_variants(), Method::ALL);
+    }
 
     #[test]
     fn equal_prompts_are_found_wherever_they_stand() {

@@ -3,8 +3,7 @@
 use std::sync::OnceLock;
 
 use colar_engine::device::cpu::CpuDevice;
-use colar_engine::device::{Device, LatentLoss};
-use colar_engine::infer::DeviceKind;
+use colar_engine::device::{Device, DeviceKind, LatentLoss};
 use colar_engine::model::open::{Additions, Opened, open};
 use colar_engine::model::params::Grads;
 use colar_engine::model::prompt::{Method, Segments, training};

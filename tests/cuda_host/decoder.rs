@@ -7,7 +7,7 @@ use colar_engine::device::decoder::{CacheMut, CachedRows, Chain, ChainEnd, Decod
 use colar_engine::device::{Device, Draw, Dtype, TensorInfo, TokenChoice};
 use colar_engine::files::safetensors::Dtype as FileDtype;
 use colar_engine::files::weights::Weights;
-use colar_engine::infer::{EngineOptions, Loaded};
+use colar_engine::infer::Loaded;
 use colar_engine::model::ColarModel;
 use colar_engine::model::colar_config::LatentHeadConfig;
 use colar_engine::model::config::ModelConfig;
@@ -17,7 +17,7 @@ use colar_engine::model::latent_head::LatentHead;
 use colar_engine::model::merge::Merge;
 use colar_engine::model::params::Params;
 use colar_engine::model::transformer::Transformer;
-use colar_engine::{Engine, Prompt, Request};
+use colar_engine::{Engine, EngineOptions, Prompt, Request};
 
 use super::common::driver::{TestDriver, limited};
 use super::common::golden;

@@ -1,14 +1,14 @@
 //! Whole models by the kernels: hidden states of the golden vectors, and the scores of samples, in both dtypes.
 
 use colar_engine::device::cuda::CudaDevice;
-use colar_engine::device::{Device, Dtype, TensorInfo};
+use colar_engine::device::{Device, DeviceKind, Dtype, TensorInfo};
 use colar_engine::eval::{ScoreOptions, score};
 use colar_engine::files::weights::Weights;
-use colar_engine::infer::{DeviceKind, EngineOptions, Loaded};
+use colar_engine::infer::Loaded;
 use colar_engine::model::layout::Layout;
 use colar_engine::model::lora::LoraMode;
 use colar_engine::model::prompt::Method;
-use colar_engine::{Engine, Generation, Request};
+use colar_engine::{Engine, EngineOptions, Generation, Request};
 use serde_json::Value;
 
 use super::common::driver::{TestDriver, kernels};

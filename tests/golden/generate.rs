@@ -196,8 +196,7 @@ mod by_the_kernels {
     use super::{check, check_model, check_nearly, rows};
     use crate::common::driver::{kernels, on_gpu};
     use crate::common::golden;
-    use colar_engine::device::Dtype;
-    use colar_engine::infer::DeviceKind;
+    use colar_engine::device::{DeviceKind, Dtype};
     use colar_engine::model::lora::LoraMode;
     use colar_engine::{Engine, EngineOptions};
 

@@ -7,8 +7,9 @@
 
 use std::path::PathBuf;
 
-use colar_engine::device::{Device, TensorInfo};
-use colar_engine::infer::{DeviceKind, Loaded};
+use colar_engine::device::cpu::CpuDevice;
+use colar_engine::device::{Device, DeviceKind, TensorInfo};
+use colar_engine::infer::Loaded;
 use colar_engine::model::layout::Layout;
 use colar_engine::{Engine, EngineOptions, Prompt, Request, Sampling};
 use serde_json::Value;
@@ -76,7 +77,8 @@ fn greedy_continuations_and_logits() {
     };
     let device = DeviceKind::Cpu;
     let engine =
-        Engine::with_options(&EngineOptions { model: dir, device, ..EngineOptions::default() }).unwrap();
+        Engine::with_options(&EngineOptions { model: dir.clone(), device, ..EngineOptions::default() })
+            .unwrap();
     let cases = cases();
     let requests: Vec<Request> = cases
         .iter()
@@ -86,7 +88,7 @@ fn greedy_continuations_and_logits() {
             trace: false,
         })
         .collect();
-    let loaded = engine.on_cpu().unwrap();
+    let loaded = Loaded::new(CpuDevice::new(0).unwrap(), &dir, None).unwrap();
     let stop = &loaded.opened.eos.stop;
     let together = engine.generate_batch(&requests).unwrap();
     for ((case, request), batched) in cases.iter().zip(&requests).zip(together) {
@@ -101,7 +103,7 @@ fn greedy_continuations_and_logits() {
     }
     assert_eq!(cases.len(), EXACT_LOGPROBS.len());
     loaded.device.scope(|| {
-        cases.iter().zip(EXACT_LOGPROBS).for_each(|(case, exact)| teacher_forced(loaded, case, exact));
+        cases.iter().zip(EXACT_LOGPROBS).for_each(|(case, exact)| teacher_forced(&loaded, case, exact));
     });
 }
 

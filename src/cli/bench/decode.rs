@@ -8,8 +8,8 @@ use clap::Args;
 use super::{DeviceArgs, as_json, with_setting};
 use crate::Result;
 use crate::bench::{self, DecodeOptions, DecodeTiming, LatentsTiming, Setting, Timer};
-use crate::device::Device;
-use crate::infer::{DeviceTask, Loaded};
+use crate::device::{Device, DeviceTask};
+use crate::infer::Loaded;
 
 /// Seconds for which the copy is timed.
 const COPY_SECONDS: f64 = 0.3;

@@ -5,8 +5,7 @@ use clap::Args;
 use super::{DeviceArgs, as_json};
 use crate::bench::{self, Bound, Ceilings, KernelOptions, KernelReport, KernelRow, Setting};
 use crate::cli::common;
-use crate::device::Device;
-use crate::infer::DeviceTask;
+use crate::device::{Device, DeviceTask};
 use crate::model::presets::Preset;
 use crate::{Error, Result};
 

@@ -7,8 +7,7 @@ use clap::Args;
 use super::{TrainingArgs, adapter, with_setting};
 use crate::bench::{RlStepOptions, RlStepTiming, Setting, rl_step};
 use crate::cli::common;
-use crate::device::Device;
-use crate::infer::DeviceTask;
+use crate::device::{Device, DeviceTask};
 use crate::{Error, Result};
 
 /// Rollouts of one question and an update on them, with a LoRA adapter on q_proj and v_proj

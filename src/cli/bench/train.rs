@@ -8,8 +8,7 @@ use super::{TrainingArgs, adapter, as_json};
 use crate::Result;
 use crate::bench::{Sequences, StepBatch, StepOptions, StepTiming, train_step};
 use crate::cli::{common, init};
-use crate::device::Device;
-use crate::infer::DeviceTask;
+use crate::device::{Device, DeviceTask};
 
 /// Seconds for which the product is timed.
 const PRODUCT_SECONDS: f64 = 0.3;

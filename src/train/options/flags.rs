@@ -10,8 +10,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::data::verify::VerifierKind;
+use crate::device::{ComputeDtype, DeviceKind};
 use crate::files::atomic::write_atomic;
-use crate::infer::{ComputeDtype, DeviceKind};
 use crate::model::adapter::LoraTarget;
 use crate::model::merge::Merge;
 use crate::model::prompt::Method;

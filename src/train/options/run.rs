@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::flags::{TrainFlags, check};
 use crate::Result;
-use crate::infer::{ComputeDtype, DeviceKind};
+use crate::device::{ComputeDtype, DeviceKind};
 use crate::model::adapter::{AdapterConfig, LoraTarget};
 use crate::train::schedule::Schedule;
 

@@ -1,53 +1,34 @@
-//! Which device a model is loaded on, or something else is done on, and with which arithmetic.
+//! Opening the device that was asked for, and doing something on it.
 
-use super::engine::{DeviceKind, EngineOptions, Loaded, LoadedOn};
-use crate::device::cpu::CpuDevice;
+use super::Device;
+use super::choice::{ComputeDtype, DeviceKind};
+use super::cpu::CpuDevice;
 #[cfg(any(cuda_host, cuda_kernels))]
-use crate::device::cuda::CudaDevice;
+use super::cuda::CudaDevice;
 #[cfg(cuda_host)]
-use crate::device::cuda::CudaHostDevice;
+use super::cuda::CudaHostDevice;
 #[cfg(cuda_kernels)]
-use crate::device::cuda::GpuDevice;
+use super::cuda::GpuDevice;
 #[cfg(cuda_kernels)]
-use crate::device::cuda::gpu::GpuDriver;
+use super::cuda::gpu::GpuDriver;
 #[cfg(cuda_host)]
-use crate::device::cuda::host::HostDriver;
-use crate::device::{Device, Dtype};
+use super::cuda::host::HostDriver;
 use crate::{Error, Result};
 
-/// What activations, and at inference weight matrices, are stored in; sums are float32 either way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum ComputeDtype {
-    /// float32.
-    F32,
-    /// bfloat16.
-    Bf16,
-}
-
-impl From<ComputeDtype> for Dtype {
-    fn from(dtype: ComputeDtype) -> Self {
-        match dtype {
-            ComputeDtype::F32 => Dtype::F32,
-            ComputeDtype::Bf16 => Dtype::Bf16,
-        }
-    }
-}
-
-/// What is to be done on a device, whichever it is: a function generic over [`Device`], as a value.
+/// A task for a device, whichever it is: a function generic over [`Device`], as a value.
 pub trait DeviceTask {
-    /// What it gives.
+    /// The task's result.
     type Output;
 
-    /// Does it.
+    /// Does the task.
     ///
     /// # Errors
     /// The task's own, and what the device says.
     fn run<D: Device>(self, device: D) -> Result<Self::Output>;
 }
 
-/// Has a task run on the device of this kind, whose arithmetic is `dtype` (`None`: bf16 on a GPU, else float32),
-/// with `threads` CPU threads (0: one a core).
+/// Runs a task on the device of this kind, whose arithmetic is `dtype` (`None`: bf16 on a GPU, else float32), with
+/// `threads` CPU threads (0: one a core).
 ///
 /// # Errors
 /// A device that this build or machine does not have, or not in this arithmetic; those of the task.
@@ -64,23 +45,6 @@ pub fn run_on_device<T: DeviceTask>(
         #[cfg(cuda_host)]
         Found::CudaHost(device) => task.run(device),
     }
-}
-
-impl LoadedOn {
-    /// Loads a model where and as the options say.
-    pub(super) fn open(options: &EngineOptions) -> Result<Self> {
-        Ok(match find(options.device, options.dtype, options.threads)? {
-            Found::Cpu(device) => LoadedOn::Cpu(load(device, options)?),
-            #[cfg(cuda_kernels)]
-            Found::Cuda(device) => LoadedOn::Cuda(load(device, options)?),
-            #[cfg(cuda_host)]
-            Found::CudaHost(device) => LoadedOn::CudaHost(load(device, options)?),
-        })
-    }
-}
-
-fn load<D: Device>(device: D, options: &EngineOptions) -> Result<Loaded<D>> {
-    Loaded::with_lora(device, &options.model, options.adapter.as_deref(), options.lora)
 }
 
 /// The device that was asked for.

@@ -1,0 +1,49 @@
+//! The choice of a device and of its arithmetic, as a user makes it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::files::safetensors::Dtype;
+
+/// Where to run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeviceKind {
+    /// A GPU if there is one that serves, else the CPU; to train, the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The first GPU.
+    Cuda,
+    /// The CUDA kernels, run on the CPU: for tests of them where no GPU is.
+    CudaHost,
+}
+
+impl DeviceKind {
+    /// Where training runs: as asked for, and by itself on the CPU, until the kernels' speed at it is measured.
+    pub fn for_training(self) -> Self {
+        match self {
+            DeviceKind::Auto => DeviceKind::Cpu,
+            chosen => chosen,
+        }
+    }
+}
+
+/// The element type of activations and, at inference, of weight matrices; sums are float32 either way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum ComputeDtype {
+    /// float32.
+    F32,
+    /// bfloat16.
+    Bf16,
+}
+
+impl From<ComputeDtype> for Dtype {
+    fn from(dtype: ComputeDtype) -> Self {
+        match dtype {
+            ComputeDtype::F32 => Dtype::F32,
+            ComputeDtype::Bf16 => Dtype::Bf16,
+        }
+    }
+}

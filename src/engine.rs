@@ -1,0 +1,229 @@
+//! The public face: load once, then generate, evaluate and score many times.
+//!
+//! A [`Loaded`] model is generic over its device; an [`Engine`] hides which device that is.
+
+use std::path::{Path, PathBuf};
+
+use crate::data::Sample;
+use crate::device::{ComputeDtype, Device, DeviceKind, DeviceTask, run_on_device};
+use crate::eval::{self, EvalOptions, Evaluation, Score, ScoreOptions};
+use crate::infer::{Event, Generation, Loaded, Request};
+use crate::model::lora::LoraMode;
+use crate::model::prompt::Method;
+use crate::model::tokenizer::Tokenizer;
+use crate::{Error, Result};
+
+/// The model to load, and where it runs.
+#[derive(Debug, Clone, Default)]
+pub struct EngineOptions {
+    /// The model directory (spec section 8).
+    pub model: PathBuf,
+    /// A checkpoint over it.
+    pub adapter: Option<PathBuf>,
+    /// Where to run.
+    pub device: DeviceKind,
+    /// CPU threads; 0 means one a core.
+    pub threads: usize,
+    /// Arithmetic of a CUDA device; `None` is bf16 on a GPU and float32 on `cuda-host`. The CPU has float32
+    /// alone.
+    pub dtype: Option<ComputeDtype>,
+    /// Whether the checkpoint's adapter is merged into the weights; `None` is what [`LoraMode::best_for`] says.
+    pub lora: Option<LoraMode>,
+}
+
+/// A model ready to generate.
+///
+/// ```no_run
+/// use colar_engine::{Engine, Request};
+///
+/// # fn main() -> colar_engine::Result<()> {
+/// let engine = Engine::load("models/SmolLM2-135M", Some("runs/sft/best"))?;
+/// let out = engine.generate(&Request::question("Tom has 3 boxes of 24 pens. How many pens?", "2"))?;
+/// println!("{} after {} latents", out.text, out.n_latents);
+/// # Ok(())
+/// # }
+/// ```
+pub struct Engine {
+    model: Box<dyn OnDevice>,
+}
+
+/// A loaded model, whichever device it is on: the operations of an [`Engine`], with the same errors.
+trait OnDevice: Send + Sync {
+    fn tokenizer(&self) -> &Tokenizer;
+    fn has_latent_head(&self) -> bool;
+    fn method(&self) -> Option<Method>;
+    fn generate(
+        &self,
+        requests: &[Request],
+        on_event: &mut (dyn FnMut(Event) + Send),
+    ) -> Result<Vec<Generation>>;
+    fn evaluate(
+        &self,
+        samples: &[Sample],
+        options: &EvalOptions,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Evaluation>;
+    fn score(
+        &self,
+        samples: &[Sample],
+        options: &ScoreOptions,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Score>;
+}
+
+impl<D: Device> OnDevice for Loaded<D> {
+    fn tokenizer(&self) -> &Tokenizer {
+        &self.opened.tokenizer
+    }
+
+    fn has_latent_head(&self) -> bool {
+        self.opened.model.head.is_some()
+    }
+
+    fn method(&self) -> Option<Method> {
+        self.opened.method
+    }
+
+    fn generate(
+        &self,
+        requests: &[Request],
+        on_event: &mut (dyn FnMut(Event) + Send),
+    ) -> Result<Vec<Generation>> {
+        Loaded::generate(self, requests, on_event)
+    }
+
+    fn evaluate(
+        &self,
+        samples: &[Sample],
+        options: &EvalOptions,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Evaluation> {
+        eval::evaluate(self, samples, options, progress)
+    }
+
+    fn score(
+        &self,
+        samples: &[Sample],
+        options: &ScoreOptions,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Score> {
+        eval::score(self, samples, options, progress)
+    }
+}
+
+/// Loads a model on the device it is given.
+struct Load<'a>(&'a EngineOptions);
+
+impl DeviceTask for Load<'_> {
+    type Output = Box<dyn OnDevice>;
+
+    fn run<D: Device>(self, device: D) -> Result<Self::Output> {
+        let options = self.0;
+        let loaded = Loaded::with_lora(device, &options.model, options.adapter.as_deref(), options.lora)?;
+        Ok(Box::new(loaded))
+    }
+}
+
+impl Engine {
+    /// Loads a model directory, with a checkpoint over it, on the default device.
+    ///
+    /// # Errors
+    /// One line naming the file or tensor at fault.
+    pub fn load(model: impl AsRef<Path>, adapter: Option<impl AsRef<Path>>) -> Result<Self> {
+        Self::with_options(&EngineOptions {
+            model: model.as_ref().to_owned(),
+            adapter: adapter.map(|a| a.as_ref().to_owned()),
+            ..EngineOptions::default()
+        })
+    }
+
+    /// Loads as the options say.
+    ///
+    /// # Errors
+    /// As [`load`](Engine::load).
+    pub fn with_options(options: &EngineOptions) -> Result<Self> {
+        let model = run_on_device(options.device, options.dtype, options.threads, Load(options))?;
+        Ok(Engine { model })
+    }
+
+    /// Whether the model has a latent head.
+    pub fn has_latent_head(&self) -> bool {
+        self.model.has_latent_head()
+    }
+
+    /// How the checkpoint was trained, where it says so.
+    pub fn method(&self) -> Option<Method> {
+        self.model.method()
+    }
+
+    /// Runs one request.
+    ///
+    /// # Errors
+    /// Sampling values out of range, a method the model has no head for, and what the device says.
+    pub fn generate(&self, request: &Request) -> Result<Generation> {
+        let mut out = self.generate_batch(std::slice::from_ref(request))?;
+        out.pop().ok_or_else(|| Error::other("the batch came back empty"))
+    }
+
+    /// Runs requests together; the results are those of each alone, in order.
+    ///
+    /// # Errors
+    /// As [`generate`](Engine::generate).
+    pub fn generate_batch(&self, requests: &[Request]) -> Result<Vec<Generation>> {
+        self.model.generate(requests, &mut |_| ())
+    }
+
+    /// Runs requests together and reports what happens as it happens.
+    ///
+    /// # Errors
+    /// As [`generate`](Engine::generate).
+    pub fn generate_streaming(
+        &self,
+        requests: &[Request],
+        mut on_event: impl FnMut(Event) + Send,
+    ) -> Result<Vec<Generation>> {
+        self.model.generate(requests, &mut on_event)
+    }
+
+    /// Answers every question of `samples` and counts; `progress` hears how many are done after each batch.
+    ///
+    /// # Errors
+    /// As [`evaluate`](eval::evaluate).
+    pub fn evaluate(
+        &self,
+        samples: &[Sample],
+        options: &EvalOptions,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Evaluation> {
+        self.model.evaluate(samples, options, progress)
+    }
+
+    /// The teacher-forced losses of `samples`; `progress` hears how many are done after each forward pass.
+    ///
+    /// # Errors
+    /// As [`score`](eval::score).
+    pub fn score(
+        &self,
+        samples: &[Sample],
+        options: &ScoreOptions,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Score> {
+        self.model.score(samples, options, progress)
+    }
+
+    /// The text of one token, as it stands in the middle of a text.
+    ///
+    /// # Errors
+    /// What the tokenizer says.
+    pub fn token_text(&self, id: u32) -> Result<String> {
+        self.model.tokenizer().decode(&[id], false)
+    }
+
+    /// The text of tokens that begin one, special ones left out.
+    ///
+    /// # Errors
+    /// What the tokenizer says.
+    pub fn text(&self, ids: &[u32]) -> Result<String> {
+        self.model.tokenizer().decode(ids, true)
+    }
+}

@@ -1,0 +1,147 @@
+//! A model on one device, ready to generate.
+
+use std::path::Path;
+
+use super::generate;
+use super::needs;
+use super::request::{Event, Generation, Prompt, Request};
+use super::rollout::{Recorder, Rollouts, no_density};
+use super::sequence::{Parts, Phase, Prepared};
+use super::trace::Nearest;
+use crate::device::Device;
+use crate::model::lora::LoraMode;
+use crate::model::open::{Additions, Opened, open_frozen};
+use crate::model::prompt::{self, Method};
+use crate::{Error, Result};
+
+/// A model on a device.
+pub struct Loaded<D: Device> {
+    /// The device.
+    pub device: D,
+    /// The model, its tokenizer and what its checkpoint says.
+    pub opened: Opened<D>,
+    nearest: Nearest,
+}
+
+impl<D: Device> Loaded<D> {
+    /// Loads a model directory, with a checkpoint over it.
+    ///
+    /// # Errors
+    /// One line naming the file or tensor at fault.
+    pub fn new(device: D, model: &Path, adapter: Option<&Path>) -> Result<Self> {
+        Self::with_lora(device, model, adapter, None)
+    }
+
+    /// Loads a model directory, with a checkpoint over it whose adapter, if it has one, is merged or kept
+    /// apart; without a choice, what [`LoraMode::best_for`] says.
+    ///
+    /// # Errors
+    /// As [`new`](Loaded::new).
+    pub fn with_lora(
+        device: D,
+        model: &Path,
+        adapter: Option<&Path>,
+        lora: Option<LoraMode>,
+    ) -> Result<Self> {
+        let lora = lora.unwrap_or_else(|| LoraMode::best_for(&device));
+        let opened = device.scope(|| open_frozen(&device, model, adapter, &Additions::default(), lora))?;
+        Ok(Self::from_opened(device, opened))
+    }
+
+    /// Takes a model that is already open, for instance one in training.
+    pub fn from_opened(device: D, opened: Opened<D>) -> Self {
+        Loaded { device, opened, nearest: Nearest::default() }
+    }
+
+    /// Runs requests together.
+    ///
+    /// # Errors
+    /// Sampling values out of range, requests that differ in their separator bias, a method the model
+    /// has no head for, and what the device says.
+    pub fn generate(
+        &self,
+        requests: &[Request],
+        on_event: &mut (dyn FnMut(Event) + Send),
+    ) -> Result<Vec<Generation>> {
+        let prepared = self.prepare_all(requests)?;
+        if prepared.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.reserve(&prepared)?;
+        let parts = self.parts();
+        self.device.scope(|| generate::generate(&parts, &prepared, None, on_event))
+    }
+
+    /// Runs requests together and keeps what a policy update needs. All must reason in latents.
+    ///
+    /// # Errors
+    /// As [`generate`](Loaded::generate); no requests at all, requests of another kind, and a
+    /// deterministic latent head.
+    pub fn rollout(&self, requests: &[Request]) -> Result<Rollouts<D>> {
+        let prepared = self.prepare_all(requests)?;
+        if prepared.is_empty() || prepared.iter().any(|p| p.start != Phase::Latents) {
+            return Err(Error::usage("rollouts need questions, answered by way of latents"));
+        }
+        if self.opened.model.latent_head()?.deterministic() {
+            return Err(no_density());
+        }
+        self.reserve(&prepared)?;
+        let parts = self.parts();
+        self.device.scope(|| {
+            let mut recorder = Recorder::default();
+            let generations = generate::generate(&parts, &prepared, Some(&mut recorder), &mut |_| ())?;
+            let prompts = prepared.into_iter().map(|p| p.prompt_ids).collect();
+            recorder.finish(&self.device, &self.opened.model, self.opened.separator, prompts, generations)
+        })
+    }
+
+    /// Sets aside what a batch needs, or says what does not fit.
+    fn reserve(&self, requests: &[Prepared]) -> Result<()> {
+        self.device.reserve(&needs::generation(&self.device, &self.opened.model, requests))
+    }
+
+    fn prepare_all(&self, requests: &[Request]) -> Result<Vec<Prepared>> {
+        if requests.windows(2).any(|w| w[0].sampling.separator_bias != w[1].sampling.separator_bias) {
+            return Err(Error::usage("the requests of a batch must share their separator bias"));
+        }
+        requests.iter().map(|r| self.prepare(r)).collect()
+    }
+
+    fn parts(&self) -> Parts<'_, D> {
+        Parts {
+            device: &self.device,
+            model: &self.opened.model,
+            tokenizer: &self.opened.tokenizer,
+            separator: self.opened.separator,
+            stop: &self.opened.eos.stop,
+            nearest: &self.nearest,
+        }
+    }
+
+    fn prepare(&self, request: &Request) -> Result<Prepared> {
+        request.sampling.validate()?;
+        let (prompt_ids, start, question, cf) = match &request.prompt {
+            Prompt::Plain(text) => {
+                (self.opened.tokenizer.encode(text)?, Phase::Answer, text.clone(), String::new())
+            }
+            Prompt::Question { text, method, speed } => {
+                let ids = prompt::inference(&self.opened.tokenizer, text, speed)?;
+                let start = match method {
+                    Method::Colar => {
+                        self.opened.model.latent_head()?;
+                        Phase::Latents
+                    }
+                    Method::Cot | Method::Icot => Phase::Chain,
+                    Method::Coconut | Method::Distill => {
+                        Phase::Thoughts(self.opened.model.thoughts_of(*method)?.count)
+                    }
+                };
+                (ids, start, text.clone(), speed.clone())
+            }
+        };
+        if prompt_ids.is_empty() {
+            return Err(Error::usage("the prompt is empty"));
+        }
+        Ok(Prepared { prompt_ids, start, sampling: request.sampling, trace: request.trace, question, cf })
+    }
+}
