@@ -170,7 +170,7 @@ inline void call(void (*kernel)(A...), void** args, Indices<I...>) {
     kernel(*static_cast<A*>(args[I])...);
 }
 
-// What a launch must agree with. Mirrored in src/device/cuda/host/launch.rs.
+// What a launch must agree with. Mirrored by `Signature` in src/device/cuda/host/mod.rs.
 struct Signature {
     uint32_t threads;
     const char* codes;
