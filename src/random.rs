@@ -1,4 +1,4 @@
-//! Random numbers that every device can reproduce.
+//! Random numbers that every device can reproduce. Spec section 13 lists all draws with their counters.
 //!
 //! A run must give the same latents for the same seed on a CPU with any number of threads and on a
 //! GPU. A generator with a hidden state cannot do that without fixing the order of the draws, so this

@@ -2,7 +2,7 @@
 //!
 //! Accuracy is the figure everything else is judged by, so equality is exact: numbers are compared
 //! digit by digit, not as floats that would call 9007199254740993 and 9007199254740992 the same
-//! (GSM-Hard has answers of that size). The rule is that of spec section 5: strip blanks, a final
+//! (GSM-Hard has answers of that size). The rule is that of spec sections 5 and 12: strip blanks, a final
 //! `.` and thousands commas; equal as numbers (10.0 = 10) or, failing that, as text.
 
 /// What precedes the answer in the prompt layout of spec section 1.

@@ -1,4 +1,4 @@
-//! Continuous thoughts: positions between a question and what follows it whose input is not a token.
+//! Continuous thoughts (spec section 11): positions between a question and what follows it whose input is not a token.
 //!
 //! The input embedding of a thought is the final hidden state (after the last RMSNorm) of the position
 //! before it (Coconut: Hao et al., arXiv 2412.06769), or a projection of it (CODI: Shen et al., arXiv

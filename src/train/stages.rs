@@ -1,4 +1,4 @@
-//! The stages of implicit CoT and Coconut: how many of a sample's steps are gone at which update.
+//! The stages of implicit CoT and Coconut (spec section 11): how many of a sample's steps are gone at which update.
 //!
 //! In stage s the first s steps are, in the last stage all of them, whatever their number. The stage is a
 //! function of the update alone, so a resumed run is in the one that it left.

@@ -3,7 +3,7 @@
 use super::Verifier;
 use crate::data::answer;
 
-/// Equal as numbers, digit by digit, or as text: [`answer::matches`] (spec section 5).
+/// Equal as numbers, digit by digit, or as text: [`answer::matches`] (spec section 12).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ExactMatch;
 

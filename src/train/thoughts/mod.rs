@@ -1,4 +1,5 @@
-//! The objectives of models that think in continuous thoughts: Coconut and distillation, forward and backward.
+//! The objectives of models that think in continuous thoughts (spec section 11): Coconut and distillation, forward and
+//! backward.
 //!
 //! A sample is a question that ends in the separator, thoughts, and a tail; every token of the tail is a label, and
 //! so is the separator, each predicted from the row before it. That is all of Coconut (Hao et al., arXiv 2412.06769),

@@ -11,7 +11,7 @@
 //!   `\frac12`, `2/4` and `.5` are equal, 1/3 and 0.333 are not; a whole number followed by a proper
 //!   fraction is a mixed number. Nothing else is calculated: `2+3` is not 5, and `\sqrt{4}` not 2;
 //! - lists, tuples, intervals and sets are equal when their brackets are and their elements one by one,
-//!   in order; `and` and `or` separate like a comma. Brackets around a single value do not count;
+//!   in order; `and` and `or` separate like a comma. Round brackets around a single value do not count;
 //! - a unit, a currency, a percent or degree sign, and a name as in `x = 5` need not be given; but if
 //!   both answers give one, it must be the same;
 //! - everything else (variables, roots, π, matrices, words) is equal when it is spelled the same, once
