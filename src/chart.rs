@@ -1,6 +1,6 @@
-//! What all pictures have in common: colours, letters, axes, and the way from drawing to SVG text.
+//! The parts that all plots share: colours, letters, axes, and the way from a drawing to SVG text.
 //!
-//! Text is left to whatever shows the picture, so no font need be on the machine that draws it.
+//! Text is rendered by the viewer, so the machine that draws needs no font.
 
 use std::ops::Range;
 
@@ -22,10 +22,10 @@ pub(crate) type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 pub(crate) type Drawn<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
 pub(crate) type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 
-/// The SVG text of what `draw` puts on a white ground of this width and height in pixels.
+/// Runs `draw` on a white drawing area of this width and height in pixels; returns the SVG text.
 ///
 /// # Errors
-/// [`Error::Other`] for whatever `draw` says.
+/// [`Error::Other`] with the error of `draw`.
 pub(crate) fn svg(size: (u32, u32), draw: impl FnOnce(&Area<'_>) -> Drawn) -> Result<String> {
     let mut svg = String::new();
     let area = SVGBackend::with_string(&mut svg, size).into_drawing_area();
@@ -39,7 +39,7 @@ pub(crate) fn svg(size: (u32, u32), draw: impl FnOnce(&Area<'_>) -> Drawn) -> Re
     Ok(svg)
 }
 
-/// How large the parts of a pair of axes are, in pixels.
+/// Sizes of the parts of a pair of axes, in pixels.
 pub(crate) struct Look {
     /// Letters of the title.
     pub title: u32,
@@ -51,7 +51,7 @@ pub(crate) struct Look {
     pub ticks: (usize, usize),
     /// Letters of the ticks.
     pub tick: u32,
-    /// Letters of what the axes show.
+    /// Letters of the axes' names.
     pub name: u32,
 }
 
@@ -60,17 +60,17 @@ pub(crate) struct Axes<'t> {
     pub title: &'t str,
     pub x: Range<f64>,
     pub y: Range<f64>,
-    /// What the axes show; nothing is written for an empty text.
+    /// Names of the axes; an empty one is not drawn.
     pub names: (&'t str, &'t str),
     /// The ticks of the vertical axis as text.
     pub y_tick: &'t dyn Fn(&f64) -> String,
 }
 
 impl Axes<'_> {
-    /// Draws them, for points to be put in.
+    /// Draws the axes and returns the chart, to which points can then be added.
     ///
     /// # Errors
-    /// What the backend says.
+    /// Errors of the drawing backend.
     pub fn draw<'a, 'b>(&self, area: &'a Area<'b>, look: &Look) -> Drawn<Chart<'a, 'b>> {
         let letters = |size: u32| (FONT, size).into_font().color(&INK);
         let mut chart = ChartBuilder::on(area)

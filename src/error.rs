@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-/// What can go wrong anywhere in the engine.
+/// An error of the engine.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -17,7 +17,7 @@ pub enum Error {
     Io {
         /// The file or directory concerned.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         source: std::io::Error,
     },
     /// A file was read but its content is not what it must be.
@@ -25,7 +25,7 @@ pub enum Error {
     File {
         /// The file at fault.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The fault.
         what: String,
     },
     /// A line of a text file is malformed.
@@ -35,7 +35,7 @@ pub enum Error {
         path: PathBuf,
         /// The line, counted from 1.
         line: usize,
-        /// What is wrong with it.
+        /// The fault.
         what: String,
     },
     /// A tensor of a weights file is missing or has the wrong shape or dtype.
@@ -45,7 +45,7 @@ pub enum Error {
         path: PathBuf,
         /// The tensor's name in the file.
         tensor: String,
-        /// What is wrong with it.
+        /// The fault.
         what: String,
     },
     /// An operation was given buffers whose shapes or dtypes do not fit together.
@@ -53,7 +53,7 @@ pub enum Error {
     Shape {
         /// The operation.
         op: &'static str,
-        /// Which shapes met, and what was needed.
+        /// The shapes given, and the one needed.
         what: String,
     },
     /// A loss or gradient stopped being a number.
@@ -61,7 +61,7 @@ pub enum Error {
     NonFinite {
         /// The optimiser step, counted from 1.
         step: u64,
-        /// What was not finite.
+        /// The value that was not finite.
         what: String,
     },
     /// Anything else, already said in one line.

@@ -31,7 +31,7 @@ pub struct Philox {
 const ROUNDS: usize = 10;
 /// Multipliers of the two lanes.
 const MULTIPLIER: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
-/// What is added to the key between rounds: the golden ratio and √3 − 1 as fractions of 2³².
+/// Added to the key after each round: the golden ratio and √3 − 1 as fractions of 2³².
 const KEY_STEP: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 
 impl Philox {

@@ -1,11 +1,11 @@
-//! Answers: where one stands in a text, and when two are the same.
+//! Finding the answer in a text, and comparing two answers.
 //!
 //! Accuracy is the figure everything else is judged by, so equality is exact: numbers are compared
 //! digit by digit, not as floats that would call 9007199254740993 and 9007199254740992 the same
 //! (GSM-Hard has answers of that size). The rule is that of spec sections 5 and 12: strip blanks, a final
 //! `.` and thousands commas; equal as numbers (10.0 = 10) or, failing that, as text.
 
-/// What precedes the answer in the prompt layout of spec section 1.
+/// The mark before the answer in the prompt layout (spec section 1).
 pub const ANSWER_MARK: &str = "Answer:";
 
 /// The answer in a generated text: what follows its last `Answer:`, without surrounding blanks.

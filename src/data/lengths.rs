@@ -1,4 +1,4 @@
-//! How long the parts of a data set are.
+//! Lengths of the parts of a data set's samples.
 //!
 //! Before a run one wants to know what it will cost and what must fit: the steps decide how many
 //! latents a compression factor leaves, the longest sample decides the memory.
@@ -56,7 +56,7 @@ pub struct Lengths {
 }
 
 impl Lengths {
-    /// Measures `samples` with `length`, which gives the length of a text in whatever unit (tokens).
+    /// Measures `samples` with `length`, which gives the length of a text, in tokens for instance.
     ///
     /// # Errors
     /// The first error of `length`.

@@ -1,7 +1,7 @@
 //! Files and directories that appear whole or not at all.
 //!
-//! A run may be killed, or the disk may fill up, at any moment; what stood on the disk before must
-//! then still be readable. So a file is written beside its destination under a hidden name, brought
+//! A run may be killed, or the disk may fill up, at any moment; the old files must then still be
+//! readable. So a file is written beside its destination under a hidden name, brought
 //! to the disk, and renamed over the destination, which POSIX makes one indivisible step. The same
 //! holds for a directory of several files that only mean something together (a checkpoint): see
 //! [`StagedDir`].
@@ -18,9 +18,9 @@ use tempfile::{Builder, TempDir};
 
 use crate::{Error, Result};
 
-/// Between a destination's name and the random letters of what is being written for it.
+/// Stands between a destination's name and the random letters in the hidden name that is written first.
 const PARTIAL: &str = ".partial-";
-/// After a destination's name while the directory it names is being replaced.
+/// Follows a destination's name while the directory of that name is being replaced.
 const ASIDE: &str = ".replaced";
 
 /// Writes the file `path` through `write`, whole or not at all.
@@ -101,7 +101,7 @@ impl StagedDir {
         Ok(Self { target: target.to_owned(), staging })
     }
 
-    /// Where to write the files meanwhile.
+    /// The hidden directory to write the files into.
     pub fn path(&self) -> &Path {
         self.staging.path()
     }
@@ -113,7 +113,7 @@ impl StagedDir {
     /// leaves the old one under its other name, whole; [`recover_dir`] puts it back.
     ///
     /// # Errors
-    /// [`Error::Io`] naming `target`; what stood there before then stands there still.
+    /// [`Error::Io`] naming `target`, which is then as it was.
     pub fn commit(self) -> Result<()> {
         let Self { target, staging } = self;
         let (parent, _) = split(&target)?;
@@ -161,7 +161,7 @@ pub fn recover_dir(target: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Removes what killed writers left in `dir`: hidden partial files and directories.
+/// Removes the hidden partial files and directories that killed writers left in `dir`.
 ///
 /// Only for a directory that no other process is writing to, such as a run's own.
 ///

@@ -60,7 +60,7 @@ pub fn one_line(text: &str) -> String {
     line
 }
 
-/// What a JSON value is, for a message.
+/// A short description of a JSON value, for a message.
 fn kind(value: &Value) -> String {
     match value {
         Value::Null => "null".into(),

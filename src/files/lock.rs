@@ -5,19 +5,18 @@ use std::path::Path;
 
 use crate::{Error, Result};
 
-/// The file by which processes know of each other; hidden, empty, and left behind.
+/// The lock file; hidden, empty, and left behind.
 const LOCK: &str = ".lock";
 
-/// A directory that no other process works in as long as this value lives. The operating system ends it with the
-/// process, however that ends.
+/// A lock on a directory: no other process works in it as long as this value lives. The operating system releases it
+/// when the process ends, however that ends.
 #[derive(Debug)]
 pub struct DirLock {
     _file: Option<File>,
 }
 
 impl DirLock {
-    /// Takes `dir`, created if absent. A file system that knows no locks (some network file systems) gives a value that
-    /// keeps nobody out.
+    /// Locks `dir`, created if absent. On a file system without locks (some network file systems) it keeps nobody out.
     ///
     /// # Errors
     /// [`Error::Usage`] naming `dir` if another holder has it; [`Error::Io`] naming the file that could not be made.

@@ -12,13 +12,13 @@ use memmap2::Mmap;
 use super::safetensors::{Dtype, TensorData, show_shape};
 use crate::{Error, Result};
 
-/// Where a tensor's bytes are.
+/// The place of a tensor's bytes.
 #[derive(Clone)]
 enum Bytes {
     /// In a mapped file, at this range.
     Mapped(Arc<Mmap>, Range<usize>),
-    /// Copied, since the file has them at an address that their type may not be read from. The
-    /// u64 make the copy aligned for every dtype; the length is in bytes.
+    /// Copied, since in the file they are not aligned for their type. The u64 make the copy aligned for every
+    /// dtype; the length is in bytes.
     Owned(Arc<[u64]>, usize),
 }
 

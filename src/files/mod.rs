@@ -1,5 +1,5 @@
-//! Files: how they are read so that no content can bring the engine down, and written so that none
-//! is ever half written.
+//! Files, read so that no content can bring the engine down, and written so that none is ever half
+//! written.
 
 pub mod atomic;
 pub mod json;

@@ -12,11 +12,11 @@ use std::time::SystemTime;
 use super::atomic::recover_dir;
 use crate::{Error, Result};
 
-/// Where the command line puts its runs and looks for them.
+/// The directory in which the command line puts its runs and looks for them.
 pub const RUNS: &str = "runs";
 
-/// `runs/<time>` for the present UTC time, to the second, so that names sort by age: where a run goes
-/// that was not told where.
+/// `runs/<time>` for the present UTC time, to the second, so that names sort by age: the default directory of a
+/// run.
 pub fn new_dir() -> PathBuf {
     let now = jiff::Timestamp::now().strftime("%Y%m%d-%H%M%S").to_string();
     Path::new(RUNS).join(now)
@@ -54,8 +54,8 @@ pub fn newest(runs: &Path) -> Result<Run> {
     newest.map(|(_, run)| run).ok_or_else(|| none(runs))
 }
 
-/// What the directory of a run says of its model: the embedded default holds one, another run names it
-/// in its configuration.
+/// The run in a directory, if it has a checkpoint: the embedded default holds its model, any other run names it in
+/// its configuration.
 fn usable(dir: &Path) -> Option<Run> {
     let model = dir.join("model");
     if model.join("config.json").is_file() {
@@ -67,7 +67,7 @@ fn usable(dir: &Path) -> Option<Run> {
     Some(Run { model: config.get("model")?.as_str()?.into(), checkpoint: dir.join("best") })
 }
 
-/// When a checkpoint was written; `None` if it is not there.
+/// The time at which a checkpoint was written; `None` if it is not there.
 fn written(checkpoint: &Path) -> Option<SystemTime> {
     // A kill in the middle of a replacement leaves the checkpoint under another name.
     recover_dir(checkpoint).ok()?;

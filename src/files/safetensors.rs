@@ -1,7 +1,6 @@
 //! The safetensors format: eight bytes with the header's length, a JSON header, then the data.
 //!
-//! Names, dtypes and offsets in a header come from whoever made the file, so nothing of it is
-//! believed: every range is checked against the file's length with checked arithmetic, names may
+//! Names, dtypes and offsets in a header come from an unknown writer and are not trusted: every range is checked against the file's length with checked arithmetic, names may
 //! not repeat, and ranges must tile the data without gap or overlap, as the format demands. The
 //! `safetensors` crate's types describe an entry; the checks stand here because an error must name
 //! the tensor at fault, and because that crate keeps the last of two equal names silently.
@@ -95,7 +94,7 @@ pub struct Entry {
     pub stored: Stored,
     /// The dimensions, outermost first; empty for a scalar.
     pub shape: Vec<usize>,
-    /// Where the data stands, in bytes from the beginning of the file.
+    /// Position of the data, in bytes from the beginning of the file.
     pub range: Range<usize>,
 }
 
@@ -251,7 +250,7 @@ impl TensorData<'_> {
     }
 }
 
-/// What the header says of a tensor to be written.
+/// Name, shape and dtype of a tensor to be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorSpec {
     /// The tensor's name.
@@ -363,7 +362,7 @@ fn header_of(path: &Path, specs: &[TensorSpec], metadata: &[(&str, &str)]) -> Re
     Ok((header, sizes))
 }
 
-/// Counts what passes through.
+/// A writer that counts the bytes passing through it.
 struct Counted<'a> {
     out: &'a mut dyn Write,
     written: u64,

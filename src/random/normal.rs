@@ -27,7 +27,7 @@ pub fn box_muller(u0: f32, u1: f32) -> [f32; 2] {
 /// series is cut after s⁹ (the rest is below 2⁻³⁰).
 #[inline]
 pub fn ln(u: f32) -> f32 {
-    /// The bits of √½ rounded down; what lies above takes part in the exponent.
+    /// The bits of √½ rounded down; subtracting them first puts m into [√½, √2).
     const SQRT_HALF_BITS: u32 = 0x3f35_04f3;
     let shifted = u.to_bits().wrapping_sub(SQRT_HALF_BITS);
     let exponent = (shifted as i32) >> 23;

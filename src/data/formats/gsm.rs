@@ -5,9 +5,9 @@ use serde::Deserialize;
 use super::scalar::Scalar;
 use crate::data::Sample;
 
-/// What stands before the final answer in GSM8K and GSM8k-Aug.
+/// The mark before the final answer in GSM8K and GSM8k-Aug.
 pub const ANSWER_MARK: &str = "####";
-/// What stands between question and solution in GSM8k-Aug.
+/// The mark between question and solution in GSM8k-Aug.
 pub const AUG_MARK: &str = "||";
 
 /// GSM8K: the solution in sentences, a step a line, and the answer on a last line after `####`.

@@ -79,7 +79,7 @@ pub fn parse<T: DeserializeOwned>(path: &Path, record: &Record) -> Result<T> {
     })
 }
 
-/// Whether `text` is the beginning of a JSON value that goes on.
+/// Whether `text` is an incomplete JSON value, continued on a later line.
 fn is_unfinished(text: &str) -> bool {
     matches!(serde_json::from_str::<serde::de::IgnoredAny>(text), Err(e) if e.classify() == Category::Eof)
 }
@@ -92,7 +92,7 @@ fn elements(text: &str) -> Result<Vec<Record<'_>>, (usize, String)> {
     let mut depth = 0usize;
     let mut in_string = false;
     let mut escaped = false;
-    // The record being read, still without its text, and where it begins.
+    // The record being read, whose text is not known yet, and the position of its first byte.
     let mut start: Option<(usize, Record)> = None;
     for (at, byte) in text.bytes().enumerate() {
         if byte == b'\n' {

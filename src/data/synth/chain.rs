@@ -107,7 +107,7 @@ impl Chain {
         text
     }
 
-    /// What two chains share exactly when they are the same problem in other words: numbers and
+    /// A key that is equal for two chains exactly when they are the same problem in other words: numbers and
     /// operations, the first two numbers of a sum or product in ascending order.
     pub fn key(&self) -> String {
         let mut numbers = self.clone();

@@ -6,8 +6,8 @@
 //! vocabulary of their own ([`tokenizer`]). A model that skips the chain has to guess.
 //!
 //! Most chains go on after the answer is known: they check the last step by its inverse, as people and
-//! language models do. The check helps nobody here, and a model trained on such chains mostly writes it;
-//! what reinforcement learning makes of that can be seen.
+//! language models do. The check helps nobody here, and a model trained on such chains mostly writes it, so
+//! reinforcement learning has something to shorten.
 //!
 //! Accuracy on the test set means something only if its problems are new. So no two splits share a
 //! chain: the same numbers under the same operations never occur in both, whatever story is told
@@ -28,7 +28,7 @@ use crate::{Error, Result};
 use chain::Chain;
 pub use tokenizer::{tokenizer_config_json, tokenizer_json};
 
-/// What to generate. The same configuration always gives the same splits.
+/// Settings of the generator. The same settings always give the same splits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SynthConfig {
     /// Seed of all draws.
@@ -86,7 +86,7 @@ pub struct Splits {
 /// High half of the stream ids used here, so that other draws from the same seed stay apart.
 const STREAMS: u64 = 0x0da7_a5e7 << 32;
 
-/// From a split's stream to that of its checks.
+/// Added to a split's stream id to get the stream of its checks.
 const CHECKS: u64 = 16;
 
 /// Writes `tokenizer.json` and `tokenizer_config.json` into the directory `dir`.

@@ -7,13 +7,13 @@
 use super::chain::{Chain, MAX_DIVISOR, MAX_FACTOR, Op};
 use crate::random::Stream;
 
-/// Who the stories are about.
+/// Names of the persons in the stories.
 const NAMES: [&str; 6] = ["Ann", "Ben", "Eva", "Leo", "Mia", "Tom"];
-/// What they have.
+/// Things that a person, a holder or a group of friends has.
 const THINGS: [&str; 6] = ["apples", "books", "cards", "coins", "eggs", "pens"];
-/// What holds things.
+/// Holders of things.
 const HOLDERS: [&str; 3] = ["bag", "box", "jar"];
-/// What carries people.
+/// Vehicles that carry people.
 const VEHICLES: [&str; 3] = ["boat", "bus", "train"];
 
 /// Multiplying by 2, 3, … up to [`MAX_FACTOR`].
@@ -21,7 +21,7 @@ const TIMES: [&str; MAX_FACTOR as usize - 1] = ["doubles", "triples", "quadruple
 /// Dividing by 2, 3, … up to [`MAX_DIVISOR`].
 const PARTS: [&str; MAX_DIVISOR as usize - 1] = ["half", "a third", "a quarter", "a fifth"];
 
-/// How a story begins, and with it how it goes on.
+/// The kinds of stories; the opening decides the clauses that can follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Story {
     /// A person has things.

@@ -41,7 +41,7 @@ const WORDS: &[&str] = &[
 /// Numbers below this are single tokens.
 const WHOLE_NUMBERS: u32 = 60;
 
-/// How text is cut before the look-up; see the module's description.
+/// Regular expression that cuts text into pieces before the look-up; see the module's description.
 const PIECES: &str = concat!(
     r"(?<![0-9])[1-5]?[0-9](?![0-9])", // a number below 60
     r"|<<|>>",

@@ -1,9 +1,9 @@
-//! Verifiers: when a predicted answer counts as the gold one.
+//! Verifiers decide whether a predicted answer counts as the gold one.
 //!
 //! A reward and an accuracy are only as good as the comparison under them (spec section 12). [`ExactMatch`] is the
 //! paper's rule and the default; [`MathVerifier`] reads LaTeX as well, for data sets whose
 //! answers are written in it. Both work on the answer alone, without its mark
-//! ([`super::answer::extract`]), take any text whatever without a panic, and are symmetric.
+//! ([`super::answer::extract`]), accept any text without a panic, and are symmetric.
 
 mod exact;
 mod math;

@@ -1,5 +1,5 @@
-//! Which bracket closes which, found once before anything is read: looking ahead for a partner at every
-//! bracket would take time quadratic in their number, or worse.
+//! Matching of brackets, done once before parsing: looking ahead for the partner of every bracket would take time
+//! quadratic in their number, or worse.
 
 use super::lexer::{Kind, Token};
 

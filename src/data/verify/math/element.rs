@@ -4,7 +4,7 @@ use super::node::{Element, Node};
 use super::rational::Rational;
 use super::units;
 
-/// The elements of a list, split at its commas. No nodes are no elements.
+/// The elements of a list, split at its commas; an empty list for no nodes.
 pub fn elements(nodes: Vec<Node>) -> Vec<Element> {
     if nodes.is_empty() {
         return Vec::new();
@@ -27,7 +27,7 @@ fn element(mut nodes: Vec<Node>) -> Element {
     let (label, mut nodes) = split_label(nodes);
     let unit = split_unit(&mut nodes).or(currency);
     let value = settle(nodes);
-    // A value in round brackets of its own is that value; what stands in the brackets may name it too.
+    // A value in round brackets of its own is that value; the brackets may also hold its name and unit.
     match alone_in_brackets(value) {
         Ok(inner) => Element { label: label.or(inner.label), value: inner.value, unit: unit.or(inner.unit) },
         Err(value) => Element { label, value, unit },
@@ -42,7 +42,7 @@ fn alone_in_brackets(mut nodes: Vec<Node>) -> Result<Element, Vec<Node>> {
     }
 }
 
-/// Takes the sign of a currency away from either end, or from behind a minus.
+/// Removes a currency sign at either end, or after a minus sign, and returns it.
 fn take_currency(nodes: &mut Vec<Node>) -> Option<String> {
     let is_currency = |node: Option<&Node>| matches!(node, Some(Node::Char('$' | '€' | '£')));
     let first = usize::from(nodes.first() == Some(&Node::Char('-')));
@@ -78,7 +78,7 @@ fn is_suffix(nodes: &[Node]) -> bool {
     nodes.len() <= 2 && nodes.iter().all(|n| matches!(n, Node::Apply(..) | Node::List('(', ..)))
 }
 
-/// Takes the unit away from behind a value, and says which it is.
+/// Removes the unit after a value and returns it.
 fn split_unit(nodes: &mut Vec<Node>) -> Option<String> {
     let mut start = None;
     for (at, node) in nodes.iter().enumerate().rev() {
@@ -92,7 +92,7 @@ fn split_unit(nodes: &mut Vec<Node>) -> Option<String> {
         }
     }
     let start = start?;
-    // What begins with a word is a text, not a value; what ends in an operator lacks its operand.
+    // Nodes that begin with a word are a text, not a value; if they end in an operator, its operand is missing.
     let ends_in_value = match &nodes[..start] {
         [.., Node::Word(word)] => units::is_numeral(word),
         [.., last] => last.is_factor(),
@@ -134,7 +134,7 @@ pub fn settle(nodes: Vec<Node>) -> Vec<Node> {
     out
 }
 
-/// Whether `out` ends in a minus that belongs to the number behind it.
+/// Whether `out` ends in a minus sign that belongs to the number that follows it.
 fn is_sign(out: &[Node]) -> bool {
     match out {
         [Node::Char('-')] => true,
@@ -145,7 +145,7 @@ fn is_sign(out: &[Node]) -> bool {
     }
 }
 
-/// Takes the minus away from before a product; whether there was one.
+/// Removes the minus sign before a product; returns whether there was one.
 fn take_sign(product: &mut Vec<Node>) -> bool {
     let Some((first, rest)) = product.split_first_mut() else {
         return false;

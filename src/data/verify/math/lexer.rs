@@ -1,19 +1,19 @@
-//! LaTeX in, tokens out: here everything goes that only moves ink about.
+//! LaTeX to tokens, without everything that only changes how it is typeset.
 //!
-//! Math delimiters, sizes, fonts and `\left` say nothing of what an answer is; spellings of one sign
-//! become one. What remains of spaces is kept, since `1 1/2` is not `11/2`, and so is the mark of upright
-//! letters (`\text{…}`), since `5\text{ m}` is a length and `5m` a product.
+//! Math delimiters, sizes, fonts and `\left` do not matter to an answer and are dropped; spellings of one sign
+//! become one. Other spaces are kept, since `1 1/2` is not `11/2`, and upright letters (`\text{…}`) stay marked,
+//! since `5\text{ m}` is a length and `5m` a product.
 
 /// A token, and whether it stood in upright text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Token<'a> {
-    /// What it is.
+    /// The kind of token.
     pub kind: Kind<'a>,
     /// Whether it stood inside `\text{…}` or one of its siblings.
     pub upright: bool,
 }
 
-/// What a token is.
+/// The kinds of tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind<'a> {
     /// A character other than a blank; braces that group are among them.
@@ -95,7 +95,7 @@ impl<'a> Lexer<'a> {
         }
     }
 
-    /// Takes the command whose name begins `rest`; what follows it.
+    /// Takes the command whose name begins `rest`; returns the text after it.
     fn command(&mut self, rest: &'a str) -> &'a str {
         let letters = rest.bytes().take_while(u8::is_ascii_alphabetic).count();
         let first = rest.chars().next().map_or(0, char::len_utf8);
@@ -146,7 +146,7 @@ impl<'a> Lexer<'a> {
         after
     }
 
-    /// `\!`: of no meaning but behind a comma, which it draws to the next digits.
+    /// `\!`: ignored unless it follows a comma, which it turns into a thousands separator.
     fn negative_space(&mut self) {
         if let Some(last) = self.tokens.last_mut().filter(|t| t.kind == Kind::Char(',')) {
             last.kind = Kind::Thousands;

@@ -49,7 +49,7 @@ impl Verifier for MathVerifier {
 /// The longest answer that is read, in bytes; those of MATH have at most some hundred.
 const MAX_LENGTH: usize = 4096;
 
-/// Whether two answers are the same as LaTeX. Nothing is not the same as nothing.
+/// Whether two answers are the same when read as LaTeX. Two empty answers are not.
 fn same(a: &str, b: &str) -> bool {
     match (read(a), read(b)) {
         (Some(a), Some(b)) => {

@@ -1,4 +1,4 @@
-//! What an answer is made of, once read.
+//! The parsed form of an answer.
 
 use super::rational::Rational;
 
@@ -15,7 +15,7 @@ pub enum Node {
     Name(String),
     /// A run of letters that may be a unit: upright, or known as one.
     Word(String),
-    /// What separates the elements of a list.
+    /// The separator of a list's elements.
     Comma,
     /// A command with arguments; `/` is a fraction, `^` and `_` are scripts on what precedes them.
     Apply(String, Vec<Vec<Node>>),
@@ -26,7 +26,7 @@ pub enum Node {
 /// An element of a list, or a whole answer.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Element {
-    /// What stands before the first `=` (`x` in `x = 5`), if it is a name.
+    /// The name before the `=` or `∈` (`x` in `x = 5`), if there is one.
     pub label: Option<Vec<Node>>,
     /// The value.
     pub value: Vec<Node>,
@@ -35,7 +35,7 @@ pub struct Element {
 }
 
 impl Node {
-    /// Whether it can stand in a product: what a `/` behind it divides.
+    /// Whether it can be a factor of a product, which a `/` after it divides.
     pub fn is_factor(&self) -> bool {
         match self {
             Node::Char(c) => c.is_alphanumeric() || matches!(c, '!' | '\''),

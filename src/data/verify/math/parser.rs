@@ -1,7 +1,7 @@
 //! Tokens in, nodes out.
 //!
-//! Any text is read to something: a bracket without its partner is a sign like any other. What is refused
-//! is depth, so that neither reading, comparing nor dropping an answer can run out of stack.
+//! Every text parses: a bracket without its partner is a sign like any other. Only depth is refused, so that
+//! neither reading, comparing nor dropping an answer can run out of stack.
 
 use super::brackets::{closing, opening, partners};
 use super::element::{argument, elements, fraction};
@@ -10,12 +10,12 @@ use super::node::{Element, Node};
 use super::rational::Rational;
 use super::units;
 
-/// Braces, brackets and commands within each other.
+/// The deepest nesting of braces, brackets and commands.
 const MAX_DEPTH: usize = 32;
-/// Signs of division: `a/b/c/…` nests a fraction in a fraction for each.
+/// The most signs of division: in `a/b/c/…` each nests another fraction.
 const MAX_SLASHES: usize = 32;
 
-/// Commands that take what stands behind them, in braces or as one token; behind others, as in
+/// Commands whose arguments follow them, in braces or as one token; after other commands, as in
 /// `\pi\text{ cm}`, a group is a factor of its own.
 const TAKE_GROUPS: &[&str] = &[
     "bar",
@@ -42,7 +42,7 @@ const TAKE_GROUPS: &[&str] = &[
     "widehat",
 ];
 
-/// Words that name what LaTeX has a command for.
+/// Words for which LaTeX has a command of the same name.
 const FUNCTIONS: &[&str] = &["pi", "sin", "cos", "tan", "cot", "log", "ln"];
 
 /// Reads the answer that `tokens` spell, a list of at least one element; `None` if it nests too deeply.
@@ -55,7 +55,7 @@ pub fn parse(tokens: &[Token<'_>]) -> Option<Vec<Element>> {
     Some(elements(nodes))
 }
 
-/// Nodes, and the index of the token behind them.
+/// The result of reading something: nodes, and the index of the token after them.
 type Read<T> = Option<(T, usize)>;
 
 struct Parser<'t, 'a> {
@@ -235,7 +235,7 @@ impl<'a> Parser<'_, 'a> {
         Some(at)
     }
 
-    /// Reads a `/`: what it divides is the product before it, by the one factor behind it.
+    /// Reads a `/`: it divides the product before it by the one factor after it.
     fn slash(&mut self, at: usize, to: usize, depth: usize, out: &mut Vec<Node>) -> Option<usize> {
         self.slashes += 1;
         if self.slashes > MAX_SLASHES {
@@ -260,7 +260,7 @@ impl<'a> Parser<'_, 'a> {
         Some(next)
     }
 
-    /// Reads `^` or `_` and what it raises or lowers.
+    /// Reads `^` or `_` and its script.
     fn script(
         &mut self,
         script: char,
@@ -394,7 +394,7 @@ impl<'a> Parser<'_, 'a> {
     }
 
     /// Reads the operand of `/`, `^` or `_`: like an argument, but a number is taken whole and with its
-    /// sign, for whoever writes `x^10` or `x^-1` means just that.
+    /// sign, since that is meant by `x^10` and `x^-1`.
     fn operand(&mut self, at: usize, to: usize, depth: usize) -> Read<Vec<Node>> {
         let at = self.skip_blanks(at, to);
         let signed = matches!(self.kind(at, to), Some(Kind::Char('-' | '+')));

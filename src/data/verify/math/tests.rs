@@ -1,4 +1,4 @@
-//! Which answers are the same, and which only look it.
+//! Answers that are the same, and answers that only look the same.
 
 use proptest::prelude::*;
 
@@ -383,7 +383,7 @@ proptest! {
     #[test]
     fn no_latex_panics(a in latex(), b in latex()) {
         prop_assert_eq!(correct(&a, &b), correct(&b, &a));
-        // What is read is the same as itself, so a difference is one between answers.
+        // An answer equals itself, so any difference found is one between two answers.
         if let Some(read) = read(&a) {
             prop_assert!(node::same_elements(&read, &read));
         }

@@ -51,13 +51,13 @@ pub fn is_known(word: &str) -> bool {
     word.len() > 1 && spelling(&word.to_lowercase()).is_some()
 }
 
-/// Whether a word marked as text is a unit when it stands behind a value: anything countable.
+/// Whether a word marked as text may be a unit after a value: anything countable may.
 pub fn may_be(word: &str) -> bool {
     let is_letter = word.chars().nth(1).is_none();
     if is_letter { LETTERS.contains(&word) } else { !is_numeral(word) }
 }
 
-/// Whether a word counts rather than names: `million`.
+/// Whether a word is a numeral, such as `million`, and not a unit.
 pub fn is_numeral(word: &str) -> bool {
     NUMERALS.contains(&word.strip_suffix('s').unwrap_or(word))
 }
