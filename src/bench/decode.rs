@@ -11,7 +11,7 @@ use crate::infer::Loaded;
 use crate::model::kv_cache::KvCache;
 use crate::{Error, Result};
 
-/// What to decode.
+/// Settings of a timed decoding.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DecodeOptions {
     /// The prompt, continued without a template.
@@ -20,7 +20,7 @@ pub struct DecodeOptions {
     pub new_tokens: usize,
 }
 
-/// What decoding took.
+/// Timings of a decoded sequence.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct DecodeTiming {
     /// Whether the device's decoder produced the tokens after the first, not its operations one by one.
@@ -29,11 +29,11 @@ pub struct DecodeTiming {
     pub prompt_tokens: usize,
     /// Tokens produced.
     pub new_tokens: usize,
-    /// Tokens produced.
+    /// Ids of these tokens.
     pub token_ids: Vec<u32>,
     /// Prompt tokens a second; the first token's choice included.
     pub prefill_tokens_per_s: f64,
-    /// Tokens a second after the second: the first step that decodes may load what the others find.
+    /// Tokens a second after the second token: the first decoding step may load what later ones find loaded.
     pub decode_tokens_per_s: f64,
     /// Bytes of weights read for a token, a tied matrix counted once.
     pub weight_bytes: usize,
@@ -44,7 +44,7 @@ pub struct DecodeTiming {
 /// Times one sequence; `first` runs when its first token is there.
 ///
 /// # Errors
-/// An empty prompt, and what the device says.
+/// An empty prompt, and errors of the device.
 pub fn decode<D: Device>(
     loaded: &Loaded<D>,
     options: &DecodeOptions,

@@ -1,4 +1,4 @@
-//! A chain of latents of one sequence: the step that the method of CoLaR repeats most.
+//! Timings of one sequence's chain of latents, the step that CoLaR repeats most.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use crate::model::config::ModelConfig;
 use crate::model::lora::LoraMode;
 use crate::model::open::{Additions, open_frozen};
 
-/// What a chain took.
+/// Timings of a chain of latents.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct LatentsTiming {
     /// Whether the device's decoder drew them, not its operations one by one.
@@ -45,10 +45,10 @@ pub fn open_with_head<D: Device>(device: D, model: &Path, adapter: Option<&Path>
     Ok(Loaded::from_opened(device, opened))
 }
 
-/// Times a chain of exactly `count` latents after a question, having drawn a few before.
+/// Times a chain of exactly `count` latents after a question; a few are drawn before, untimed.
 ///
 /// # Errors
-/// A model without a latent head, and what the device says.
+/// A model without a latent head, and errors of the device.
 pub fn latents<D: Device>(loaded: &Loaded<D>, question: &str, count: usize) -> Result<LatentsTiming> {
     let mut request = Request::question(question, "2");
     // No chain ends before it must: the separator is out of the question.

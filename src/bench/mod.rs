@@ -1,5 +1,5 @@
-//! Timings: of whole steps, for comparison with other engines on the same weights, and of single operations,
-//! beside what the device can do at best.
+//! Timings of whole steps, for comparison with other engines on the same weights, and of single operations,
+//! beside the ceilings of the device.
 
 mod decode;
 mod kernels;
@@ -30,7 +30,7 @@ use crate::model::colar_config::LatentHeadConfig;
 use crate::model::config::ModelConfig;
 use crate::model::open::{Additions, Opened, open};
 
-/// What the names of the latent head's weights begin with.
+/// Prefix of the names of the latent head's weights.
 const LATENT_HEAD: &str = "latent_policy.";
 
 /// Whether a timed training step trains the weight of this name: adapter and latent head.

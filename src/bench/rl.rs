@@ -20,7 +20,7 @@ use crate::train::rl::objective::run;
 use crate::train::rl::{Episode, Experience, PolicyLossOptions, Reward, Scored};
 use crate::{Error, Result};
 
-/// What to roll out and to learn from.
+/// Settings of a timed step of reinforcement learning.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RlStepOptions {
     /// Model directory.
@@ -43,7 +43,7 @@ pub struct RlStepOptions {
     pub steps: usize,
 }
 
-/// What a step took.
+/// Timings of a rollout and its update.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct RlStepTiming {
     /// Median seconds of a rollout: prompt, latents, answer, and their log-probabilities.
@@ -77,7 +77,7 @@ impl Reward for ByAnswer {
 /// Times rollouts of one group and updates on them.
 ///
 /// # Errors
-/// Bad model or data files, and what the device says.
+/// Bad model or data files, and errors of the device.
 pub fn rl_step<D: Device>(device: &D, options: &RlStepOptions) -> Result<RlStepTiming> {
     let mut opened = open_for_training(device, &options.model, &options.lora, options.head_size)?;
     opened.eos.stop.clear();

@@ -1,21 +1,21 @@
-//! What a measurement was made on and when: the head of every report.
+//! The head of every report: the device and build that were measured, and the date.
 
 use serde::Serialize;
 
 use crate::device::{Description, Device};
 
-/// Where and when something was measured.
+/// Device, date and build of a measurement.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Setting {
     /// The device's name on the command line.
     pub device: &'static str,
     /// The processor, as its maker calls it.
     pub hardware: String,
-    /// The version of what drives it, where something does.
+    /// The version of its driver, if it has one.
     pub driver: Option<String>,
-    /// When, in universal time.
+    /// The date and time, in UTC.
     pub date: String,
-    /// What `COLAR_COMMIT` was when the engine was built: `scripts/gpu-bundle` gives the commit.
+    /// `COLAR_COMMIT` at the time of the build, which `scripts/gpu-bundle` sets to the commit.
     pub commit: Option<&'static str>,
 }
 

@@ -1,4 +1,4 @@
-//! Time of one call among many.
+//! The time of one call of an operation among many.
 //!
 //! A call is timed in batches, one call directly after the other, each on the next set of operands. A GPU that
 //! has nothing to do until the host has asked for the next call would show the host's time, some microseconds a
@@ -15,22 +15,23 @@ use crate::device::Device;
 /// A call of an operation, on the set of operands of this number.
 pub type Work<D> = Box<dyn FnMut(&D, usize) -> Result<()> + Send>;
 
-/// How long a batch should take.
+/// Seconds that a batch should take.
 const BATCH: f64 = 2e-3;
 
-/// Most calls of a batch: what a GPU's queue takes without having the host wait.
+/// Most calls of a batch: as many as a GPU's queue takes without making the host wait.
 const MOST_CALLS: usize = 64;
 
 /// Most batches.
 const MOST_BATCHES: usize = 31;
 
-/// Shape of the buffer that is cleared to keep a device busy: 128 MiB of floats, far longer to clear than to ask for.
+/// Shape of the buffer that is cleared to keep a device busy: 128 MiB of floats, which takes far longer to clear than
+/// to ask for.
 const LEAD: [usize; 2] = [1 << 12, 1 << 13];
 
 /// Most clearings before a batch.
 const MOST_LEADS: usize = 64;
 
-/// What a call took.
+/// The time of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Timing {
     /// Median over the batches of the mean of a batch, microseconds.
@@ -48,17 +49,17 @@ pub struct Timing {
 /// A stop-watch of a device.
 pub struct Timer<D: Device> {
     device: D,
-    /// What a device that works behind the host's back clears, and the seconds that this takes.
+    /// The buffer that an asynchronous device clears before a batch, and the seconds that one clearing takes.
     lead: Option<(D::Tensor, f64)>,
     /// Seconds the host needs to ask for a batch, as last seen.
     asking: f64,
 }
 
 impl<D: Device> Timer<D> {
-    /// Finds out whether the device works behind the host's back.
+    /// Finds out whether the device is asynchronous.
     ///
     /// # Errors
-    /// What the device says.
+    /// Errors of the device.
     pub fn new(device: &D) -> Result<Self> {
         let mut timer = Timer { device: device.clone(), lead: None, asking: 0.0 };
         let [rows, cols] = LEAD;
@@ -76,7 +77,7 @@ impl<D: Device> Timer<D> {
             )?;
             Ok((took.as_secs_f64(), asked.as_secs_f64()))
         };
-        // The first call may load what the second finds.
+        // The first call may load what later ones find loaded.
         seconds(&mut lead)?;
         let (took, asked) = seconds(&mut lead)?;
         if asked < 0.5 * took {
@@ -93,7 +94,7 @@ impl<D: Device> Timer<D> {
     /// The time of `calls` calls on sets of operands from number `first`, in as many batches as it takes.
     ///
     /// # Errors
-    /// What the work says.
+    /// Errors of the work.
     pub fn run(&mut self, calls: usize, first: usize, work: &mut Work<D>) -> Result<Duration> {
         let (end, mut total) = (first + calls, Duration::ZERO);
         for first in (first..end).step_by(MOST_CALLS) {
@@ -125,7 +126,7 @@ impl<D: Device> Timer<D> {
     /// Times a call for about `seconds`, after one that does not count.
     ///
     /// # Errors
-    /// What the work says.
+    /// Errors of the work.
     pub fn measure(&mut self, seconds: f64, work: &mut Work<D>) -> Result<Timing> {
         self.batch(1, 0, work)?;
         let mut one = self.batch(1, 1, work)?.as_secs_f64();
@@ -135,7 +136,7 @@ impl<D: Device> Timer<D> {
         if calls == 1 {
             means.push(one);
         } else {
-            // How long the host asks for a batch of this size, and what a call takes among others.
+            // The time the host needs to ask for a batch of this size, and that of a call among others.
             one = self.batch(calls, next, work)?.as_secs_f64() / calls as f64;
             next += calls;
         }

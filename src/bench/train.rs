@@ -28,12 +28,12 @@ const WARMUP: u64 = 2;
 /// Answer tokens of an invented sequence; shorter ones have a quarter of their rows.
 const ANSWER: usize = 8;
 
-/// What to train on.
+/// Settings of a timed training step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StepOptions {
     /// Model directory.
     pub model: PathBuf,
-    /// What the step is over.
+    /// The batch of the step.
     pub batch: StepBatch,
     /// Compression factor.
     pub cf: usize,
@@ -49,14 +49,14 @@ pub struct StepOptions {
     pub product: Option<f64>,
 }
 
-/// What a timed step is over.
+/// The batch of a timed step.
 #[derive(Debug, Clone, PartialEq)]
 pub enum StepBatch {
     /// Samples from the start of a data set.
     Samples {
         /// Training data.
         data: PathBuf,
-        /// How many.
+        /// Number of samples.
         count: usize,
     },
     /// Sequences of random tokens, packed.
@@ -67,7 +67,7 @@ pub enum StepBatch {
 /// at the end the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sequences {
-    /// How many.
+    /// Number of sequences.
     pub count: usize,
     /// Packed rows of each, at least 8.
     pub rows: usize,
@@ -84,10 +84,10 @@ impl Sequences {
     }
 }
 
-/// What a step took.
+/// Timings of a training step.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct StepTiming {
-    /// Where and when.
+    /// Device, date and build.
     #[serde(flatten)]
     pub setting: Setting,
     /// Dtype of activations.
@@ -155,7 +155,7 @@ fn operations<D: Device>(model: &ColarModel<D>, grads: &Grads<D>, batch: &Batch)
 /// Times supervised steps on one batch.
 ///
 /// # Errors
-/// [`Error::Usage`] for sequences too short to have all parts; bad model or data files, and what the device says.
+/// [`Error::Usage`] for sequences too short to have all parts; bad model or data files, and errors of the device.
 pub fn train_step<D: Device>(device: &D, options: &StepOptions) -> Result<StepTiming> {
     let setting = Setting::of(device);
     let mut opened = open_for_training(device, &options.model, &options.lora, options.head_size)?;

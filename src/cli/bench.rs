@@ -37,7 +37,7 @@ enum BenchCommand {
     Rl(rl::RlArgs),
 }
 
-/// Where something is timed, and how it is told
+/// The device to time, and the form of the output
 #[derive(Debug, Args)]
 struct DeviceArgs {
     /// Where to run
@@ -82,7 +82,7 @@ struct TrainingArgs {
 /// Runs `bench`; `started` is when the process began.
 ///
 /// # Errors
-/// Bad model or data files, and what the device says.
+/// Bad model or data files, and errors of the device.
 pub fn run(args: &BenchArgs, started: Instant) -> Result<()> {
     match &args.command {
         BenchCommand::Kernels(a) => kernels::run(a),

@@ -1,4 +1,4 @@
-//! What several subcommands share: flags that mean the same everywhere, and how results are printed.
+//! Shared by several subcommands: flags that mean the same everywhere, and the printing of results.
 
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use crate::model::prompt::Method;
 use crate::{Engine, EngineOptions};
 use crate::{Error, Result};
 
-/// Which model, and where it runs.
+/// The model, and the device that runs it.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Model")]
 pub struct ModelArgs {
@@ -43,7 +43,7 @@ impl ModelArgs {
     /// Loads the model, or with neither `--model` nor `--adapter` the newest run's.
     ///
     /// # Errors
-    /// [`Error::Usage`] if there is no run; what [`Engine::with_options`] says.
+    /// [`Error::Usage`] if there is no run; errors of [`Engine::with_options`].
     pub fn open(&self) -> Result<Engine> {
         let (model, adapter) = match &self.model {
             Some(model) => (model.clone(), self.adapter.clone()),
@@ -64,13 +64,13 @@ impl ModelArgs {
     }
 }
 
-/// How the model reasons, where `--method` does not say: as the checkpoint's colar.json does, else in
-/// latents if there is a latent head to draw them; `None` for a bare model.
+/// The default of `--method`: the method in the checkpoint's colar.json, or else colar if there is a latent head;
+/// `None` for a bare model.
 pub fn method_of(engine: &Engine) -> Option<Method> {
     engine.method().or(engine.has_latent_head().then_some(Method::Colar))
 }
 
-/// Why `--cf` cannot be `given` under a method whose prompts all state the speed `own`.
+/// The error for `--cf given` under a method whose prompts all state the speed `own`.
 pub fn no_factor(method: Method, own: &str, given: &str) -> Error {
     Error::usage(format!(
         "--cf {given}: method {} compresses nothing, and its prompts all say {own}",
@@ -78,7 +78,7 @@ pub fn no_factor(method: Method, own: &str, given: &str) -> Error {
     ))
 }
 
-/// How to sample (spec section 5).
+/// The sampling flags (spec section 5).
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Sampling")]
 pub struct SamplingArgs {
@@ -161,7 +161,7 @@ fn bounded(text: &str, most: usize) -> Result<usize, String> {
     }
 }
 
-/// Writes to standard output; a reader that has seen enough (`| head`) is no error.
+/// Writes to standard output; a pipe that its reader closed (`| head`) is no error.
 ///
 /// # Errors
 /// [`Error::Io`] for anything else that the operating system refuses.

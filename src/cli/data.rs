@@ -106,7 +106,7 @@ struct StatsArgs {
 /// Runs `colar-engine data` with parsed arguments; results go to standard output, remarks to standard error.
 ///
 /// # Errors
-/// Whatever reading, converting or writing the files says; see [`load`] and [`synth::generate`].
+/// Errors of reading, converting or writing the files; see [`load`] and [`synth::generate`].
 pub fn run(args: DataArgs) -> Result<()> {
     match args.command {
         DataCommand::Synth(args) => synth(&args),

@@ -1,4 +1,4 @@
-//! `train` without a model: the embedded default, and how it is shown.
+//! `train` without a model: runs the embedded default and shows its progress.
 
 use std::time::Instant;
 
@@ -45,7 +45,7 @@ impl DeviceTask for Embedded {
     }
 }
 
-/// Trains and evaluates, and says how it goes.
+/// Trains and evaluates, showing progress.
 fn train<D: Device>(device: &D, options: &EmbeddedOptions) -> Result<()> {
     let started = Instant::now();
     println!("run directory: {}", options.out.display());

@@ -47,7 +47,7 @@ pub struct EvalArgs {
     /// Questions that run together
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = common::batch_size)]
     batch_size: usize,
-    /// When an answer is right
+    /// How an answer is compared with the gold one
     #[arg(long, value_enum, default_value_t = VerifierKind::Exact)]
     verifier: VerifierKind,
     #[command(flatten)]
@@ -63,7 +63,7 @@ pub struct EvalArgs {
 /// Runs `eval`; the table goes to standard output, progress to standard error.
 ///
 /// # Errors
-/// What reading the model and the data says; [`Error::Usage`] for values out of range, several seeds of
+/// Errors of reading the model and the data; [`Error::Usage`] for values out of range, several seeds of
 /// a deterministic run or a compression factor where nothing is compressed; a method that the model has no head
 /// or thoughts for.
 pub fn run(args: &EvalArgs) -> Result<()> {

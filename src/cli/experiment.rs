@@ -20,7 +20,7 @@ use shown::Shown;
 
 /// Remake the paper's comparison: train, test and draw it from one command
 ///
-/// Whatever was done before is recognised and not done again: the same command goes on where it was cut off.
+/// Finished parts are recognised and not done again: the same command goes on where it was cut off.
 #[derive(Debug, Args)]
 pub struct ExperimentArgs {
     #[command(subcommand)]
@@ -34,7 +34,7 @@ enum ExperimentCommand {
     Cost(cost::CostArgs),
 }
 
-/// Where runs are performed
+/// The machine that performs the runs
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Machine")]
 struct MachineArgs {
@@ -118,12 +118,12 @@ struct GivenArgs {
     /// CoT checkpoint to start from, in place of the experiment's own
     #[arg(long, value_name = "CHECKPOINT")]
     init: Option<PathBuf>,
-    /// When an answer is right
+    /// How an answer is compared with the gold one
     #[arg(long, value_enum, default_value_t = VerifierKind::Exact)]
     verifier: VerifierKind,
 }
 
-/// What every method is given
+/// The budget of every method
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Budget")]
 struct BudgetArgs {
@@ -177,7 +177,7 @@ struct FactorsArgs {
     /// Test data, by name or by the name of the file [default: that of the `table1`]
     #[arg(long, value_name = "[NAME=]FILE", value_parser = TestSet::parse)]
     test: Vec<TestSet>,
-    /// When an answer is right
+    /// How an answer is compared with the gold one
     #[arg(long, value_enum, default_value_t = VerifierKind::Exact)]
     verifier: VerifierKind,
     /// Questions that run together [default: 32; 128 on the embedded model]

@@ -95,7 +95,7 @@ impl Mode {
 ///
 /// # Errors
 /// [`Error::Usage`] without a question, for values out of range or for a factor where nothing is compressed;
-/// what reading the model says; a method that the model has no head or thoughts for.
+/// errors of reading the model; a method that the model has no head or thoughts for.
 pub fn run(args: &GenerateArgs) -> Result<()> {
     let sampling = args.sampling.sampling()?;
     let engine = args.model.open()?;
@@ -110,7 +110,7 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
         if stdin.is_terminal() {
             eprintln!("questions, a line each; end with Ctrl-D:");
         }
-        // One who types sees each answer before the next question; a file is answered in batches.
+        // On a terminal each question is answered at once; a file is answered in batches.
         let batch = if stdin.is_terminal() { 1 } else { args.batch_size };
         return from_lines(&engine, args, batch, stdin.lock(), request);
     }
@@ -171,7 +171,7 @@ fn from_lines(
     answer(engine, args, &waiting, true)
 }
 
-/// Runs a batch and prints what came out; `titled` puts each question before its answer.
+/// Runs a batch and prints the answers; `titled` puts each question before its answer.
 fn answer(engine: &Engine, args: &GenerateArgs, batch: &[Request], titled: bool) -> Result<()> {
     let mut out = String::new();
     for g in engine.generate_batch(batch)? {

@@ -45,7 +45,7 @@ pub struct ScoreArgs {
 /// Runs `score`.
 ///
 /// # Errors
-/// What reading the model and the data says; [`Error::Usage`] for a compression factor where nothing is
+/// Errors of reading the model and the data; [`Error::Usage`] for a compression factor where nothing is
 /// compressed; a loss that is not finite.
 pub fn run(args: &ScoreArgs) -> Result<()> {
     let samples = load(&args.data, None)?;

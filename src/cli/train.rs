@@ -39,7 +39,7 @@ pub struct TrainArgs {
 /// Runs `train`.
 ///
 /// # Errors
-/// What the run says; [`Error::Usage`] for flags that do not fit together.
+/// Errors of the run; [`Error::Usage`] for flags that do not fit together.
 pub fn run(args: TrainArgs) -> Result<()> {
     let mut flags = *args.flags;
     if let Some(path) = &args.config {

@@ -1,7 +1,7 @@
 //! Accuracy and reasoning length over a data set: the two figures of the paper's table 1.
 //!
 //! Questions of similar length share a batch, so that one long prompt does not size the cache of many
-//! short ones. What a question gets must not depend on that: its draws are keyed by the evaluation's
+//! short ones. The answer to a question must not depend on that: its draws are keyed by the evaluation's
 //! seed and its own place in the data set ([`sample_seed`]), so neither the batch size nor the order
 //! of the batches moves a figure.
 
@@ -12,32 +12,32 @@ use crate::model::prompt::{self, Method};
 use crate::random::Philox;
 use crate::{Error, Result};
 
-/// How to evaluate.
+/// Settings of an evaluation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EvalOptions {
-    /// How to reason.
+    /// The method of reasoning.
     pub method: Method,
-    /// The compression factor as text: an integer, a fraction or `auto`; what [`Method::speed`] says, where it
-    /// says anything.
+    /// The speed that prompts state: a compression factor as text (an integer, a fraction or `auto`), or the one
+    /// that [`Method::speed`] fixes.
     pub speed: String,
-    /// How to sample; its seed is the evaluation's, from which every question's own is derived.
+    /// Sampling settings; the seed is the evaluation's, from which every question's own is derived.
     pub sampling: Sampling,
     /// Questions that run together; at least 1.
     pub batch_size: usize,
-    /// When an answer is right.
+    /// The verifier that judges answers.
     pub verifier: VerifierKind,
 }
 
-/// One question, and what became of it.
+/// One question with the generation that answered it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
     /// The question as asked.
     pub question: String,
     /// The gold answer.
     pub gold: String,
-    /// What the model wrote.
+    /// The model's generation.
     pub generation: Generation,
-    /// Whether its answer is the gold one, as [`EvalOptions::verifier`] judges; never, where it gave none.
+    /// Whether its answer is the gold one by [`EvalOptions::verifier`]; false without an answer.
     pub correct: bool,
 }
 
@@ -71,11 +71,11 @@ pub fn sample_seed(seed: u64, index: usize) -> u64 {
     u64::from(low) | u64::from(high) << 32
 }
 
-/// Answers every question of `samples` and counts; `progress` hears how many are done after each batch.
+/// Answers every question of `samples` and counts; calls `progress` with the number done after each batch.
 ///
 /// # Errors
 /// [`Error::Usage`] for an empty data set, a batch size of 0 or sampling values out of range; a method
-/// that the model has no head for; and what the device says.
+/// that the model has no head for; and errors of the device.
 pub fn evaluate<D: Device>(
     loaded: &Loaded<D>,
     samples: &[Sample],

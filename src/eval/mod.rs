@@ -1,4 +1,4 @@
-//! Evaluation: how often a model is right, how long it thinks, and how well it predicts.
+//! Evaluation: accuracy, reasoning length, and teacher-forced losses.
 
 pub mod accuracy;
 pub mod plot;

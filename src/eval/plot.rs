@@ -1,4 +1,4 @@
-//! Accuracy against reasoning length, as an SVG: the trade that compression makes, at a glance.
+//! Accuracy against reasoning length, as an SVG plot.
 
 use std::ops::Range;
 use std::path::Path;
@@ -15,7 +15,7 @@ use crate::{Error, Result};
 /// Width and height in pixels.
 const SIZE: (u32, u32) = (760, 480);
 const LOOK: Look = Look { title: 21, margins: (14, 26), room: (52, 64), ticks: (9, 9), tick: 14, name: 16 };
-/// What reinforcement learning made of the CoLaR points.
+/// The points of CoLaR after reinforcement learning.
 const RL: RGBColor = RGBColor(0, 128, 96);
 /// The points of implicit CoT, Coconut and distillation.
 const OTHERS: RGBColor = RGBColor(120, 94, 150);
@@ -29,7 +29,7 @@ pub fn write(path: &Path, title: &str, rows: &[TableRow]) -> Result<()> {
     write_atomic(path, |out| out.write_all(svg.as_bytes()))
 }
 
-/// The picture as SVG text: CoLaR points joined in the order of their length and labelled by their
+/// The plot as SVG text: CoLaR points joined in the order of their length and labelled by their
 /// factor, those after reinforcement learning as triangles, CoT points as diamonds, other methods as squares
 /// with their names, 95 % intervals as bars where the rows have them.
 ///

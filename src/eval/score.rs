@@ -18,7 +18,7 @@ use crate::train::recipe::Recipe;
 use crate::train::sft::{Uploaded, labels_loss, latent_target};
 use crate::{Error, Result};
 
-/// How to score.
+/// Settings of a scoring run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ScoreOptions {
     /// The layout: latents to predict, thoughts, or a written chain.
@@ -72,12 +72,12 @@ pub struct Score {
     pub total: Losses,
 }
 
-/// Scores `samples`; `progress` hears how many are done after each forward pass.
+/// Scores `samples`; calls `progress` with the number done after each forward pass.
 ///
 /// # Errors
 /// [`Error::Usage`] for an empty data set, a compression factor of 0, or other than 1 where nothing is
 /// compressed; a model without the latent head or the thoughts of the method; a loss that is not finite, naming
-/// the sample; and what the device says.
+/// the sample; and errors of the device.
 pub fn score<D: Device>(
     loaded: &Loaded<D>,
     samples: &[Sample],

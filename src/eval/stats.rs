@@ -1,4 +1,4 @@
-//! A mean over seeds and how far to trust it.
+//! A mean over seeds with its confidence interval.
 //!
 //! Five seeds are few, so the interval is Student's, not the normal one: with n values of standard
 //! deviation s (Bessel's correction) the mean is known to ± t(0.975, n − 1) · s / √n with 95 %

@@ -17,7 +17,7 @@ use crate::{Error, Result};
 /// One row. Fields ending in `_ci` are half widths of 95 % confidence intervals over seeds.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TableRow {
-    /// How the model reasons.
+    /// The method of reasoning.
     pub method: Method,
     /// Whether reinforcement learning followed the supervised training.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -59,7 +59,7 @@ impl TableRow {
         let accuracy = over(&|e| e.accuracy)?;
         let length = over(&|e| e.mean_length)?;
         let answer = over(&|e| e.mean_answer_tokens)?;
-        // A run without a correct answer has no such length: a mean over the others would be another figure.
+        // A run without a correct answer has no such length, and a mean over the other runs would be another figure.
         let correct: Option<Vec<f64>> = runs.iter().map(|e| e.mean_length_correct).collect();
         let correct = correct.and_then(|lengths| estimate(&lengths));
         Some(TableRow {

@@ -40,7 +40,7 @@ impl Lengths {
     /// Those of a sample.
     ///
     /// # Errors
-    /// What the tokenizer says.
+    /// Errors of the tokenizer.
     pub fn of(sample: &Sample, tokenizer: &Tokenizer) -> Result<Self> {
         let tokens = |text: &str| Ok::<_, Error>(tokenizer.encode(text)?.len());
         let last = sample.steps.len().saturating_sub(1);

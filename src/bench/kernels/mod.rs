@@ -1,4 +1,4 @@
-//! Single operations of a device, each beside what the same device can do at best.
+//! Timings of a device's single operations, each beside the ceilings of the same device.
 //!
 //! Two ceilings are measured first: a large copy (memory) and a large product of the device's compute dtype
 //! (arithmetic). The share of a row is the time that its bytes and operations would take at these ceilings,
@@ -29,7 +29,7 @@ const LONG_PRODUCT: f64 = 0.05;
 /// Least seconds for a ceiling, of whose batches the fastest counts.
 const CEILING_SECONDS: f64 = 0.05;
 
-/// What is measured.
+/// Settings of the measurement.
 #[derive(Debug, Clone)]
 pub struct KernelOptions {
     /// The model whose shapes are taken.
@@ -40,7 +40,7 @@ pub struct KernelOptions {
     pub seconds: f64,
 }
 
-/// What the device can do at best.
+/// The ceilings of a device.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Ceilings {
     /// A large copy: bytes read and written, 1e9 a second.
@@ -55,7 +55,7 @@ pub struct Ceilings {
     pub product_dtype: String,
 }
 
-/// What limits an operation.
+/// The ceiling that limits an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Bound {
@@ -90,13 +90,13 @@ pub struct KernelRow {
     pub share: f64,
 }
 
-/// All of it.
+/// The whole measurement.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct KernelReport {
-    /// Where and when.
+    /// Device, date and build.
     #[serde(flatten)]
     pub setting: Setting,
-    /// What the device can do at best.
+    /// The ceilings of the device.
     pub ceilings: Ceilings,
     /// The rows.
     pub rows: Vec<KernelRow>,
@@ -105,7 +105,7 @@ pub struct KernelReport {
 /// The best speed of a copy of `bytes` bytes, read and written bytes counted, in 1e9 a second.
 ///
 /// # Errors
-/// What the device says.
+/// Errors of the device.
 pub fn copy_ceiling<D: Device>(timer: &mut Timer<D>, bytes: u64, seconds: f64) -> Result<f64> {
     const COLS: usize = 1024;
     let rows = usize::try_from(bytes).unwrap_or(usize::MAX).div_ceil(COLS * size_of::<f32>());
@@ -127,10 +127,10 @@ pub struct Product {
     pub dtype: String,
 }
 
-/// The best rate of a product, as large as is soon done.
+/// The best rate of a product, as large as a short measurement allows.
 ///
 /// # Errors
-/// What the device says.
+/// Errors of the device.
 pub fn product_ceiling<D: Device>(
     timer: &mut Timer<D>,
     config: &ModelConfig,
@@ -161,7 +161,7 @@ impl Ceilings {
     /// Measures both.
     ///
     /// # Errors
-    /// What the device says.
+    /// Errors of the device.
     pub fn measure<D: Device>(timer: &mut Timer<D>, config: &ModelConfig, seconds: f64) -> Result<Self> {
         let copy_bytes = copy_bytes(config);
         let copy_gb_per_s = copy_ceiling(timer, copy_bytes, seconds)?;
@@ -199,11 +199,11 @@ impl Ceilings {
     }
 }
 
-/// Measures the ceilings and each row whose name has the filter in it; `started` sees the ceilings, `measured`
-/// each row as it is there.
+/// Measures the ceilings and each row whose name has the filter in it; calls `started` with the ceilings and
+/// `measured` with each row once it is measured.
 ///
 /// # Errors
-/// [`Error::Usage`] if no row has the filter in its name; what the device says.
+/// [`Error::Usage`] if no row has the filter in its name; errors of the device.
 pub fn kernels<D: Device>(
     device: &D,
     options: &KernelOptions,

@@ -21,7 +21,7 @@ const MOST_SETS: usize = 64;
 /// Values that are repeated; a prime number of them, so that no two rows are alike.
 const VALUES: usize = 65_521;
 
-/// How many sets of operands of `bytes` bytes take turns.
+/// The number of sets of operands, of `bytes` bytes each, that take turns.
 pub(super) fn sets(bytes: u64) -> usize {
     ROTATED.div_ceil(usize::try_from(bytes).unwrap_or(ROTATED).max(1)).clamp(1, MOST_SETS)
 }
@@ -47,7 +47,7 @@ fn values() -> &'static [f32] {
     })
 }
 
-/// Standard normal values in float32, from another place for each `set`.
+/// Standard normal values in float32, different for each `set`.
 pub(super) fn floats<D: Device>(device: &D, rows: usize, cols: usize, set: usize) -> Result<D::Tensor> {
     let start = set * 977 % VALUES;
     let all: Vec<f32> = values().iter().copied().cycle().skip(start).take(rows * cols).collect();
@@ -78,7 +78,7 @@ pub(super) fn weight<D: Device>(
 ) -> Result<D::Tensor> {
     let each = size_of::<u64>() / dtype.size();
     let some = values().iter().map(|x| 0.02 * x);
-    // Whole words: what is left over after the last is not used.
+    // Whole words; the rest of the last one is not used.
     let pattern: Vec<u64> = match dtype {
         Dtype::F32 => words(some.map(|x| u64::from(x.to_bits())), each),
         Dtype::Bf16 => words(some.map(|x| bf16::from_f32(x).to_bits().into()), each),
@@ -99,12 +99,12 @@ fn words(values: impl Iterator<Item = u64>, each: usize) -> Vec<u64> {
         .collect()
 }
 
-/// A source of noise a row.
+/// A source of noise for each row.
 pub(super) fn draws(rows: usize) -> Vec<Draw> {
     (0..rows as u32).map(|i| Draw { key: 1, counter: [0x10, i] }).collect()
 }
 
-/// `count` numbers below `limit` that jump about.
+/// `count` numbers below `limit`, in no regular order.
 pub(super) fn scattered(count: usize, limit: usize, set: usize) -> Vec<u32> {
     (0..count).map(|i| ((set * count + i) * 7919 % limit) as u32).collect()
 }

@@ -1,7 +1,7 @@
 //! The table: each operation of the device interface that inference uses, at a model's shapes.
 //!
-//! A row says what it moves at least and how many operations it takes, a multiply-add counting as two; operands
-//! are counted once, whatever the operation reads twice. Rows of activations are 1 for decoding one sequence, up
+//! A row gives the least bytes it moves and the operations it takes, a multiply-add counting as two; operands
+//! are counted once, even if the operation reads them twice. Rows of activations are 1 for decoding one sequence, up
 //! to 16 for a batch, 512 and 2048 for prompts.
 
 use std::sync::Arc;
@@ -29,7 +29,7 @@ pub struct Case<D: Device> {
 }
 
 impl<D: Device> Case<D> {
-    /// Operation and shape: what a filter is matched with.
+    /// Operation and shape, which a filter is matched against.
     pub fn name(&self) -> String {
         format!("{} {}", self.operation, self.shape)
     }
@@ -37,7 +37,7 @@ impl<D: Device> Case<D> {
     /// Makes the operands.
     ///
     /// # Errors
-    /// What the device says.
+    /// Errors of the device.
     pub fn work(&self, device: &D) -> Result<Work<D>> {
         (self.make)(device)
     }

@@ -39,7 +39,7 @@ pub struct DecodeArgs {
     no_copy: bool,
 }
 
-/// What was measured.
+/// The results of the measurement.
 struct Measured {
     setting: Setting,
     first_token_s: f64,
@@ -66,7 +66,7 @@ impl DeviceTask for Task<'_> {
         let first = &mut || first_token_s = started.elapsed().as_secs_f64();
         let tokens = bench::decode(&loaded, &options, first)?;
         drop(loaded);
-        // Opened once more, as a new latent head changes what a decoder takes.
+        // Opened once more, as a new latent head changes the weights that a decoder takes.
         let chain = || {
             let loaded = bench::open_with_head(device.clone(), &args.model, None)?;
             bench::latents(&loaded, &args.prompt, args.latents)
@@ -84,7 +84,7 @@ impl DeviceTask for Task<'_> {
 /// Runs `bench decode`; `started` is when the process began.
 ///
 /// # Errors
-/// Bad model files, and what the device says.
+/// Bad model files, and errors of the device.
 pub fn run(args: &DecodeArgs, started: Instant) -> Result<()> {
     let m = args.on.run(Task { args, started })?;
     let share = |speed: f64| m.copy_gb_per_s.map(|copy| speed / copy);

@@ -45,7 +45,7 @@ impl DeviceTask for Task {
         if self.json {
             return bench::kernels(&device, &self.options, &mut |_, _| (), &mut |_| ());
         }
-        // A row is shown when it is there. Who no longer reads is told nothing.
+        // Each row is printed once it is measured; a closed pipe is no error.
         let show = |text: String| common::print(&text).unwrap_or_default();
         bench::kernels(&device, &self.options, &mut |s, c| show(head(s, c)), &mut |row| show(line(row)))
     }
@@ -88,7 +88,7 @@ fn line(row: &KernelRow) -> String {
 /// Runs `bench kernels`.
 ///
 /// # Errors
-/// [`Error::Usage`] for an unknown model or a filter that no row matches; what the device says.
+/// [`Error::Usage`] for an unknown model or a filter that no row matches; errors of the device.
 pub fn run(args: &KernelsArgs) -> Result<()> {
     let preset = Preset::from_name(&args.config).ok_or_else(|| {
         let known = Preset::ALL.map(Preset::name).join(", ");

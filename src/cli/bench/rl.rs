@@ -58,7 +58,7 @@ impl DeviceTask for Task<'_> {
 /// Runs `bench rl`.
 ///
 /// # Errors
-/// [`Error::Usage`] for a group of one; bad model or data files, and what the device says.
+/// [`Error::Usage`] for a group of one; bad model or data files, and errors of the device.
 pub fn run(args: &RlArgs) -> Result<()> {
     if args.group_size < 2 {
         return Err(Error::usage("--group-size must be at least 2"));

@@ -85,7 +85,7 @@ impl DeviceTask for Task<'_> {
 /// Runs `bench train`.
 ///
 /// # Errors
-/// Bad model or data files, sequences too short, and what the device says.
+/// Bad model or data files, sequences too short, and errors of the device.
 pub fn run(args: &StepArgs) -> Result<()> {
     // Holds the model that is made, if one is, until it is no longer needed.
     let made = tempfile::tempdir().map_err(crate::Error::io(&std::env::temp_dir()))?;

@@ -1,4 +1,4 @@
-//! `experiment cost`: what the comparison takes at another scale.
+//! `experiment cost`: the cost of the comparison at another scale.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,4 @@
-//! How an experiment is shown: a bar for all of it, and one for each of the jobs side by side.
+//! The progress bars of an experiment: one for all of it, and one for each of the jobs side by side.
 
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
@@ -97,7 +97,7 @@ impl Shown {
         }
     }
 
-    /// Takes the bars away and says what was written.
+    /// Removes the bars and names the files that were written.
     pub fn finish(&self) {
         let s = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         for bar in s.jobs.iter().chain(&s.all) {

@@ -79,7 +79,7 @@ fn flush<D: Device>(
     Ok(())
 }
 
-/// The first `n` of what is left.
+/// Removes and returns the first `n` values of `rest`.
 fn take(rest: &mut &[f32], n: usize) -> Vec<f32> {
     let (first, others) = rest.split_at(n.min(rest.len()));
     *rest = others;
