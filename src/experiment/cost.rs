@@ -1,7 +1,7 @@
-//! What a comparison takes at another scale: operations and bytes, counted from the shape of a model and the lengths
+//! The cost of a comparison at another scale: operations and bytes, counted from the shape of a model and the lengths
 //! of its samples. Nothing is timed; only [`Totals::hours`] turns operations into time, by an assumed speed.
 //!
-//! Counted are the products of matrices: the linear layers, their adapters, attention (scores and their use, each
+//! The count covers the products of matrices: the linear layers, their adapters, attention (scores and their use, each
 //! position with itself and those before it), the vocabulary at labelled positions, latent head and projector. A
 //! product of `m × k` by `k × n` is `2·m·k·n` operations. The backward pass repeats each product once for the gradient
 //! of its input, and once more for that of its weights where these are trained; attention has two operands that
@@ -31,13 +31,13 @@ pub struct Lengths {
 }
 
 impl Lengths {
-    /// What is assumed of GSM8k-Aug under Llama's tokenizer: a question of 60 tokens in a prompt of 15, three steps
-    /// of 9 tokens, an answer of 4.
+    /// The lengths assumed for GSM8k-Aug under Llama's tokenizer: a question of 60 tokens in a prompt of 15, three
+    /// steps of 9 tokens, an answer of 4.
     pub fn assumed() -> Self {
         Lengths { question: 75, steps: vec![9, 9, 9], answer: 4 }
     }
 
-    /// Those of a sample.
+    /// The lengths of a sample.
     ///
     /// # Errors
     /// Errors of the tokenizer.
@@ -71,7 +71,7 @@ fn sequences(method: Method, l: &Lengths) -> Vec<Vec<Sequence>> {
         let tail = SEP + steps + SEP + l.answer;
         Sequence { positions: l.question + tail, labelled: tail, ..Sequence::default() }
     };
-    // What is left in stage s; in the last one nothing, however many steps there were.
+    // The steps left in stage s; in the last stage none, however many there were.
     let left = |stage: usize| if stage < STAGES { l.steps_from(stage) } else { 0 };
     match method {
         Method::Cot => vec![vec![written(all)]],
@@ -100,19 +100,19 @@ fn sequences(method: Method, l: &Lengths) -> Vec<Vec<Sequence>> {
 /// Positions of a sequence in training.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Sequence {
-    /// All of them.
+    /// All positions.
     positions: usize,
-    /// Those whose next token is a label.
+    /// Positions whose next token is a label.
     labelled: usize,
-    /// Those whose next latent is.
+    /// Positions that predict a latent.
     latents: usize,
-    /// Those that wait for the hidden state of the one before.
+    /// Positions of thoughts, which wait for the hidden state of the one before.
     thoughts: usize,
-    /// Those of them that go through a projector.
+    /// Thoughts that go through a projector.
     projected: usize,
 }
 
-/// What is trained on what.
+/// The model and the training setup to count for.
 #[derive(Debug, Clone)]
 pub struct Scale {
     /// The model.
@@ -157,7 +157,7 @@ impl Operations {
     }
 }
 
-/// What a method takes.
+/// The cost of a method.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Totals {
     /// The method.
@@ -231,7 +231,7 @@ impl Scale {
     /// Bytes kept for the backward pass, and the logits.
     ///
     /// A position keeps in bfloat16, a layer: the stream before and after attention, both norms' outputs, queries,
-    /// keys, values, what attention made of them, gate, up and their product. A labelled one keeps its logits in
+    /// keys, values, the output of attention, gate, up and their product. A labelled one keeps its logits in
     /// float32, which become their gradient.
     fn activation_bytes(&self, s: &Sequence) -> f64 {
         let c = &self.model;
@@ -240,7 +240,7 @@ impl Scale {
         positions + 4.0 * (s.labelled * c.vocab_size) as f64
     }
 
-    /// What a method takes on samples of these lengths, at least one.
+    /// The cost of a method on samples of these lengths, at least one.
     ///
     /// Bytes are those of the frozen weights in bfloat16 (2 each), of the trained ones with gradient and two moments
     /// in float32 (16 each), and of the activations of `batch_size` mean samples, packed without padding, in the
@@ -283,7 +283,7 @@ impl Scale {
 /// Fails where the separator is not the single token that is counted for it.
 ///
 /// # Errors
-/// What [`Tokenizer::separator`] says.
+/// Errors of [`Tokenizer::separator`].
 pub fn check_separator(tokenizer: &Tokenizer) -> Result<()> {
     tokenizer.separator(SEPARATOR).map(|_| ())
 }

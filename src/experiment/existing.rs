@@ -1,4 +1,4 @@
-//! What stands in an experiment's directory already, and whether it belongs to what is asked for.
+//! Checks that the existing content of an experiment's directory belongs to the experiment that is asked for.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use super::plan::Plan;
 use crate::train::TrainFlags;
 use crate::{Error, Result};
 
-/// The file that says what an experiment is.
+/// The file with an experiment's kind and settings.
 const MANIFEST: &str = "experiment.json";
 
 /// Fails unless `root` is absent, empty, or holds this experiment begun with the same settings.
@@ -61,7 +61,7 @@ pub(super) fn mark(root: &Path, kind: &str, settings: &Value) -> Result<()> {
     write_json(&path, &manifest)
 }
 
-/// What a comparison may not change between two calls; methods, seeds, tests and learning rates may be added to.
+/// The settings that must stay the same between two calls; methods, seeds, tests and learning rates may be added.
 pub(super) fn settings(plan: &Plan) -> Value {
     let path = |p: &Path| p.canonicalize().unwrap_or_else(|_| p.to_owned()).display().to_string();
     let mut settings = json!({

@@ -1,4 +1,4 @@
-//! `experiment factors`: what a compression factor in the prompt does, whether training knew it or not.
+//! `experiment factors`: the effect of the compression factor in the prompt, for factors of training and others.
 
 use std::path::{Path, PathBuf};
 
@@ -24,12 +24,12 @@ use crate::{Error, Result};
 
 const KIND: &str = "factors";
 
-/// Which checkpoints are asked, one a seed.
+/// The checkpoints to evaluate, one a seed.
 #[derive(Debug, Clone)]
 pub enum FactorsSource {
-    /// Those of a method of the comparison in the report's own directory, on its test sets.
+    /// The checkpoints of a method of the comparison in the report's own directory, on its test sets.
     Table1(&'static Variant),
-    /// These, over this model.
+    /// Given checkpoints over a given model.
     Checkpoints {
         /// The model directory.
         model: PathBuf,
@@ -38,10 +38,10 @@ pub enum FactorsSource {
     },
 }
 
-/// What `experiment factors` is told.
+/// The options of `experiment factors`.
 #[derive(Debug, Clone)]
 pub struct FactorsOptions {
-    /// Where the report goes; the directory of a comparison where its checkpoints are asked.
+    /// The directory of the report, and of the comparison if its checkpoints are evaluated.
     pub out: PathBuf,
     /// The checkpoints.
     pub source: FactorsSource,
@@ -49,22 +49,22 @@ pub struct FactorsOptions {
     pub tests: Vec<TestSet>,
     /// The factors, as text.
     pub factors: Vec<String>,
-    /// How to sample; checkpoint k draws under `seed + k`, those of a comparison under their own.
+    /// Sampling settings; checkpoint k draws under `seed + k`, a checkpoint of a comparison under its own seed.
     pub sampling: Sampling,
-    /// When an answer is right.
+    /// The verifier that judges answers.
     pub verifier: VerifierKind,
     /// Questions that run together; `None`: as many as suits the model.
     pub batch_size: Option<usize>,
-    /// Where and how.
+    /// The machine that performs the runs.
     pub machine: Machine,
 }
 
-/// A factor and what came out under it.
+/// A factor and the figures under it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FactorRow {
     /// The factor as the prompt gave it.
     pub cf: String,
-    /// Whether it was among those of training.
+    /// Whether training had this factor.
     pub trained: bool,
     /// Figures of every test set.
     pub results: Vec<Figures>,
@@ -77,25 +77,25 @@ pub struct FactorsReport {
     pub checkpoints: Vec<PathBuf>,
     /// Test sets: name and number of questions.
     pub tests: Vec<(String, usize)>,
-    /// How the tests were answered.
+    /// Sampling settings of the answers.
     pub sampling: Sampling,
     /// A row a factor.
     pub rows: Vec<FactorRow>,
 }
 
-/// A checkpoint that is asked.
+/// A checkpoint to evaluate.
 struct Subject {
     checkpoint: PathBuf,
-    /// Where its figures are kept.
+    /// The directory of its figures.
     figures: PathBuf,
     seed: u64,
 }
 
-/// Asks the checkpoints at every factor and writes `factors.md`, `factors.json` and `factors.svg`.
+/// Evaluates the checkpoints at every factor and writes `factors.md`, `factors.json` and `factors.svg`.
 ///
 /// # Errors
 /// [`Error::Usage`] for empty lists, a checkpoint without latents, a directory that holds something else or that another
-/// process works in; bad files; what generation says.
+/// process works in; bad files; errors of generation.
 pub fn factors(options: FactorsOptions, on_event: &Listener<'_>) -> Result<FactorsReport> {
     let ready = Ready::open(options)?;
     let o = &ready.options;
@@ -128,7 +128,7 @@ struct Part {
     test: usize,
 }
 
-/// Parts that need nothing of each other.
+/// Parts that do not depend on each other.
 struct List {
     open: Vec<Part>,
     done: Vec<(Part, Measured)>,
@@ -148,13 +148,13 @@ impl Board for List {
     }
 }
 
-/// Everything read, nothing asked.
+/// All input, read and checked, before the first evaluation.
 struct Ready {
     options: FactorsOptions,
     model: PathBuf,
     subjects: Vec<Subject>,
     tests: Vec<Questions>,
-    /// Factors of training, where the runs still say.
+    /// Factors of training, where the runs' configurations still say them.
     trained: Vec<usize>,
     /// Whether runs go side by side by default.
     small: bool,

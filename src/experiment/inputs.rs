@@ -1,4 +1,4 @@
-//! What a comparison is given: model, data, test sets, and the machine it may use.
+//! The inputs of a comparison: model, data, test sets, and the machine it may use.
 
 use std::path::PathBuf;
 
@@ -18,7 +18,7 @@ pub struct Given {
 /// A test set by name.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TestSet {
-    /// At the head of its columns.
+    /// The heading of its columns.
     pub name: String,
     /// Its file.
     pub file: PathBuf,
@@ -28,7 +28,7 @@ impl TestSet {
     /// Reads `NAME=FILE`, or `FILE`, which is named like its file.
     ///
     /// # Errors
-    /// What is wrong with the text.
+    /// A message naming the fault of the text.
     pub fn parse(text: &str) -> Result<Self, String> {
         let (name, file) = match text.split_once('=') {
             Some((name, file)) => (name.to_owned(), PathBuf::from(file)),
@@ -53,10 +53,10 @@ impl TestSet {
 /// The name of the columns that are the mean over all test sets.
 pub const AVERAGE: &str = "average";
 
-/// Where and how runs are performed: nothing of it changes a result but `dtype`.
+/// The machine that performs the runs. Nothing of it changes a result but `dtype`.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Machine {
-    /// Where to run.
+    /// The device to run on.
     pub device: DeviceKind,
     /// Arithmetic of a CUDA device.
     pub dtype: Option<ComputeDtype>,

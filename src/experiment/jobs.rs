@@ -1,26 +1,26 @@
 //! Parts of an experiment, several at a time.
 //!
-//! What may be begun depends on what is done, so the workers share a [`Board`]: each takes a part from it, performs
-//! it, and puts the outcome back, which may free others.
+//! Some parts can begin only after others are done, so the workers share a [`Board`]: each takes a part from it,
+//! performs it, and puts the outcome back, which may free others.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::{Error, Result};
 
-/// What is to be done, and what has come of it.
+/// The parts to be done, and the outcomes of those that are.
 pub(super) trait Board: Send {
-    /// A thing to do.
+    /// A part to perform.
     type Part: Copy + Send;
-    /// What comes of it.
+    /// The outcome of a part.
     type Outcome: Send;
 
     /// The next part that may be begun; it is then no longer on the board. `None`: none, for now.
     fn take(&mut self) -> Option<Self::Part>;
 
-    /// Notes what came of a part.
+    /// Notes the outcome of a part.
     ///
     /// # Errors
-    /// What makes the rest pointless.
+    /// An error that makes the remaining parts pointless.
     fn put(&mut self, part: Self::Part, outcome: Self::Outcome) -> Result<()>;
 }
 
@@ -31,7 +31,7 @@ struct Shared<B> {
     stop: bool,
 }
 
-/// Performs all parts of a board on `workers` threads, whose numbers `perform` is told, and returns the board.
+/// Performs all parts of a board on `workers` threads and returns the board. `perform` gets the thread's number.
 ///
 /// # Errors
 /// The first error of a part; no part is begun after it, those under way are waited for.
@@ -91,7 +91,7 @@ fn begin<B: Board>(shared: &Mutex<Shared<B>>, changed: &Condvar) -> Option<B::Pa
     }
 }
 
-/// Ends a part, by a panic too: nobody must wait for what will not come.
+/// Ends a part when dropped, after a panic too, so that no worker waits for an outcome that never comes.
 struct End<'a, B> {
     shared: &'a Mutex<Shared<B>>,
     changed: &'a Condvar,

@@ -1,4 +1,4 @@
-//! Where labels stand: beside their point, where they cover least.
+//! Placement of labels: beside their point, where they cover the least.
 
 use std::ops::Range;
 
@@ -7,12 +7,12 @@ pub(super) type Pixel = (i32, i32);
 
 /// Half a mark's width.
 pub(super) const MARK: i32 = 5;
-/// Between a mark and its label.
+/// Pixels between a mark and its label.
 const GAP: i32 = 3;
-/// Between the samples of what is drawn: below the size of a letter.
+/// Pixels between the samples of a drawn line: below the size of a letter.
 const STEP: i32 = 3;
 
-/// What is drawn on a panel, as samples of it, and so what a label should not cover.
+/// Samples of everything that is drawn on a panel, which a label should not cover.
 pub(super) struct Labels {
     drawn: Vec<Pixel>,
     frame: (Range<i32>, Range<i32>),
@@ -20,19 +20,19 @@ pub(super) struct Labels {
 }
 
 impl Labels {
-    /// None yet, within `frame` (columns, rows), in letters of so many pixels.
+    /// An empty panel within `frame` (columns, rows), with labels in letters of so many pixels.
     pub fn new(frame: (Range<i32>, Range<i32>), letters: u32) -> Self {
         Labels { drawn: Vec::new(), frame, letters: letters as i32 }
     }
 
-    /// A straight line is drawn.
+    /// Notes a straight line that is drawn.
     pub fn line(&mut self, from: Pixel, to: Pixel) {
         let (dx, dy) = (to.0 - from.0, to.1 - from.1);
         let n = (dx.abs().max(dy.abs()) / STEP).max(1);
         self.drawn.extend((0..=n).map(|i| (from.0 + dx * i / n, from.1 + dy * i / n)));
     }
 
-    /// A mark is drawn.
+    /// Notes a mark that is drawn.
     pub fn mark(&mut self, at: Pixel) {
         self.fill((at.0 - MARK, at.1 - MARK), (2 * MARK, 2 * MARK));
     }
@@ -43,7 +43,7 @@ impl Labels {
         }
     }
 
-    /// Takes the place of the label of the mark at `at`; returns the upper left corner of its text.
+    /// Chooses and takes the place of the label of the mark at `at`; returns the upper left corner of its text.
     pub fn place(&mut self, at: Pixel, text: &str) -> Pixel {
         // Letters are about 0.6 of their height wide.
         let size = (text.chars().count() as i32 * self.letters * 6 / 10, self.letters);
@@ -66,7 +66,7 @@ impl Labels {
         least
     }
 
-    /// How much a label there would cover; much more where it leaves the frame.
+    /// The number of samples that a label there would cover; much more where it leaves the frame.
     fn cost(&self, (x, y): Pixel, (width, height): Pixel) -> usize {
         let (columns, rows) = (x - 1..x + width + 2, y - 1..y + height + 2);
         let covers = self.drawn.iter().filter(|(x, y)| columns.contains(x) && rows.contains(y)).count();

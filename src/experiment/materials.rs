@@ -38,7 +38,7 @@ fn sets(seed: u64, shorten: u64) -> Result<Vec<(&'static str, Vec<Sample>)>> {
     for sample in splits.train.iter().chain(&splits.val).chain(&splits.test) {
         known.insert(numbers(sample));
     }
-    // One in twenty or so is known; what is left over is not needed.
+    // One in twenty or so is known already; surplus problems are dropped.
     let more =
         SynthConfig { train: 0, val: 0, test: 2 * config.test, min_steps: HARD_STEPS, ..config.clone() };
     let drawn = synth::generate(&SynthConfig { max_steps: HARD_STEPS, seed: seed.wrapping_add(1), ..more })?;
@@ -47,14 +47,14 @@ fn sets(seed: u64, shorten: u64) -> Result<Vec<(&'static str, Vec<Sample>)>> {
     Ok(sets.map(|(name, samples)| (name, samples.into_iter().map(apart).collect())).to_vec())
 }
 
-/// The chain from its first result on. Chains that differ in the order of the first two numbers share it, so it
-/// keeps apart more than it must.
+/// The chain from its first result on, as a key. Chains that differ in the order of the first two numbers share it,
+/// so a few more problems than necessary count as the same.
 fn numbers(sample: &Sample) -> String {
     let steps = sample.steps.concat();
     steps.split_once('=').map_or(String::new(), |(_, rest)| rest.to_owned())
 }
 
-/// Every step by itself.
+/// The sample with every step as an entry of its own.
 fn apart(sample: Sample) -> Sample {
     let steps = sample.steps.iter().flat_map(|s| s.split_terminator(';')).map(str::to_owned).collect();
     Sample { steps, ..sample }

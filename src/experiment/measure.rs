@@ -15,13 +15,13 @@ use crate::{Error, Result};
 /// Everything that decides the figures, but for the checkpoint.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Setting {
-    /// How the model reasons.
+    /// The method of reasoning.
     pub method: Method,
-    /// What the prompts give as speed.
+    /// The speed that prompts state.
     pub speed: String,
-    /// How to sample.
+    /// Sampling settings.
     pub sampling: Sampling,
-    /// When an answer is right.
+    /// The verifier that judges answers.
     pub verifier: VerifierKind,
     /// Questions of the data set.
     pub n: usize,
@@ -30,7 +30,7 @@ pub struct Setting {
 }
 
 impl Setting {
-    /// The file of its figures in `dir`; `test` is what the data set is called. Another setting has another file.
+    /// The file of its figures in `dir`; `test` is the name of the data set. Another setting has another file.
     pub(super) fn file(&self, dir: &Path, test: &str) -> PathBuf {
         // Debug prints floats in the shortest form that is exact.
         let code = crc32c::crc32c(format!("{self:?}").as_bytes());
@@ -38,10 +38,10 @@ impl Setting {
     }
 }
 
-/// What came out.
+/// The figures of a checkpoint on a data set.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Measured {
-    /// Of what.
+    /// The setting they were measured under.
     pub setting: Setting,
     /// Share of right answers, from 0 to 1.
     pub accuracy: f64,
@@ -53,7 +53,7 @@ pub struct Measured {
     pub mean_answer_tokens: f64,
 }
 
-/// Tells data sets apart by what they ask and want, however they are stored.
+/// A checksum of a data set's questions and answers, which does not depend on its file format.
 pub fn checksum(samples: &[Sample]) -> u32 {
     samples.iter().fold(0, |crc, s| {
         let crc = crc32c::crc32c_append(crc, s.question.as_bytes());
@@ -67,8 +67,8 @@ pub(super) fn kept(path: &Path, setting: &Setting) -> Option<Measured> {
     (measured.setting == *setting).then_some(measured)
 }
 
-/// Measures, `batch_size` questions at a time, and keeps the figures in the file `path`; `progress` hears how many
-/// questions are answered.
+/// Measures, `batch_size` questions at a time, and keeps the figures in the file `path`; calls `progress` with the
+/// number of questions answered.
 ///
 /// # Errors
 /// As [`evaluate`]; [`Error::Io`] naming `path`.
@@ -108,7 +108,7 @@ pub(super) fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     write_atomic(path, |out| writeln!(out, "{text}"))
 }
 
-/// Reads what [`write_json`] wrote.
+/// Reads a value that [`write_json`] wrote.
 ///
 /// # Errors
 /// [`Error::Io`] or [`Error::File`] naming `path`.

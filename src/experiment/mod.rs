@@ -2,7 +2,7 @@
 //!
 //! [`table1`] trains the methods under one budget and tests them; [`factors`] asks finished checkpoints at
 //! compression factors that they were trained on and others; [`cost`] counts what the comparison takes at another
-//! scale. What is done is never done again: each part leaves files that say what it was.
+//! scale. A finished part is never done again: it is recognised by the files that it left.
 
 pub mod cost;
 mod existing;
@@ -29,12 +29,12 @@ pub use run::table1;
 
 use std::path::PathBuf;
 
-/// What happens during an experiment, for whoever shows it. Jobs that run side by side have numbers from 0.
+/// Progress of an experiment. Jobs that run side by side have numbers from 0.
 #[derive(Debug, Clone)]
 pub enum Event {
     /// The parts are known.
     Planned {
-        /// How many there are, done ones included.
+        /// Number of parts, done ones included.
         parts: usize,
         /// Jobs side by side.
         jobs: usize,
@@ -52,9 +52,9 @@ pub enum Event {
     At {
         /// The job.
         job: usize,
-        /// Done of it.
+        /// Steps or questions done.
         done: u64,
-        /// Of so many.
+        /// Steps or questions in all.
         of: u64,
         /// Loss of a step.
         loss: Option<f64>,
@@ -65,12 +65,12 @@ pub enum Event {
         job: usize,
         /// The part, if it was not done before.
         name: Option<String>,
-        /// What came of it, in words.
+        /// The outcome, in words.
         result: String,
     },
     /// The report is written.
     Written(Vec<PathBuf>),
 }
 
-/// Hears of events, from several threads.
+/// Called with events, from several threads.
 pub type Listener<'a> = dyn Fn(Event) + Sync + 'a;

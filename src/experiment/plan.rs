@@ -1,4 +1,4 @@
-//! What a comparison consists of: which runs, with which flags, in which directories.
+//! The plan of a comparison: its runs, with their flags and directories.
 //!
 //! Every run of a seed starts from the same checkpoint and gets the same number of updates, batch size, schedule
 //! and weight decay; a method's own table of the settings file may change its objective only, so this cannot be
@@ -16,7 +16,7 @@ use crate::model::prompt::Method;
 use crate::train::{Schedule, TrainFlags, TrainOptions, embedded};
 use crate::{Error, Result};
 
-/// What `experiment table1` is told.
+/// The options of `experiment table1`.
 #[derive(Debug, Clone)]
 pub struct Table1Options {
     /// The experiment's directory.
@@ -43,13 +43,13 @@ pub struct Table1Options {
     pub factors: Vec<String>,
     /// Flags of training by table: `common`, `warm-up`, and methods by name.
     pub settings: BTreeMap<String, TrainFlags>,
-    /// How tests are answered, and the first seed.
+    /// Sampling settings of the tests' answers; its seed is the first training seed.
     pub sampling: Sampling,
-    /// When an answer is right.
+    /// The verifier that judges answers.
     pub verifier: VerifierKind,
-    /// Divides updates and the embedded data, for a quick look.
+    /// Divisor of updates and of the embedded data, for a quick look.
     pub shorten: u64,
-    /// Where and how.
+    /// The machine that performs the runs.
     pub machine: Machine,
 }
 
@@ -60,7 +60,7 @@ pub struct Plan {
     pub root: PathBuf,
     /// Model and data.
     pub given: Given,
-    /// Whether they are the embedded ones.
+    /// Whether model and data are the embedded ones.
     pub embedded: bool,
     /// Test sets, at least one.
     pub tests: Vec<TestSet>,
@@ -80,13 +80,13 @@ pub struct Plan {
     pub init: Option<PathBuf>,
     /// Compression factors of the table.
     pub factors: Vec<String>,
-    /// How tests are answered.
+    /// Sampling settings of the tests' answers.
     pub sampling: Sampling,
-    /// When an answer is right.
+    /// The verifier that judges answers.
     pub verifier: VerifierKind,
-    /// What the updates were divided by.
+    /// The divisor of the updates.
     pub shorten: u64,
-    /// Where and how.
+    /// The machine that performs the runs.
     pub machine: Machine,
     settings: BTreeMap<String, TrainFlags>,
 }
@@ -97,7 +97,7 @@ impl Plan {
     /// Learning rates searched on a model of one's own, around the paper's 1e-4.
     pub const LRS: [f32; 3] = [5e-5, 1e-4, 2e-4];
 
-    /// Fills in what is not said. `given` and `tests` are complete, `samples` are those of the training data.
+    /// Fills in defaults. `given` and `tests` are complete, `samples` are those of the training data.
     ///
     /// # Errors
     /// [`Error::Usage`] for values that no run can have.
@@ -188,7 +188,7 @@ impl Plan {
         }
     }
 
-    /// Every run that the plan can come to need, with its directory.
+    /// Every run that the plan may need, with its directory.
     pub fn runs(&self) -> Vec<(PathBuf, TrainFlags)> {
         let mut runs = Vec::new();
         for &seed in &self.seeds {
@@ -223,8 +223,8 @@ impl Plan {
             ..TrainFlags::default()
         };
         let own = if self.embedded { variant.embedded() } else { TrainFlags::default() };
-        // What the latents are trained towards must stay in place; where there are none it stays as well, so that
-        // all methods train the same weights, as they do under an adapter.
+        // The embeddings are the latents' targets and must not move. Methods without latents keep them frozen too,
+        // so that all methods train the same weights, as they do under an adapter.
         let freeze = TrainFlags { freeze_embedding: self.embedded.then_some(true), ..TrainFlags::default() };
         let mut flags = self
             .planned(self.run_dir(variant, lr, seed), seed)
@@ -242,8 +242,8 @@ impl Plan {
         flags
     }
 
-    /// What the plan says of every run. Without validation in between: the checkpoint is the one after the last
-    /// update, under every method.
+    /// The flags that the plan sets for every run. There is no validation within a run: the checkpoint is the one
+    /// after the last update, under every method.
     fn planned(&self, out: PathBuf, seed: u64) -> TrainFlags {
         TrainFlags {
             model: Some(self.given.model.clone()),
@@ -258,7 +258,7 @@ impl Plan {
         }
     }
 
-    /// What holds where nothing else is said.
+    /// The default flags of every run.
     fn basis(&self, updates: u64) -> TrainFlags {
         if self.embedded {
             return embedded::supervised(updates);

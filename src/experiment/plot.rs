@@ -1,4 +1,4 @@
-//! The pictures of the reports, as SVG.
+//! The plots of the reports, as SVG.
 
 use std::ops::Range;
 
@@ -14,7 +14,7 @@ use crate::chart::{Area, Axes, COLAR, COT, Drawn, FONT, INK, Look, bars, svg, ti
 /// Width and height of a panel.
 const PANEL: (u32, u32) = (520, 400);
 const LOOK: Look = Look { title: 17, margins: (10, 22), room: (46, 58), ticks: (8, 8), tick: 13, name: 14 };
-/// Height of what stands above and below the panels.
+/// Height of the title above the panels and of the legend below.
 const TITLE: u32 = 34;
 const LEGEND: u32 = 30;
 /// Letters of the points' labels.
@@ -106,7 +106,7 @@ fn methods(rows: &[Row], test: usize) -> Vec<Series> {
         match series.last_mut().filter(|s| s.name == row.label) {
             Some(s) => s.points.push(point),
             None => {
-                // CoT and CoLaR keep their colours, whatever else is in the table.
+                // CoT and CoLaR have the same colours in every table.
                 let place = match row.method.as_str() {
                     "cot" => 0,
                     "colar" => 1,
@@ -204,7 +204,7 @@ fn panel(area: &Area<'_>, p: &Panel) -> Drawn {
         let pixel = |at: (f64, f64)| plotting.map_coordinate(&at);
         place(&p.series, Labels::new(plotting.get_pixel_range(), LETTERS), &pixel)
     };
-    // Pixels of the picture; the panel begins somewhere in it.
+    // Pixels count from the corner of the whole picture, not of the panel.
     let (left, top) = area.get_base_pixel();
     for ((x, y), text, colour) in placed {
         let style = (FONT, LETTERS).into_font().color(&colour).pos(Pos::new(HPos::Left, VPos::Top));

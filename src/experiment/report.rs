@@ -1,4 +1,4 @@
-//! The report of a comparison: Markdown for people, JSON for scripts, a picture.
+//! The report of a comparison: Markdown for people, JSON for scripts, a plot.
 
 use std::path::{Path, PathBuf};
 
@@ -38,7 +38,7 @@ pub struct Figures {
 }
 
 impl Figures {
-    /// Those of accuracies and lengths by seed; `None` without a seed.
+    /// The figures of accuracies and lengths by seed; `None` without a seed.
     fn of(test: &str, accuracies: Vec<f64>, mean_lengths: Vec<f64>) -> Option<Self> {
         let (accuracy, length) = (estimate(&accuracies)?, estimate(&mean_lengths)?);
         Some(Figures {
@@ -52,7 +52,7 @@ impl Figures {
         })
     }
 
-    /// Those of one test set, by seed.
+    /// The figures of one test set, by seed.
     pub(super) fn of_measured(test: &str, by_seed: &[Measured]) -> Option<Self> {
         Self::of(
             test,
@@ -86,9 +86,9 @@ pub struct Row {
     pub method: String,
     /// Its name in the table.
     pub label: String,
-    /// The speed that its prompts gave: a factor, or what the method has in its place.
+    /// The speed that its prompts state: a factor, or the one that the method fixes.
     pub speed: String,
-    /// Whether that is a compression factor.
+    /// Whether the speed is a compression factor.
     pub compressed: bool,
     /// Figures of every test set, then of their average if there are several.
     pub results: Vec<Figures>,
@@ -101,7 +101,7 @@ impl Row {
     }
 }
 
-/// What the search for a learning rate found.
+/// The result of the search for a learning rate.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Found {
     /// The method's name on the command line.
@@ -133,7 +133,7 @@ pub struct Table1 {
     pub updates: u64,
     /// Updates of CoT before them.
     pub warm_updates: u64,
-    /// How the tests were answered; every seed draws under its own.
+    /// Sampling settings of the tests' answers; every training seed draws under its own seed.
     pub sampling: Sampling,
     /// The table.
     pub rows: Vec<Row>,
@@ -146,11 +146,11 @@ pub(super) fn within(root: &Path, path: &Path) -> PathBuf {
     path.strip_prefix(root).map_or_else(|_| path.to_owned(), Path::to_owned)
 }
 
-/// Puts the figures together. `chosen` has the chosen rate's place and the accuracies of the search for each
-/// variant; `result` gives the figures by variant, rate, seed, test and speed.
+/// Collects the figures. `chosen` has, for each variant, the chosen rate's place and the accuracies of the search;
+/// `result` gives the figures by variant, rate, seed, test and speed.
 ///
 /// # Errors
-/// Those of `result`.
+/// Errors of `result`.
 pub(super) fn collect(
     p: &Plan,
     chosen: &[(usize, Vec<Option<f64>>)],
@@ -234,7 +234,7 @@ impl Table1 {
         markdown(&heads, &self.search.iter().map(cells).collect::<Vec<_>>())
     }
 
-    /// What the figures are, in a sentence or two.
+    /// A sentence or two that explain the figures.
     fn caption(&self) -> String {
         let tests: Vec<String> = self.tests.iter().map(|(name, _, n)| format!("{name} ({n})")).collect();
         let s = &self.sampling;
@@ -284,7 +284,7 @@ pub(super) fn write_report(
     Ok(["md", "json", "svg"].map(path).to_vec())
 }
 
-/// Fails on figures that no picture can show.
+/// Fails on figures that cannot be plotted.
 pub(super) fn drawable<'a>(figures: impl Iterator<Item = &'a Figures>) -> Result<()> {
     let mut n = 0;
     for f in figures {

@@ -1,4 +1,4 @@
-//! `experiment table1`, from nothing or from wherever it stands, to its report.
+//! `experiment table1`, from an empty or unfinished directory to its report.
 
 use std::path::{Path, PathBuf};
 
@@ -27,7 +27,7 @@ pub(super) const KIND: &str = "table1";
 /// Questions that a model of one's own answers together.
 const BATCH: usize = 32;
 
-/// A data set that is asked.
+/// A data set to evaluate on.
 pub(super) struct Questions {
     pub samples: Vec<Sample>,
     pub checksum: u32,
@@ -40,12 +40,12 @@ impl Questions {
     }
 }
 
-/// Trains what is missing of the comparison, tests it, and writes `table1.md`, `table1.json` and `table1.svg` into its
+/// Trains the missing runs of the comparison, tests them, and writes `table1.md`, `table1.json` and `table1.svg` into its
 /// directory.
 ///
 /// # Errors
 /// Before any training: [`Error::Usage`] for settings that cannot be, a directory that holds something else, that
-/// another process works in, or a run of other settings; bad model or data files. Later what training and evaluation say.
+/// another process works in, or a run of other settings; bad model or data files. Later errors of training and evaluation.
 pub fn table1(options: Table1Options, on_event: &Listener<'_>) -> Result<Table1> {
     let experiment = Experiment::open(options)?;
     let p = &experiment.plan;
@@ -79,21 +79,21 @@ struct Experiment {
 }
 
 impl Experiment {
-    /// Looks at everything that is given, before anything is trained.
+    /// Reads and checks all input before anything is trained.
     fn open(options: Table1Options) -> Result<Self> {
         let root = options.out.clone();
         existing::check_root(&root, KIND, None)?;
         if options.variants.is_empty() {
             return Err(Error::usage("--methods is empty"));
         }
-        // What is given is read before what is not given is made.
+        // Given files are read first: if one is bad, nothing else has been made.
         let mut tests = options.tests.clone();
         let mut questions = tests.iter().map(|t| Questions::load(&t.file)).collect::<Result<Vec<_>>>()?;
         let mut lock = None;
         let given = match &options.given {
             Some(given) => given.clone(),
             None => {
-                // The settings are sound, or nothing is made.
+                // Checked before anything is made.
                 let (at, stand_in) =
                     (Materials::at(&root), TestSet { name: "test".into(), file: root.clone() });
                 let given = super::Given { model: at.model(), data: at.data("train"), val: at.data("val") };
@@ -174,7 +174,7 @@ impl Experiment {
         Ok(outcome)
     }
 
-    /// What a part is called.
+    /// The name of a part.
     fn name(&self, part: Part) -> String {
         let p = &self.plan;
         match part {
@@ -194,7 +194,7 @@ impl Experiment {
         }
     }
 
-    /// Trains unless that is done; says whether it was not.
+    /// Trains a run unless it is done; returns whether it trained.
     fn train(
         &self,
         job: usize,
@@ -229,7 +229,7 @@ impl Experiment {
         Ok((asked, sum / speeds.len() as f64))
     }
 
-    /// What to ask of a run and where the figures go; `test` `None` is the validation split, asked greedily.
+    /// The questions for a run and the file of their figures; `test` `None` is the validation split, answered greedily.
     fn question_set(
         &self,
         v: &'static Variant,
@@ -280,7 +280,7 @@ impl Experiment {
     }
 }
 
-/// A checkpoint, questions, and how they are asked.
+/// A checkpoint, questions, and the settings of the evaluation.
 pub(super) struct Asked<'a> {
     pub model: &'a Path,
     pub checkpoint: PathBuf,
@@ -291,10 +291,10 @@ pub(super) struct Asked<'a> {
 }
 
 impl Asked<'_> {
-    /// The figures, measured unless they are kept; says whether they were measured.
+    /// The figures, measured unless they are kept; also returns whether they were measured.
     ///
     /// # Errors
-    /// What loading and generating say; [`Error::Io`] naming the file of the figures.
+    /// Errors of loading and generating; [`Error::Io`] naming the file of the figures.
     pub fn ask(
         &self,
         job: usize,

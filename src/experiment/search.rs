@@ -1,4 +1,4 @@
-//! What follows from what is done: the next part, and the learning rate that a method is given.
+//! The order of a comparison: the part that comes next, and the learning rate that the search chooses.
 //!
 //! Nothing here knows of files or devices; every rule of the comparison that has to do with order is in this file.
 
@@ -27,7 +27,7 @@ pub(super) struct Task {
     pub lr: usize,
 }
 
-/// How many there are of everything.
+/// The numbers of variants, seeds, rates and tests.
 #[derive(Debug, Clone)]
 pub(super) struct Shape {
     pub seeds: usize,
@@ -38,7 +38,7 @@ pub(super) struct Shape {
 }
 
 impl Shape {
-    /// Every part, those first that are to be begun first: training before tests, which fill the end where little
+    /// Every part, in the order in which they are to begin: training before tests, which fill the end where little
     /// training is left.
     pub fn parts(&self) -> Vec<Part> {
         let variants = 0..self.speeds.len();
@@ -65,10 +65,10 @@ impl Shape {
     }
 }
 
-/// Where a comparison stands.
+/// The state of a comparison.
 pub(super) struct Progress {
     shape: Shape,
-    /// What has not been begun, in order.
+    /// Parts that have not begun, in order.
     open: Vec<Part>,
     done: HashSet<Part>,
     /// Accuracy on the validation split of the runs of the search; `None` for one that diverged.
@@ -78,7 +78,7 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// Nothing is done.
+    /// The state before anything is done.
     pub fn new(shape: Shape, names: Vec<&'static str>) -> Self {
         let open = shape.parts();
         Progress { shape, open, done: HashSet::new(), found: HashMap::new(), names }
@@ -115,7 +115,7 @@ impl Progress {
 
 impl Board for Progress {
     type Part = Task;
-    /// Of a run of the search its accuracy on the validation split, `None` if it diverged; of others nothing.
+    /// The accuracy on the validation split of a run of the search, `None` if it diverged; `None` for other parts.
     type Outcome = Option<f64>;
 
     fn take(&mut self) -> Option<Task> {

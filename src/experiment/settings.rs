@@ -44,12 +44,12 @@ const SHARED: &[&str] = &[
     "save_every",
 ];
 
-/// The table of what all runs share.
+/// The table of the flags that all runs share.
 pub(super) const COMMON: &str = "common";
 /// The table of the CoT training before.
 pub(super) const WARM_UP: &str = "warm-up";
 
-/// Fails on a table of the settings that is nobody's, and on a flag that it may not have.
+/// Fails on an unknown table of the settings, and on a flag that a table may not have.
 pub(super) fn check(settings: &BTreeMap<String, TrainFlags>) -> Result<()> {
     for (table, flags) in settings {
         let method = super::variants::VARIANTS.iter().any(|v| v.name == table);

@@ -1,4 +1,4 @@
-//! One training run of an experiment: from wherever it stands to its checkpoint.
+//! One training run of an experiment, begun or resumed, to its checkpoint.
 
 use std::path::Path;
 
@@ -11,10 +11,10 @@ use crate::files::atomic::recover_dir;
 use crate::train::{Progress, TrainFlags, TrainOptions, Trainer};
 use crate::{Error, Result};
 
-/// The file that a run leaves whose loss stopped being a number.
+/// The file left by a run whose loss stopped being a number.
 const DIVERGED: &str = "diverged.json";
 
-/// How a run ended.
+/// The end of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ended {
     /// With a checkpoint in `best`.
@@ -23,7 +23,7 @@ pub(super) enum Ended {
     Diverged,
 }
 
-/// How a run ended, if it did.
+/// The end of the run in `dir`, if it has ended.
 ///
 /// # Errors
 /// [`Error::Io`] if a checkpoint that was being replaced cannot be put back.
@@ -36,10 +36,10 @@ pub(super) fn ended(dir: &Path) -> Result<Option<Ended>> {
     Ok(dir.join(DIVERGED).exists().then_some(Ended::Diverged))
 }
 
-/// Brings a run to its end.
+/// Trains a run to its end.
 ///
 /// # Errors
-/// What training says, but for numbers that stop being numbers.
+/// Errors of training, except a loss or gradient that stops being a number.
 pub(super) fn train(flags: TrainFlags, job: usize, on_event: &Listener<'_>) -> Result<Ended> {
     let options = flags.resolve()?;
     let dir = options.run.out.clone();
@@ -52,7 +52,7 @@ pub(super) fn train(flags: TrainFlags, job: usize, on_event: &Listener<'_>) -> R
         }
         Err(e) => Err(e),
         Ok(()) => {
-            // Nothing goes on from here, and moments are twice the size of the weights.
+            // The run is over, and the moments take twice the space of the weights.
             let last = dir.join("last");
             std::fs::remove_dir_all(&last).map_err(Error::io(&last))?;
             Ok(Ended::Trained)

@@ -9,13 +9,13 @@ use crate::{Error, Result};
 /// A method, or an ablation of one.
 #[derive(Debug)]
 pub struct Variant {
-    /// On the command line and in the directory's names.
+    /// The name on the command line and in directories.
     pub name: &'static str,
-    /// In tables and plots.
+    /// The name in tables and plots.
     pub label: &'static str,
-    /// How it reasons.
+    /// The method of reasoning.
     pub method: Method,
-    /// Whether it is trained without being asked for by name.
+    /// Whether it is part of the default selection.
     pub default: bool,
     /// The flags in which it differs from its method.
     differs: fn() -> TrainFlags,
@@ -24,7 +24,7 @@ pub struct Variant {
 /// Weight of the latent loss as a likelihood, on the embedded model.
 const NLL_WEIGHT: f32 = 0.3;
 
-/// What is left as the method has it.
+/// No flags: the method as it is.
 fn nothing() -> TrainFlags {
     TrainFlags::default()
 }
