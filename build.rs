@@ -14,11 +14,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
-/// What the kernels are compiled to for the GPU.
+/// The targets that nvcc compiles the kernels for.
 const TARGETS: [&str; 3] =
     ["arch=compute_80,code=sm_80", "arch=compute_90a,code=sm_90a", "arch=compute_90,code=compute_90"];
 
-/// How. A fatbin takes a quarter of the room when compressed for size, and every binary embeds them all.
+/// nvcc's other flags. A fatbin takes a quarter of the room when compressed for size, and every binary embeds them all.
 const FLAGS: [&str; 4] = ["-std=c++17", "-O3", "--compress-mode=size", "-fatbin"];
 
 fn main() {

@@ -1,4 +1,4 @@
-//! Speed of the CPU device's primitives beside what the machine can do at most.
+//! Speed of the CPU device's primitives beside the machine's ceilings.
 //!
 //! `cargo bench --bench cpu_primitives [-- FILTER]`. Weights are read round robin from more memory than caches
 //! hold, as decoding does; activations stay in cache, as they do there too. Products count two operations a

@@ -23,7 +23,7 @@ fn main() -> Result<()> {
             Event::Token { id, .. } => print!("{}", engine.token_text(id).unwrap_or_default()),
             Event::Done { .. } => println!(),
         }
-        // A terminal that has gone away ends nothing here: the generation below is whole all the same.
+        // An error of the terminal is ignored: the generation below is complete all the same.
         let _ = std::io::stdout().flush();
     })?;
     for g in generations {

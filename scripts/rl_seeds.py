@@ -1,4 +1,4 @@
-"""What reinforcement learning does to the embedded default, over several seeds, and which part of it does so.
+"""The effect of reinforcement learning on the embedded default, over several seeds, and of its parts.
 
     python scripts/rl_seeds.py --engine target/release/colar-engine --out runs/rl-seeds [--seeds 5] [--jobs 2]
 
@@ -22,7 +22,7 @@ VARIANTS = {
     "length not punished": ["--punish-latent-length=false"],
     "neither": ["--average-per-token-loss=false", "--punish-latent-length=false"],
 }
-"""What is changed in the stage of reinforcement learning: a name in the table, and flags."""
+"""The variants of the reinforcement learning stage: a name in the table, and the flags that differ."""
 
 T_975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 """Student's t at 97.5 %, by degrees of freedom."""

@@ -1,4 +1,4 @@
-//! The tests of what runs on a GPU in one program, for machines that are sent it (`scripts/gpu-bundle`): every test
+//! All tests that run on a GPU in one program, for machines that are sent it (`scripts/gpu-bundle`): every test
 //! program holds the kernels' machine code once more. `cargo test` runs them in the programs that they are also part of.
 #![cfg(cuda_host)]
 

@@ -1,4 +1,4 @@
-"""What every peer shares: the fixed prompt, the clock, the memory reading and the one JSON line at the end.
+"""Shared by the peers: the fixed prompt, the clock, the memory reading and the one JSON line at the end.
 
 Each peer is a process of its own, so that neither its memory nor its thread pool is touched by another, and
 prints exactly one JSON object on the last line of its standard output; `run.py` reads that line.

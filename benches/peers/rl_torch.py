@@ -46,7 +46,7 @@ class Experience:
     advantages: Any
     """[group, 1]."""
     old: Any = None
-    """What `logprobs` gave for the policy that made the rollout."""
+    """The result of `logprobs` for the policy that made the rollout."""
 
     def take(self, rows):
         """The experiences at `rows` as a minibatch."""

@@ -147,7 +147,7 @@ COLUMNS = {
 }
 
 SAME_WORK = {"rl": ["group_size", "question_tokens", "n_latents", "answer_tokens"]}
-"""What all peers of a kind must report alike for their times to be comparable."""
+"""Fields that all peers of a kind must report alike for their times to be comparable."""
 
 
 def work(kind, results):

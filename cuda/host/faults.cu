@@ -1,4 +1,4 @@
-// Kernels that are wrong on purpose: the tests of `cuda-host` launch them and expect to be told.
+// Kernels that are wrong on purpose: the tests of `cuda-host` launch them and expect a report of each fault.
 #include "../grid.cuh"
 
 // Writes one element past the end of a buffer of `count`.
@@ -20,13 +20,13 @@ KERNEL(fault_race, 256, uint32_t wait, float* out) {
     out[threadIdx.x] = numbers[blockDim.x - 1 - threadIdx.x];
 }
 
-// Half of the block does not come to the barrier.
+// Half of the block does not reach the barrier.
 KERNEL(fault_barrier, 64, float* out) {
     if (threadIdx.x < 32) __syncthreads();
     out[threadIdx.x] = 1.0f;
 }
 
-// Half of a warp does not come to the exchange.
+// Half of a warp does not reach the exchange.
 KERNEL(fault_exchange, 32, float* out) {
     float x = 1.0f;
     if (threadIdx.x < 16) x = __shfl_xor_sync(FULL_WARP, x, 1);

@@ -1,7 +1,7 @@
-// The twins of mma.cuh: what its instructions do, for `cuda-host`.
+// The twins of mma.cuh: its instructions in C++, for `cuda-host`.
 //
-// A copy by cp.async arrives when its thread waits for its group. Until then the destination is NaN, so that a
-// kernel that reads too early shows, and one that starts a copy over bytes that are still to be read. ldmatrix
+// A copy by cp.async arrives when its thread waits for its group. Until then the destination is NaN, so a test
+// notices a kernel that reads too early, and one that starts a copy over bytes that are still to be read. ldmatrix
 // and mma are exchanges within the warp.
 #pragma once
 

@@ -1,4 +1,4 @@
-// CUDA for the C++ compiler: what the kernels of this directory's parent use of it, for `cuda-host`.
+// CUDA for the C++ compiler: the part of it that the kernels of this directory's parent use, for `cuda-host`.
 //
 // The threads of a block are coroutines on one thread of the operating system; src/device/cuda/host runs
 // them in a shuffled order and sets `lane` and `block` before each resumes. A thread gives way only where
@@ -6,9 +6,9 @@
 // `Slots`: each lane leaves its operand, waits for its warp, and reads what it needs of the others'. Two
 // sets of slots alternate, so that a lane that runs ahead overwrites nothing that is still to be read.
 //
-// What is checked: threads of a block wait at the same barrier, all of them, lanes of a warp at the same
-// exchange, and blocks that were launched together at the same barrier of the grid; shared memory starts as NaN and has guarded ends; a copy by cp.async arrives when it is waited
-// for and not before.
+// Checks: all threads of a block wait at the same barrier, all lanes of a warp at the same exchange, and all blocks
+// launched together at the same barrier of the grid; shared memory starts as NaN and has guarded ends; a copy by
+// cp.async arrives when it is waited for and not before.
 #pragma once
 
 #include <math.h>
@@ -170,7 +170,7 @@ inline void call(void (*kernel)(A...), void** args, Indices<I...>) {
     kernel(*static_cast<A*>(args[I])...);
 }
 
-// What a launch must agree with. Mirrored by `Signature` in src/device/cuda/host/mod.rs.
+// The signature of a kernel, which a launch must agree with. Mirrored by `Signature` in src/device/cuda/host/mod.rs.
 struct Signature {
     uint32_t threads;
     const char* codes;
@@ -188,7 +188,7 @@ inline const Signature* enter(void (*kernel)(A...), void** args) {
 
 }  // namespace shim
 
-// What Rust links to: an entry point for one thread.
+// The symbol that Rust links to: an entry point for one thread.
 #define KERNEL(name, threads, ...)                                                    \
     static void name(__VA_ARGS__);                                                    \
     extern "C" const shim::Signature* colar_host_##name(void** args) {                \
@@ -196,7 +196,7 @@ inline const Signature* enter(void (*kernel)(A...), void** args) {
     }                                                                                 \
     static void name(__VA_ARGS__)
 
-// How many blocks share a multiprocessor is nothing to the host.
+// The number of blocks that share a multiprocessor does not matter on the host.
 #define RESIDENT_KERNEL(name, threads, blocks, ...) KERNEL(name, threads, __VA_ARGS__)
 
 #define SHARED(type, name, count)                                     \

@@ -3,7 +3,7 @@
 //! The checks are written for any [`Device`](colar_engine::device::Device): a crate of tests that has a
 //! `device()` and the constants below takes these modules in and so checks its own (`tests/cuda_host`).
 //!
-//! Outputs enter full of NaN, so that what an operation leaves unwritten shows.
+//! Outputs are full of NaN before an operation, so that a test notices elements that it leaves unwritten.
 
 mod attention;
 mod domain;

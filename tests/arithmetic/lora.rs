@@ -1,4 +1,4 @@
-//! A LoRA adapter merged into the weights does what it does beside them, on every device.
+//! A LoRA adapter merged into the weights computes the same as one kept beside them, on every device.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! Operations, their gradients, and what must not change them: packing, merging of adapters, shared rollouts.
+//! Operations and their gradients, and that packing, merging of adapters and shared rollouts do not change them.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -48,7 +48,7 @@ fn trainee(index: usize) -> &'static Trainee {
     })
 }
 
-/// What one or more batches of a step add up to.
+/// The sums over one or more batches of a step.
 struct Sums {
     losses: LossSums,
     grads: Vec<Vec<f32>>,
@@ -235,7 +235,7 @@ fn engine(name: &str) -> Engine {
     Engine::with_options(&EngineOptions { model, adapter, device, ..EngineOptions::default() }).unwrap()
 }
 
-/// What must not depend on the neighbours.
+/// The parts of a generation that must not depend on its neighbours in the batch.
 fn outcome(g: &Generation) -> (usize, Vec<u32>, usize, bool, String, Option<String>, usize) {
     (
         g.n_latents,

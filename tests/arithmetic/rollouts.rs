@@ -1,4 +1,4 @@
-//! Rollouts: what they share, what they record, and that it is what a policy update computes.
+//! Rollouts share their prefill, and record the log-probabilities that a policy update computes.
 
 use colar_engine::data::Sample;
 use colar_engine::device::cpu::CpuDevice;
@@ -12,7 +12,7 @@ use crate::common::golden;
 
 const GROUP: usize = 4;
 
-/// What float32 may lose on the way to a log-probability, by two orders of the same sums.
+/// Tolerance of a log-probability in float32: the same sums are taken in two orders.
 const LOGPROB: f32 = 1e-4;
 
 /// A reward that differs from rollout to rollout.

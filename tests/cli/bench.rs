@@ -1,4 +1,4 @@
-//! `bench kernels`, `bench decode`, `bench train` and `bench rl`: what they report adds up, on every device there is.
+//! `bench kernels`, `bench decode`, `bench train` and `bench rl`: their reports add up, on every device of the build.
 
 use std::process::{Command, Output};
 
@@ -58,7 +58,7 @@ fn every_operation_runs_on_the_cpu() {
     check("cpu", "");
 }
 
-/// All operations, at the shapes that are soon done by coroutines.
+/// All operations, at shapes small enough for coroutines.
 #[test]
 #[cfg(cuda_host)]
 fn the_kernels_run_on_the_cpu() {
@@ -96,7 +96,7 @@ fn bad_usage() {
     }
 }
 
-/// Checks what `bench decode` says of the tiny golden model; returns the tokens.
+/// Checks the report of `bench decode` on the tiny golden model; returns the tokens.
 fn decode(device: &str) -> Value {
     let model = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/llama-tiny");
     let lengths = ["--new-tokens", "6", "--latents", "5"];
@@ -126,7 +126,7 @@ fn tokens_and_latents_by_the_kernels() {
     assert_eq!(decode("cuda-host"), decode("cpu"));
 }
 
-/// Checks what `bench train` says of a step.
+/// Checks the report of `bench train`.
 fn train(device: &str, more: &[&str]) -> Value {
     let common = ["train", "--device", device, "--lora-r", "4", "--steps", "1", "--threads", "2", "--json"];
     let report = report(&[&common[..], more].concat());

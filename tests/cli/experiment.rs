@@ -10,14 +10,14 @@ use serde_json::Value;
 
 use crate::common::cli::{engine, run};
 
-/// A comparison of a few updates: what is learnt does not matter here.
+/// A comparison of a few updates; the quality of the models does not matter here.
 fn table1<'a>(out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     let few =
         ["--methods", "cot,colar", "--seeds", "2", "--lrs", "1e-3,2e-3", "--cf", "1,2", "--shorten", "200"];
     [&["experiment", "table1", "--out", out][..], &few, more].concat()
 }
 
-/// Every file under `dir` by its path, but for what a clock measured.
+/// Every file under `dir` by its path, without measured times.
 fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut all = BTreeMap::new();
     let mut open = vec![dir.to_owned()];
@@ -100,7 +100,7 @@ fn a_comparison_is_the_same_however_it_came_about() {
     refusals(tmp.path(), &whole);
 }
 
-/// Another method joins; what was there stays.
+/// Another method joins; existing results stay.
 fn more_of_it(whole: &Path, json: &Value) {
     let mut args = table1(whole.to_str().unwrap(), &[]);
     args[5] = "cot,colar,colar-dl";
@@ -156,7 +156,7 @@ fn factors(whole: &Path) {
     assert!(text.contains("over 1 checkpoint,") && text.contains("hard (%)"), "{text}");
 }
 
-/// What cannot be is said in one line, before anything is trained.
+/// Impossible settings are refused in one line, before anything is trained.
 fn refusals(tmp: &Path, whole: &Path) {
     let path = |name: &str| tmp.join(name).to_str().unwrap().to_owned();
     let whole = whole.to_str().unwrap();

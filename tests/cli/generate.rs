@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::common::{self, golden};
 
-/// What a command left: exit code, standard output, standard error.
+/// The result of a command: exit code, standard output, standard error.
 struct Out {
     code: i32,
     stdout: String,

@@ -1,4 +1,4 @@
-//! `init` as a user runs it: what it makes can be loaded, and what it cannot make it leaves alone.
+//! `init` as a user runs it: its directories can be loaded, and a refused call writes nothing.
 
 use std::fs;
 use std::path::Path;

@@ -17,7 +17,7 @@ fn lines(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// A trained run of each method, and what the tests ask of it.
+/// A trained run of each method, with the checks that the tests make on it.
 struct Run {
     _dir: tempfile::TempDir,
     data: String,
@@ -73,7 +73,7 @@ impl Run {
         self.metrics.iter().filter(|m| m["kind"] == kind).map(|m| m[key].as_f64()).collect()
     }
 
-    /// Steps of the checkpoints that were thought good enough to keep.
+    /// Steps of the checkpoints that were kept.
     fn kept(&self) -> Vec<String> {
         let dir = Path::new(&self.best).with_file_name("checkpoints");
         let mut names: Vec<String> =
@@ -108,7 +108,7 @@ impl Run {
         assert!(err.contains(needle) && err.lines().count() == 1, "{rest:?} should name {needle}: {err}");
     }
 
-    /// What every method without a factor of its own refuses.
+    /// Checks the refusal of factors, which every method without compression shares.
     fn refuses_factors(&self, method: &str) {
         let data = format!("{}/test.jsonl", self.data);
         let needle = format!("method {method} compresses nothing");

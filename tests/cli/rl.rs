@@ -1,4 +1,4 @@
-//! Reinforcement learning from the command line: kills and resumes, what it leaves behind, what it refuses.
+//! Reinforcement learning from the command line: kills and resumes, the files it writes, and its refusals.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -53,7 +53,7 @@ fn set(args: &mut Vec<String>, flag: &str, value: &str) {
     }
 }
 
-/// The lines of a run's metrics, without what a clock measured.
+/// The lines of a run's metrics, without measured times.
 fn metrics(out: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(out.join("metrics.jsonl")).unwrap();
     text.lines()

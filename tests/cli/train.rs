@@ -18,7 +18,7 @@ fn flags<'a>(data: &'a str, model: &'a str, out: &'a str) -> Vec<String> {
     all
 }
 
-/// The step lines of a run's metrics, without what a clock measured.
+/// The step lines of a run's metrics, without measured times.
 fn metrics(out: &Path) -> Vec<String> {
     let text = std::fs::read_to_string(out.join("metrics.jsonl")).unwrap();
     text.lines()
@@ -102,7 +102,7 @@ fn a_run_that_another_process_trains_is_left_alone() {
     let out = tmp.path().join("run");
     let args = flags(&data, &model, out.to_str().unwrap());
     let _held = DirLock::take(&out).unwrap();
-    // What the other process is writing at this moment.
+    // A file that the other process is writing at this moment.
     std::fs::write(out.join(".last.partial-abc"), "x").unwrap();
     for more in [&[][..], &["--resume"]] {
         let stopped = engine().args(&args).args(more).output().unwrap();

@@ -1,4 +1,4 @@
-//! The engine as a command, and what it trains on.
+//! The engine as a command, with a small data set and model for it.
 
 use std::ffi::OsStr;
 use std::path::Path;

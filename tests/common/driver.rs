@@ -23,7 +23,7 @@ pub struct TestDriver {
     asked: Arc<Asked>,
 }
 
-/// How often the driver was asked for something, all its clones together.
+/// Counts of the calls to a driver, all its clones together.
 #[derive(Default)]
 pub struct Asked {
     /// Copies to the host, each of which waits for the device.
@@ -35,7 +35,7 @@ pub struct Asked {
 }
 
 impl Asked {
-    /// Takes what was counted so far.
+    /// Returns the count so far and resets it to 0.
     pub fn take(count: &AtomicU64) -> u64 {
         count.swap(0, Ordering::Relaxed)
     }
@@ -69,7 +69,7 @@ pub fn kernels(dtype: Dtype, seed: u64) -> CudaDevice<TestDriver> {
     counted(dtype, seed).0
 }
 
-/// As [`kernels`], and what is asked of the driver.
+/// As [`kernels`], with the counts of the calls to the driver.
 pub fn counted(dtype: Dtype, seed: u64) -> (CudaDevice<TestDriver>, Arc<Asked>) {
     let driver = TestDriver { chosen: choose(seed), limits: None, asked: Arc::default() };
     let asked = Arc::clone(&driver.asked);

@@ -86,7 +86,7 @@ pub fn activations<D: Device>(device: &D, vectors: &Weights, name: &str) -> D::T
     out
 }
 
-/// How near golden values are to be: the ratio of norms that arithmetic reaches (spec section 9).
+/// Tolerances of golden values, as ratios of norms (spec section 9).
 ///
 /// In bf16 the gradients of the query projections are the least exact: softmax passes on differences of what is nearly
 /// equal. No one rounding does it: those of the golden models' float32 matrices, of the residual stream and of
@@ -104,7 +104,7 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    /// Those of a device.
+    /// The tolerances for a device's compute dtype.
     pub fn of<D: Device>(device: &D) -> Self {
         match device.compute_dtype() {
             Dtype::Bf16 => {

@@ -1,4 +1,4 @@
-//! Small training runs of a golden model: what they are told, and what they leave.
+//! Small training runs of a golden model: their flags, and the files they write.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -27,7 +27,7 @@ pub fn materials(dir: &Path) -> String {
     )
 }
 
-/// What a run of reinforcement learning is told beside.
+/// The additional flags of a run of reinforcement learning.
 pub fn policy() -> String {
     let adapter = golden("llama-tiny").join("adapter");
     format!("adapter = {adapter:?}\n")
@@ -58,22 +58,21 @@ pub fn metrics(dir: &Path) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// What the steps of a run logged under `keys`.
+/// The values that the steps of a run logged under `keys`.
 pub fn logged(dir: &Path, keys: &[&str]) -> Vec<Vec<f64>> {
     let lines = metrics(dir).into_iter();
     let steps = lines.filter(|v| keys.iter().all(|k| v[k].is_number()) && v["kind"] != "val");
     steps.map(|v| keys.iter().map(|k| v[k].as_f64().unwrap()).collect()).collect()
 }
 
-/// Everything that a run left which does not say how long it took: the bytes of its last weights and moments, and its
-/// metrics.
+/// The results of a run without measured times: the bytes of its last weights and moments, and its metrics.
 #[derive(Debug, PartialEq)]
 pub struct Left {
     pub files: BTreeMap<String, Vec<u8>>,
     pub metrics: Vec<Value>,
 }
 
-/// Runs to the end and gives what is left.
+/// Runs to the end; returns the files and metrics that the run left.
 pub fn left<D: Device>(device: D, dir: &Path, name: &str, text: &str) -> Left {
     run(device, dir, name, text);
     let root = dir.join(name);

@@ -1,5 +1,5 @@
-//! Activations in bf16: what the kernels compute on rounded operands agrees with float32 arithmetic on the same
-//! ones, but for the rounding of the result.
+//! Activations in bf16: the kernels' results on rounded operands agree with float32 arithmetic on the same
+//! operands, up to the rounding of the result.
 
 use std::sync::OnceLock;
 

@@ -105,7 +105,7 @@ fn labels(
             terms_dw += (slope * g).powi(2) * of_h[r];
         }
     }
-    // Where a probability is nearly 1, what is left of a logit's gradient is float32's own error.
+    // If a probability is nearly 1, the gradient of its logit is little more than float32's own error.
     let float = 1e-5 * slopes.iter().map(|s| s * s).sum::<f64>().sqrt();
     let (dh, dw, want_dh, want_dw) = (read(&d, &dh), read(&d, &dw), read(&c, &want_dh), read(&c, &want_dw));
     // The result of dh is rounded as well.

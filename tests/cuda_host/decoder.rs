@@ -219,7 +219,7 @@ fn wide_rows_pass_in_pieces() {
     check_tokens(&SHAPES[2], &[3, 6, 2], [2, 64, bytes(4)]);
 }
 
-/// What a chain came to: its latents and hidden states in float32, how many, and whether it ended.
+/// The outcome of a chain: its latents and hidden states in float32, how many, and whether it ended.
 struct Came {
     latents: Vec<Vec<f32>>,
     hidden: Vec<Vec<f32>>,

@@ -1,4 +1,4 @@
-//! Where bits are promised, they are those of the device `cpu`: noise, and with it tokens and events, of a seed.
+//! Results that must agree with the device `cpu` to the bit: the noise of a seed, and with it tokens and events.
 
 use colar_engine::device::cpu::CpuDevice;
 use colar_engine::device::cuda::CudaDevice;

@@ -1,4 +1,4 @@
-//! A kernel that is wrong must not get away with it: each of `cuda/host/faults.cu` is launched and found out.
+//! Every fault of a kernel is detected: each wrong kernel of `cuda/host/faults.cu` is launched and reported.
 
 use std::process::Command;
 
@@ -17,7 +17,7 @@ fn launch(
     shared: u32,
     args: &[Arg],
 ) -> Result<(), String> {
-    // SAFETY: what the kernels do wrong is caught by what is tested here.
+    // SAFETY: the device detects the faults of these kernels, which is tested here.
     unsafe { d.launch(&Launch { kernel, grid: [1, 1], block, shared, args, together: false }) }
         .map_err(|e| e.to_string())
 }

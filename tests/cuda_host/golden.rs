@@ -1,8 +1,8 @@
-//! What generation computes, by the kernels in both dtypes: the latent head and the logits of the golden
-//! vectors, and every step of the golden greedy chains.
+//! Generation by the kernels in both dtypes: the latent head and the logits of the golden vectors, and every step
+//! of the golden greedy chains.
 //!
 //! In bf16 a chain may well take another token where two are nearly alike, so chains are compared as the vectors
-//! of their steps, the golden tokens and the latents of float32 being fed whatever comes out.
+//! of their steps: the golden tokens and the latents of float32 are fed in either dtype.
 
 use colar_engine::device::cpu::CpuDevice;
 use colar_engine::device::{Device, Dtype};
@@ -64,7 +64,7 @@ fn heads(name: &str, dtype: Dtype, tolerance: f64) {
     assert!(compared > 0, "{name} has no such vectors");
 }
 
-/// The steps of a chain: what the latent head and the output head saw and what the former said.
+/// The steps of a chain: the inputs of the latent head and of the output head, and the output of the former.
 #[derive(Default)]
 struct Chain {
     hidden: Vec<Vec<f32>>,

@@ -2,7 +2,7 @@
 //! device `cpu` (`tests/arithmetic/device_ops`), and against `cpu` itself where bits are promised.
 //!
 //! Buffers are guarded and poisoned here and the threads of a block run in shuffled orders, so these tests also
-//! fail for reads of what nothing wrote, accesses out of bounds, and missing barriers.
+//! fail for reads of unwritten memory, accesses out of bounds, and missing barriers.
 //!
 //! With `COLAR_TEST_DEVICE=cuda` the same tests run on a GPU, but for those of `faults`, `twins` and
 //! `memory`, which are about the CPU.

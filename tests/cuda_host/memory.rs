@@ -1,4 +1,4 @@
-//! What a run needs of the memory: said by name when it does not fit, and never less than it takes.
+//! The memory a run needs: named when it does not fit, and never less than the run takes.
 
 use colar_engine::device::Dtype;
 use colar_engine::device::cuda::CudaDevice;
@@ -69,7 +69,7 @@ fn what_does_not_fit_is_said_by_name() {
         &["the key-value cache of 1000", "positions for a batch of 4", "the activations of a prefill of"],
     );
     has(&long, &["are free", "beside the weights", "--batch-size", "--max-latents", "--max-new-tokens"]);
-    // What failed has left nothing behind.
+    // The failed run has left no buffers behind.
     run(4).unwrap();
 
     let tight = load(limited(weights + MIB / 16), Dtype::F32).unwrap();

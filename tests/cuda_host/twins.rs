@@ -1,5 +1,5 @@
-//! The host's twins of tensor-core instructions do what the PTX ISA says of them: the places of elements in
-//! fragments are written here once more, after its tables.
+//! The host's twins of tensor-core instructions do what the PTX ISA specifies: the places of elements in fragments
+//! are written here once more, after its tables.
 
 use colar_engine::device::cuda::driver::{Arg, Driver, Launch};
 use colar_engine::device::cuda::host::{HostDriver, HostMemory, twins};
@@ -12,7 +12,7 @@ fn driver() -> HostDriver {
 }
 
 fn launch(d: &HostDriver, kernel: &'static Kernel, block: u32, args: &[Arg]) -> Result<(), String> {
-    // SAFETY: the buffers are as long as the kernels say; what else one does wrong is caught by what is tested.
+    // SAFETY: the buffers are as long as the kernels need; the device detects other faults.
     unsafe { d.launch(&Launch { kernel, grid: [1, 1], block, shared: 0, args, together: false }) }
         .map_err(|e| e.to_string())
 }

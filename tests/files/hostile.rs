@@ -1,7 +1,7 @@
 //! Damaged and hostile files: no panic, no hang, and one line that names the file.
 //!
 //! Each test takes a good file, changes it at random (a byte, its length, a value somewhere in its JSON)
-//! and reads it. What is still accepted must also be usable. Panics are counted by a hook, since
+//! and reads it. A file that is still accepted must also be usable. Panics are counted by a hook, since
 //! some are caught on the way.
 
 use std::cell::Cell;
@@ -25,7 +25,7 @@ thread_local! {
     static PANICS: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Runs `f`; whether anything panicked on this thread meanwhile, even if it was caught.
+/// Runs `f`; also returns whether anything panicked on this thread meanwhile, even if it was caught.
 fn panicked<T>(f: impl FnOnce() -> T) -> (T, bool) {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
@@ -40,7 +40,7 @@ fn panicked<T>(f: impl FnOnce() -> T) -> (T, bool) {
     (value, PANICS.get() != before)
 }
 
-/// What every message must be.
+/// Checks a message: one line that names the file.
 fn check_message(error: &Error, path: &Path) -> Result<(), TestCaseError> {
     let message = error.to_string();
     prop_assert!(message.starts_with(&path.display().to_string()), "{message}");
@@ -103,7 +103,7 @@ fn apply(bytes: &mut Vec<u8>, damage: &Damage) {
     }
 }
 
-/// Values that have no business where they are put.
+/// Values that are wrong wherever they are put.
 fn odd_value() -> impl Strategy<Value = Value> {
     prop_oneof![
         Just(Value::Null),
@@ -141,7 +141,7 @@ fn odd_value() -> impl Strategy<Value = Value> {
     ]
 }
 
-/// A change to a JSON value: where (which child at every level), and to what.
+/// A change to a JSON value: its place (the child at every level), and the new value.
 type Edit = (Vec<u16>, Option<Value>);
 
 fn edits() -> impl Strategy<Value = Vec<Edit>> {

@@ -63,7 +63,7 @@ fn load<D: Device>(name: &str, device: D, lora: LoraMode) -> Loaded<D> {
     Loaded::with_lora(device, &dir, Some(&dir.join("adapter")), Some(lora)).unwrap()
 }
 
-/// Has every row generated alone, then those of one bias together, and shown to `check`.
+/// Generates every row alone, then those of one bias together, and calls `check` on each.
 fn each<D: Device>(loaded: &Loaded<D>, name: &str, mut check: impl FnMut(&Row, &Generation, &str)) {
     let generate = |requests: &[Request]| loaded.generate(requests, &mut |_| ()).unwrap();
     let rows = rows(name);
@@ -91,14 +91,14 @@ fn check_model<D: Device>(name: &str, device: D, lora: LoraMode) {
 #[cfg(cuda_host)]
 const BF16: f32 = 2e-2;
 
-/// What was chosen, in order: 0 or 1 a latent, whether it was the last, then tokens.
+/// The choices in order: 0 or 1 for each latent (1 for the last), then tokens.
 #[cfg(cuda_host)]
 fn choices(n_latents: usize, token_ids: &[u32]) -> Vec<u32> {
     let ends = (1..=n_latents).map(|i| u32::from(i == n_latents));
     ends.chain(token_ids.iter().copied()).collect()
 }
 
-/// How near to another each choice on a row's golden path is: the distance of the two logits, of the largest.
+/// The margin of each choice on a row's golden path: the distance of the best two logits, relative to the largest.
 #[cfg(cuda_host)]
 fn margins(loaded: &Loaded<CpuDevice>, row: &Row) -> Vec<f32> {
     let (device, opened) = (&loaded.device, &loaded.opened);

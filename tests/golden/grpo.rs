@@ -133,7 +133,7 @@ fn check_model<D: Device>(device: &D, name: &str) {
         let pass = go(&opened, Some(&mut grads));
         check_pass(&case, "new", &pass, bounds);
         // The terms of the losses have the size of the advantages and either sign, so that their sum nearly cancels:
-        // a rounding of one term stands beside the sum, whatever computes it.
+        // a rounding of one term is as large as the sum, on any device.
         let magnitude =
             listed.iter().map(|e| f64::from(e.advantage.abs())).sum::<f64>() / listed.len() as f64;
         let stats = PolicyStats::of(&options, &listed, listed.len(), &pass);

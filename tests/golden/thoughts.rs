@@ -169,7 +169,7 @@ fn check_states<D: Device>(fixture: &Fixture, setup: &Setup<D>, case: &Value) {
     let projector = opened.model.thoughts.as_ref().unwrap().projector.as_ref();
     for (i, example) in examples(case).iter().enumerate() {
         let ThoughtExample { question, tail, distill } = example;
-        // What stands in the rows of thoughts is not read.
+        // The input rows of thoughts are not read.
         let ids = [question.as_slice(), &vec![0; thoughts], tail].concat();
         let hidden = transformer.config.hidden_size;
         let mut x = device.empty(ids.len(), hidden).unwrap();

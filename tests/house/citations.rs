@@ -1,8 +1,8 @@
 //! Sections of docs/spec.md that comments and documents cite exist.
 //!
-//! Every "section N" is a citation of the specification: "spec section 3", "spec sections 2 to 4 and 8", "spec section 5, 2" (the
-//! second item of the numbered list in section 5), also across the end of a line. Sections of other documents are
-//! cited as "§ N".
+//! Every "section N" is a citation of the specification: "spec section 3", "spec sections 2 to 4 and 8", "spec section
+//! 5, 2" (the second item of the numbered list in section 5), also across the end of a line. Sections of other
+//! documents are cited as "§ N".
 
 use crate::{prose, repository};
 use regex::Regex;
@@ -21,7 +21,7 @@ static MANY: LazyLock<Regex> = LazyLock::new(|| {
     let between = r"(?:\s*,\s*and\s+|\s*,\s*|\s+and\s+|\s+or\s+|\s+to\s+|\s*[–-]\s*)";
     Regex::new(&format!(r"(?i)\bsections\s+\d+(?:{between}\d+)*")).unwrap()
 });
-/// A number of `MANY`, with what makes it the end of a range.
+/// A number of `MANY`, with the word or dash that makes it the end of a range.
 static PART: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"(\bto\s+|[–-]\s*)?(\d+)").unwrap());
 
 /// A place in the specification: a section, or an item of a list in it.

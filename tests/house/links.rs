@@ -1,4 +1,4 @@
-//! Links between documents lead somewhere: to a file that exists, and to a heading that it has.
+//! Links between documents lead to a file that exists, and to a heading that it has.
 
 use crate::repository;
 use regex::Regex;

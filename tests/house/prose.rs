@@ -2,14 +2,14 @@
 
 use crate::repository;
 
-/// Stands where code is, so that two comments with code between them are not read as one sentence.
+/// Replaces code, so that two comments with code between them are not read as one sentence.
 const CODE: char = '\u{1}';
 
 /// Text for readers, and the file that it stands in.
 pub struct Prose {
     /// Path from the repository's root.
     pub path: String,
-    /// As many lines as the file, its code blotted out.
+    /// The text of the file with its code blotted out, line for line.
     pub text: String,
 }
 
@@ -42,7 +42,7 @@ fn prose(path: &str, source: &str) -> Option<String> {
     }
 }
 
-/// What a character of code becomes.
+/// The replacement of a character of code.
 fn blotted(c: char) -> char {
     if c.is_whitespace() { c } else { CODE }
 }
@@ -155,7 +155,7 @@ fn hash_comments(source: &str, python: bool) -> String {
     out
 }
 
-/// The words that are left of a text without its code.
+/// The words of a text without its code.
 #[cfg(test)]
 fn words(path: &str, source: &str) -> String {
     let text = prose(path, source).unwrap();

@@ -35,7 +35,7 @@ pub fn text(path: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-/// The path from the root of what the file at `path` calls `relative`; none if that leads out of the root.
+/// The path from the root for `relative`, as the file at `path` names it; none if it leads out of the root.
 pub fn beside(path: &str, relative: &str) -> Option<String> {
     let mut parts: Vec<&str> = path.split('/').collect();
     parts.pop();

@@ -1,4 +1,4 @@
-//! What a training step costs: operations, waits of the host, conversions of weights, memory.
+//! The costs of a training step: operations, waits of the host, conversions of weights, memory.
 #![cfg(cuda_host)]
 
 use std::path::Path;
@@ -120,7 +120,7 @@ fn a_step_waits_at_its_end_and_rounds_no_weight_again() {
             finite_norm(&device, &norm, step).unwrap();
             Asked::take(&asked.downloads);
         }
-        // What products take is the rounding of what the weights are.
+        // Products take the rounded weights.
         let ids: Vec<_> = opened.model.params.iter().filter(|(_, p)| p.shape.len() == 2).collect();
         for (_, p) in ids {
             let values = device.read(&p.value).unwrap();
@@ -211,7 +211,7 @@ fn held(driver: &HostDriver) -> usize {
 
 const STEPS: &str = "batch-size = 4\ncf-list = [2]\nlatent-head-size = 32\nmax-steps = 2\n";
 
-/// What is said to be needed suffices, and is not far more than is used.
+/// The stated need of memory suffices, and is not far above the use.
 #[test]
 fn what_a_step_needs_is_known_before() {
     let dir = tempfile::tempdir().unwrap();
@@ -233,7 +233,7 @@ fn what_a_step_needs_is_known_before() {
         let driver = HostDriver::limited(1, 0, 1 << 40).unwrap();
         let mut made = make(CudaDevice::new(driver.clone(), dtype), dir.path(), kind, &text).unwrap();
         made.run().unwrap();
-        // What stays after the run stayed within it: weights, gradients, moments and copies.
+        // Without the buffers that are still alive after the run: weights, gradients, moments and copies.
         let (took, reserved) = (driver.most_bytes() - held(&driver), driver.reserved_bytes());
         let said = format!("{kind}: {took} bytes, {reserved} set aside");
         println!("{said}");

@@ -55,7 +55,7 @@ fn written<D: Device>(device: D, run: &Path, method: Method) -> (Vec<u32>, usize
     (generation.token_ids, generation.n_latents)
 }
 
-/// Thoughts: six steps in float32, and what the model writes after them.
+/// Thoughts: six steps in float32, and the text that the model writes after them.
 #[test]
 fn thinking_steps_are_those_of_the_cpu() {
     let dir = tempfile::tempdir().unwrap();

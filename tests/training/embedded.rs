@@ -7,7 +7,7 @@ use colar_engine::train::embedded::{EmbeddedOptions, run};
 use serde_json::Value;
 
 fn options(out: &Path, seed: u64) -> EmbeddedOptions {
-    // 2 CoT steps, 4 CoLaR steps, 2 of reinforcement learning, 133 training and 8 test questions: what is learnt does not matter here.
+    // 2 CoT steps, 4 CoLaR steps, 2 of reinforcement learning, 133 training and 8 test questions: the quality does not matter here.
     EmbeddedOptions { out: out.to_owned(), seed, resume: false, shorten: 300 }
 }
 

@@ -1,4 +1,4 @@
-//! Whole runs of training: what they cost, and that they agree between devices, thread counts and interruptions.
+//! Whole runs of training: their costs, and that they agree between devices, thread counts and interruptions.
 
 #[path = "../common/mod.rs"]
 mod common;

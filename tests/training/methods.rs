@@ -1,4 +1,4 @@
-//! Runs of implicit CoT, Coconut and distillation that are cut off, and what their models write.
+//! Runs of implicit CoT, Coconut and distillation: resumed after a cut, and the text their models write.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -186,7 +186,7 @@ fn what_is_written_after_thoughts_is_what_a_whole_pass_predicts() {
             let chain = generation.n_latents - count;
             let rows = packed(&loaded.opened, prompt, count, &generation.token_ids);
             for (i, &token) in generation.token_ids.iter().enumerate() {
-                // At its limit a chain is ended, whatever came next.
+                // At its limit a chain is ended by a forced separator.
                 if i == chain && chain == sampling.max_cot_tokens {
                     assert_eq!(token, loaded.opened.separator);
                 } else {

@@ -18,7 +18,7 @@ pub struct Case {
     pub dout: Host,
 }
 
-/// What the reference computes; rows outside every span keep their place and mean nothing.
+/// The result of the reference; rows outside every span keep their place and are not compared.
 pub struct Want {
     pub out: Vec<(f64, f64)>,
     pub lse: Vec<(f64, f64)>,
@@ -163,7 +163,7 @@ proptest! {
             rows += q_len;
         }
         let mut case = case(shape, spans, rows, slots * capacity, u64::from(seed));
-        // What lies beyond a sequence's length is never looked at.
+        // Rows beyond a sequence's length are never read.
         let kw = shape.kv_width();
         for row in 0..case.k.rows {
             let held = case.spans.iter().any(|s| (s.k_start..s.k_start + s.k_len).contains(&row));

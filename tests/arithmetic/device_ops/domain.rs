@@ -1,4 +1,4 @@
-//! What the operations are tried on, whatever the device.
+//! The sizes and tolerances that operations are tested with, the same for every device.
 
 use colar_engine::device::Dtype;
 use proptest::prelude::*;

@@ -275,7 +275,7 @@ proptest! {
     }
 }
 
-/// What is not a number must stay so: a guard that hides it would train on.
+/// A NaN must stay a NaN: a guard that hides it would let training go on.
 #[test]
 fn nan_passes_through() {
     let mut case = Case::new(2, 5, false, 1);

@@ -9,7 +9,7 @@ use super::{TOLERANCE, config, device, size};
 /// Elementwise results with the magnitude their rounding is measured against.
 type Want = Vec<(f64, f64)>;
 
-/// Adds what an operation adds to.
+/// Adds the old content of an output that an operation adds to.
 fn plus(before: &Host, want: Want) -> Want {
     let sum = |(&old, (x, m)): (&f32, (f64, f64))| (f64::from(old) + x, m + f64::from(old).abs());
     before.values.iter().zip(want).map(sum).collect()
@@ -36,7 +36,7 @@ fn norm_backward(dout: &Host, w: &Host, rows: &[(Vec<f64>, f64)], centred: bool)
         let cols = g.len() as f64;
         let mean = if centred { g.iter().sum::<f64>() / cols } else { 0.0 };
         let along = g.iter().zip(normal).map(|(g, n)| g * n).sum::<f64>() / cols;
-        // What is subtracted was summed from terms of this size.
+        // The subtracted means were summed from terms of this size.
         let size = g.iter().map(|g| g.abs()).sum::<f64>() / cols;
         for (g, n) in g.iter().zip(normal) {
             let magnitude = inverse * (g.abs() + size + n.abs() * size * (1.0 + n.abs()));

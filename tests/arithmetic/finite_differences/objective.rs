@@ -21,7 +21,7 @@ use super::cpu;
 /// than an operation does.
 const TOLERANCE: f64 = 2e-3;
 
-/// What a step should change the loss by: enough to stand far above its rounding, about 1e-7.
+/// The change of the loss that a step should make: far above its rounding, about 1e-7.
 const CHANGE: f64 = 1e-3;
 
 /// Elements move at most by this part of their tensor's root mean square.
@@ -92,8 +92,8 @@ impl Setup {
             let (_, param) = self.opened.model.params.iter().find(|(i, _)| *i == id).unwrap();
             (param.name.clone(), self.device.read(&param.value).unwrap())
         };
-        // Where latents are predicted, embeddings of steps are also targets. The objective counts
-        // targets as constants; a finite difference cannot, so such embeddings stay as they are.
+        // Embeddings of steps are also targets of the latent loss. The objective takes targets as constants; a finite
+        // difference cannot, so such embeddings stay as they are.
         let hidden = self.opened.model.transformer.config.hidden_size;
         let fixed = name == EMBED && objective.latent_weight != 0.0;
         let moves: Vec<bool> = (0..values.len())

@@ -16,8 +16,8 @@ use super::cpu;
 
 /// Largest error, of a gradient's norm, as for the supervised objective.
 const TOLERANCE: f64 = 2e-3;
-/// How far the step may move a log-probability: far above its rounding, and far below the distance of every
-/// ratio from the clip's edges.
+/// The change of a log-probability that the step should make: far above its rounding, and far below the distance of
+/// every ratio from the clip's edges.
 const MOVE: f64 = 0.02;
 
 /// Rollouts of different lengths, with advantages of both signs; the first and the last of the same prompt.

@@ -90,7 +90,7 @@ impl Setup {
         let losses =
             run(&self.device, model, &self.objective, &self.batch, self.thoughts, counts, Some(&mut grads))
                 .unwrap();
-        // What the teacher says is a constant to the student, which a difference must keep still.
+        // The teacher's states are constants to the student, so a finite difference must keep them fixed.
         let states =
             teacher_pass(&self.device, model, &self.objective, &self.batch, counts, None).unwrap().states;
         let total = self.total(&losses);
