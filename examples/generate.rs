@@ -11,7 +11,7 @@ fn main() -> Result<()> {
     let engine = Engine::load(model, Some(checkpoint))?;
     // Requests of a batch may differ in everything, and give what each would give alone.
     let requests: Vec<Request> =
-        ["1", "2", "5", "auto"].iter().map(|cf| Request::question(&question, *cf).greedy()).collect();
+        ["1", "2", "5", "auto"].iter().map(|speed| Request::question(&question, *speed).greedy()).collect();
     for g in engine.generate_batch(&requests)? {
         let answer = g.answer.as_deref().unwrap_or("no answer");
         println!("c = {:<5} {answer} after {} latents in {:.1} ms", g.cf, g.n_latents, g.latents_ms);

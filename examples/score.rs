@@ -13,11 +13,11 @@ fn main() -> Result<()> {
     let [model, checkpoint, file] = arguments()?;
     let engine = Engine::load(model, Some(checkpoint))?;
     let samples = data::load(file, None)?;
-    for cf in 1..=5 {
-        let options = ScoreOptions { method: Method::Colar, cf, batch_tokens: 2048 };
+    for compression_factor in 1..=5 {
+        let options = ScoreOptions { method: Method::Colar, compression_factor, batch_tokens: 2048 };
         let total = engine.score(&samples, &options, &mut |_| ())?.total;
         let mse = total.latent_mse.unwrap_or(f64::NAN);
-        println!("c = {cf}: cross-entropy {:.4} nats, latent mse {mse:.4}", total.ce);
+        println!("c = {compression_factor}: cross-entropy {:.4} nats, latent mse {mse:.4}", total.ce);
     }
     Ok(())
 }

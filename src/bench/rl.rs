@@ -28,7 +28,7 @@ pub struct RlStepOptions {
     /// Data, whose first question is asked.
     pub data: PathBuf,
     /// Compression factor in the prompt.
-    pub cf: usize,
+    pub compression_factor: usize,
     /// Rollouts of the question.
     pub group_size: usize,
     /// Latents of every rollout.
@@ -97,12 +97,12 @@ pub fn rl_step<D: Device>(device: &D, options: &RlStepOptions) -> Result<RlStepT
         let (mut rollouts, mut updates, mut question_tokens) = (Vec::new(), Vec::new(), 0);
         for step in 1..=options.steps as u64 + 1 {
             let start = Instant::now();
-            let (cf, seeds) = (options.cf.to_string(), &mut Stream::new(0, step));
+            let (speed, seeds) = (options.compression_factor.to_string(), &mut Stream::new(0, step));
             let experience = Experience::gather(
                 &loaded,
                 &[question],
                 options.group_size,
-                &cf,
+                &speed,
                 sampling,
                 &ByAnswer,
                 seeds,

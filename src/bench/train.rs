@@ -36,7 +36,7 @@ pub struct StepOptions {
     /// The batch of the step.
     pub batch: StepBatch,
     /// Compression factor.
-    pub cf: usize,
+    pub compression_factor: usize,
     /// Inner width of the latent head.
     pub head_size: Option<usize>,
     /// The adapter.
@@ -75,12 +75,16 @@ pub struct Sequences {
 
 impl Sequences {
     /// Sequence number `number` of these under a compression factor, of tokens below `vocab`.
-    fn segments(self, number: u64, cf: usize, vocab: usize) -> Segments {
+    fn segments(self, number: u64, compression_factor: usize, vocab: usize) -> Segments {
         let mut stream = Stream::new(0, 0x5e9 + number);
         let mut tokens = |n: usize| (0..n).map(|_| stream.below(vocab as u64) as u32).collect::<Vec<_>>();
         let (question, answer) = (self.rows / 2, ANSWER.min(self.rows / 4));
         let chunks = self.rows - question - answer - 1;
-        Segments { question: tokens(question), steps: tokens(1 + chunks * cf), answer: tokens(answer) }
+        Segments {
+            question: tokens(question),
+            steps: tokens(1 + chunks * compression_factor),
+            answer: tokens(answer),
+        }
     }
 }
 
@@ -133,14 +137,19 @@ fn pack<D: Device>(
     opened: &Opened<D>,
     samples: &[data::Sample],
     invented: &[Segments],
-    cf: usize,
+    compression_factor: usize,
     step: u64,
 ) -> Result<Batch> {
-    let packing = Packing { method: Method::Colar, cf, merge: opened.model.merge };
+    let packing = Packing { method: Method::Colar, cf: compression_factor, merge: opened.model.merge };
     let (mut batch, mut labels) = (Batch::new(), Stream::new(0, step));
     for sample in samples {
-        let segments =
-            training(&opened.tokenizer, opened.eos.append, Method::Colar, sample, &cf.to_string())?;
+        let segments = training(
+            &opened.tokenizer,
+            opened.eos.append,
+            Method::Colar,
+            sample,
+            &compression_factor.to_string(),
+        )?;
         batch.push(packing, &segments, Some(&mut labels));
     }
     invented.iter().for_each(|segments| batch.push(packing, segments, Some(&mut labels)));
@@ -171,7 +180,8 @@ pub fn train_step<D: Device>(device: &D, options: &StepOptions) -> Result<StepTi
                 return Err(Error::usage("at least one sequence of at least 8 packed rows is needed"));
             }
             let vocab = opened.model.transformer.config.vocab_size;
-            let all = (0..sequences.count as u64).map(|i| sequences.segments(i, options.cf, vocab));
+            let all =
+                (0..sequences.count as u64).map(|i| sequences.segments(i, options.compression_factor, vocab));
             invented.extend(all);
         }
     }
@@ -187,7 +197,7 @@ pub fn train_step<D: Device>(device: &D, options: &StepOptions) -> Result<StepTi
         let mut batch = Batch::new();
         for step in 1..=options.steps as u64 + WARMUP {
             let start = Instant::now();
-            batch = pack(&opened, &samples, &invented, options.cf, step)?;
+            batch = pack(&opened, &samples, &invented, options.compression_factor, step)?;
             let batches = std::slice::from_ref(&batch);
             device.reserve(&needs::supervised(device, &opened.model, &grads, &objective, batches))?;
             grads.clear(device)?;

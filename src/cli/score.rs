@@ -54,7 +54,7 @@ pub fn run(args: &ScoreArgs) -> Result<()> {
     if let Some(own) = method.speed().filter(|_| args.cf != 1) {
         return Err(common::no_factor(method, own, &args.cf.to_string()));
     }
-    let options = ScoreOptions { method, cf: args.cf, batch_tokens: args.batch_tokens };
+    let options = ScoreOptions { method, compression_factor: args.cf, batch_tokens: args.batch_tokens };
     let bar = common::progress(samples.len(), "scoring");
     let scores = engine.score(&samples, &options, &mut |done| bar.set_position(done as u64))?;
     bar.finish_and_clear();

@@ -58,8 +58,8 @@ impl Point {
             at: (row.mean_length, 100.0 * row.accuracy),
             ci: (row.mean_length_ci.unwrap_or(0.0), 100.0 * row.accuracy_ci.unwrap_or(0.0)),
             label: match (row.method, row.rl) {
-                (Method::Colar, false) => format!("c = {}", row.cf),
-                (Method::Colar, true) => format!("c = {}, RL", row.cf),
+                (Method::Colar, false) => format!("c = {}", row.compression_factor),
+                (Method::Colar, true) => format!("c = {}, RL", row.compression_factor),
                 (method, _) => method.label().to_owned(),
             },
         }
@@ -173,11 +173,17 @@ fn ranges<'a>(points: impl Iterator<Item = &'a Point>) -> (Range<f64>, Range<f64
 mod tests {
     use super::*;
 
-    fn row(method: Method, cf: &str, accuracy: f64, mean_length: f64, ci: Option<f64>) -> TableRow {
+    fn row(
+        method: Method,
+        compression_factor: &str,
+        accuracy: f64,
+        mean_length: f64,
+        ci: Option<f64>,
+    ) -> TableRow {
         TableRow {
             method,
             rl: false,
-            cf: cf.to_owned(),
+            compression_factor: compression_factor.to_owned(),
             accuracy,
             accuracy_ci: ci,
             mean_length,

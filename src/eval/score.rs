@@ -24,7 +24,7 @@ pub struct ScoreOptions {
     /// The layout: latents to predict, thoughts, or a written chain.
     pub method: Method,
     /// Compression factor; 1 under any method but CoLaR.
-    pub cf: usize,
+    pub compression_factor: usize,
     /// Most packed rows of a forward pass; a longer sample runs alone.
     pub batch_tokens: usize,
 }
@@ -87,7 +87,8 @@ pub fn score<D: Device>(
     if samples.is_empty() {
         return Err(Error::usage("there is nothing to score: the data set is empty"));
     }
-    if options.cf == 0 || (options.method != Method::Colar && options.cf != 1) {
+    if options.compression_factor == 0 || (options.method != Method::Colar && options.compression_factor != 1)
+    {
         return Err(Error::usage(
             "the compression factor must be at least 1, and 1 where nothing is compressed",
         ));
@@ -95,8 +96,8 @@ pub fn score<D: Device>(
     if options.method == Method::Colar {
         loaded.opened.model.latent_head()?;
     }
-    let speed = options.cf.to_string();
-    let recipe = Recipe::new(&loaded.opened, options.method, options.cf, &speed);
+    let speed = options.compression_factor.to_string();
+    let recipe = Recipe::new(&loaded.opened, options.method, options.compression_factor, &speed);
     if matches!(options.method, Method::Coconut | Method::Distill) {
         return thoughts::score(loaded, samples, &recipe, options.batch_tokens, progress);
     }
@@ -104,7 +105,7 @@ pub fn score<D: Device>(
     let mut batch = Batch::new();
     for (i, sample) in samples.iter().enumerate() {
         let segments = recipe.segments(sample)?;
-        let steps = 1 + segments.steps.len().saturating_sub(1).div_ceil(options.cf);
+        let steps = 1 + segments.steps.len().saturating_sub(1).div_ceil(options.compression_factor);
         let rows = segments.question.len() + steps + segments.answer.len();
         if batch.rows() > 0 && batch.rows() + rows > options.batch_tokens {
             flush(loaded, samples, &batch, &mut scores, &mut total)?;
@@ -298,7 +299,7 @@ mod tests {
     fn agrees_with_the_training_objective() {
         let loaded = load(true);
         let samples = samples();
-        let options = ScoreOptions { method: Method::Colar, cf: 2, batch_tokens: 4096 };
+        let options = ScoreOptions { method: Method::Colar, compression_factor: 2, batch_tokens: 4096 };
         let got = score(&loaded, &samples, &options, &mut |_| ()).unwrap();
         let mut batch = Batch::new();
         let opened = &loaded.opened;
@@ -327,7 +328,7 @@ mod tests {
         let loaded = load(true);
         let samples = samples();
         let of = |batch_tokens| {
-            let options = ScoreOptions { method: Method::Colar, cf: 3, batch_tokens };
+            let options = ScoreOptions { method: Method::Colar, compression_factor: 3, batch_tokens };
             let mut heard = Vec::new();
             let s = score(&loaded, &samples, &options, &mut |done| heard.push(done)).unwrap();
             (s, heard)
@@ -349,7 +350,7 @@ mod tests {
     #[test]
     fn written_chains_have_no_latent_losses() {
         let loaded = load(false);
-        let options = ScoreOptions { method: Method::Cot, cf: 1, batch_tokens: 64 };
+        let options = ScoreOptions { method: Method::Cot, compression_factor: 1, batch_tokens: 64 };
         let got = score(&loaded, &samples(), &options, &mut |_| ()).unwrap();
         assert!(got.total.ce > 0.0);
         assert_eq!((got.total.latent_mse, got.total.latent_positions), (None, 0));
@@ -357,7 +358,10 @@ mod tests {
         assert!(line["latent_nll"].is_null() && line["ce"].is_f64(), "{line}");
         let colar = ScoreOptions { method: Method::Colar, ..options };
         assert!(score(&loaded, &samples(), &colar, &mut |_| ()).is_err());
-        assert!(score(&loaded, &samples(), &ScoreOptions { cf: 2, ..options }, &mut |_| ()).is_err());
+        assert!(
+            score(&loaded, &samples(), &ScoreOptions { compression_factor: 2, ..options }, &mut |_| ())
+                .is_err()
+        );
         assert!(score(&loaded, &[], &options, &mut |_| ()).is_err());
     }
 }

@@ -23,8 +23,8 @@ pub struct TableRow {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub rl: bool,
     /// The compression factor as text; `1` under CoT. In JSON a number, where it is one.
-    #[serde(serialize_with = "serialize_cf")]
-    pub cf: String,
+    #[serde(rename = "cf", serialize_with = "serialize_cf")]
+    pub compression_factor: String,
     /// Share of correct answers, from 0 to 1, mean over seeds.
     pub accuracy: f64,
     /// Its interval, for several seeds.
@@ -65,7 +65,7 @@ impl TableRow {
         Some(TableRow {
             method,
             rl: false,
-            cf: speed.to_owned(),
+            compression_factor: speed.to_owned(),
             accuracy: accuracy.mean,
             accuracy_ci: accuracy.half_width,
             mean_length: length.mean,
@@ -87,7 +87,9 @@ impl TableRow {
     /// `CoLaR c = 2`, `CoLaR + RL c = 2`, or the method's name where it has no factor (`CoT`).
     pub fn label(&self) -> String {
         match self.method {
-            Method::Colar => format!("CoLaR{} c = {}", if self.rl { " + RL" } else { "" }, self.cf),
+            Method::Colar => {
+                format!("CoLaR{} c = {}", if self.rl { " + RL" } else { "" }, self.compression_factor)
+            }
             Method::Cot | Method::Icot | Method::Coconut | Method::Distill => self.method.label().to_owned(),
         }
     }

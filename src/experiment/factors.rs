@@ -62,8 +62,9 @@ pub struct FactorsOptions {
 /// A factor and the figures under it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FactorRow {
-    /// The factor as the prompt gave it.
-    pub cf: String,
+    /// The factor as the prompt states it.
+    #[serde(rename = "cf")]
+    pub compression_factor: String,
     /// Whether training had this factor.
     pub trained: bool,
     /// Figures of every test set.
@@ -262,7 +263,7 @@ impl Ready {
     }
 
     fn row(&self, factor: usize, done: &[(Part, Measured)]) -> FactorRow {
-        let cf = self.options.factors[factor].clone();
+        let compression_factor = self.options.factors[factor].clone();
         let figures = |test: usize| {
             let of = |subject| {
                 done.iter().find(|(p, _)| *p == Part { factor, subject, test }).map(|(_, m)| m.clone())
@@ -271,9 +272,11 @@ impl Ready {
             Figures::of_measured(&self.options.tests[test].name, &by_seed)
         };
         FactorRow {
-            trained: cf.parse::<f64>().is_ok_and(|c| self.trained.iter().any(|&t| t as f64 == c)),
+            trained: compression_factor
+                .parse::<f64>()
+                .is_ok_and(|c| self.trained.iter().any(|&t| t as f64 == c)),
             results: (0..self.tests.len()).filter_map(figures).collect(),
-            cf,
+            compression_factor,
         }
     }
 }
@@ -293,8 +296,9 @@ impl FactorsReport {
             heads.extend([format!("{name} (%)"), "#L".to_owned()]);
         }
         let cells = |r: &FactorRow| {
-            let cf = if r.trained { format!("**{}**", r.cf) } else { r.cf.clone() };
-            std::iter::once(cf).chain(r.results.iter().flat_map(Figures::cells)).collect::<Vec<_>>()
+            let first = &r.compression_factor;
+            let first = if r.trained { format!("**{first}**") } else { first.clone() };
+            std::iter::once(first).chain(r.results.iter().flat_map(Figures::cells)).collect::<Vec<_>>()
         };
         let tests: Vec<String> = self.tests.iter().map(|(name, n)| format!("{name} ({n})")).collect();
         format!(
@@ -314,8 +318,8 @@ mod tests {
     use super::*;
 
     fn report() -> FactorsReport {
-        let row = |cf: &str, trained, a: f64, l: f64| FactorRow {
-            cf: cf.into(),
+        let row = |compression_factor: &str, trained, a: f64, l: f64| FactorRow {
+            compression_factor: compression_factor.into(),
             trained,
             results: vec![figures("test", &[a, a + 0.02], &[l, l + 0.5])],
         };

@@ -150,7 +150,7 @@ pub(super) fn factors(report: &FactorsReport) -> Result<String> {
 fn by_factor(report: &FactorsReport, test: usize, value: fn(&Figures) -> (f64, Option<f64>)) -> Series {
     let point = |row: &super::FactorRow| {
         let (y, ci) = value(row.results.get(test)?);
-        let at = (row.cf.parse().ok()?, y);
+        let at = (row.compression_factor.parse().ok()?, y);
         Some(Point { at, ci: (0.0, ci.unwrap_or(0.0)), label: String::new(), filled: row.trained })
     };
     Series {

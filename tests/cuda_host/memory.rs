@@ -33,7 +33,7 @@ fn requests(max_new_tokens: usize) -> Vec<Request> {
 
 fn scored(model: &Model, batch_tokens: usize) -> Result<()> {
     let samples: Vec<_> = cases("llama-tiny")["samples"].as_array().unwrap().iter().map(sample).collect();
-    let options = ScoreOptions { method: Method::Colar, cf: 2, batch_tokens };
+    let options = ScoreOptions { method: Method::Colar, compression_factor: 2, batch_tokens };
     score(model, &samples, &options, &mut |_| ()).map(drop)
 }
 

@@ -76,7 +76,7 @@ fn on_cpu(name: &str) -> Engine {
 /// Losses of the golden samples, beside those of the device `cpu`.
 fn scores(name: &str, dtype: Dtype, tolerance: f64) {
     let samples: Vec<_> = cases(name)["samples"].as_array().unwrap().iter().map(sample).collect();
-    let options = ScoreOptions { method: Method::Colar, cf: 2, batch_tokens: 2048 };
+    let options = ScoreOptions { method: Method::Colar, compression_factor: 2, batch_tokens: 2048 };
     let mine = score(&load(name, dtype), &samples, &options, &mut |_| ()).unwrap();
     let theirs = on_cpu(name).score(&samples, &options, &mut |_| ()).unwrap();
     for (mine, theirs) in mine.samples.iter().zip(&theirs.samples) {

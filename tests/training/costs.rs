@@ -43,7 +43,7 @@ fn counted_operations_are_those_asked_for() {
         let options = StepOptions {
             model: golden(model),
             batch: StepBatch::Invented(sequences),
-            cf: 2,
+            compression_factor: 2,
             head_size: Some(24),
             lora: adapter(4),
             recompute: false,

@@ -43,7 +43,7 @@ impl DeviceTask for Task<'_> {
         let options = RlStepOptions {
             model: args.model.clone(),
             data: args.data.clone(),
-            cf: t.cf,
+            compression_factor: t.cf,
             group_size: args.group_size,
             n_latents: args.latents,
             answer_tokens: args.answer_tokens,

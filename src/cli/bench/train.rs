@@ -71,7 +71,7 @@ impl DeviceTask for Task<'_> {
         let options = StepOptions {
             model,
             batch,
-            cf: t.cf,
+            compression_factor: t.cf,
             head_size: t.head_size,
             lora: adapter(t.lora_r),
             recompute: args.recompute,
