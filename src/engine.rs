@@ -61,7 +61,7 @@ trait OnDevice: Send + Sync {
         &self,
         samples: &[Sample],
         options: &EvalOptions,
-        progress: &mut dyn FnMut(usize),
+        progress: &mut dyn FnMut(usize) -> Result<()>,
     ) -> Result<Evaluation>;
     fn score(
         &self,
@@ -96,7 +96,7 @@ impl<D: Device> OnDevice for Loaded<D> {
         &self,
         samples: &[Sample],
         options: &EvalOptions,
-        progress: &mut dyn FnMut(usize),
+        progress: &mut dyn FnMut(usize) -> Result<()>,
     ) -> Result<Evaluation> {
         eval::evaluate(self, samples, options, progress)
     }
@@ -185,7 +185,8 @@ impl Engine {
         self.model.generate(requests, &mut on_event)
     }
 
-    /// Answers every question of `samples` and counts; `progress` hears how many are done after each batch.
+    /// Answers every question of `samples` and counts; `progress` hears how many are done after each batch, and ends
+    /// the evaluation by an error.
     ///
     /// # Errors
     /// As [`evaluate`](eval::evaluate).
@@ -193,7 +194,7 @@ impl Engine {
         &self,
         samples: &[Sample],
         options: &EvalOptions,
-        progress: &mut dyn FnMut(usize),
+        progress: &mut dyn FnMut(usize) -> Result<()>,
     ) -> Result<Evaluation> {
         self.model.evaluate(samples, options, progress)
     }

@@ -64,6 +64,12 @@ pub enum Error {
         /// The value that was not finite.
         what: String,
     },
+    /// A run stopped because it was asked to; its training state is saved.
+    #[error("stopped after step {step}")]
+    Interrupted {
+        /// Steps done.
+        step: u64,
+    },
     /// Anything else, already said in one line.
     #[error("{0}")]
     Other(String),

@@ -1,5 +1,7 @@
 //! colar-engine: train and run language models that reason in compressed latent vectors.
 #![warn(missing_docs)]
+// They panic when they cannot write, as to a closed pipe or a full disk.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod bench;
 mod chart;

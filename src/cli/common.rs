@@ -1,6 +1,6 @@
 //! Shared by several subcommands: flags that mean the same everywhere, and the printing of results.
 
-use std::io::{ErrorKind, IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -158,18 +158,6 @@ fn bounded(text: &str, most: usize) -> Result<usize, String> {
         Ok(n) if n > most => Err(format!("must be at most {most}")),
         Ok(n) => Ok(n),
         Err(e) => Err(e.to_string()),
-    }
-}
-
-/// Writes to standard output; a pipe that its reader closed (`| head`) is no error.
-///
-/// # Errors
-/// [`Error::Io`] for anything else that the operating system refuses.
-pub fn print(text: &str) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(Error::io("standard output")(e)),
-        _ => Ok(()),
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::common::print;
+use super::terminal::{self, print};
 use crate::Result;
 use crate::data::lengths::{Lengths, Spread};
 use crate::data::synth::{self, SynthConfig};
@@ -131,20 +131,20 @@ fn synth(args: &SynthArgs) -> Result<()> {
         write_jsonl(args.out.join(name).with_extension("jsonl"), samples)?;
     }
     synth::write_tokenizer(&args.out)?;
-    eprintln!(
+    terminal::note(format!(
         "{}: {} training, {} validation and {} test problems, and their tokenizer",
         args.out.display(),
         args.train,
         args.val,
         args.test
-    );
+    ));
     Ok(())
 }
 
 fn convert(args: &ConvertArgs) -> Result<()> {
     let samples = load(&args.input, args.format)?;
     write_jsonl(&args.output, &samples)?;
-    eprintln!("{}: {} samples", args.output.display(), samples.len());
+    terminal::note(format!("{}: {} samples", args.output.display(), samples.len()));
     Ok(())
 }
 

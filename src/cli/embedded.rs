@@ -3,11 +3,12 @@
 use std::time::Instant;
 
 use super::train::{Shown, on_device};
+use super::{signals, terminal};
 use crate::device::{Device, DeviceTask};
 use crate::eval::table;
 use crate::files::runs;
-use crate::train::TrainFlags;
 use crate::train::embedded::{self, EmbeddedOptions, Stage};
+use crate::train::{Stop, TrainFlags};
 use crate::{Error, Result};
 
 /// Runs the embedded default with those of the flags that it knows.
@@ -32,28 +33,29 @@ pub(super) fn run(flags: TrainFlags, resume: bool) -> Result<()> {
     };
     let options = EmbeddedOptions { out, seed: flags.seed.unwrap_or(0), resume, shorten: 1 };
     let (device, threads) = (flags.device.unwrap_or_default(), flags.threads.unwrap_or(0));
-    on_device(device, flags.dtype, threads, Embedded(options))
+    let again = format!("colar-engine train --out {} --resume", options.out.display());
+    signals::resumable(on_device(device, flags.dtype, threads, Embedded(options, signals::watch()?)), &again)
 }
 
-struct Embedded(EmbeddedOptions);
+struct Embedded(EmbeddedOptions, Stop);
 
 impl DeviceTask for Embedded {
     type Output = ();
 
     fn run<D: Device>(self, device: D) -> Result<()> {
-        train(&device, &self.0)
+        train(&device, &self.0, &self.1)
     }
 }
 
-/// Trains and evaluates, showing progress.
-fn train<D: Device>(device: &D, options: &EmbeddedOptions) -> Result<()> {
+/// Trains and evaluates, and says how it goes.
+fn train<D: Device>(device: &D, options: &EmbeddedOptions, stop: &Stop) -> Result<()> {
     let started = Instant::now();
-    println!("run directory: {}", options.out.display());
+    terminal::tell(format!("run directory: {}", options.out.display()));
     let mut shown: Option<(String, Shown)> = None;
-    let rows = embedded::run(device, options, &mut |stage| match stage {
-        Stage::Prepared { samples: [train, val, test], parameters } => println!(
+    let rows = embedded::run(device, options, stop, &mut |stage| match stage {
+        Stage::Prepared { samples: [train, val, test], parameters } => terminal::tell(format!(
             "data: {train} training, {val} validation, {test} test questions; model: {parameters} weights"
-        ),
+        )),
         Stage::Training(name, progress) => {
             if shown.as_ref().is_none_or(|(n, _)| n != name) {
                 if let Some((_, bar)) = shown.take() {
@@ -71,14 +73,14 @@ fn train<D: Device>(device: &D, options: &EmbeddedOptions) -> Result<()> {
             }
         }
     })?;
-    println!("\n{}", table::text(&rows));
-    println!(
+    terminal::tell(format!("\n{}", table::text(&rows)));
+    terminal::tell(format!(
         "{:.0} s; table.json, table.svg and metrics.jsonl in {}",
         started.elapsed().as_secs_f64(),
         options.out.display()
-    );
-    println!(
-        "ask it: colar-engine generate --cf 2 --greedy \"Mia buys 3 bags of 5 pens, sells 6 and finds 4. How many has Mia now?\""
+    ));
+    terminal::tell(
+        "ask it: colar-engine generate --cf 2 --greedy \"Mia buys 3 bags of 5 pens, sells 6 and finds 4. How many has Mia now?\"",
     );
     Ok(())
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::common::{self, ModelArgs, SamplingArgs};
+use super::terminal;
 use crate::data::{VerifierKind, load};
 use crate::eval::accuracy::EvalOptions;
 use crate::eval::{TableRow, plot, table};
@@ -92,8 +93,10 @@ pub fn run(args: &EvalArgs) -> Result<()> {
                 verifier: args.verifier,
             };
             let bar = common::progress(samples.len(), &format!("c = {speed}, {}/{seeds}", run + 1));
-            let mut evaluation =
-                engine.evaluate(&samples, &options, &mut |done| bar.set_position(done as u64))?;
+            let mut evaluation = engine.evaluate(&samples, &options, &mut |done| {
+                bar.set_position(done as u64);
+                Ok(())
+            })?;
             bar.finish_and_clear();
             // The figures are all that is printed; many seeds of a large set would fill the memory.
             evaluation.outcomes = Vec::new();
@@ -104,7 +107,7 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     if let Some(path) = &args.plot {
         plot::write(path, "Accuracy against reasoning length", &rows)?;
     }
-    common::print(&if args.json { table::json(&rows)? } else { table::text(&rows) })
+    terminal::print(&if args.json { table::json(&rows)? } else { table::text(&rows) })
 }
 
 /// The factors to evaluate at.

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use super::common::{self, SamplingArgs};
+use super::terminal;
 use crate::data::VerifierKind;
 use crate::device::{ComputeDtype, DeviceKind};
 use crate::experiment::{
@@ -235,11 +236,11 @@ fn table1(args: Table1Args) -> Result<()> {
         shorten: args.budget.shorten,
         machine: args.machine.machine(),
     };
-    eprintln!("experiment directory: {}", options.out.display());
+    terminal::note(format!("experiment directory: {}", options.out.display()));
     let shown = Shown::new();
     let table = experiment::table1(options, &|event| shown.on(event))?;
     shown.finish();
-    common::print(&format!("{}\n{}", table.results(), table.searched()))
+    terminal::print(&format!("{}\n{}", table.results(), table.searched()))
 }
 
 fn factors(args: FactorsArgs) -> Result<()> {
@@ -260,5 +261,5 @@ fn factors(args: FactorsArgs) -> Result<()> {
     let shown = Shown::new();
     let report = experiment::factors(options, &|event| shown.on(event))?;
     shown.finish();
-    common::print(&report.markdown())
+    terminal::print(&report.markdown())
 }

@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use serde_json::Value;
 
 use super::common::{self, ModelArgs, SamplingArgs};
+use super::terminal;
 use crate::Engine;
 use crate::eval::table::cf_value;
 use crate::infer::{Event, Generation, Prompt, Request, Sampling, TraceToken};
@@ -108,7 +109,7 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     if args.questions.is_empty() {
         let stdin = std::io::stdin();
         if stdin.is_terminal() {
-            eprintln!("questions, a line each; end with Ctrl-D:");
+            terminal::note("questions, a line each; end with Ctrl-D:");
         }
         // On a terminal each question is answered at once; a file is answered in batches.
         let batch = if stdin.is_terminal() { 1 } else { args.batch_size };
@@ -188,11 +189,11 @@ fn answer(engine: &Engine, args: &GenerateArgs, batch: &[Request], titled: bool)
             }
         }
         if std::io::stderr().is_terminal() && !args.json && !titled {
-            common::print(&std::mem::take(&mut out))?;
-            eprintln!("{}", timings(&g));
+            terminal::print(&std::mem::take(&mut out))?;
+            terminal::note(format!("{}", timings(&g)));
         }
     }
-    common::print(&out)
+    terminal::print(&out)
 }
 
 /// One line of JSON; the factor is a number where it is one, and null for a raw text.
@@ -261,7 +262,7 @@ fn stream(engine: &Engine, request: &Request) -> Result<()> {
     }
     if std::io::stderr().is_terminal() {
         for g in &generations {
-            eprintln!("{}", timings(g));
+            terminal::note(format!("{}", timings(g)));
         }
     }
     Ok(())

@@ -9,13 +9,16 @@ pub mod experiment;
 pub mod generate;
 pub mod init;
 pub mod score;
+mod signals;
+mod terminal;
 pub mod train;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::Result;
+use crate::{Error, Result};
 
 /// Train and run language models that reason in compressed latent vectors (CoLaR)
 #[derive(Debug, Parser)]
@@ -48,13 +51,19 @@ pub fn main() -> ExitCode {
                 .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn")),
         )
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        // A line that cannot be written is lost; reporting that would panic where standard error is gone.
+        .log_internal_errors(false)
         .without_time()
         .with_target(false)
         .init();
     match dispatch(cli, started) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(e) if terminal::is_unread(&e) => ExitCode::SUCCESS,
+        // How to go on was said where the run ended.
+        Err(Error::Interrupted { .. }) => ExitCode::from(signals::exit_code()),
         Err(e) => {
-            eprintln!("error: {e}");
+            terminal::note(format!("error: {e}"));
             ExitCode::from(e.exit_code())
         }
     }

@@ -6,6 +6,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::common::{self, ModelArgs};
+use super::terminal;
 use crate::data::load;
 use crate::eval::score::{Losses, SampleScore, Score, ScoreOptions};
 use crate::model::prompt::Method;
@@ -58,7 +59,7 @@ pub fn run(args: &ScoreArgs) -> Result<()> {
     let bar = common::progress(samples.len(), "scoring");
     let scores = engine.score(&samples, &options, &mut |done| bar.set_position(done as u64))?;
     bar.finish_and_clear();
-    common::print(&if args.json { lines(&scores)? } else { table(&scores) })
+    terminal::print(&if args.json { lines(&scores)? } else { table(&scores) })
 }
 
 /// A JSON object a sample, then the total.

@@ -1,14 +1,15 @@
 //! `train`: a supervised run on your own model and data, or the embedded default.
 
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 
+use super::{signals, terminal};
 use crate::device::{ComputeDtype, Device, DeviceKind, DeviceTask, run_on_device};
 use crate::files::runs;
-use crate::train::{Progress, RlOptions, RlTrainer, Stage, TrainFlags, TrainOptions, Trainer};
+use crate::train::{Progress, RlOptions, RlTrainer, Stage, Stop, TrainFlags, TrainOptions, Trainer};
 use crate::{Error, Result};
 
 /// Train a model, in chains of thought, in compressed latents, or as the methods that these are compared with
@@ -58,14 +59,24 @@ pub fn run(args: TrainArgs) -> Result<()> {
         }
         flags.out = Some(runs::new_dir());
     }
+    let resume = args.resume;
     if flags.stage == Some(Stage::Rl) {
         let options = flags.resolve_rl()?;
+        let again = go_on_with(&options.run.out);
         let (device, dtype, threads) = (options.run.device, options.run.dtype, options.run.threads);
-        return on_device(device, dtype, threads, Rl { options, resume: args.resume });
+        let task = Rl { options, resume, stop: signals::watch()? };
+        return signals::resumable(on_device(device, dtype, threads, task), &again);
     }
     let options = flags.resolve()?;
+    let again = go_on_with(&options.run.out);
     let (device, dtype, threads) = (options.run.device, options.run.dtype, options.run.threads);
-    on_device(device, dtype, threads, Supervised { options, resume: args.resume })
+    let task = Supervised { options, resume, stop: signals::watch()? };
+    signals::resumable(on_device(device, dtype, threads, task), &again)
+}
+
+/// The command that goes on with the run in `out`.
+fn go_on_with(out: &Path) -> String {
+    format!("colar-engine train --config {} --resume", out.join("config.toml").display())
 }
 
 /// Runs a task of training on the device that was asked for.
@@ -81,6 +92,7 @@ pub(super) fn on_device<T: DeviceTask>(
 struct Supervised {
     options: TrainOptions,
     resume: bool,
+    stop: Stop,
 }
 
 impl DeviceTask for Supervised {
@@ -89,16 +101,17 @@ impl DeviceTask for Supervised {
     fn run<D: Device>(self, device: D) -> Result<()> {
         let out = self.options.run.out.clone();
         let mut trainer = Trainer::new(device, self.options, self.resume)?;
+        trainer.stop_on(&self.stop);
         let mut shown = Shown::new("train");
         let summary = trainer.run(&mut |p| shown.update(&p))?;
         shown.finish();
         if summary.bounded > 0 {
-            eprintln!(
+            terminal::note(format!(
                 "note: {} log_sigma values met their bound (see bounded_log_sigma in metrics.jsonl)",
                 summary.bounded
-            );
+            ));
         }
-        println!("{} steps; best checkpoint in {}", summary.steps, out.join("best").display());
+        terminal::tell(format!("{} steps; best checkpoint in {}", summary.steps, out.join("best").display()));
         Ok(())
     }
 }
@@ -106,6 +119,7 @@ impl DeviceTask for Supervised {
 struct Rl {
     options: RlOptions,
     resume: bool,
+    stop: Stop,
 }
 
 impl DeviceTask for Rl {
@@ -114,53 +128,75 @@ impl DeviceTask for Rl {
     fn run<D: Device>(self, device: D) -> Result<()> {
         let out = self.options.run.out.clone();
         let mut trainer = RlTrainer::new(device, self.options, self.resume)?;
+        trainer.stop_on(&self.stop);
         let mut shown = Shown::new("rl");
         let summary = trainer.run(&mut |p| shown.update(&p))?;
         shown.finish();
-        println!(
+        terminal::tell(format!(
             "{} steps; best checkpoint in {}; curves in {}, rollouts in {}",
             summary.steps,
             out.join("best").display(),
             out.join("rl.svg").display(),
             out.join("rollouts.txt").display()
-        );
+        ));
         Ok(())
     }
 }
 
-/// A progress bar with loss, speed and time left; a line per validation.
+/// How often a run without a terminal writes a line about its steps.
+const LINE_EVERY: Duration = Duration::from_secs(30);
+
+/// How a run goes: on a terminal a bar with loss, speed and time left, elsewhere a line now and then; either way a line
+/// per validation.
 pub(super) struct Shown {
     bar: ProgressBar,
     name: String,
+    pace: Option<Pace>,
+}
+
+/// When the steps that are shown began, and how often they are written down.
+struct Pace {
+    total: u64,
+    /// Steps done before.
+    before: u64,
+    started: Instant,
+    written: Option<Instant>,
+}
+
+impl Pace {
+    /// The time that the steps after `step` will take, if they take as long as those before.
+    fn left(&self, step: u64) -> Duration {
+        let done = (step - self.before).max(1);
+        self.started.elapsed().mul_f64((self.total - step) as f64 / done as f64)
+    }
 }
 
 impl Shown {
     pub(super) fn new(name: &str) -> Self {
-        Shown { bar: ProgressBar::no_length(), name: name.to_owned() }
+        let (bar, name) = (ProgressBar::no_length(), name.to_owned());
+        Shown { bar, name, pace: None }
     }
 
     pub(super) fn update(&mut self, progress: &Progress) {
         match progress {
             Progress::Resumed(step) => self.line(&format!("{}: resumed after step {step}", self.name)),
-            Progress::Step(s) => {
-                if self.bar.length() != Some(s.total) {
-                    self.begin(s.total, s.step);
-                }
-                self.bar.set_position(s.step);
-                self.bar.set_message(format!("loss {:.4}  {:.0} tokens/s", s.loss, s.tokens_per_second));
-            }
-            Progress::Policy(p) => {
-                if self.bar.length() != Some(p.total) {
-                    self.begin(p.total, p.step);
-                }
-                self.bar.set_position(p.step);
-                self.bar.set_message(format!(
+            Progress::Step(s) => self.step(
+                s.step,
+                s.total,
+                s.seconds,
+                &format!("loss {:.4}  {:.0} tokens/s", s.loss, s.tokens_per_second),
+            ),
+            Progress::Policy(p) => self.step(
+                p.step,
+                p.total,
+                p.seconds,
+                &format!(
                     "reward {:.3}  accuracy {:.1} %  {:.1} latents",
                     p.reward,
                     100.0 * p.accuracy,
                     p.n_latents
-                ));
-            }
+                ),
+            ),
             Progress::PolicyValidated { step, reward, accuracy, mean_length } => self.line(&format!(
                 "{}: step {step}: validation reward {reward:.4}, accuracy {:.1} %, {mean_length:.1} latents",
                 self.name,
@@ -176,23 +212,42 @@ impl Shown {
         }
     }
 
-    fn begin(&mut self, total: u64, step: u64) {
-        let template = "{prefix:>6} {bar:30} {pos}/{len}  {msg}  {eta} left";
+    /// Shows a step that took `seconds`.
+    fn step(&mut self, step: u64, total: u64, seconds: f64, figures: &str) {
+        if self.pace.as_ref().is_none_or(|pace| pace.total != total) {
+            self.begin(total, step, seconds);
+        }
+        let Some(pace) = &mut self.pace else { return };
+        let left = HumanDuration(pace.left(step));
+        if !self.bar.is_hidden() {
+            self.bar.set_position(step);
+            self.bar.set_message(format!("{figures}  {left} left"));
+        } else if pace.written.is_none_or(|at| at.elapsed() >= LINE_EVERY) {
+            pace.written = Some(Instant::now());
+            let line = format!("{}: step {step} of {total}: {figures}  {left} left", self.name);
+            self.line(&line);
+        }
+    }
+
+    /// Begins to count with a step that is done.
+    fn begin(&mut self, total: u64, step: u64, seconds: f64) {
+        let now = Instant::now();
+        let started = now.checked_sub(Duration::from_secs_f64(seconds)).unwrap_or(now);
+        self.pace = Some(Pace { total, before: step.saturating_sub(1), started, written: None });
+        let template = "{prefix:>6} {bar:30} {pos}/{len}  {msg}";
         // The template is a constant; were it ever malformed, the default style serves.
         if let Ok(style) = ProgressStyle::with_template(template) {
             self.bar.set_style(style);
         }
         self.bar.set_length(total);
         self.bar.set_prefix(self.name.clone());
-        self.bar.set_position(step.saturating_sub(1));
-        self.bar.reset_eta();
         self.bar.enable_steady_tick(Duration::from_millis(500));
     }
 
     /// A line above the bar, or alone where there is no terminal.
     pub(super) fn line(&self, text: &str) {
         if self.bar.is_hidden() {
-            eprintln!("{text}");
+            terminal::note(text);
         } else {
             self.bar.println(text);
         }

@@ -71,7 +71,8 @@ pub fn sample_seed(seed: u64, index: usize) -> u64 {
     u64::from(low) | u64::from(high) << 32
 }
 
-/// Answers every question of `samples` and counts; calls `progress` with the number done after each batch.
+/// Answers every question of `samples` and counts; `progress` hears how many are done after each batch, and ends the
+/// evaluation by an error.
 ///
 /// # Errors
 /// [`Error::Usage`] for an empty data set, a batch size of 0 or sampling values out of range; a method
@@ -80,7 +81,7 @@ pub fn evaluate<D: Device>(
     loaded: &Loaded<D>,
     samples: &[Sample],
     options: &EvalOptions,
-    progress: &mut dyn FnMut(usize),
+    progress: &mut dyn FnMut(usize) -> Result<()>,
 ) -> Result<Evaluation> {
     if samples.is_empty() {
         return Err(Error::usage("there is nothing to evaluate: the data set is empty"));
@@ -104,7 +105,7 @@ pub fn evaluate<D: Device>(
             outcomes[i] = Some(judge(&samples[i], generation, verifier.as_ref()));
         }
         done += batch.len();
-        progress(done);
+        progress(done)?;
     }
     Ok(Evaluation::of(outcomes.into_iter().flatten().collect()))
 }
@@ -239,7 +240,11 @@ mod tests {
                 verifier: VerifierKind::Exact,
             };
             let mut heard = Vec::new();
-            let e = evaluate(&loaded, &samples, &options, &mut |done| heard.push(done)).unwrap();
+            let e = evaluate(&loaded, &samples, &options, &mut |done| {
+                heard.push(done);
+                Ok(())
+            })
+            .unwrap();
             assert_eq!(heard.last(), Some(&7));
             e.outcomes
                 .into_iter()
@@ -253,6 +258,21 @@ mod tests {
         assert_ne!((alone[0].1, &alone[0].2), (alone[3].1, &alone[3].2));
         assert_eq!(alone, run(3));
         assert_eq!(alone, run(100));
+
+        let mut batches = 0;
+        let options = EvalOptions {
+            method: Method::Colar,
+            speed: "2".to_owned(),
+            sampling: Sampling::default(),
+            batch_size: 3,
+            verifier: VerifierKind::Exact,
+        };
+        let ended = evaluate(&loaded, &samples, &options, &mut |_| {
+            batches += 1;
+            Err(Error::Interrupted { step: 5 })
+        });
+        assert!(matches!(ended, Err(Error::Interrupted { step: 5 })));
+        assert_eq!(batches, 1);
     }
 
     #[test]
@@ -265,7 +285,7 @@ mod tests {
             batch_size: 0,
             verifier: VerifierKind::Exact,
         };
-        assert!(evaluate(&loaded, &[], &options, &mut |_| ()).is_err());
-        assert!(evaluate(&loaded, &[sample("q", "1")], &options, &mut |_| ()).is_err());
+        assert!(evaluate(&loaded, &[], &options, &mut |_| Ok(())).is_err());
+        assert!(evaluate(&loaded, &[sample("q", "1")], &options, &mut |_| Ok(())).is_err());
     }
 }

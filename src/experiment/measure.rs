@@ -87,7 +87,10 @@ pub(super) fn measure<D: Device>(
         batch_size,
         verifier: setting.verifier,
     };
-    let e = evaluate(loaded, samples, &options, progress)?;
+    let e = evaluate(loaded, samples, &options, &mut |done| {
+        progress(done);
+        Ok(())
+    })?;
     let measured = Measured {
         setting: setting.clone(),
         accuracy: e.accuracy,

@@ -44,6 +44,9 @@ pub struct TrainState {
     /// Updates of the weights, where a step makes several.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub updates: u64,
+    /// Whether the last step's validation is still to come, since the run was asked to stop before or during it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unvalidated: bool,
     /// The best checkpoints, best first.
     pub best: Vec<Kept>,
 }

@@ -11,6 +11,7 @@ use super::materials::{Materials, word_problems};
 use super::options::{self, LatentNoise, Monitor, TrainFlags};
 use super::rl::RlTrainer;
 use super::schedule::Schedule;
+use super::stop::Stop;
 use super::trainer::{Progress, Trainer};
 use crate::data::{self, Sample, VerifierKind, synth};
 use crate::device::Device;
@@ -161,10 +162,12 @@ impl EmbeddedOptions {
 /// Runs the embedded default to its end and returns its table.
 ///
 /// # Errors
-/// A run directory that is in use (without `resume`), I/O errors, and what training says.
+/// A run directory that is in use (without `resume`), I/O errors, and what training says,
+/// [`Error::Interrupted`] among it where `stop` was requested.
 pub fn run<D: Device>(
     device: &D,
     options: &EmbeddedOptions,
+    stop: &Stop,
     on_stage: &mut (dyn FnMut(Stage<'_>) + Send),
 ) -> Result<Vec<TableRow>> {
     if !options.resume && options.out.join("data").exists() {
@@ -177,9 +180,11 @@ pub fn run<D: Device>(
     for (method, name) in STAGES {
         let resolved = options.stage(method, name).resolve()?;
         let mut trainer = Trainer::new(device.clone(), resolved, options.resume)?;
+        trainer.stop_on(stop);
         trainer.run(&mut |p| on_stage(Stage::Training(name, p)))?;
     }
     let mut trainer = RlTrainer::new(device.clone(), options.rl().resolve_rl()?, options.resume)?;
+    trainer.stop_on(stop);
     trainer.run(&mut |p| on_stage(Stage::Training(RL, p)))?;
     join_metrics(options)?;
     let rows = evaluate_all(device, options, on_stage)?;
@@ -264,5 +269,5 @@ fn evaluate_one<D: Device>(
         batch_size: EVAL_BATCH,
         verifier: VerifierKind::default(),
     };
-    evaluate(loaded, samples, &options, &mut |_| ())
+    evaluate(loaded, samples, &options, &mut |_| Ok(()))
 }

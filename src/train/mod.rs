@@ -15,6 +15,7 @@ pub mod rl;
 mod schedule;
 pub mod sft;
 pub mod stages;
+mod stop;
 pub mod tensorboard;
 mod thought_tokens;
 pub mod thoughts;
@@ -27,4 +28,5 @@ pub use options::{
 };
 pub use rl::{RlSummary, RlTrainer};
 pub use schedule::Schedule;
+pub use stop::Stop;
 pub use trainer::{Progress, StepReport, Summary, Trainer, Validation};

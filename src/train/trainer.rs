@@ -12,6 +12,7 @@ use super::options::{LatentNoise, Monitor, TrainFlags, TrainOptions};
 use super::plan::{Losses, Plan};
 use super::recipe::Recipe;
 use super::rl::PolicyReport;
+use super::stop::Stop;
 use crate::data::{self, Sample, VerifierKind};
 use crate::device::{AdamW, Device};
 use crate::eval::accuracy::{EvalOptions, evaluate};
@@ -34,6 +35,8 @@ pub struct StepReport {
     pub loss: f64,
     /// Packed positions a second, over this step.
     pub tokens_per_second: f64,
+    /// How long the step took.
+    pub seconds: f64,
 }
 
 /// What a validation found.
@@ -111,6 +114,7 @@ pub struct Trainer<D: Device> {
     samples: Vec<Sample>,
     val: Vec<Sample>,
     state: TrainState,
+    stop: Stop,
 }
 
 impl<D: Device> Trainer<D> {
@@ -155,7 +159,13 @@ impl<D: Device> Trainer<D> {
         val.truncate(options.run.val_samples);
         TrainFlags::from(&options).save(&dir.config())?;
         let loaded = Loaded::from_opened(device, opened);
-        Ok(Trainer { options, dir, loaded, grads, optimizer, samples, val, state })
+        Ok(Trainer { options, dir, loaded, grads, optimizer, samples, val, state, stop: Stop::default() })
+    }
+
+    /// Lets the run be stopped: once `stop` is requested, it ends with [`Error::Interrupted`] after the step it is
+    /// in, its training state saved.
+    pub fn stop_on(&mut self, stop: &Stop) {
+        self.stop = stop.clone();
     }
 
     /// The model as it stands.
@@ -177,7 +187,7 @@ impl<D: Device> Trainer<D> {
     ///
     /// # Errors
     /// [`Error::NonFinite`] naming the step when a loss or gradient stops being a number (the last
-    /// training state is kept), and I/O errors.
+    /// training state is kept), [`Error::Interrupted`] where it was asked to stop, and I/O errors.
     pub fn run(&mut self, on_progress: &mut (dyn FnMut(Progress) + Send)) -> Result<Summary> {
         let device = self.loaded.device.clone();
         device.scope(|| self.run_in_scope(on_progress))
@@ -192,8 +202,15 @@ impl<D: Device> Trainer<D> {
         let stages = options.thinking.stages;
         let mut metrics = Metrics::open(&self.dir, self.state.step)?;
         if self.state.step > 0 {
-            self.enter(stages.at(self.state.step, total));
+            let stage = stages.at(self.state.step, total);
+            self.enter(stage);
             on_progress(Progress::Resumed(self.state.step));
+            if self.state.unvalidated {
+                self.validate_and_keep(stage, &mut metrics, on_progress)?;
+                // Another stop before the next step must not make it come twice.
+                metrics.flush()?;
+                self.save_state()?;
+            }
         }
         let mut summary = Summary {
             steps: self.state.step,
@@ -202,6 +219,7 @@ impl<D: Device> Trainer<D> {
             bounded: 0,
         };
         while self.state.step < total {
+            self.stop.check(self.state.step)?;
             let started = Instant::now();
             let step = self.state.step + 1;
             let Step { plan, cf, stage } = feed.step(self.state.step, &self.loaded.opened)?;
@@ -210,7 +228,8 @@ impl<D: Device> Trainer<D> {
             let (losses, norm) = self.step(&plan, step, lr)?;
             let (loss, rows) = (losses.total, plan.rows(thoughts));
             self.state.step = step;
-            let tokens_per_second = rows as f64 / started.elapsed().as_secs_f64();
+            let seconds = started.elapsed().as_secs_f64();
+            let tokens_per_second = rows as f64 / seconds;
             let mut values = vec![
                 ("loss", loss),
                 ("lr", f64::from(lr)),
@@ -226,19 +245,18 @@ impl<D: Device> Trainer<D> {
             metrics.record("train", step, &values)?;
             summary.bounded += losses.bounded;
             summary.last_loss = Some(loss);
-            on_progress(Progress::Step(StepReport { step, total, loss, tokens_per_second }));
-            if !self.val.is_empty() && (step.is_multiple_of(val_every) || step == total) {
-                let validation = self.validate(stage, &mut metrics)?;
-                // With less to do for itself, the model of an early stage would always seem the best.
-                if stages.is_last(stage) {
-                    self.keep(&validation)?;
-                }
-                on_progress(Progress::Validated(validation));
-            }
-            if step.is_multiple_of(options.run.save_every) || step == total {
+            on_progress(Progress::Step(StepReport { step, total, loss, tokens_per_second, seconds }));
+            let validated = if !self.val.is_empty() && (step.is_multiple_of(val_every) || step == total) {
+                self.state.unvalidated = true;
+                self.validate_and_keep(stage, &mut metrics, on_progress)
+            } else {
+                Ok(())
+            };
+            if step.is_multiple_of(options.run.save_every) || step == total || self.stop.requested() {
                 metrics.flush()?;
                 self.save_state()?;
             }
+            validated?;
         }
         if self.val.is_empty() && !self.dir.best().exists() {
             checkpoint::save(
@@ -252,6 +270,25 @@ impl<D: Device> Trainer<D> {
         summary.steps = self.state.step;
         summary.best = self.state.best.first().cloned();
         Ok(summary)
+    }
+
+    /// Validates, and keeps the model as a checkpoint if it is among the best. Until that is done, the training state
+    /// says that it is still to come.
+    fn validate_and_keep(
+        &mut self,
+        stage: u64,
+        metrics: &mut Metrics,
+        on_progress: &mut (dyn FnMut(Progress) + Send),
+    ) -> Result<()> {
+        self.stop.check(self.state.step)?;
+        let validation = self.validate(stage, metrics)?;
+        self.state.unvalidated = false;
+        // With less to do for itself, the model of an early stage would always seem the best.
+        if self.options.thinking.stages.is_last(stage) {
+            self.keep(&validation)?;
+        }
+        on_progress(Progress::Validated(validation));
+        Ok(())
     }
 
     /// Gives the model the thoughts of a stage, and says how many these are.
@@ -338,7 +375,10 @@ impl<D: Device> Trainer<D> {
                     batch_size: o.run.batch_size.max(32),
                     verifier: VerifierKind::default(),
                 };
-                let evaluation = evaluate(&self.loaded, &self.val, &options, &mut |_| ())?;
+                let evaluation = {
+                    let stop = |_| self.stop.check(self.state.step);
+                    evaluate(&self.loaded, &self.val, &options, &mut { stop })?
+                };
                 values.push(("accuracy", evaluation.accuracy));
                 values.push(("mean_length", evaluation.mean_length));
                 Some(evaluation.accuracy)

@@ -10,4 +10,6 @@ mod generate;
 mod init;
 mod methods;
 mod rl;
+#[cfg(unix)]
+mod terminal;
 mod train;

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use colar_engine::device::cpu::CpuDevice;
+use colar_engine::train::Stop;
 use colar_engine::train::embedded::{EmbeddedOptions, run};
 use serde_json::Value;
 
@@ -21,7 +22,7 @@ fn the_same_seed_gives_the_same_table_and_weights() {
     let device = CpuDevice::new(2).unwrap();
     let [a, b, c] = ["a", "b", "c"].map(|n| tmp.path().join(n));
     for (dir, seed) in [(&a, 1), (&b, 1), (&c, 2)] {
-        run(&device, &options(dir, seed), &mut |_| ()).unwrap();
+        run(&device, &options(dir, seed), &Stop::default(), &mut |_| ()).unwrap();
     }
     let rows = table(&a);
     let labels: Vec<(&str, u64)> =
@@ -57,14 +58,14 @@ fn a_run_in_use_is_refused_and_resumed() {
     let tmp = tempfile::tempdir().unwrap();
     let device = CpuDevice::new(1).unwrap();
     let first = options(tmp.path(), 1);
-    run(&device, &first, &mut |_| ()).unwrap();
+    run(&device, &first, &Stop::default(), &mut |_| ()).unwrap();
     let before = table(tmp.path());
-    let error = run(&device, &first, &mut |_| ()).unwrap_err();
+    let error = run(&device, &first, &Stop::default(), &mut |_| ()).unwrap_err();
     assert_eq!(error.exit_code(), 2);
     assert!(error.to_string().contains("--resume"), "{error}");
     // Half of the second stage lost: resuming ends at the same table.
     std::fs::remove_dir_all(tmp.path().join("colar/last")).unwrap();
     std::fs::remove_file(tmp.path().join("table.json")).unwrap();
-    run(&device, &EmbeddedOptions { resume: true, ..first }, &mut |_| ()).unwrap();
+    run(&device, &EmbeddedOptions { resume: true, ..first }, &Stop::default(), &mut |_| ()).unwrap();
     assert_eq!(table(tmp.path()), before);
 }

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use clap::Args;
 
+use super::super::terminal;
 use super::{DeviceArgs, as_json, with_setting};
 use crate::Result;
 use crate::bench::{self, DecodeOptions, DecodeTiming, LatentsTiming, Setting, Timer};
@@ -97,7 +98,7 @@ pub fn run(args: &DecodeArgs, started: Instant) -> Result<()> {
             line["latents"] = as_json(latents)?;
             line["latents"]["share_of_copy"] = share(latents.weight_gb_per_s).into();
         }
-        println!("{line}");
+        terminal::line(format!("{line}"))?;
         return Ok(());
     }
     let of_copy = |speed: f64| match share(speed) {
@@ -105,29 +106,32 @@ pub fn run(args: &DecodeArgs, started: Instant) -> Result<()> {
         None => String::new(),
     };
     let t = &m.tokens;
-    println!("device   {}", m.setting.hardware);
-    println!("prefill  {:8.1} tokens/s over {} tokens", t.prefill_tokens_per_s, t.prompt_tokens);
-    println!(
+    terminal::line(format!("device   {}", m.setting.hardware))?;
+    terminal::line(format!(
+        "prefill  {:8.1} tokens/s over {} tokens",
+        t.prefill_tokens_per_s, t.prompt_tokens
+    ))?;
+    terminal::line(format!(
         "decode   {:8.1} tokens/s over {} tokens; {:.1} GB/s of weights ({:.0} MB a token){}",
         t.decode_tokens_per_s,
         t.new_tokens,
         t.weight_gb_per_s,
         t.weight_bytes as f64 / 1e6,
         of_copy(t.weight_gb_per_s)
-    );
+    ))?;
     if let Some(l) = &m.latents {
-        println!(
+        terminal::line(format!(
             "latents  {:8.1} latents/s over {}; {:.1} GB/s of weights (at most {:.0} MB a latent){}",
             l.latents_per_s,
             l.latents,
             l.weight_gb_per_s,
             l.weight_bytes as f64 / 1e6,
             of_copy(l.weight_gb_per_s)
-        );
+        ))?;
     }
     if let Some(copy) = m.copy_gb_per_s {
-        println!("copy     {copy:8.1} GB/s, read and written");
+        terminal::line(format!("copy     {copy:8.1} GB/s, read and written"))?;
     }
-    println!("first token {:.3} s after the start", m.first_token_s);
+    terminal::line(format!("first token {:.3} s after the start", m.first_token_s))?;
     Ok(())
 }

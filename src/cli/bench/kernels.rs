@@ -2,9 +2,9 @@
 
 use clap::Args;
 
+use super::super::terminal;
 use super::{DeviceArgs, as_json};
 use crate::bench::{self, Bound, Ceilings, KernelOptions, KernelReport, KernelRow, Setting};
-use crate::cli::common;
 use crate::device::{Device, DeviceTask};
 use crate::model::presets::Preset;
 use crate::{Error, Result};
@@ -45,8 +45,8 @@ impl DeviceTask for Task {
         if self.json {
             return bench::kernels(&device, &self.options, &mut |_, _| (), &mut |_| ());
         }
-        // Each row is printed once it is measured; a closed pipe is no error.
-        let show = |text: String| common::print(&text).unwrap_or_default();
+        // A row is shown when it is there. Who no longer reads is told nothing.
+        let show = |text: String| terminal::print(&text).unwrap_or_default();
         bench::kernels(&device, &self.options, &mut |s, c| show(head(s, c)), &mut |row| show(line(row)))
     }
 }
@@ -98,7 +98,7 @@ pub fn run(args: &KernelsArgs) -> Result<()> {
         KernelOptions { config: preset.config(), filter: args.filter.clone(), seconds: args.seconds };
     let report = args.on.run(Task { options, json: args.on.json })?;
     if args.on.json {
-        common::print(&format!("{}\n", as_json(&report)?))?;
+        terminal::print(&format!("{}\n", as_json(&report)?))?;
     }
     Ok(())
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::super::terminal;
 use super::{TrainingArgs, adapter, with_setting};
 use crate::bench::{RlStepOptions, RlStepTiming, Setting, rl_step};
 use crate::cli::common;
@@ -65,9 +66,9 @@ pub fn run(args: &RlArgs) -> Result<()> {
     }
     let (setting, timing) = args.training.on.run(Task(args))?;
     if args.training.on.json {
-        return common::print(&format!("{}\n", with_setting(&setting, &timing)?));
+        return terminal::print(&format!("{}\n", with_setting(&setting, &timing)?));
     }
-    println!(
+    terminal::line(format!(
         "{} rollouts of a prompt of {} tokens, {} latents and {} answer tokens: {:.3} s; update {:.3} s",
         timing.group_size,
         timing.question_tokens,
@@ -75,6 +76,6 @@ pub fn run(args: &RlArgs) -> Result<()> {
         timing.answer_tokens,
         timing.rollout_s,
         timing.update_s
-    );
+    ))?;
     Ok(())
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::super::terminal;
 use super::{TrainingArgs, adapter, as_json};
 use crate::Result;
 use crate::bench::{Sequences, StepBatch, StepOptions, StepTiming, train_step};
@@ -100,30 +101,30 @@ pub fn run(args: &StepArgs) -> Result<()> {
     };
     let timing = args.training.on.run(Task { args, model })?;
     if args.training.on.json {
-        return common::print(&format!("{}\n", as_json(&timing)?));
+        return terminal::print(&format!("{}\n", as_json(&timing)?));
     }
     let t = &timing;
-    println!("device   {}", t.setting.hardware);
-    println!(
+    terminal::line(format!("device   {}", t.setting.hardware))?;
+    terminal::line(format!(
         "step     {:.3} s: {} positions in {} sequences, {:.0} positions/s",
         t.step_s, t.positions, t.sequences, t.positions_per_s
-    );
-    println!(
+    ))?;
+    terminal::line(format!(
         "rate     {:.3} TFLOP/s in {} ({:.3} TFLOP counted)",
         t.tflop_per_s,
         t.dtype,
         1e-12 * t.operations.total() as f64
-    );
+    ))?;
     if let (Some(product), Some(share)) = (&t.product, t.share_of_product) {
         let n = product.size;
-        println!(
+        terminal::line(format!(
             "product  {:.3} TFLOP/s, {n}x{n}x{n}; the step has {:.1} %",
             product.tflop_per_s,
             100.0 * share
-        );
+        ))?;
     }
     if let Some(bytes) = t.peak_bytes {
-        println!("memory   {:.1} MiB at most", bytes as f64 / f64::from(1 << 20));
+        terminal::line(format!("memory   {:.1} MiB at most", bytes as f64 / f64::from(1 << 20)))?;
     }
     Ok(())
 }

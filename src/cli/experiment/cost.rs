@@ -1,5 +1,6 @@
 //! `experiment cost`: the cost of the comparison at another scale.
 
+use crate::cli::terminal;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -125,9 +126,9 @@ pub fn run(args: &CostArgs) -> Result<()> {
     let report = Report { samples, methods, hours };
     if args.json {
         let text = serde_json::to_string_pretty(&report).map_err(|e| Error::other(e.to_string()))?;
-        return common::print(&(text + "\n"));
+        return terminal::print(&(text + "\n"));
     }
-    common::print(&text(&report, args))
+    terminal::print(&text(&report, args))
 }
 
 /// The shape of this name, or in this file.

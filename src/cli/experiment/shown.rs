@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use super::super::terminal;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::experiment::Event;
@@ -90,7 +91,7 @@ impl Shown {
     /// A line above the bars, or alone where there is no terminal.
     fn line(&self, text: &str) {
         if self.bars.is_hidden() {
-            eprintln!("{text}");
+            terminal::note(format!("{text}"));
         } else {
             // Lost with the terminal, if that is gone.
             let _ = self.bars.println(text);
@@ -104,6 +105,6 @@ impl Shown {
             bar.finish_and_clear();
         }
         let written: Vec<String> = s.written.iter().map(|p| p.display().to_string()).collect();
-        eprintln!("written: {}", written.join(", "));
+        terminal::note(format!("written: {}", written.join(", ")));
     }
 }

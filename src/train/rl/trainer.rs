@@ -24,6 +24,7 @@ use crate::train::metrics::Metrics;
 use crate::train::needs;
 use crate::train::optimizer::{Optimizer, finite_norm};
 use crate::train::options::{RlOptions, TrainFlags};
+use crate::train::stop::Stop;
 use crate::train::trainer::Progress;
 use crate::{Error, Result};
 
@@ -47,6 +48,8 @@ pub struct PolicyReport {
     pub accuracy: f64,
     /// Their mean number of latents.
     pub n_latents: f64,
+    /// How long the step took, rollouts and updates.
+    pub seconds: f64,
 }
 
 /// How a run ended.
@@ -92,6 +95,7 @@ pub struct RlTrainer<D: Device> {
     samples: Vec<Sample>,
     val: Vec<Sample>,
     state: TrainState,
+    stop: Stop,
 }
 
 impl<D: Device> RlTrainer<D> {
@@ -148,7 +152,25 @@ impl<D: Device> RlTrainer<D> {
             punish_latent_length: options.punish_latent_length,
         });
         let loaded = Loaded::from_opened(device, opened);
-        Ok(RlTrainer { options, dir, loaded, reference, grads, optimizer, reward, samples, val, state })
+        Ok(RlTrainer {
+            options,
+            dir,
+            loaded,
+            reference,
+            grads,
+            optimizer,
+            reward,
+            samples,
+            val,
+            state,
+            stop: Stop::default(),
+        })
+    }
+
+    /// Lets the run be stopped: once `stop` is requested, it ends with [`Error::Interrupted`] after the step it is
+    /// in, its training state saved.
+    pub fn stop_on(&mut self, stop: &Stop) {
+        self.stop = stop.clone();
     }
 
     /// Rewards by another function than right or wrong. Of the options, those on the reward then mean
@@ -186,10 +208,17 @@ impl<D: Device> RlTrainer<D> {
         let mut log = RolloutLog::open(&self.dir.root, self.state.step)?;
         if self.state.step > 0 {
             on_progress(Progress::Resumed(self.state.step));
-        } else if !self.val.is_empty() {
+        }
+        if self.state.unvalidated {
+            self.validate(&mut metrics, on_progress)?;
+            // Another stop before the next step must not make it come twice.
+            metrics.flush()?;
+            self.save_state()?;
+        } else if self.state.step == 0 && !self.val.is_empty() {
             self.validate(&mut metrics, on_progress)?;
         }
         while self.state.step < total {
+            self.stop.check(self.state.step)?;
             let step = self.state.step + 1;
             let asked: Vec<u32> = questions.step(self.state.step).to_vec();
             let seeds = questions.rollout_seeds(self.state.step);
@@ -235,14 +264,19 @@ impl<D: Device> RlTrainer<D> {
             self.state.step = step;
             log.record(step, &self.samples[asked[0] as usize], &experience)?;
             let RolloutStats { reward, accuracy, n_latents, .. } = rolled;
-            on_progress(Progress::Policy(PolicyReport { step, total, reward, accuracy, n_latents }));
-            if !self.val.is_empty() && (step.is_multiple_of(val_every) || step == total) {
-                self.validate(&mut metrics, on_progress)?;
-            }
-            if step.is_multiple_of(o.run.save_every) || step == total {
+            let seconds = rollout_seconds + update_seconds;
+            on_progress(Progress::Policy(PolicyReport { step, total, reward, accuracy, n_latents, seconds }));
+            let validated = if !self.val.is_empty() && (step.is_multiple_of(val_every) || step == total) {
+                self.state.unvalidated = true;
+                self.validate(&mut metrics, on_progress)
+            } else {
+                Ok(())
+            };
+            if step.is_multiple_of(o.run.save_every) || step == total || self.stop.requested() {
                 metrics.flush()?;
                 self.save_state()?;
             }
+            validated?;
         }
         if self.val.is_empty() {
             checkpoint::save(
@@ -399,15 +433,17 @@ impl<D: Device> RlTrainer<D> {
             verifier: o.verifier,
             batch_size: (o.run.batch_size * o.group_size).max(32),
         };
-        let evaluation = evaluate(&self.loaded, &self.val, &options, &mut |_| ())?;
+        let step = self.state.step;
+        self.stop.check(step)?;
+        let evaluation = evaluate(&self.loaded, &self.val, &options, &mut |_| self.stop.check(step))?;
         let outcomes = evaluation.outcomes.iter();
         let reward =
             outcomes.map(|x| f64::from(self.reward.score(&x.generation, &x.gold).reward)).sum::<f64>()
                 / evaluation.n as f64;
-        let step = self.state.step;
         let (accuracy, mean_length) = (evaluation.accuracy, evaluation.mean_length);
         let values = [("reward", reward), ("accuracy", accuracy), ("mean_length", mean_length)];
         metrics.record("val", step, &values)?;
+        self.state.unvalidated = false;
         on_progress(Progress::PolicyValidated { step, reward, accuracy, mean_length });
         checkpoint::keep(
             &self.loaded.device,

@@ -1,0 +1,61 @@
+//! SIGINT, SIGTERM and SIGHUP during a run: the first stops it after its step, with its state saved, the second at once.
+
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use crate::train::Stop;
+use crate::{Error, Result};
+
+/// The signal that asked the run to stop; 0 for none.
+static RECEIVED: AtomicI32 = AtomicI32::new(0);
+
+/// Turns the first of these signals into a request to stop, and lets the next end the process.
+///
+/// # Errors
+/// When the operating system refuses the handlers or the thread that waits for them.
+#[cfg(unix)]
+pub fn watch() -> Result<Stop> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    use signal_hook::iterator::Signals;
+
+    let stop = Stop::default();
+    let request = stop.clone();
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(Error::io("signal handlers"))?;
+    let wait = move || {
+        for signal in &mut signals {
+            if request.requested() {
+                // Files are replaced whole, so this is no worse than a kill.
+                std::process::exit(128 + signal);
+            }
+            RECEIVED.store(signal, Ordering::Relaxed);
+            request.request();
+            super::terminal::note("stopping after this step; once more stops at once, without saving");
+        }
+    };
+    std::thread::Builder::new().name("signals".to_owned()).spawn(wait).map_err(Error::io("a thread"))?;
+    Ok(stop)
+}
+
+/// No signals are caught.
+///
+/// # Errors
+/// None.
+#[cfg(not(unix))]
+pub fn watch() -> Result<Stop> {
+    Ok(Stop::default())
+}
+
+/// The exit code of a process that ended early because of a signal, by the shell's convention.
+pub fn exit_code() -> u8 {
+    u8::try_from(128 + RECEIVED.load(Ordering::Relaxed)).unwrap_or(1)
+}
+
+/// Passes a run's end on. Of one that was asked to stop, says how to go on with it: `again` is the command.
+///
+/// # Errors
+/// That of the run.
+pub fn resumable<T>(ended: Result<T>, again: &str) -> Result<T> {
+    if let Err(e @ Error::Interrupted { .. }) = &ended {
+        super::terminal::note(format!("{e}; go on with: {again}"));
+    }
+    ended
+}
