@@ -202,7 +202,7 @@ impl Engine {
     /// The teacher-forced losses of `samples`; `progress` hears how many are done after each forward pass.
     ///
     /// # Errors
-    /// As [`score`](eval::score).
+    /// As [`score`](eval::score()).
     pub fn score(
         &self,
         samples: &[Sample],
