@@ -215,7 +215,7 @@ impl Engine {
     /// The text of one token, as it stands in the middle of a text.
     ///
     /// # Errors
-    /// What the tokenizer says.
+    /// Errors of the tokenizer.
     pub fn token_text(&self, id: u32) -> Result<String> {
         self.model.tokenizer().decode(&[id], false)
     }
@@ -223,7 +223,7 @@ impl Engine {
     /// The text of tokens that begin one, special ones left out.
     ///
     /// # Errors
-    /// What the tokenizer says.
+    /// Errors of the tokenizer.
     pub fn text(&self, ids: &[u32]) -> Result<String> {
         self.model.tokenizer().decode(ids, true)
     }

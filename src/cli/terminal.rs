@@ -34,7 +34,7 @@ pub fn print(text: &str) -> Result<()> {
 /// [`print`] with an end of line.
 ///
 /// # Errors
-/// Those of [`print`].
+/// As [`print`].
 pub fn line(text: impl AsRef<str>) -> Result<()> {
     print(&format!("{}\n", text.as_ref()))
 }

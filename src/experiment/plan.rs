@@ -320,7 +320,7 @@ pub(super) mod tests {
         toml::from_str(text).unwrap()
     }
 
-    /// What makes the comparison fair, read off the resolved options of every run.
+    /// The comparison is fair: the resolved options of every run agree in all that must be equal.
     #[test]
     fn methods_of_a_seed_differ_in_their_objective_alone() {
         for o in [
