@@ -6,7 +6,9 @@
 //!   all of 8.x) and sm_90a, and PTX that the driver compiles for later ones. Sets `cfg(cuda_kernels)`.
 //!
 //! Either may be missing: the crate builds without, and the device concerned says at run time what to install.
-//! A file is compiled again only when it, a header, the compiler or its flags changed.
+//!
+//! Nothing is written outside of OUT_DIR, and cargo is told to watch only what is there: it would run this again at
+//! every call for a path that is missing, or that a build writes to.
 
 use std::fmt::Write as _;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -24,8 +26,10 @@ const FLAGS: [&str; 4] = ["-std=c++17", "-O3", "--compress-mode=size", "-fatbin"
 fn main() {
     println!("cargo::rustc-check-cfg=cfg(cuda_host)");
     println!("cargo::rustc-check-cfg=cfg(cuda_kernels)");
-    println!("cargo::rerun-if-changed=build.rs");
-    println!("cargo::rerun-if-changed=cuda");
+    // The last is what `scripts/fetch-nvcc` touches when it has brought a compiler.
+    for path in ["build.rs", "cuda", "scripts/nvcc-requirements.txt"] {
+        watch(Path::new(path));
+    }
     for variable in ["NVCC", "CUDA_HOME", "CUDA_PATH"] {
         println!("cargo::rerun-if-env-changed={variable}");
     }
@@ -33,6 +37,13 @@ fn main() {
         compile_for_host();
     }
     compile_for_gpu();
+}
+
+/// Has cargo run this again when what is at `path` changes.
+fn watch(path: &Path) {
+    if path.exists() {
+        println!("cargo::rerun-if-changed={}", path.display());
+    }
 }
 
 /// The files of a directory with one of these extensions, in order.
@@ -69,6 +80,7 @@ fn compile_for_gpu() {
         println!("cargo::warning=building without --device cuda: no nvcc (scripts/fetch-nvcc gets one)");
         return;
     };
+    watch(&nvcc);
     let sources = files("cuda", &["cu"]);
     let headers: Vec<Vec<u8>> = files("cuda", &["cuh"]).iter().filter_map(|p| fs::read(p).ok()).collect();
     let compile = |source: &PathBuf| compile_fatbin(&nvcc, source, &headers, &out);
@@ -107,18 +119,12 @@ fn find_nvcc(out: &Path) -> Option<PathBuf> {
     let triple = env::var_os("TARGET").unwrap_or_default();
     if let Some(dir) = out.ancestors().skip(4).find(|dir| dir.file_name().is_some_and(|name| name != triple))
     {
-        // Cargo watches a file that exists; the script writes it anew.
-        let stamp = dir.join("nvcc/version");
-        if !stamp.exists() && fs::create_dir_all(dir.join("nvcc")).is_ok() {
-            let _ = fs::write(&stamp, "");
-        }
-        println!("cargo::rerun-if-changed={}", stamp.display());
         places.push(dir.join("nvcc/nvidia/cu13/bin/nvcc"));
     }
     places.into_iter().find(|path| path.is_file())
 }
 
-/// Compiles one file, unless the result of the same compilation is still there.
+/// Compiles one file, unless neither it nor a header, the compiler or its flags changed since the last time.
 fn compile_fatbin(nvcc: &Path, source: &Path, headers: &[Vec<u8>], out: &Path) -> Result<PathBuf, String> {
     let name = source.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let (fatbin, stamp) = (out.join(format!("{name}.fatbin")), out.join(format!("{name}.stamp")));
