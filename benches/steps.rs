@@ -14,10 +14,10 @@ use colar_engine::device::{AdamW, Device, Draw, Dtype, Span, TensorInfo, TokenCh
 use colar_engine::files::weights::Weights;
 use colar_engine::model::ColarModel;
 use colar_engine::model::adapter::{AdapterConfig, LoraTarget};
-use colar_engine::model::colar_config::LatentHeadConfig;
 use colar_engine::model::init::{INITIALIZER_RANGE, RandomInit, write_random_model};
 use colar_engine::model::kv_cache::{Extension, KvCache};
 use colar_engine::model::latent_head::LatentHead;
+use colar_engine::model::latent_head::LatentHeadConfig;
 use colar_engine::model::lora::{LoraInit, attach};
 use colar_engine::model::merge::Merge;
 use colar_engine::model::params::{Grads, Params};

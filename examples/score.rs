@@ -5,8 +5,8 @@
 //! ```
 
 use colar_engine::data;
-use colar_engine::eval::ScoreOptions;
 use colar_engine::model::prompt::Method;
+use colar_engine::train::score::ScoreOptions;
 use colar_engine::{Engine, Error, Result};
 
 fn main() -> Result<()> {

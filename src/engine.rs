@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 
 use crate::data::Sample;
 use crate::device::{ComputeDtype, Device, DeviceKind, DeviceTask, run_on_device};
-use crate::eval::{self, EvalOptions, Evaluation, Score, ScoreOptions};
+use crate::eval::{self, EvalOptions, Evaluation};
 use crate::infer::{Event, Generation, Loaded, Request};
 use crate::model::lora::LoraMode;
 use crate::model::prompt::Method;
 use crate::model::tokenizer::Tokenizer;
+use crate::train::score::{self, Score, ScoreOptions};
 use crate::{Error, Result};
 
 /// The model to load, and where it runs.
@@ -107,7 +108,7 @@ impl<D: Device> OnDevice for Loaded<D> {
         options: &ScoreOptions,
         progress: &mut dyn FnMut(usize),
     ) -> Result<Score> {
-        eval::score(self, samples, options, progress)
+        score::score(self, samples, options, progress)
     }
 }
 
@@ -202,7 +203,7 @@ impl Engine {
     /// The teacher-forced losses of `samples`; `progress` hears how many are done after each forward pass.
     ///
     /// # Errors
-    /// As [`score`](eval::score()).
+    /// As [`score`](score::score()).
     pub fn score(
         &self,
         samples: &[Sample],

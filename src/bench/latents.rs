@@ -8,8 +8,9 @@ use super::weight_bytes;
 use crate::Result;
 use crate::device::Device;
 use crate::infer::{Loaded, Request, Sampling};
-use crate::model::colar_config::{COLAR_FILE, LatentHeadConfig};
+use crate::model::colar_config::COLAR_FILE;
 use crate::model::config::ModelConfig;
+use crate::model::latent_head::LatentHeadConfig;
 use crate::model::lora::LoraMode;
 use crate::model::open::{Additions, open_frozen};
 

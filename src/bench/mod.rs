@@ -26,8 +26,8 @@ use std::path::Path;
 use crate::Result;
 use crate::device::{Device, TensorInfo};
 use crate::model::adapter::AdapterConfig;
-use crate::model::colar_config::LatentHeadConfig;
 use crate::model::config::ModelConfig;
+use crate::model::latent_head::LatentHeadConfig;
 use crate::model::open::{Additions, Opened, open};
 
 /// Prefix of the names of the latent head's weights.

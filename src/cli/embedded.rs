@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
-use super::train::{Shown, on_device};
+use super::shown::Shown;
 use super::{signals, terminal};
-use crate::device::{Device, DeviceTask};
+use crate::device::{Device, DeviceTask, run_on_device};
 use crate::eval::table;
 use crate::files::runs;
 use crate::train::embedded::{self, EmbeddedOptions, Stage};
@@ -34,7 +34,10 @@ pub(super) fn run(flags: TrainFlags, resume: bool) -> Result<()> {
     let options = EmbeddedOptions { out, seed: flags.seed.unwrap_or(0), resume, shorten: 1 };
     let (device, threads) = (flags.device.unwrap_or_default(), flags.threads.unwrap_or(0));
     let again = format!("colar-engine train --out {} --resume", options.out.display());
-    signals::resumable(on_device(device, flags.dtype, threads, Embedded(options, signals::watch()?)), &again)
+    signals::resumable(
+        run_on_device(device.for_training(), flags.dtype, threads, Embedded(options, signals::watch()?)),
+        &again,
+    )
 }
 
 struct Embedded(EmbeddedOptions, Stop);

@@ -9,6 +9,7 @@ pub mod experiment;
 pub mod generate;
 pub mod init;
 pub mod score;
+mod shown;
 mod signals;
 mod terminal;
 pub mod train;

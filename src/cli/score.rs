@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use super::common::{self, ModelArgs};
 use super::terminal;
 use crate::data::load;
-use crate::eval::score::{Losses, SampleScore, Score, ScoreOptions};
 use crate::model::prompt::Method;
+use crate::train::score::{Losses, SampleScore, Score, ScoreOptions};
 use crate::{Error, Result};
 
 /// Measure how well a model predicts a data set: its losses when the steps are given

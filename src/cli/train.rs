@@ -1,15 +1,14 @@
 //! `train`: a supervised run on your own model and data, or the embedded default.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use clap::Args;
-use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 
+use super::shown::Shown;
 use super::{signals, terminal};
-use crate::device::{ComputeDtype, Device, DeviceKind, DeviceTask, run_on_device};
+use crate::device::{Device, DeviceTask, run_on_device};
 use crate::files::runs;
-use crate::train::{Progress, RlOptions, RlTrainer, Stage, Stop, TrainFlags, TrainOptions, Trainer};
+use crate::train::{RlOptions, RlTrainer, Stage, Stop, TrainFlags, TrainOptions, Trainer};
 use crate::{Error, Result};
 
 /// Train a model, in chains of thought, in compressed latents, or as the methods that these are compared with
@@ -65,28 +64,18 @@ pub fn run(args: TrainArgs) -> Result<()> {
         let again = go_on_with(&options.run.out);
         let (device, dtype, threads) = (options.run.device, options.run.dtype, options.run.threads);
         let task = Rl { options, resume, stop: signals::watch()? };
-        return signals::resumable(on_device(device, dtype, threads, task), &again);
+        return signals::resumable(run_on_device(device.for_training(), dtype, threads, task), &again);
     }
     let options = flags.resolve()?;
     let again = go_on_with(&options.run.out);
     let (device, dtype, threads) = (options.run.device, options.run.dtype, options.run.threads);
     let task = Supervised { options, resume, stop: signals::watch()? };
-    signals::resumable(on_device(device, dtype, threads, task), &again)
+    signals::resumable(run_on_device(device.for_training(), dtype, threads, task), &again)
 }
 
 /// The command that goes on with the run in `out`.
 fn go_on_with(out: &Path) -> String {
     format!("colar-engine train --config {} --resume", out.join("config.toml").display())
-}
-
-/// Runs a task of training on the device that was asked for.
-pub(super) fn on_device<T: DeviceTask>(
-    kind: DeviceKind,
-    dtype: Option<ComputeDtype>,
-    threads: usize,
-    task: T,
-) -> Result<T::Output> {
-    run_on_device(kind.for_training(), dtype, threads, task)
 }
 
 struct Supervised {
@@ -140,120 +129,5 @@ impl DeviceTask for Rl {
             out.join("rollouts.txt").display()
         ));
         Ok(())
-    }
-}
-
-/// How often a run without a terminal writes a line about its steps.
-const LINE_EVERY: Duration = Duration::from_secs(30);
-
-/// How a run goes: on a terminal a bar with loss, speed and time left, elsewhere a line now and then; either way a line
-/// per validation.
-pub(super) struct Shown {
-    bar: ProgressBar,
-    name: String,
-    pace: Option<Pace>,
-}
-
-/// When the steps that are shown began, and how often they are written down.
-struct Pace {
-    total: u64,
-    /// Steps done before.
-    before: u64,
-    started: Instant,
-    written: Option<Instant>,
-}
-
-impl Pace {
-    /// The time that the steps after `step` will take, if they take as long as those before.
-    fn left(&self, step: u64) -> Duration {
-        let done = (step - self.before).max(1);
-        self.started.elapsed().mul_f64((self.total - step) as f64 / done as f64)
-    }
-}
-
-impl Shown {
-    pub(super) fn new(name: &str) -> Self {
-        let (bar, name) = (ProgressBar::no_length(), name.to_owned());
-        Shown { bar, name, pace: None }
-    }
-
-    pub(super) fn update(&mut self, progress: &Progress) {
-        match progress {
-            Progress::Resumed(step) => self.line(&format!("{}: resumed after step {step}", self.name)),
-            Progress::Step(s) => self.step(
-                s.step,
-                s.total,
-                s.seconds,
-                &format!("loss {:.4}  {:.0} tokens/s", s.loss, s.tokens_per_second),
-            ),
-            Progress::Policy(p) => self.step(
-                p.step,
-                p.total,
-                p.seconds,
-                &format!(
-                    "reward {:.3}  accuracy {:.1} %  {:.1} latents",
-                    p.reward,
-                    100.0 * p.accuracy,
-                    p.n_latents
-                ),
-            ),
-            Progress::PolicyValidated { step, reward, accuracy, mean_length } => self.line(&format!(
-                "{}: step {step}: validation reward {reward:.4}, accuracy {:.1} %, {mean_length:.1} latents",
-                self.name,
-                100.0 * accuracy
-            )),
-            Progress::Validated(v) => {
-                let accuracy = v.accuracy.map_or(String::new(), |a| format!(", accuracy {:.1} %", 100.0 * a));
-                self.line(&format!(
-                    "{}: step {}: validation loss {:.4}{accuracy}",
-                    self.name, v.step, v.loss
-                ));
-            }
-        }
-    }
-
-    /// Shows a step that took `seconds`.
-    fn step(&mut self, step: u64, total: u64, seconds: f64, figures: &str) {
-        if self.pace.as_ref().is_none_or(|pace| pace.total != total) {
-            self.begin(total, step, seconds);
-        }
-        let Some(pace) = &mut self.pace else { return };
-        let left = HumanDuration(pace.left(step));
-        if !self.bar.is_hidden() {
-            self.bar.set_position(step);
-            self.bar.set_message(format!("{figures}  {left} left"));
-        } else if pace.written.is_none_or(|at| at.elapsed() >= LINE_EVERY) {
-            pace.written = Some(Instant::now());
-            let line = format!("{}: step {step} of {total}: {figures}  {left} left", self.name);
-            self.line(&line);
-        }
-    }
-
-    /// Begins to count with a step that is done.
-    fn begin(&mut self, total: u64, step: u64, seconds: f64) {
-        let now = Instant::now();
-        let started = now.checked_sub(Duration::from_secs_f64(seconds)).unwrap_or(now);
-        self.pace = Some(Pace { total, before: step.saturating_sub(1), started, written: None });
-        let template = "{prefix:>6} {bar:30} {pos}/{len}  {msg}";
-        // The template is a constant; were it ever malformed, the default style serves.
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            self.bar.set_style(style);
-        }
-        self.bar.set_length(total);
-        self.bar.set_prefix(self.name.clone());
-        self.bar.enable_steady_tick(Duration::from_millis(500));
-    }
-
-    /// A line above the bar, or alone where there is no terminal.
-    pub(super) fn line(&self, text: &str) {
-        if self.bar.is_hidden() {
-            terminal::note(text);
-        } else {
-            self.bar.println(text);
-        }
-    }
-
-    pub(super) fn finish(&self) {
-        self.bar.finish_and_clear();
     }
 }

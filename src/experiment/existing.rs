@@ -12,6 +12,11 @@ use crate::{Error, Result};
 /// The file with an experiment's kind and settings.
 const MANIFEST: &str = "experiment.json";
 
+/// The name of a comparison in it.
+pub(super) const TABLE1: &str = "table1";
+/// The name of checkpoints asked at other compression factors.
+pub(super) const FACTORS: &str = "factors";
+
 /// Fails unless `root` is absent, empty, or holds this experiment begun with the same settings.
 ///
 /// # Errors

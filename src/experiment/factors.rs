@@ -1,19 +1,25 @@
 //! `experiment factors`: the effect of the compression factor in the prompt, for factors of training and others.
 
+pub(super) mod report;
+
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+pub use report::{FactorRow, FactorsReport};
+
+use super::event::{Event, Listener};
+use super::existing::{FACTORS, TABLE1};
+use super::figures::Figures;
 use super::inputs::{Machine, TestSet};
 use super::jobs::{Board, work};
 use super::measure::{Measured, Setting, read_json};
-use super::report::{Figures, Table1, within, write_report};
-use super::run::{Asked, KIND as TABLE1, Questions};
+use super::questions::{Asked, Questions};
+use super::report::Table1;
 use super::variants::Variant;
-use super::{Event, Listener, existing, plot};
+use super::written::{within, write_report};
+use super::{existing, plot};
 use crate::data::VerifierKind;
-use crate::eval::table::markdown;
 use crate::files::lock::DirLock;
 use crate::infer::Sampling;
 use crate::model::colar_config::ColarConfig;
@@ -21,8 +27,6 @@ use crate::model::prompt::Method;
 use crate::train::TrainFlags;
 use crate::train::embedded::EVAL_BATCH;
 use crate::{Error, Result};
-
-const KIND: &str = "factors";
 
 /// The checkpoints to evaluate, one a seed.
 #[derive(Debug, Clone)]
@@ -57,31 +61,6 @@ pub struct FactorsOptions {
     pub batch_size: Option<usize>,
     /// The machine that performs the runs.
     pub machine: Machine,
-}
-
-/// A factor and the figures under it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct FactorRow {
-    /// The factor as the prompt states it.
-    #[serde(rename = "cf")]
-    pub compression_factor: String,
-    /// Whether training had this factor.
-    pub trained: bool,
-    /// Figures of every test set.
-    pub results: Vec<Figures>,
-}
-
-/// The outcome of `experiment factors`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct FactorsReport {
-    /// The checkpoints, relative to the report's directory where they lie in it.
-    pub checkpoints: Vec<PathBuf>,
-    /// Test sets: name and number of questions.
-    pub tests: Vec<(String, usize)>,
-    /// Sampling settings of the answers.
-    pub sampling: Sampling,
-    /// A row a factor.
-    pub rows: Vec<FactorRow>,
 }
 
 /// A checkpoint to evaluate.
@@ -207,7 +186,7 @@ impl Ready {
                     return Err(Error::usage("--adapter is needed with --model"));
                 }
                 let settings = json!({"adapters": adapters});
-                existing::check_root(&root, KIND, Some(&settings))?;
+                existing::check_root(&root, FACTORS, Some(&settings))?;
                 let subject = |(k, checkpoint): (usize, &PathBuf)| Subject {
                     checkpoint: checkpoint.clone(),
                     figures: root.join("figures").join(k.to_string()),
@@ -231,7 +210,7 @@ impl Ready {
         let trained = subjects.first().map(|s| trained_factors(&s.checkpoint)).unwrap_or_default();
         let lock = DirLock::take(&root)?;
         if let FactorsSource::Checkpoints { adapters, .. } = &o.source {
-            existing::mark(&root, KIND, &json!({"adapters": adapters}))?;
+            existing::mark(&root, FACTORS, &json!({"adapters": adapters}))?;
         }
         Ok(Ready { options: o, model, subjects, tests, trained, small, _lock: lock })
     }
@@ -288,66 +267,9 @@ fn trained_factors(checkpoint: &Path) -> Vec<usize> {
     flags.and_then(|flags| flags.cf_list).unwrap_or_default()
 }
 
-impl FactorsReport {
-    /// The report in Markdown; a factor that training knew is marked.
-    pub fn markdown(&self) -> String {
-        let mut heads = vec!["c".to_owned()];
-        for (name, _) in &self.tests {
-            heads.extend([format!("{name} (%)"), "#L".to_owned()]);
-        }
-        let cells = |r: &FactorRow| {
-            let first = &r.compression_factor;
-            let first = if r.trained { format!("**{first}**") } else { first.clone() };
-            std::iter::once(first).chain(r.results.iter().flat_map(Figures::cells)).collect::<Vec<_>>()
-        };
-        let tests: Vec<String> = self.tests.iter().map(|(name, n)| format!("{name} ({n})")).collect();
-        format!(
-            "Accuracy in percent and mean number of latents #L over {} checkpoint{}, by the compression factor c of the \
-             prompt; factors of training in bold. Test sets (questions): {}.\n\n{}",
-            self.checkpoints.len(),
-            if self.checkpoints.len() == 1 { "" } else { "s" },
-            tests.join(", "),
-            markdown(&heads, &self.rows.iter().map(cells).collect::<Vec<_>>())
-        )
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::report::tests::figures;
     use super::*;
-
-    fn report() -> FactorsReport {
-        let row = |compression_factor: &str, trained, a: f64, l: f64| FactorRow {
-            compression_factor: compression_factor.into(),
-            trained,
-            results: vec![figures("test", &[a, a + 0.02], &[l, l + 0.5])],
-        };
-        FactorsReport {
-            checkpoints: vec!["a".into(), "b".into()],
-            tests: vec![("test".into(), 50)],
-            sampling: Sampling::default(),
-            rows: vec![row("1", true, 0.9, 20.0), row("1.5", false, 0.7, 14.0), row("8", false, 0.1, 3.0)],
-        }
-    }
-
-    #[test]
-    fn the_report_in_words() {
-        insta::assert_snapshot!(report().markdown());
-    }
-
-    #[test]
-    fn the_picture_tells_trained_factors_apart() {
-        let svg = plot::factors(&report()).unwrap();
-        let hollow = |svg: &str| svg.matches("fill=\"none\"").count();
-        let all = FactorsReport {
-            rows: report().rows.into_iter().map(|r| FactorRow { trained: true, ..r }).collect(),
-            ..report()
-        };
-        // Two unseen factors in two panels.
-        assert_eq!(svg.matches("<circle").count(), plot::factors(&all).unwrap().matches("<circle").count());
-        assert_eq!(hollow(&svg) - hollow(&plot::factors(&all).unwrap()), 4);
-    }
 
     #[test]
     fn trained_factors_are_those_of_the_run() {

@@ -5,8 +5,10 @@
 //! scale. A finished part is never done again: it is recognised by the files that it left.
 
 pub mod cost;
+mod event;
 mod existing;
 mod factors;
+mod figures;
 mod inputs;
 mod jobs;
 mod labels;
@@ -14,63 +16,19 @@ mod materials;
 mod measure;
 mod plan;
 mod plot;
+mod questions;
 mod report;
 mod run;
 mod search;
 mod settings;
 mod train;
 pub mod variants;
+mod written;
 
+pub use event::{Event, Listener};
 pub use factors::{FactorRow, FactorsOptions, FactorsReport, FactorsSource, factors};
+pub use figures::Figures;
 pub use inputs::{AVERAGE, Given, Machine, TestSet};
 pub use plan::{Plan, Table1Options};
-pub use report::{Figures, Found, Row, Table1};
+pub use report::{Found, Row, Table1};
 pub use run::table1;
-
-use std::path::PathBuf;
-
-/// Progress of an experiment. Jobs that run side by side have numbers from 0.
-#[derive(Debug, Clone)]
-pub enum Event {
-    /// The parts are known.
-    Planned {
-        /// Number of parts, done ones included.
-        parts: usize,
-        /// Jobs side by side.
-        jobs: usize,
-        /// Threads of each.
-        threads: usize,
-    },
-    /// A job takes up a part that is not done.
-    Begun {
-        /// The job.
-        job: usize,
-        /// The part.
-        name: String,
-    },
-    /// It goes on: steps of training, or questions.
-    At {
-        /// The job.
-        job: usize,
-        /// Steps or questions done.
-        done: u64,
-        /// Steps or questions in all.
-        of: u64,
-        /// Loss of a step.
-        loss: Option<f64>,
-    },
-    /// A part is done, now or before.
-    Finished {
-        /// The job.
-        job: usize,
-        /// The part, if it was not done before.
-        name: Option<String>,
-        /// The outcome, in words.
-        result: String,
-    },
-    /// The report is written.
-    Written(Vec<PathBuf>),
-}
-
-/// Called with events, from several threads.
-pub type Listener<'a> = dyn Fn(Event) + Sync + 'a;

@@ -5,9 +5,10 @@ use std::ops::Range;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use super::factors::FactorsReport;
+use super::factors::report::{FactorRow, FactorsReport};
+use super::figures::{Figures, drawable};
 use super::labels::{Labels, MARK, Pixel};
-use super::report::{Figures, Row, Table1, drawable};
+use super::report::{Row, Table1};
 use crate::Result;
 use crate::chart::{Area, Axes, COLAR, COT, Drawn, FONT, INK, Look, bars, svg, tick};
 
@@ -148,7 +149,7 @@ pub(super) fn factors(report: &FactorsReport) -> Result<String> {
 }
 
 fn by_factor(report: &FactorsReport, test: usize, value: fn(&Figures) -> (f64, Option<f64>)) -> Series {
-    let point = |row: &super::FactorRow| {
+    let point = |row: &FactorRow| {
         let (y, ci) = value(row.results.get(test)?);
         let at = (row.compression_factor.parse().ok()?, y);
         Some(Point { at, ci: (0.0, ci.unwrap_or(0.0)), label: String::new(), filled: row.trained })
@@ -264,9 +265,10 @@ fn ranges(p: &Panel) -> (Range<f64>, Range<f64>) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::inputs::AVERAGE;
-    use super::super::report::tests::table;
     use super::*;
+    use crate::experiment::factors::report::tests::report;
+    use crate::experiment::inputs::AVERAGE;
+    use crate::experiment::report::tests::table;
 
     #[test]
     fn every_method_and_test_set_is_in_the_picture() {
@@ -317,5 +319,18 @@ mod tests {
                 assert!(x.contains(&q.at.0) && y.contains(&q.at.1));
             }
         }
+    }
+
+    #[test]
+    fn the_picture_tells_trained_factors_apart() {
+        let svg = factors(&report()).unwrap();
+        let hollow = |svg: &str| svg.matches("fill=\"none\"").count();
+        let all = FactorsReport {
+            rows: report().rows.into_iter().map(|r| FactorRow { trained: true, ..r }).collect(),
+            ..report()
+        };
+        // Two unseen factors in two panels.
+        assert_eq!(svg.matches("<circle").count(), factors(&all).unwrap().matches("<circle").count());
+        assert_eq!(hollow(&svg) - hollow(&factors(&all).unwrap()), 4);
     }
 }

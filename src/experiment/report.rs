@@ -1,83 +1,19 @@
-//! The report of a comparison: Markdown for people, JSON for scripts, a plot.
+//! The report of a comparison, in words and in data.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::inputs::AVERAGE;
-use super::measure::{Measured, write_json};
+use super::figures::Figures;
+use super::measure::Measured;
 use super::plan::Plan;
-use super::plot;
 use super::train::seconds_per_step;
+use super::written::within;
+use crate::Result;
 use crate::eval::stats::estimate;
-use crate::eval::table::{figure, markdown};
-use crate::files::atomic::write_atomic;
+use crate::eval::table::markdown;
 use crate::infer::Sampling;
 use crate::model::config::shortest;
-use crate::{Error, Result};
-
-/// Figures over seeds. Fields ending in `_ci` are half widths of 95 % intervals (Student's t), absent for one seed.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Figures {
-    /// The test set, or `average` over all.
-    pub test: String,
-    /// Share of right answers, from 0 to 1.
-    pub accuracy: f64,
-    /// Its interval.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub accuracy_ci: Option<f64>,
-    /// Mean reasoning length #L: latents, thoughts, tokens of a written chain.
-    pub mean_length: f64,
-    /// Its interval.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mean_length_ci: Option<f64>,
-    /// Accuracies by seed.
-    pub accuracies: Vec<f64>,
-    /// Lengths by seed.
-    pub mean_lengths: Vec<f64>,
-}
-
-impl Figures {
-    /// The figures of accuracies and lengths by seed; `None` without a seed.
-    fn of(test: &str, accuracies: Vec<f64>, mean_lengths: Vec<f64>) -> Option<Self> {
-        let (accuracy, length) = (estimate(&accuracies)?, estimate(&mean_lengths)?);
-        Some(Figures {
-            test: test.to_owned(),
-            accuracy: accuracy.mean,
-            accuracy_ci: accuracy.half_width,
-            mean_length: length.mean,
-            mean_length_ci: length.half_width,
-            accuracies,
-            mean_lengths,
-        })
-    }
-
-    /// The figures of one test set, by seed.
-    pub(super) fn of_measured(test: &str, by_seed: &[Measured]) -> Option<Self> {
-        Self::of(
-            test,
-            by_seed.iter().map(|m| m.accuracy).collect(),
-            by_seed.iter().map(|m| m.mean_length).collect(),
-        )
-    }
-
-    /// The mean over several test sets, taken seed by seed, so that its interval is one over seeds too.
-    pub(super) fn average(all: &[Figures]) -> Option<Self> {
-        let mean = |of: fn(&Figures) -> &Vec<f64>| -> Vec<f64> {
-            let seeds = all.iter().map(|f| of(f).len()).min().unwrap_or(0);
-            (0..seeds).map(|k| all.iter().map(|f| of(f)[k]).sum::<f64>() / all.len() as f64).collect()
-        };
-        Self::of(AVERAGE, mean(|f| &f.accuracies), mean(|f| &f.mean_lengths))
-    }
-
-    /// Accuracy in percent and length, as in a table.
-    pub(super) fn cells(&self) -> [String; 2] {
-        [
-            figure(100.0 * self.accuracy, self.accuracy_ci.map(|ci| 100.0 * ci)),
-            figure(self.mean_length, self.mean_length_ci),
-        ]
-    }
-}
 
 /// A method at a compression factor.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -139,11 +75,6 @@ pub struct Table1 {
     pub rows: Vec<Row>,
     /// The search.
     pub search: Vec<Found>,
-}
-
-/// The place of `path` in the experiment, if it lies there.
-pub(super) fn within(root: &Path, path: &Path) -> PathBuf {
-    path.strip_prefix(root).map_or_else(|_| path.to_owned(), Path::to_owned)
 }
 
 /// Collects the figures. `chosen` has, for each variant, the chosen rate's place and the accuracies of the search;
@@ -259,50 +190,14 @@ impl Table1 {
     pub fn markdown(&self) -> String {
         format!("{}\n{}\n{}", self.caption(), self.results(), self.searched())
     }
-
-    /// Writes `table1.md`, `table1.json` and `table1.svg` into `dir` and says where.
-    ///
-    /// # Errors
-    /// [`Error::Io`] naming the file; [`Error::Usage`] for figures that cannot be drawn.
-    pub(super) fn write(&self, dir: &Path) -> Result<Vec<PathBuf>> {
-        write_report(dir, "table1", &self.markdown(), self, &plot::table1(self)?)
-    }
-}
-
-/// Writes a report in its three forms.
-pub(super) fn write_report(
-    dir: &Path,
-    name: &str,
-    text: &str,
-    json: &impl Serialize,
-    svg: &str,
-) -> Result<Vec<PathBuf>> {
-    let path = |ext: &str| dir.join(format!("{name}.{ext}"));
-    write_atomic(&path("md"), |out| out.write_all(text.as_bytes()))?;
-    write_json(&path("json"), json)?;
-    write_atomic(&path("svg"), |out| out.write_all(svg.as_bytes()))?;
-    Ok(["md", "json", "svg"].map(path).to_vec())
-}
-
-/// Fails on figures that cannot be plotted.
-pub(super) fn drawable<'a>(figures: impl Iterator<Item = &'a Figures>) -> Result<()> {
-    let mut n = 0;
-    for f in figures {
-        n += 1;
-        if !(f.accuracy.is_finite() && f.mean_length.is_finite()) {
-            return Err(Error::usage("a figure to plot is not finite"));
-        }
-    }
-    if n == 0 { Err(Error::usage("there is nothing to plot")) } else { Ok(()) }
 }
 
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-
-    pub fn figures(test: &str, accuracies: &[f64], lengths: &[f64]) -> Figures {
-        Figures::of(test, accuracies.to_vec(), lengths.to_vec()).unwrap()
-    }
+    use crate::experiment::figures::tests::figures;
+    use crate::experiment::measure::read_json;
+    use crate::experiment::written::write_report;
 
     pub fn table() -> Table1 {
         let row = |method: &str, label: &str, speed: &str, compressed, a: [f64; 2], l: [f64; 2]| {
@@ -344,15 +239,6 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn the_average_is_taken_seed_by_seed() {
-        let all = [figures("a", &[0.2, 0.4], &[1.0, 3.0]), figures("b", &[0.6, 0.4], &[3.0, 1.0])];
-        let average = Figures::average(&all).unwrap();
-        assert_eq!((average.accuracies, average.mean_lengths), (vec![0.4, 0.4], vec![2.0, 2.0]));
-        assert_eq!((average.accuracy, average.accuracy_ci), (0.4, Some(0.0)));
-        assert_eq!(average.test, AVERAGE);
-    }
-
-    #[test]
     fn the_report_in_words() {
         insta::assert_snapshot!(table().markdown());
     }
@@ -360,9 +246,10 @@ pub(super) mod tests {
     #[test]
     fn the_report_in_json_comes_back() {
         let dir = tempfile::tempdir().unwrap();
-        let paths = table().write(dir.path()).unwrap();
+        let table = table();
+        let paths = write_report(dir.path(), "table1", &table.markdown(), &table, "<svg/>").unwrap();
         assert_eq!(paths.len(), 3);
-        let back: Table1 = super::super::measure::read_json(&paths[1]).unwrap();
-        assert_eq!(back, table());
+        let back: Table1 = read_json(&paths[1]).unwrap();
+        assert_eq!(back, table);
     }
 }

@@ -1,44 +1,30 @@
 //! `experiment table1`, from an empty or unfinished directory to its report.
 
-use std::path::{Path, PathBuf};
-
-use super::inputs::TestSet;
-use super::measure::{Measured, Setting, checksum, kept, measure};
+use super::event::{Event, Listener};
+use super::existing::TABLE1;
+use super::inputs::{Given, TestSet};
+use super::measure::{Measured, Setting, kept};
 use super::plan::{Plan, Table1Options};
+use super::questions::{Asked, Questions};
 use super::report::{self, Table1};
 use super::search::{Part, Progress, Shape, Task};
 use super::train::{Ended, ended, train};
 use super::variants::Variant;
-use super::{Event, Listener, existing, jobs, materials};
-use crate::data::{Sample, load};
-use crate::device::{Device, DeviceTask, run_on_device};
+use super::written::write_report;
+use super::{existing, jobs, materials, plot};
+use crate::data::load;
 use crate::files::atomic::remove_leftovers;
 use crate::files::lock::DirLock;
-use crate::infer::{Loaded, Sampling};
+use crate::infer::Sampling;
 use crate::model::config::ModelConfig;
 use crate::model::tokenizer::Tokenizer;
+use crate::train::TrainFlags;
 use crate::train::embedded::EVAL_BATCH;
 use crate::train::materials::Materials;
 use crate::{Error, Result};
 
-/// The name in the manifest.
-pub(super) const KIND: &str = "table1";
-
 /// Questions that a model of one's own answers together.
 const BATCH: usize = 32;
-
-/// A data set to evaluate on.
-pub(super) struct Questions {
-    pub samples: Vec<Sample>,
-    pub checksum: u32,
-}
-
-impl Questions {
-    pub fn load(path: &Path) -> Result<Self> {
-        let samples = load(path, None)?;
-        Ok(Questions { checksum: checksum(&samples), samples })
-    }
-}
 
 /// Trains the missing runs of the comparison, tests them, and writes `table1.md`, `table1.json` and `table1.svg` into its
 /// directory.
@@ -66,7 +52,8 @@ pub fn table1(options: Table1Options, on_event: &Listener<'_>) -> Result<Table1>
     let table = report::collect(p, &chosen, &sizes, |variant, lr, seed, test, speed| {
         experiment.result(variant, lr, seed, test, speed)
     })?;
-    on_event(Event::Written(table.write(&p.root)?));
+    let svg = plot::table1(&table)?;
+    on_event(Event::Written(write_report(&p.root, "table1", &table.markdown(), &table, &svg)?));
     Ok(table)
 }
 
@@ -82,7 +69,7 @@ impl Experiment {
     /// Reads and checks all input before anything is trained.
     fn open(options: Table1Options) -> Result<Self> {
         let root = options.out.clone();
-        existing::check_root(&root, KIND, None)?;
+        existing::check_root(&root, TABLE1, None)?;
         if options.variants.is_empty() {
             return Err(Error::usage("--methods is empty"));
         }
@@ -96,12 +83,12 @@ impl Experiment {
                 // Checked before anything is made.
                 let (at, stand_in) =
                     (Materials::at(&root), TestSet { name: "test".into(), file: root.clone() });
-                let given = super::Given { model: at.model(), data: at.data("train"), val: at.data("val") };
+                let given = Given { model: at.model(), data: at.data("train"), val: at.data("val") };
                 let first = if tests.is_empty() { vec![stand_in] } else { tests.clone() };
                 let plan = Plan::new(options.clone(), given, first, 1)?;
-                existing::check_root(&root, KIND, Some(&existing::settings(&plan)))?;
+                existing::check_root(&root, TABLE1, Some(&existing::settings(&plan)))?;
                 lock = Some(DirLock::take(&root)?);
-                existing::mark(&root, KIND, &existing::settings(&plan))?;
+                existing::mark(&root, TABLE1, &existing::settings(&plan))?;
                 let (given, own) = materials::make(&at, options.sampling.seed, options.shorten)?;
                 if tests.is_empty() {
                     questions = own.iter().map(|t| Questions::load(&t.file)).collect::<Result<Vec<_>>>()?;
@@ -118,10 +105,10 @@ impl Experiment {
         if let Some(init) = plan.init.as_ref().filter(|init| !init.is_dir()) {
             return Err(Error::usage(format!("--init {}: is no checkpoint", init.display())));
         }
-        existing::check_root(&root, KIND, Some(&existing::settings(&plan)))?;
+        existing::check_root(&root, TABLE1, Some(&existing::settings(&plan)))?;
         existing::check_runs(&plan)?;
         let lock = lock.map_or_else(|| DirLock::take(&root), Ok)?;
-        existing::mark(&root, KIND, &existing::settings(&plan))?;
+        existing::mark(&root, TABLE1, &existing::settings(&plan))?;
         remove_leftovers(&root)?;
         Ok(Experiment { plan, val, tests: questions, _lock: lock })
     }
@@ -199,7 +186,7 @@ impl Experiment {
         &self,
         job: usize,
         name: &str,
-        flags: crate::train::TrainFlags,
+        flags: TrainFlags,
         on_event: &Listener<'_>,
     ) -> Result<(bool, Ended)> {
         let dir = flags.out.clone().unwrap_or_default();
@@ -277,58 +264,5 @@ impl Experiment {
     fn result(&self, variant: usize, lr: f32, seed: usize, test: usize, speed: &str) -> Result<Measured> {
         let q = self.question_set(self.plan.variants[variant], lr, seed, Some(test), speed);
         kept(&q.file, &q.setting).ok_or_else(|| Error::other(format!("{}: is gone", q.file.display())))
-    }
-}
-
-/// A checkpoint, questions, and the settings of the evaluation.
-pub(super) struct Asked<'a> {
-    pub model: &'a Path,
-    pub checkpoint: PathBuf,
-    pub questions: &'a Questions,
-    pub file: PathBuf,
-    pub setting: Setting,
-    pub batch: usize,
-}
-
-impl Asked<'_> {
-    /// The figures, measured unless they are kept; also returns whether they were measured.
-    ///
-    /// # Errors
-    /// Errors of loading and generating; [`Error::Io`] naming the file of the figures.
-    pub fn ask(
-        &self,
-        job: usize,
-        name: &str,
-        machine: &super::Machine,
-        threads: usize,
-        on_event: &Listener<'_>,
-    ) -> Result<(bool, Measured)> {
-        if let Some(measured) = kept(&self.file, &self.setting) {
-            return Ok((false, measured));
-        }
-        on_event(Event::Begun { job, name: name.to_owned() });
-        let task = Ask { asked: self, job, on_event };
-        let measured = run_on_device(machine.device.for_training(), machine.dtype, threads, task)?;
-        Ok((true, measured))
-    }
-}
-
-struct Ask<'a> {
-    asked: &'a Asked<'a>,
-    job: usize,
-    on_event: &'a Listener<'a>,
-}
-
-impl DeviceTask for Ask<'_> {
-    type Output = Measured;
-
-    fn run<D: Device>(self, device: D) -> Result<Measured> {
-        let q = self.asked;
-        let samples = &q.questions.samples;
-        let loaded = Loaded::new(device, q.model, Some(&q.checkpoint))?;
-        let (job, of) = (self.job, samples.len() as u64);
-        measure(&loaded, samples, &q.setting, q.batch, &q.file, &mut |done| {
-            (self.on_event)(Event::At { job, done: done as u64, of, loss: None });
-        })
     }
 }

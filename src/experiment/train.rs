@@ -4,8 +4,8 @@ use std::path::Path;
 
 use serde_json::json;
 
+use super::event::{Event, Listener};
 use super::measure::write_json;
-use super::{Event, Listener};
 use crate::device::{Device, DeviceTask, run_on_device};
 use crate::files::atomic::recover_dir;
 use crate::train::{Progress, TrainFlags, TrainOptions, Trainer};

@@ -4,9 +4,9 @@
 //! What a request gives does not depend on the order of the work, since its draws are counted by its own
 //! positions; so it gives here what it gives step by step, up to rounding.
 
-use super::generate::select;
 use super::request::Event;
 use super::rollout::Recorder;
+use super::rows::select;
 use super::sequence::{Parts, Phase, Sequence, accept, purpose};
 use crate::Result;
 use crate::device::decoder::{Chain, ChainEnd, Decoder, DecoderModel, Drawn};

@@ -12,11 +12,11 @@ use std::time::Instant;
 use super::decoded;
 use super::request::{Event, Generation};
 use super::rollout::Recorder;
+use super::rows::{embed, select};
 use super::sequence::{Parts, Phase, Prepared, Sequence, accept, finish, purpose};
 use super::thoughts;
 use crate::Result;
 use crate::device::{Device, Draw, TensorInfo, TokenChoice};
-use crate::model::ColarModel;
 use crate::model::kv_cache::KvCache;
 use crate::model::prompt::group_equal;
 
@@ -117,21 +117,6 @@ fn prefill<D: Device>(
         rest = later;
     }
     Ok(last)
-}
-
-/// Input embeddings of tokens, `[T, H]`.
-fn embed<D: Device>(device: &D, model: &ColarModel<D>, ids: &[u32]) -> Result<D::Tensor> {
-    let table = model.params.get(model.transformer.embed);
-    let mut x = device.empty(ids.len(), table.cols())?;
-    device.gather_rows(1.0, table, &device.index(ids)?, &mut x)?;
-    Ok(x)
-}
-
-/// The listed rows of a matrix.
-pub(super) fn select<D: Device>(device: &D, src: &D::Tensor, rows: &[u32]) -> Result<D::Tensor> {
-    let mut out = device.empty(rows.len(), src.cols())?;
-    device.gather_rows(1.0, src, &device.index(rows)?, &mut out)?;
-    Ok(out)
 }
 
 /// The next input embedding of every active sequence: a fresh latent or thought, or its pending token.

@@ -6,6 +6,7 @@ mod loaded;
 pub(crate) mod needs;
 mod request;
 mod rollout;
+mod rows;
 mod sequence;
 mod thoughts;
 mod trace;

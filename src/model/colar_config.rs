@@ -9,6 +9,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::config::shortest;
+use super::latent_head::LatentHeadConfig;
 use super::merge::Merge;
 use super::prompt::Method;
 use super::thoughts::ThoughtsConfig;
@@ -23,39 +24,6 @@ pub const LATENT_HEAD_FILE: &str = "latent_head.safetensors";
 
 /// The most continuous thoughts of a checkpoint: each is a forward pass of its own.
 pub const MOST_THOUGHTS: usize = 1024;
-
-/// The shape of a latent head (spec section 4).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LatentHeadConfig {
-    /// Width I of its hidden layers.
-    pub intermediate_size: usize,
-    /// Whether it has no variance of its own (no `log_std`): the ablation DL.
-    pub deterministic: bool,
-}
-
-impl LatentHeadConfig {
-    /// Every tensor of `latent_head.safetensors`, name and shape, for a model of width `hidden_size`.
-    pub fn tensors(&self, hidden_size: usize) -> Vec<(String, Vec<usize>)> {
-        let (h, i) = (hidden_size, self.intermediate_size);
-        let mut layers = vec![
-            ("fc.0", vec![i, h], i),
-            ("fc.2", vec![i, i], i),
-            // The LayerNorm.
-            ("fc.3", vec![i], i),
-            ("mean", vec![h, i], h),
-        ];
-        if !self.deterministic {
-            layers.push(("log_std", vec![h, i], h));
-        }
-        layers
-            .into_iter()
-            .flat_map(|(name, weight, bias)| {
-                let name = format!("latent_policy.{name}");
-                [(format!("{name}.weight"), weight), (format!("{name}.bias"), vec![bias])]
-            })
-            .collect()
-    }
-}
 
 /// The content of `colar.json`.
 #[derive(Debug, Clone, PartialEq)]

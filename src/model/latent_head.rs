@@ -4,7 +4,6 @@
 //! x = LayerNorm(W2·gelu(W1·h + b1) + b2)      mu = Wm·x + bm      log_sigma = Ws·x + bs
 //! ```
 
-use super::colar_config::LatentHeadConfig;
 use super::linear::Linear;
 use super::params::{Grads, ParamId, Params};
 use crate::device::{Device, TensorInfo};
@@ -19,6 +18,39 @@ pub const LOG_SIGMA_RANGE: (f32, f32) = (-20.0, 10.0);
 
 /// Sigma of the deterministic head (ablation DL).
 pub const DETERMINISTIC_SIGMA: f32 = 1e-9;
+
+/// The shape of a latent head (spec section 4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LatentHeadConfig {
+    /// Width I of its hidden layers.
+    pub intermediate_size: usize,
+    /// Whether it has no variance of its own (no `log_std`): the ablation DL.
+    pub deterministic: bool,
+}
+
+impl LatentHeadConfig {
+    /// Every tensor of `latent_head.safetensors`, name and shape, for a model of width `hidden_size`.
+    pub fn tensors(&self, hidden_size: usize) -> Vec<(String, Vec<usize>)> {
+        let (h, i) = (hidden_size, self.intermediate_size);
+        let mut layers = vec![
+            ("fc.0", vec![i, h], i),
+            ("fc.2", vec![i, i], i),
+            // The LayerNorm.
+            ("fc.3", vec![i], i),
+            ("mean", vec![h, i], h),
+        ];
+        if !self.deterministic {
+            layers.push(("log_std", vec![h, i], h));
+        }
+        layers
+            .into_iter()
+            .flat_map(|(name, weight, bias)| {
+                let name = format!("latent_policy.{name}");
+                [(format!("{name}.weight"), weight), (format!("{name}.bias"), vec![bias])]
+            })
+            .collect()
+    }
+}
 
 /// The structure of the latent head; its numbers are in [`Params`].
 #[derive(Debug, Clone)]

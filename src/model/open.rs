@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 
 use super::ColarModel;
 use super::adapter::{ADAPTER_CONFIG_FILE, AdapterConfig};
-use super::colar_config::{COLAR_FILE, ColarConfig, LATENT_HEAD_FILE, LatentHeadConfig};
+use super::colar_config::{COLAR_FILE, ColarConfig, LATENT_HEAD_FILE};
 use super::config::ModelConfig;
 use super::footprint;
-use super::latent_head::LatentHead;
+use super::latent_head::{LatentHead, LatentHeadConfig};
 use super::lora::{LoraInit, LoraMode, attach, merge};
 use super::merge::Merge;
 use super::params::Params;

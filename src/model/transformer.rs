@@ -17,6 +17,7 @@ mod backward;
 mod block;
 mod chain;
 mod forward;
+mod place;
 mod taps;
 
 use super::config::ModelConfig;

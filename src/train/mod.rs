@@ -10,9 +10,11 @@ pub(crate) mod needs;
 pub mod optimizer;
 mod options;
 mod plan;
+mod progress;
 pub(crate) mod recipe;
 pub mod rl;
 mod schedule;
+pub mod score;
 pub mod sft;
 pub mod stages;
 mod stop;
@@ -26,7 +28,8 @@ pub use options::{
     LatentLossName, LatentNoise, Monitor, RlOptions, RunOptions, Stage, ThinkingOptions, TrainFlags,
     TrainOptions,
 };
+pub use progress::{PolicyReport, Progress, StepReport, Validation};
 pub use rl::{RlSummary, RlTrainer};
 pub use schedule::Schedule;
 pub use stop::Stop;
-pub use trainer::{Progress, StepReport, Summary, Trainer, Validation};
+pub use trainer::{Summary, Trainer};

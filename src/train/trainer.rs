@@ -10,69 +10,19 @@ use super::needs;
 use super::optimizer::{Optimizer, finite_norm};
 use super::options::{LatentNoise, Monitor, TrainFlags, TrainOptions};
 use super::plan::{Losses, Plan};
+use super::progress::{Progress, StepReport, Validation};
 use super::recipe::Recipe;
-use super::rl::PolicyReport;
 use super::stop::Stop;
 use crate::data::{self, Sample, VerifierKind};
 use crate::device::{AdamW, Device};
 use crate::eval::accuracy::{EvalOptions, evaluate};
 use crate::infer::{Loaded, Sampling};
-use crate::model::colar_config::LatentHeadConfig;
 use crate::model::config::ModelConfig;
+use crate::model::latent_head::LatentHeadConfig;
 use crate::model::open::{Additions, open};
 use crate::model::params::Grads;
 use crate::model::prompt::Method;
 use crate::{Error, Result};
-
-/// What a step did.
-#[derive(Debug, Clone, Copy)]
-pub struct StepReport {
-    /// The step, counted from 1.
-    pub step: u64,
-    /// Steps of the whole run.
-    pub total: u64,
-    /// The weighted total of the losses.
-    pub loss: f64,
-    /// Packed positions a second, over this step.
-    pub tokens_per_second: f64,
-    /// How long the step took.
-    pub seconds: f64,
-}
-
-/// What a validation found.
-#[derive(Debug, Clone, Copy)]
-pub struct Validation {
-    /// After which step.
-    pub step: u64,
-    /// Validation loss in the expectation forms, at the largest compression factor below 3.
-    pub loss: f64,
-    /// Accuracy of greedy generation at that factor; `None` where only the loss is monitored.
-    pub accuracy: Option<f64>,
-}
-
-/// What happens during a run, for whoever shows it.
-#[derive(Debug, Clone, Copy)]
-pub enum Progress {
-    /// The run goes on after this many steps.
-    Resumed(u64),
-    /// A step is done.
-    Step(StepReport),
-    /// A validation is done.
-    Validated(Validation),
-    /// A step of reinforcement learning is done.
-    Policy(PolicyReport),
-    /// A validation of reinforcement learning is done: greedy answers.
-    PolicyValidated {
-        /// After which step.
-        step: u64,
-        /// Mean reward.
-        reward: f64,
-        /// Share of right answers.
-        accuracy: f64,
-        /// Mean number of latents.
-        mean_length: f64,
-    },
-}
 
 /// How a run ended.
 #[derive(Debug, Clone)]

@@ -3,9 +3,9 @@
 use colar_engine::device::Dtype;
 use colar_engine::device::cuda::CudaDevice;
 use colar_engine::device::cuda::host::HostDriver;
-use colar_engine::eval::{ScoreOptions, score};
 use colar_engine::infer::Loaded;
 use colar_engine::model::prompt::Method;
+use colar_engine::train::score::{ScoreOptions, score};
 use colar_engine::{Request, Result};
 
 use super::common::{golden, sample};

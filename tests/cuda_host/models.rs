@@ -2,12 +2,12 @@
 
 use colar_engine::device::cuda::CudaDevice;
 use colar_engine::device::{Device, DeviceKind, Dtype, TensorInfo};
-use colar_engine::eval::{ScoreOptions, score};
 use colar_engine::files::weights::Weights;
 use colar_engine::infer::Loaded;
 use colar_engine::model::layout::Layout;
 use colar_engine::model::lora::LoraMode;
 use colar_engine::model::prompt::Method;
+use colar_engine::train::score::{ScoreOptions, score};
 use colar_engine::{Engine, EngineOptions, Generation, Request};
 use serde_json::Value;
 

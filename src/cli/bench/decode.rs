@@ -5,10 +5,10 @@ use std::time::Instant;
 
 use clap::Args;
 
-use super::super::terminal;
-use super::{DeviceArgs, as_json, with_setting};
+use super::common::{DeviceArgs, as_json, with_setting};
 use crate::Result;
 use crate::bench::{self, DecodeOptions, DecodeTiming, LatentsTiming, Setting, Timer};
+use crate::cli::terminal;
 use crate::device::{Device, DeviceTask};
 use crate::infer::Loaded;
 

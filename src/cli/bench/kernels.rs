@@ -2,9 +2,9 @@
 
 use clap::Args;
 
-use super::super::terminal;
-use super::{DeviceArgs, as_json};
+use super::common::{DeviceArgs, as_json};
 use crate::bench::{self, Bound, Ceilings, KernelOptions, KernelReport, KernelRow, Setting};
+use crate::cli::terminal;
 use crate::device::{Device, DeviceTask};
 use crate::model::presets::Preset;
 use crate::{Error, Result};

@@ -4,10 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::super::terminal;
-use super::{TrainingArgs, adapter, with_setting};
+use super::common::{TrainingArgs, adapter, with_setting};
 use crate::bench::{RlStepOptions, RlStepTiming, Setting, rl_step};
-use crate::cli::common;
+use crate::cli::{common, terminal};
 use crate::device::{Device, DeviceTask};
 use crate::{Error, Result};
 

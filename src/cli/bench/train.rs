@@ -4,11 +4,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::super::terminal;
-use super::{TrainingArgs, adapter, as_json};
+use super::common::{TrainingArgs, adapter, as_json};
 use crate::Result;
 use crate::bench::{Sequences, StepBatch, StepOptions, StepTiming, train_step};
-use crate::cli::{common, init};
+use crate::cli::{common, init, terminal};
 use crate::device::{Device, DeviceTask};
 
 /// Seconds for which the product is timed.

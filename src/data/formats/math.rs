@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::records::read_text;
+use super::sample::read_json;
 use crate::data::Sample;
 use crate::{Error, Result};
 
@@ -51,7 +53,7 @@ pub fn load_directory(directory: &Path) -> Result<Vec<Sample>> {
         }
     }
     files.sort();
-    let read = |path: &PathBuf| super::read_json::<Problem>(path, &super::records::read_text(path)?);
+    let read = |path: &PathBuf| read_json::<Problem>(path, &read_text(path)?);
     let samples: Vec<Vec<Sample>> = files.iter().map(read).collect::<Result<_>>()?;
     Ok(samples.into_iter().flatten().collect())
 }

@@ -12,17 +12,16 @@ mod colar;
 mod gsm;
 mod math;
 mod records;
+mod sample;
 mod scalar;
 mod word_problems;
 
 use std::path::Path;
 
-use serde::de::DeserializeOwned;
-
 use super::Sample;
 use crate::{Error, Result};
 pub use colar::write_jsonl;
-use records::Record;
+use sample::{finish, read_json};
 
 /// A published form of a data set (spec section 8).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, clap::ValueEnum)]
@@ -85,31 +84,6 @@ fn parse(path: &Path, text: &str, format: Option<Format>) -> Result<Vec<Sample>>
         Format::Multiarith => read_json::<word_problems::MultiArith>(path, text),
         Format::Math => read_json::<math::Problem>(path, text),
     }
-}
-
-/// Reads every JSON record of `text` as an `R` and turns it into a sample.
-fn read_json<R>(path: &Path, text: &str) -> Result<Vec<Sample>>
-where
-    R: DeserializeOwned + TryInto<Sample, Error = String>,
-{
-    records::split(path, text)?
-        .iter()
-        .map(|record| finish(path, record, records::parse::<R>(path, record)?.try_into()))
-        .collect()
-}
-
-/// Checks what every form must fulfil and gives an error its place.
-fn finish(path: &Path, record: &Record, sample: Result<Sample, String>) -> Result<Sample> {
-    let sample = sample.and_then(|sample| {
-        if sample.question.trim().is_empty() {
-            Err("the question is empty".to_owned())
-        } else if sample.answer.trim().is_empty() {
-            Err("the answer is empty".to_owned())
-        } else {
-            Ok(sample)
-        }
-    });
-    sample.map_err(|what| Error::Line { path: path.to_owned(), line: record.line, what })
 }
 
 /// The form of the first record; `None` if there is no record.

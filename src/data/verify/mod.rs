@@ -7,20 +7,13 @@
 
 mod exact;
 mod math;
+mod verifier;
 
 use serde::{Deserialize, Serialize};
 
 pub use exact::ExactMatch;
 pub use math::MathVerifier;
-
-/// Decides whether an answer is right.
-pub trait Verifier: Send + Sync {
-    /// The name on the command line and in configurations.
-    fn name(&self) -> &'static str;
-
-    /// Whether `predicted` counts as the answer `gold`.
-    fn is_correct(&self, predicted: &str, gold: &str) -> bool;
-}
+pub use verifier::Verifier;
 
 /// The verifiers that the engine brings along.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]

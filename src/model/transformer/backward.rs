@@ -1,7 +1,8 @@
 //! The backward pass: the blocks in reverse, for the rows of one pass.
 
 use super::block::{LayerSaved, nothing_kept};
-use super::forward::{ForwardSaved, Kept, KvTarget, PassSaved, Place};
+use super::forward::{ForwardSaved, Kept, PassSaved};
+use super::place::{KvTarget, Place};
 use super::{TapGrads, Transformer};
 use crate::Result;
 use crate::device::{Device, HeadShape, Span, TensorInfo};

@@ -1,6 +1,6 @@
 //! One block, forward: as far as its last product, so that a backward pass which runs it again need not finish it.
 
-use super::forward::{KvTarget, Place};
+use super::place::{KvTarget, Place};
 use super::{Layer, Transformer};
 use crate::device::{Device, TensorInfo};
 use crate::model::linear::LinearSaved;

@@ -14,7 +14,8 @@
 //! exact through the whole chain.
 
 use super::backward::{KvBackward, Reach};
-use super::forward::{KvTarget, PassSaved, Place};
+use super::forward::PassSaved;
+use super::place::{KvTarget, Place};
 use super::{TapGrads, Taps, Transformer};
 use crate::device::{Device, Span, TensorInfo};
 use crate::model::params::{Grads, Params};

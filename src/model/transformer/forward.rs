@@ -5,11 +5,12 @@
 //! [`Transformer::recompute`] only the stream that enters a block is kept, and the block is run again.
 
 use super::block::{LayerSaved, Normalised, normalise};
+use super::place::{KvTarget, Place};
 use super::{Taps, Transformer};
 use crate::Result;
-use crate::device::{Device, Span};
+use crate::device::Device;
 use crate::model::kv_cache::{Extension, KvCache};
-use crate::model::layout::{Layout, SharedKeys};
+use crate::model::layout::Layout;
 use crate::model::params::{Grads, Params};
 
 /// What the backward of one pass needs, but keys and values that are kept beside it.
@@ -33,22 +34,6 @@ pub(super) enum Kept<D: Device> {
 /// `T · (7·H + 2·kv_width + 2·I)` floats, or `T · H` where layers are [recomputed](Transformer::recompute).
 pub struct ForwardSaved<D: Device> {
     pub(super) pass: PassSaved<D>,
-}
-
-/// Where the rows of a pass stand.
-pub(super) struct Place<'a, D: Device> {
-    /// Position of each row in its sequence.
-    pub(super) positions: &'a D::Index,
-    /// What each sequence attends to.
-    pub(super) spans: &'a [Span],
-}
-
-/// Where the keys and values of a pass go.
-pub(super) enum KvTarget<'a, D: Device> {
-    /// They are all there is, and kept with the layer.
-    Own { shared: Option<&'a SharedKeys<D>> },
-    /// To `rows` of those of earlier passes, one matrix of each a layer.
-    Beside { keys: &'a mut [D::Tensor], values: &'a mut [D::Tensor], rows: &'a D::Index },
 }
 
 impl<D: Device> Transformer<D> {

@@ -19,4 +19,4 @@ pub use experience::{Episode, Experience};
 pub use objective::{PolicyLossOptions, PolicyPass};
 pub use reward::{Correctness, Reward, Scored, advantages};
 pub use stats::PolicyStats;
-pub use trainer::{PolicyReport, RlSummary, RlTrainer};
+pub use trainer::{RlSummary, RlTrainer};

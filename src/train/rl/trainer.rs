@@ -24,8 +24,8 @@ use crate::train::metrics::Metrics;
 use crate::train::needs;
 use crate::train::optimizer::{Optimizer, finite_norm};
 use crate::train::options::{RlOptions, TrainFlags};
+use crate::train::progress::{PolicyReport, Progress};
 use crate::train::stop::Stop;
-use crate::train::trainer::Progress;
 use crate::{Error, Result};
 
 /// A spread below this (in units of `embeds_std`) leaves nothing to explore: rollouts of a group would
@@ -34,23 +34,6 @@ const LEAST_SIGMA: f64 = 1e-3;
 
 /// Seed under which the questions are tried that `--filter-solved` may leave out.
 const FILTER_STREAM: u64 = 11 << 32;
-
-/// What a step did.
-#[derive(Debug, Clone, Copy)]
-pub struct PolicyReport {
-    /// The step, counted from 1.
-    pub step: u64,
-    /// Steps of the whole run.
-    pub total: u64,
-    /// Mean reward of its rollouts.
-    pub reward: f64,
-    /// Share of them that were right.
-    pub accuracy: f64,
-    /// Their mean number of latents.
-    pub n_latents: f64,
-    /// How long the step took, rollouts and updates.
-    pub seconds: f64,
-}
 
 /// How a run ended.
 #[derive(Debug, Clone)]

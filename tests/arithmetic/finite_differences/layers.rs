@@ -1,8 +1,8 @@
 //! Layers with weights: linear with bias and adapter, and the latent head whole.
 
 use colar_engine::device::Device;
-use colar_engine::model::colar_config::LatentHeadConfig;
 use colar_engine::model::latent_head::LatentHead;
+use colar_engine::model::latent_head::LatentHeadConfig;
 use colar_engine::model::linear::{Linear, Lora};
 use colar_engine::model::params::{Grads, ParamId, Params};
 

@@ -1,6 +1,6 @@
 //! Scores of models that think in continuous thoughts.
 
-use super::{Losses, SampleScore, Score};
+use super::losses::{Losses, SampleScore, Score};
 use crate::Result;
 use crate::data::Sample;
 use crate::device::{Device, Need, Stay};

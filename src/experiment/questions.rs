@@ -1,0 +1,77 @@
+//! Questions, and their evaluation on a checkpoint, done once.
+
+use std::path::{Path, PathBuf};
+
+use super::event::{Event, Listener};
+use super::inputs::Machine;
+use super::measure::{Measured, Setting, checksum, kept, measure};
+use crate::Result;
+use crate::data::{Sample, load};
+use crate::device::{Device, DeviceTask, run_on_device};
+use crate::infer::Loaded;
+
+/// A data set to evaluate on.
+pub(super) struct Questions {
+    pub samples: Vec<Sample>,
+    pub checksum: u32,
+}
+
+impl Questions {
+    pub fn load(path: &Path) -> Result<Self> {
+        let samples = load(path, None)?;
+        Ok(Questions { checksum: checksum(&samples), samples })
+    }
+}
+
+/// A checkpoint, questions, and the settings of the evaluation.
+pub(super) struct Asked<'a> {
+    pub model: &'a Path,
+    pub checkpoint: PathBuf,
+    pub questions: &'a Questions,
+    pub file: PathBuf,
+    pub setting: Setting,
+    pub batch: usize,
+}
+
+impl Asked<'_> {
+    /// The figures, measured unless they are kept; also returns whether they were measured.
+    ///
+    /// # Errors
+    /// Errors of loading and generating; [`Error::Io`](crate::Error::Io) naming the file of the figures.
+    pub fn ask(
+        &self,
+        job: usize,
+        name: &str,
+        machine: &Machine,
+        threads: usize,
+        on_event: &Listener<'_>,
+    ) -> Result<(bool, Measured)> {
+        if let Some(measured) = kept(&self.file, &self.setting) {
+            return Ok((false, measured));
+        }
+        on_event(Event::Begun { job, name: name.to_owned() });
+        let task = Ask { asked: self, job, on_event };
+        let measured = run_on_device(machine.device.for_training(), machine.dtype, threads, task)?;
+        Ok((true, measured))
+    }
+}
+
+struct Ask<'a> {
+    asked: &'a Asked<'a>,
+    job: usize,
+    on_event: &'a Listener<'a>,
+}
+
+impl DeviceTask for Ask<'_> {
+    type Output = Measured;
+
+    fn run<D: Device>(self, device: D) -> Result<Measured> {
+        let q = self.asked;
+        let samples = &q.questions.samples;
+        let loaded = Loaded::new(device, q.model, Some(&q.checkpoint))?;
+        let (job, of) = (self.job, samples.len() as u64);
+        measure(&loaded, samples, &q.setting, q.batch, &q.file, &mut |done| {
+            (self.on_event)(Event::At { job, done: done as u64, of, loss: None });
+        })
+    }
+}
