@@ -1,4 +1,9 @@
-//! Every backward pass against finite differences of its forward pass, through the device interface.
+//! Every backward pass against finite differences of its forward pass.
+//!
+//! The gradients are float32 and the device's; the slopes are those of a float64 rendering of the same pass
+//! ([`common::float64`]), so their error is known and the bound is one on the gradient's arithmetic alone, whatever
+//! the processor ([`common::gradient`]). Each check also sees to it that the gradient with one element falsified
+//! would have failed it.
 //!
 //! The checks are written for any [`Device`](colar_engine::device::Device); a new device calls them
 //! with itself.
@@ -9,17 +14,6 @@ mod operations;
 mod output;
 mod policy;
 mod thoughts;
+mod whole;
 
-use colar_engine::device::cpu::CpuDevice;
-
-use crate::common;
-
-/// Elements of order one move by this much, which leaves an error of the difference below 1e-5.
-const STEP: f64 = 0.02;
-
-/// Largest error of a gradient, of its norm. What float32 arithmetic leaves is below 1e-4.
-const TOLERANCE: f64 = 5e-4;
-
-fn cpu() -> CpuDevice {
-    CpuDevice::new(2).unwrap()
-}
+use crate::common::{self, cpu};

@@ -4,6 +4,7 @@
 pub mod cli;
 #[cfg(cuda_host)]
 pub mod driver;
+pub mod float64;
 pub mod gradient;
 pub mod host;
 pub mod runs;

@@ -1,14 +1,15 @@
 //! Layers with weights: linear with bias and adapter, and the latent head whole.
 
-use colar_engine::device::Device;
+use colar_engine::device::{Device, TensorInfo};
 use colar_engine::model::latent_head::LatentHead;
 use colar_engine::model::latent_head::LatentHeadConfig;
 use colar_engine::model::linear::{Linear, Lora};
 use colar_engine::model::params::{Grads, ParamId, Params};
 
-use super::common::gradient::{check, weighted};
+use super::common::float64::Float64;
+use super::common::gradient::{check_inputs, weighted};
 use super::common::host::{Host, poisoned, read};
-use super::{STEP, TOLERANCE, cpu};
+use super::cpu;
 
 #[test]
 fn linear_with_bias_and_adapter() {
@@ -49,13 +50,14 @@ fn linear<D: Device>(d: &D) {
     let twice: Vec<f32> = gradients[4].iter().map(|g| g * 2.0).collect();
     assert!(super::common::relative(&read(d, grads.get(ids[3]).unwrap()), &twice) < 1e-6);
 
-    check("linear", &inputs, &gradients, STEP, TOLERANCE, |x| {
+    let wide = Float64::default();
+    check_inputs("linear", &inputs, &gradients, |x| {
         let mut params = Params::default();
         for x in &x[1..] {
-            params.add("", &[x.rows, x.cols], x.up(d));
+            params.add("", &[x.rows(), x.cols()], x.clone());
         }
-        let (y, _) = layer.forward(d, &params, &x[0].up(d)).unwrap();
-        weighted(&weights, &read(d, &y))
+        let (y, _) = layer.forward(&wide, &params, &x[0]).unwrap();
+        weighted(&weights, &y)
     });
 }
 
@@ -84,12 +86,9 @@ fn head<D: Device>(d: &D, deterministic: bool) {
     }
     let outputs = [Host::normal(rows, hidden, 1.0, 30), Host::normal(rows, hidden, 1.0, 31)];
 
-    let set = |params: &mut Params<D>, x: &[Host]| {
-        for (&id, x) in ids.iter().zip(&x[1..]) {
-            d.write(params.get_mut(id), &x.values).unwrap();
-        }
-    };
-    set(&mut params, &inputs);
+    for (&id, x) in ids.iter().zip(&inputs[1..]) {
+        d.write(params.get_mut(id), &x.values).unwrap();
+    }
     let mut grads = Grads::new(d, &params, |_| true).unwrap();
     let (dist, saved) = head.forward(d, &params, inputs[0].up(d)).unwrap();
     assert_eq!(dist.log_sigma.is_none(), deterministic);
@@ -98,12 +97,15 @@ fn head<D: Device>(d: &D, deterministic: bool) {
     let mut gradients = vec![read(d, &dh)];
     gradients.extend(ids.iter().map(|&id| read(d, grads.get(id).unwrap())));
 
-    let params = std::cell::RefCell::new(params);
-    check("latent head", &inputs, &gradients, STEP, TOLERANCE, |x| {
-        let mut params = params.borrow_mut();
-        set(&mut params, x);
-        let (dist, _) = head.forward(d, &params, x[0].up(d)).unwrap();
-        let spread = dist.log_sigma.map_or(0.0, |ls| weighted(&outputs[1], &read(d, &ls)));
-        weighted(&outputs[0], &read(d, &dist.mu)) + spread
+    let wide = Float64::default();
+    check_inputs("latent head", &inputs, &gradients, |x| {
+        let mut params = Params::default();
+        let head = LatentHead::random(&wide, &mut params, &config, hidden, 7).unwrap();
+        for (&id, x) in ids.iter().zip(&x[1..]) {
+            params.get_mut(id).clone_from(x);
+        }
+        let (dist, _) = head.forward(&wide, &params, x[0].clone()).unwrap();
+        let spread = dist.log_sigma.map_or(0.0, |ls| weighted(&outputs[1], &ls));
+        weighted(&outputs[0], &dist.mu) + spread
     });
 }

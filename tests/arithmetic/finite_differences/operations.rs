@@ -3,9 +3,10 @@
 use colar_engine::device::{Device, HeadShape, Span};
 use colar_engine::model::rope::{RopeConfig, RopeScaling};
 
-use super::common::gradient::{check, weighted};
+use super::common::float64::{Float64, Float64Tensor};
+use super::common::gradient::{check_inputs, weighted};
 use super::common::host::{Host, poisoned, read};
-use super::{STEP, TOLERANCE, cpu};
+use super::cpu;
 
 #[test]
 fn gather_merge() {
@@ -18,13 +19,15 @@ fn merge<D: Device>(d: &D) {
     let table = Host::normal(7, 13, 1.0, 1);
     let scale = Host::new(4, 1, vec![1.0, 0.707, 0.577, 0.5]);
     let weights = Host::normal(4, 13, 1.0, 2);
-    let (ids, offsets) = (d.index(&ids).unwrap(), d.index(&offsets).unwrap());
     let mut dtable = d.zeros(7, 13).unwrap();
-    d.gather_merge_backward(&weights.up(d), &ids, &offsets, &scale.up(d), &mut dtable).unwrap();
-    check("gather_merge", &[table], &[read(d, &dtable)], STEP, TOLERANCE, |x| {
-        let mut out = poisoned(d, 4, 13);
-        d.gather_merge(&x[0].up(d), &ids, &offsets, &scale.up(d), &mut out).unwrap();
-        weighted(&weights, &read(d, &out))
+    let index = |ids: &[u32]| d.index(ids).unwrap();
+    d.gather_merge_backward(&weights.up(d), &index(&ids), &index(&offsets), &scale.up(d), &mut dtable)
+        .unwrap();
+    let wide = Float64::default();
+    check_inputs("gather_merge", &[table], &[read(d, &dtable)], |x| {
+        let mut out = Float64Tensor::poisoned(4, 13);
+        wide.gather_merge(&x[0], &ids.to_vec(), &offsets.to_vec(), &scale.up(&wide), &mut out).unwrap();
+        weighted(&weights, &out)
     });
 }
 
@@ -49,22 +52,14 @@ fn rotary<D: Device>(d: &D, scaling: RopeScaling) {
     let (rows, head_dim, heads) = (5, 16, 2);
     let cols = heads * head_dim;
     let frequencies = RopeConfig { theta: 10_000.0, scaling }.inv_freq(head_dim);
-    let inv_freq = d.upload(1, frequencies.len(), &frequencies).unwrap();
-    let positions = [d.index(&[0, 1, 2, 40, 1000]).unwrap(), d.index(&[7, 3, 0, 41, 999]).unwrap()];
+    let frequencies = Host::new(1, frequencies.len(), frequencies);
+    let positions = [[0, 1, 2, 40, 1000], [7, 3, 0, 41, 999]];
     let inputs = [Host::normal(rows, cols, 1.0, 3), Host::normal(rows, cols, 1.0, 4)];
     let pairs = Host::normal(rows, rows, 1.0, 5);
     let turn = |x: &Host, which: usize, direction: f32| {
         let mut t = x.up(d);
-        d.rotary(&mut t, &positions[which], &inv_freq, direction).unwrap();
+        d.rotary(&mut t, &d.index(&positions[which]).unwrap(), &frequencies.up(d), direction).unwrap();
         Host::new(rows, cols, read(d, &t))
-    };
-    let product = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
-    let objective = |x: &[Host]| {
-        let (q, k) = (turn(&x[0], 0, 1.0), turn(&x[1], 1, 1.0));
-        let pair = |i: usize| (i / rows, i % rows);
-        (0..rows * rows)
-            .map(|i| pairs.at(pair(i).0, pair(i).1) * product(&q.row(pair(i).0), &k.row(pair(i).1)))
-            .sum()
     };
     // The gradient at a rotated query is the weighted sum of the rotated keys, and the other way round.
     let mut gradients = Vec::new();
@@ -76,7 +71,17 @@ fn rotary<D: Device>(d: &D, scaling: RopeScaling) {
             .collect();
         gradients.push(turn(&Host::new(rows, cols, at_rotated), which, -1.0).values);
     }
-    check("rotary", &inputs, &gradients, STEP, TOLERANCE, objective);
+    let wide = Float64::default();
+    check_inputs("rotary", &inputs, &gradients, |x| {
+        let [mut q, mut k] = [x[0].clone(), x[1].clone()];
+        for (t, positions) in [&mut q, &mut k].into_iter().zip(&positions) {
+            wide.rotary(t, &positions.to_vec(), &frequencies.up(&wide), 1.0).unwrap();
+        }
+        // products[i, j] = ⟨q[i], k[j]⟩
+        let mut products = Float64Tensor::poisoned(rows, rows);
+        wide.matmul_nt(1.0, &q, &k, 0.0, &mut products).unwrap();
+        weighted(&pairs, &products)
+    });
 }
 
 #[test]
@@ -94,10 +99,11 @@ fn rms_norm_of<D: Device>(d: &D, rows: usize, cols: usize) {
     let (mut dx, mut dw) = (d.zeros(rows, cols).unwrap(), d.zeros(1, cols).unwrap());
     let [x, w] = [inputs[0].up(d), inputs[1].up(d)];
     d.rms_norm_backward(&weights.up(d), &x, &w, eps, &mut dx, Some(&mut dw)).unwrap();
-    check("rms_norm", &inputs, &[read(d, &dx), read(d, &dw)], STEP, TOLERANCE, |x| {
-        let mut out = poisoned(d, rows, cols);
-        d.rms_norm(&x[0].up(d), &x[1].up(d), eps, &mut out).unwrap();
-        weighted(&weights, &read(d, &out))
+    let wide = Float64::default();
+    check_inputs("rms_norm", &inputs, &[read(d, &dx), read(d, &dw)], |x| {
+        let mut out = Float64Tensor::poisoned(rows, cols);
+        wide.rms_norm(&x[0], &x[1], eps, &mut out).unwrap();
+        weighted(&weights, &out)
     });
 }
 
@@ -117,10 +123,11 @@ fn layer_norm_of<D: Device>(d: &D, rows: usize, cols: usize) {
     let [x, w] = [inputs[0].up(d), inputs[1].up(d)];
     d.layer_norm_backward(&weights.up(d), &x, &w, &mut dx, Some((&mut dw, &mut db))).unwrap();
     let gradients = [read(d, &dx), read(d, &dw), read(d, &db)];
-    check("layer_norm", &inputs, &gradients, STEP, TOLERANCE, |x| {
-        let mut out = poisoned(d, rows, cols);
-        d.layer_norm(&x[0].up(d), &x[1].up(d), &x[2].up(d), &mut out).unwrap();
-        weighted(&weights, &read(d, &out))
+    let wide = Float64::default();
+    check_inputs("layer_norm", &inputs, &gradients, |x| {
+        let mut out = Float64Tensor::poisoned(rows, cols);
+        wide.layer_norm(&x[0], &x[1], &x[2], &mut out).unwrap();
+        weighted(&weights, &out)
     });
 }
 
@@ -147,30 +154,29 @@ fn attention_of<D: Device>(d: &D, shape: HeadShape, lens: &[usize]) {
     let inputs =
         [Host::normal(rows, qw, 1.0, 13), Host::normal(rows, kw, 1.0, 14), Host::normal(rows, kw, 1.0, 15)];
     let weights = Host::normal(rows, qw, 1.0, 16);
-    let forward = |x: &[Host]| {
-        let mut out = poisoned(d, rows, qw);
-        let mut lse = poisoned(d, rows, shape.heads);
-        let (q, k, v) = (x[0].up(d), x[1].up(d), x[2].up(d));
-        d.attention(shape, &spans, &q, &k, &v, &mut out, Some(&mut lse)).unwrap();
-        (out, lse)
-    };
-    let (out, lse) = forward(&inputs);
-    let (mut dq, mut dk, mut dv) = (poisoned(d, rows, qw), poisoned(d, rows, kw), poisoned(d, rows, kw));
     let [q, k, v] = [&inputs[0], &inputs[1], &inputs[2]].map(|x| x.up(d));
+    let (mut out, mut lse) = (poisoned(d, rows, qw), poisoned(d, rows, shape.heads));
+    d.attention(shape, &spans, &q, &k, &v, &mut out, Some(&mut lse)).unwrap();
+    let (mut dq, mut dk, mut dv) = (poisoned(d, rows, qw), poisoned(d, rows, kw), poisoned(d, rows, kw));
     d.attention_backward(shape, &spans, &q, &k, &v, &out, &lse, &weights.up(d), &mut dq, &mut dk, &mut dv)
         .unwrap();
     let gradients = [read(d, &dq), read(d, &dk), read(d, &dv)];
     let what = format!("attention {shape:?} over {lens:?}");
+    let wide = Float64::default();
+    let objective = |[q, k, v]: [&Float64Tensor; 3]| {
+        let mut out = Float64Tensor::poisoned(rows, qw);
+        wide.attention(shape, &spans, q, k, v, &mut out, None).unwrap();
+        weighted(&weights, &out)
+    };
     if rows == lens.len() {
         // A lone position attends to itself whatever its query and key are.
         for g in &gradients[..2] {
             assert!(g.iter().all(|g| g.abs() < 1e-6), "{what}: {g:?}");
         }
-        check(&what, &inputs[2..], &gradients[2..], STEP, TOLERANCE, |x| {
-            weighted(&weights, &read(d, &forward(&[inputs[0].clone(), inputs[1].clone(), x[0].clone()]).0))
-        });
+        let [q, k] = [&inputs[0], &inputs[1]].map(Float64Tensor::from);
+        check_inputs(&what, &inputs[2..], &gradients[2..], |x| objective([&q, &k, &x[0]]));
     } else {
-        check(&what, &inputs, &gradients, STEP, TOLERANCE, |x| weighted(&weights, &read(d, &forward(x).0)));
+        check_inputs(&what, &inputs, &gradients, |x| objective([&x[0], &x[1], &x[2]]));
     }
 }
 
@@ -185,10 +191,11 @@ fn swiglu_of<D: Device>(d: &D) {
     let weights = Host::normal(rows, cols, 1.0, 19);
     let [mut gate, mut up] = [inputs[0].up(d), inputs[1].up(d)];
     d.swiglu_backward(&weights.up(d), &mut gate, &mut up).unwrap();
-    check("swiglu", &inputs, &[read(d, &gate), read(d, &up)], STEP, TOLERANCE, |x| {
-        let mut out = poisoned(d, rows, cols);
-        d.swiglu(&x[0].up(d), &x[1].up(d), &mut out).unwrap();
-        weighted(&weights, &read(d, &out))
+    let wide = Float64::default();
+    check_inputs("swiglu", &inputs, &[read(d, &gate), read(d, &up)], |x| {
+        let mut out = Float64Tensor::poisoned(rows, cols);
+        wide.swiglu(&x[0], &x[1], &mut out).unwrap();
+        weighted(&weights, &out)
     });
 }
 
@@ -203,9 +210,10 @@ fn gelu_of<D: Device>(d: &D) {
     let weights = Host::normal(rows, cols, 1.0, 21);
     let mut dx = poisoned(d, rows, cols);
     d.gelu_backward(&weights.up(d), &x.up(d), &mut dx).unwrap();
-    check("gelu", &[x], &[read(d, &dx)], STEP, TOLERANCE, |x| {
-        let mut out = poisoned(d, rows, cols);
-        d.gelu(&x[0].up(d), &mut out).unwrap();
-        weighted(&weights, &read(d, &out))
+    let wide = Float64::default();
+    check_inputs("gelu", &[x], &[read(d, &dx)], |x| {
+        let mut out = Float64Tensor::poisoned(rows, cols);
+        wide.gelu(&x[0], &mut out).unwrap();
+        weighted(&weights, &out)
     });
 }

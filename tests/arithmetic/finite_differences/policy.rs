@@ -1,24 +1,17 @@
 //! The whole policy objective on the golden models: every trained tensor, with clipped and unclipped
 //! elements, divergence and entropy.
 
-use colar_engine::device::Device;
-use colar_engine::device::cpu::CpuDevice;
+use colar_engine::device::{Device, PolicyElement, PolicyObjective};
 use colar_engine::infer::Trace;
-use colar_engine::model::open::{Additions, open};
-use colar_engine::model::params::{Grads, ParamId};
+use colar_engine::model::ColarModel;
+use colar_engine::model::params::Grads;
 use colar_engine::random::Stream;
-use colar_engine::train::rl::objective::{PolicyLossOptions, PolicyPass, run};
+use colar_engine::train::rl::objective::{PolicyLossOptions, PolicyPass, begin, run};
 use colar_engine::train::rl::{Episode, PolicyStats};
 
-use super::common::gradient::{derivative, direction, dot, norm};
-use super::common::{Dir, golden, head_only};
-use super::cpu;
-
-/// Largest error, of a gradient's norm, as for the supervised objective.
-const TOLERANCE: f64 = 2e-3;
-/// The change of a log-probability that the step should make: far above its rounding, and far below the distance of
-/// every ratio from the clip's edges.
-const MOVE: f64 = 0.02;
+use super::common::float64::Float64;
+use super::common::float64::policy::policy_loss;
+use super::whole::both;
 
 /// Rollouts of different lengths, with advantages of both signs; the first and the last of the same prompt.
 fn episodes(width: usize) -> (Vec<Episode>, Vec<f32>) {
@@ -65,13 +58,56 @@ fn set_old(episodes: &mut [Episode], pass: &PolicyPass) {
     }
 }
 
+/// The elements of a pass over all of `episodes`: their latents and their answer tokens.
+fn elements(options: &PolicyLossOptions, episodes: &[Episode]) -> [Vec<PolicyElement>; 2] {
+    let mut parts = [Vec::new(), Vec::new()];
+    for Episode { trace, reference, advantage, .. } in episodes {
+        let (of_latents, of_answer) = reference.as_ref().unwrap();
+        let olds = [(&trace.latent_logprobs, of_latents), (&trace.answer_logprobs, of_answer)];
+        for (part, (old, reference)) in parts.iter_mut().zip(olds) {
+            let divisor = if options.average_per_token_loss { old.len() as f32 } else { 32.0 };
+            let weight = 1.0 / (divisor * episodes.len() as f32);
+            let pairs = old.iter().zip(reference);
+            part.extend(pairs.map(|(&old, &reference)| PolicyElement {
+                old,
+                reference,
+                advantage: *advantage,
+                weight,
+            }));
+        }
+    }
+    parts
+}
+
+/// The objective in float64.
+fn wide_loss(
+    device: &Float64,
+    model: &ColarModel<Float64>,
+    options: &PolicyLossOptions,
+    latents: &[f32],
+    episodes: &[Episode],
+) -> f64 {
+    let listed: Vec<&Episode> = episodes.iter().collect();
+    let width = model.transformer.config.hidden_size;
+    let latents = device.upload(latents.len() / width, width, latents).unwrap();
+    let pending = begin(device, model, options, &latents, &listed, listed.len(), None).unwrap();
+    let [answer, latent] = pending.tensors();
+    let answers: Vec<f64> = answer.values.iter().map(|loss| -loss).collect();
+    let objective = PolicyObjective { clip_eps: options.clip_eps, kl_weight: options.kl_weight };
+    let [of_latents, of_answers] = elements(options, episodes);
+    let (latent_loss, held_latents) = policy_loss(&of_latents, &latent.column(0), objective);
+    let (answer_loss, held_answers) = policy_loss(&of_answers, &answers, objective);
+    let (held, all) = (held_latents + held_answers, of_latents.len() + of_answers.len());
+    assert!(held > 0 && held < all, "the clip holds {held} of {all} elements");
+    let entropies = latent.column(1);
+    let entropy = entropies.iter().sum::<f64>() / entropies.len() as f64;
+    latent_loss + answer_loss + f64::from(options.entropy_weight) * entropy
+}
+
 fn check(name: &str, full: bool, average_per_token_loss: bool) {
-    let dir = golden(name);
-    let device = cpu();
-    let trained = move |n: &str| full || n.contains("lora") || n.contains("latent_policy");
-    let checkpoint = if full { head_only(&dir) } else { Dir::Given(dir.join("adapter")) };
-    let mut opened = open(&device, &dir, Some(checkpoint.path()), &Additions::default(), &trained).unwrap();
-    let width = opened.model.transformer.config.hidden_size;
+    let mut both = both(name, full);
+    let (device, model) = (&both.device, &both.opened.model);
+    let width = model.transformer.config.hidden_size;
     let options = PolicyLossOptions {
         average_per_token_loss,
         kl_weight: 0.2,
@@ -79,59 +115,20 @@ fn check(name: &str, full: bool, average_per_token_loss: bool) {
         ..Default::default()
     };
     let (mut episodes, latents) = episodes(width);
-    let latents = device.upload(latents.len() / width, width, &latents).unwrap();
-    let go = |model: &_, episodes: &[Episode], grads: Option<&mut Grads<CpuDevice>>| {
+    let on_cpu = device.upload(latents.len() / width, width, &latents).unwrap();
+    let go = |episodes: &[Episode], grads: Option<&mut Grads<_>>| {
         let listed: Vec<&Episode> = episodes.iter().collect();
-        let pass = run(&device, model, &options, &latents, &listed, listed.len(), grads).unwrap();
+        let pass = run(device, model, &options, &on_cpu, &listed, listed.len(), grads).unwrap();
         assert_eq!(pass.bounded, 0);
-        pass
+        (PolicyStats::of(&options, &listed, listed.len(), &pass), pass)
     };
-    let pass = go(&opened.model, &episodes, None);
+    let (_, pass) = go(&episodes, None);
     set_old(&mut episodes, &pass);
-    let total = |pass: &PolicyPass| {
-        let listed: Vec<&Episode> = episodes.iter().collect();
-        let stats = PolicyStats::of(&options, &listed, listed.len(), pass);
-        assert!(stats.clipped > 0 && stats.clipped < stats.elements);
-        let entropy = pass.entropy.iter().map(|&x| f64::from(x)).sum::<f64>() / pass.entropy.len() as f64;
-        stats.total(&options) + f64::from(options.entropy_weight) * entropy
-    };
-
-    let mut grads = Grads::new(&device, &opened.model.params, trained).unwrap();
-    go(&opened.model, &episodes, Some(&mut grads));
-    let ids: Vec<ParamId> = grads.ids().collect();
-    for id in ids {
-        let gradient = device.read(grads.get(id).unwrap()).unwrap();
-        let (what, values) = {
-            let (_, param) = opened.model.params.iter().find(|(i, _)| *i == id).unwrap();
-            (param.name.clone(), device.read(&param.value).unwrap())
-        };
-        let (size, rms) = (norm(&gradient), norm(&values) / (values.len() as f64).sqrt());
-        assert!(size > 0.0, "{what}: no gradient");
-        for seed in 0..2 {
-            let d = direction(values.len(), 100 + seed);
-            let mut passed = |h: f64| {
-                let moved: Vec<f32> =
-                    values.iter().zip(&d).map(|(&x, &d)| x + (h * f64::from(d)) as f32).collect();
-                device.write(opened.model.params.get_mut(id), &moved).unwrap();
-                go(&opened.model, &episodes, None)
-            };
-            let probe = 1e-3 * rms.max(1e-2);
-            let (here, there) = (passed(0.0), passed(probe));
-            let logprobs = |pass: &PolicyPass| [pass.latent.clone(), pass.answer.clone()].concat();
-            let furthest = (logprobs(&here).iter().zip(logprobs(&there)))
-                .fold(1e-6, |most, (a, b)| f64::max(most, f64::from((a - b).abs())));
-            let h = MOVE / furthest * probe;
-            let mut at = |h: f64| total(&passed(h));
-            let measured = derivative(h, &mut at);
-            at(0.0);
-            let error = (measured - dot(&gradient, &d)).abs() / size;
-            assert!(
-                error < TOLERANCE,
-                "{what}, direction {seed}: slope {measured} but the gradient says {}, error {error:.1e}",
-                dot(&gradient, &d)
-            );
-        }
-    }
+    let mut grads = both.grads(&|n| full || n.contains("lora") || n.contains("latent_policy"));
+    let (stats, pass) = go(&episodes, Some(&mut grads));
+    let entropy = pass.entropy.iter().map(|&x| f64::from(x)).sum::<f64>() / pass.entropy.len() as f64;
+    let total = stats.total(&options) + f64::from(options.entropy_weight) * entropy;
+    both.check(total, &grads, |wide, model| wide_loss(wide, model, &options, &latents, &episodes));
 }
 
 #[test]

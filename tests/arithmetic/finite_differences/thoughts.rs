@@ -1,22 +1,17 @@
 //! The objectives with continuous thoughts on the golden models: gradients through the whole chain.
 
 use colar_engine::device::Device;
-use colar_engine::device::cpu::CpuDevice;
-use colar_engine::model::open::{Additions, Opened, open};
-use colar_engine::model::params::{Grads, ParamId};
+use colar_engine::model::ColarModel;
+use colar_engine::model::params::Params;
 use colar_engine::model::thoughts::{Projector, Thoughts};
 use colar_engine::train::thoughts::{
-    Lesson, ThoughtBatch, ThoughtCounts, ThoughtExample, ThoughtLosses, ThoughtObjective, ThoughtSums, run,
-    student_pass, teacher_pass,
+    Lesson, ThoughtBatch, ThoughtCounts, ThoughtExample, ThoughtObjective, ThoughtSums, begin, run,
 };
 
-use super::common::{Dir, golden, head_only};
-use super::cpu;
-use super::objective::check_slopes;
+use super::whole::{Both, both};
 
 struct Setup {
-    device: CpuDevice,
-    opened: Opened<CpuDevice>,
+    both: Both,
     batch: ThoughtBatch,
     thoughts: usize,
     objective: ThoughtObjective,
@@ -24,15 +19,16 @@ struct Setup {
 
 /// A golden model, with a projector and teachers if distilled, and three samples whose parts differ in length.
 fn setup(name: &str, full: bool, thoughts: usize, distilled: bool) -> Setup {
-    let dir = golden(name);
-    let device = cpu();
-    let trained = move |n: &str| full || n.contains("lora");
-    let checkpoint = if full { head_only(&dir) } else { Dir::Given(dir.join("adapter")) };
-    let mut opened = open(&device, &dir, Some(checkpoint.path()), &Additions::default(), &trained).unwrap();
-    let hidden = opened.model.transformer.config.hidden_size;
-    let projector =
-        distilled.then(|| Projector::random(&device, &mut opened.model.params, hidden, 5).unwrap());
-    opened.model.thoughts = Some(Thoughts { count: thoughts, projector });
+    fn think<D: Device>(device: &D, model: &mut ColarModel<D>, count: usize, distilled: bool) {
+        let hidden = model.transformer.config.hidden_size;
+        let new = |params: &mut Params<D>| Projector::random(device, params, hidden, 5).unwrap();
+        let projector = distilled.then(|| new(&mut model.params));
+        model.thoughts = Some(Thoughts { count, projector });
+    }
+    let mut both = both(name, full);
+    think(&both.device, &mut both.opened.model, thoughts, distilled);
+    think(&both.wide, &mut both.wide_opened.model, thoughts, distilled);
+    let opened = &both.opened;
     let ids = |text: &str| opened.tokenizer.encode(text).unwrap();
     let samples = [
         ("Question: 3 pens and 9 more?", "<<3+9=12>>", "12"),
@@ -59,54 +55,45 @@ fn setup(name: &str, full: bool, thoughts: usize, distilled: bool) -> Setup {
         batch.push(&example).unwrap();
     }
     let objective = ThoughtObjective { student_weight: 0.9, teacher_weight: 0.6, distill_weight: 5.0 };
-    Setup { device, opened, batch, thoughts, objective }
+    Setup { both, batch, thoughts, objective }
+}
+
+/// The sum over `samples` samples of the mean over layers and hidden size of smooth-L1 (beta 1).
+fn distances(student: &[Vec<f64>], teacher: &[Vec<f64>], samples: usize) -> f64 {
+    let pairs = || student.iter().flatten().zip(teacher.iter().flatten());
+    let sum: f64 =
+        pairs().map(|(s, t)| s - t).map(|d| if d.abs() < 1.0 { 0.5 * d * d } else { d.abs() - 0.5 }).sum();
+    sum * samples as f64 / pairs().count().max(1) as f64
 }
 
 impl Setup {
-    fn total(&self, losses: &ThoughtLosses) -> f64 {
-        let mut sums = ThoughtSums::default();
-        sums.add(losses);
-        assert_eq!(sums.counts, self.counts());
-        sums.total(&self.objective)
-    }
-
-    fn counts(&self) -> ThoughtCounts {
-        ThoughtCounts::of([&self.batch])
-    }
-
-    /// The total where the teacher's states are those given.
-    fn loss(&self, states: &[Vec<f32>]) -> f64 {
-        let Setup { device, opened, batch, thoughts, objective } = self;
-        let (model, counts) = (&opened.model, self.counts());
-        let taught = teacher_pass(device, model, objective, batch, counts, None).unwrap();
-        let losses = student_pass(device, model, objective, batch, *thoughts, counts, states, None).unwrap();
-        self.total(&ThoughtLosses { teacher: taught.losses, ..losses })
-    }
-
     /// Checks the gradients of all weights that `trained` names.
-    fn check(mut self, trained: &dyn Fn(&str) -> bool) {
-        let (model, counts) = (&self.opened.model, self.counts());
-        let mut grads = Grads::new(&self.device, &model.params, trained).unwrap();
-        let losses =
-            run(&self.device, model, &self.objective, &self.batch, self.thoughts, counts, Some(&mut grads))
-                .unwrap();
+    fn check(self, trained: &dyn Fn(&str) -> bool) {
+        let Setup { mut both, batch, thoughts, objective } = self;
+        let counts = ThoughtCounts::of([&batch]);
+        let mut sums = ThoughtSums::default();
+        let mut grads = both.grads(trained);
+        let (device, model) = (&both.device, &both.opened.model);
+        sums.add(&run(device, model, &objective, &batch, thoughts, counts, Some(&mut grads)).unwrap());
+        assert_eq!(sums.counts, counts);
         // The teacher's states are constants to the student, so a finite difference must keep them fixed.
-        let states =
-            teacher_pass(&self.device, model, &self.objective, &self.batch, counts, None).unwrap().states;
-        let total = self.total(&losses);
-        assert!((self.loss(&states) - total).abs() < 1e-6 * total);
-        let ids: Vec<ParamId> = grads.ids().collect();
-        assert!(!ids.is_empty());
-        for id in ids {
-            let gradient = self.device.read(grads.get(id).unwrap()).unwrap();
-            let name = self.opened.model.params.name(id).to_owned();
-            let values = self.device.read(self.opened.model.params.get(id)).unwrap();
-            let device = self.device.clone();
-            check_slopes(&name, &values, &gradient, &vec![true; values.len()], |moved| {
-                device.write(self.opened.model.params.get_mut(id), moved).unwrap();
-                self.loss(&states)
-            });
-        }
+        let mut taught = None;
+        both.wide.take_reads();
+        both.check(sums.total(&objective), &grads, |wide, model| {
+            let pending = begin(wide, model, &objective, &batch, thoughts, counts, None).unwrap();
+            // The states that were compared: the teacher's layer by layer, then the student's.
+            let mut teacher = wide.take_reads();
+            let student = teacher.split_off(teacher.len() / 2);
+            let teacher = taught.get_or_insert(teacher);
+            let mut labels = pending.tensors().map(|losses| losses.values.iter().sum::<f64>());
+            let sums = ThoughtSums {
+                counts,
+                student: labels.next().unwrap(),
+                teacher: labels.next().unwrap_or(0.0),
+                distill: distances(&student, teacher, counts.distill),
+            };
+            sums.total(&objective)
+        });
     }
 }
 
@@ -162,15 +149,14 @@ fn every_weight_distilled() {
 #[test]
 fn recomputed_layers() {
     for (full, distilled) in [(false, false), (true, true)] {
-        let mut s = setup("qwen2-tiny", full, 3, distilled);
+        let Setup { mut both, batch, thoughts, objective } = setup("qwen2-tiny", full, 3, distilled);
         let trained: &dyn Fn(&str) -> bool = if full { &every } else { &adapter };
         let mut gradients = |recompute| {
-            let model = &mut s.opened.model;
-            model.transformer.recompute = recompute;
-            let mut grads = Grads::new(&s.device, &model.params, trained).unwrap();
-            let counts = ThoughtCounts::of([&s.batch]);
-            run(&s.device, model, &s.objective, &s.batch, s.thoughts, counts, Some(&mut grads)).unwrap();
-            grads.tensors().iter().map(|grad| s.device.read(grad).unwrap()).collect::<Vec<_>>()
+            both.opened.model.transformer.recompute = recompute;
+            let mut grads = both.grads(trained);
+            let (device, model, counts) = (&both.device, &both.opened.model, ThoughtCounts::of([&batch]));
+            run(device, model, &objective, &batch, thoughts, counts, Some(&mut grads)).unwrap();
+            grads.tensors().iter().map(|grad| device.read(grad).unwrap()).collect::<Vec<_>>()
         };
         let kept = gradients(false);
         assert!(kept.iter().flatten().any(|&g| g != 0.0));
