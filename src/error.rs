@@ -1,7 +1,9 @@
 //! One error type for the crate.
 //!
 //! Every variant prints as one line that names what is at fault: the file, the tensor, the line or
-//! the flag. The command line maps [`Error::Usage`] to exit code 2 and all others to 1.
+//! the option. An option is named by its field, in backticks (`batch_size`), in [`Error::Usage`] and
+//! [`Error::Other`] alone; the command line shows its flag there. It maps [`Error::Usage`] to exit code 2 and all
+//! others to 1.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +11,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A wrong flag or combination of flags.
+    /// A wrong option or combination of options.
     #[error("{0}")]
     Usage(String),
     /// The operating system refused a file operation.

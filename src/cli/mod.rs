@@ -6,6 +6,7 @@ pub mod data;
 mod embedded;
 pub mod eval;
 pub mod experiment;
+mod flags;
 pub mod generate;
 pub mod init;
 pub mod score;
@@ -17,7 +18,7 @@ pub mod train;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::{Error, Result};
 
@@ -64,7 +65,7 @@ pub fn main() -> ExitCode {
         // How to go on was said where the run ended.
         Err(Error::Interrupted { .. }) => ExitCode::from(signals::exit_code()),
         Err(e) => {
-            terminal::note(format!("error: {e}"));
+            terminal::note(format!("error: {}", flags::spelled(&e, &Cli::command())));
             ExitCode::from(e.exit_code())
         }
     }

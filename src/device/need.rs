@@ -23,7 +23,7 @@ pub struct Need {
     pub bytes: usize,
     /// How long.
     pub stay: Stay,
-    /// What needs less, for a message: "a smaller --batch-size".
+    /// What needs less, for a message: "a smaller `batch_size`".
     pub less: &'static str,
 }
 

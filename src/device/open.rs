@@ -67,7 +67,7 @@ fn find(kind: DeviceKind, dtype: Option<ComputeDtype>, threads: usize) -> Result
 
 fn cpu(dtype: Option<ComputeDtype>, threads: usize) -> Result<Found> {
     if dtype == Some(ComputeDtype::Bf16) {
-        return Err(Error::usage("--dtype bf16 is for CUDA devices: the CPU computes in f32"));
+        return Err(Error::usage("`dtype` bf16 is for CUDA devices: the CPU computes in f32"));
     }
     Ok(Found::Cpu(CpuDevice::new(threads)?))
 }
@@ -104,7 +104,7 @@ fn gpu(dtype: Option<ComputeDtype>) -> Result<Found> {
 #[cfg(not(cuda_kernels))]
 fn gpu(_: Option<ComputeDtype>) -> Result<Found> {
     Err(Error::other(
-        "this build lacks --device cuda, as there was no nvcc; run scripts/fetch-nvcc, or install CUDA 13, and \
+        "`device` cuda is not in this build, as there was no nvcc; run scripts/fetch-nvcc, or install CUDA 13, and \
          build again",
     ))
 }
@@ -118,7 +118,7 @@ fn host(dtype: Option<ComputeDtype>, threads: usize) -> Result<Found> {
 #[cfg(not(cuda_host))]
 fn host(_: Option<ComputeDtype>, _: usize) -> Result<Found> {
     Err(Error::other(
-        "this build lacks --device cuda-host, as there was no C++ compiler; install one (on Debian the package \
+        "`device` cuda-host is not in this build, as there was no C++ compiler; install one (on Debian the package \
          g++) and build again",
     ))
 }

@@ -29,13 +29,13 @@ pub(super) fn check_root(root: &Path, kind: &str, settings: Option<&Value>) -> R
             e.is_ok_and(|e| !e.file_name().to_string_lossy().starts_with('.'))
         };
         let used = std::fs::read_dir(root).is_ok_and(|mut entries| entries.any(visible));
-        let what = format!("{} holds something else: give another --out", root.display());
+        let what = format!("{} holds something else: give another `out`", root.display());
         return if used { Err(Error::usage(what)) } else { Ok(()) };
     }
     let found: Map<String, Value> = read_json(&path)?;
     if found.get("experiment").and_then(Value::as_str) != Some(kind) {
         return Err(Error::usage(format!(
-            "{} holds another experiment ({}): give another --out",
+            "{} holds another experiment ({}): give another `out`",
             root.display(),
             found.get("experiment").and_then(Value::as_str).unwrap_or("of no name")
         )));
@@ -43,7 +43,7 @@ pub(super) fn check_root(root: &Path, kind: &str, settings: Option<&Value>) -> R
     let Some(settings) = settings.and_then(Value::as_object) else { return Ok(()) };
     match settings.iter().find(|(key, value)| found.get(*key) != Some(value)) {
         Some((key, value)) => Err(Error::usage(format!(
-            "{} was begun with {key} {}, not {value}: give another --out",
+            "{} was begun with {key} {}, not {value}: give another `out`",
             root.display(),
             found.get(key).unwrap_or(&Value::Null)
         ))),
@@ -101,7 +101,7 @@ pub(super) fn check_runs(plan: &Plan) -> Result<()> {
         let wanted = TrainFlags::from(&flags.resolve()?);
         if let Some(flag) = difference(&stored, &wanted, &plan.root)? {
             return Err(Error::usage(format!(
-                "{} was trained with another --{flag}: give another --out, or remove that directory",
+                "{} was trained with another `{flag}`: give another `out`, or remove that directory",
                 dir.display()
             )));
         }
@@ -109,7 +109,7 @@ pub(super) fn check_runs(plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-/// The first flag in which two runs differ, of those that decide what is trained.
+/// The name of the first option in which two runs differ, of those that decide what is trained.
 fn difference(stored: &TrainFlags, wanted: &TrainFlags, root: &Path) -> Result<Option<String>> {
     let json = |flags: &TrainFlags| match serde_json::to_value(flags) {
         Ok(Value::Object(map)) => Ok(map),
@@ -141,7 +141,8 @@ fn difference(stored: &TrainFlags, wanted: &TrainFlags, root: &Path) -> Result<O
     };
     let (stored, wanted) = (normal(stored, stored_root.as_deref())?, normal(wanted, Some(root))?);
     let keys = stored.keys().chain(wanted.keys());
-    Ok(keys.into_iter().find(|key| stored.get(*key) != wanted.get(*key)).cloned())
+    let found = keys.into_iter().find(|key| stored.get(*key) != wanted.get(*key));
+    Ok(found.map(|key| key.replace('-', "_")))
 }
 
 #[cfg(test)]
@@ -195,7 +196,7 @@ mod tests {
         let changed = toml::from_str("[colar]\nlatent-weight = 2.0").unwrap();
         let error = check_runs(&at(&there, Table1Options { settings: changed, ..options() })).unwrap_err();
         assert_eq!(error.exit_code(), 2);
-        let says = "there/runs/colar/lr2e-3/seed8 was trained with another --latent-weight";
+        let says = "there/runs/colar/lr2e-3/seed8 was trained with another `latent_weight`";
         assert!(error.to_string().contains(says), "{error}");
     }
 }

@@ -144,7 +144,7 @@ struct Ready {
 impl Ready {
     fn open(mut o: FactorsOptions) -> Result<Self> {
         if o.factors.is_empty() {
-            return Err(Error::usage("--cf is empty"));
+            return Err(Error::usage("`factors` is empty"));
         }
         o.sampling.validate()?;
         let root = o.out.clone();
@@ -154,8 +154,7 @@ impl Ready {
                 let path = root.join("table1.json");
                 if !path.exists() {
                     return Err(Error::usage(format!(
-                        "{} is no finished comparison: run `experiment table1 --out {}`, or give --model and --adapter",
-                        root.display(),
+                        "{} is no finished comparison: finish it with table1 first, or give `model` and `adapters`",
                         root.display()
                     )));
                 }
@@ -183,7 +182,7 @@ impl Ready {
             }
             FactorsSource::Checkpoints { model, adapters } => {
                 if adapters.is_empty() {
-                    return Err(Error::usage("--adapter is needed with --model"));
+                    return Err(Error::usage("`model` needs `adapters`"));
                 }
                 let settings = json!({"adapters": adapters});
                 existing::check_root(&root, FACTORS, Some(&settings))?;
@@ -196,7 +195,7 @@ impl Ready {
             }
         };
         if o.tests.is_empty() {
-            return Err(Error::usage("--test is needed with --model"));
+            return Err(Error::usage("`model` needs `tests`"));
         }
         let tests = o.tests.iter().map(|t| Questions::load(&t.file)).collect::<Result<Vec<_>>>()?;
         for s in &subjects {

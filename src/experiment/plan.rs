@@ -143,25 +143,25 @@ impl Plan {
 
     fn check(&self) -> Result<()> {
         let usage = |bad: bool, what: &str| if bad { Err(Error::usage(what)) } else { Ok(()) };
-        usage(self.seeds.is_empty(), "--seeds must be at least 1")?;
-        usage(self.variants.is_empty(), "--methods is empty")?;
-        usage(self.tests.is_empty(), "--test is needed with your own model and data")?;
-        usage(self.updates == 0, "--updates must be at least 1")?;
+        usage(self.seeds.is_empty(), "`seeds` must be at least 1")?;
+        usage(self.variants.is_empty(), "`variants` is empty")?;
+        usage(self.tests.is_empty(), "your own model and data need `tests`")?;
+        usage(self.updates == 0, "`updates` must be at least 1")?;
         let rates = self.lrs.iter().chain([&self.warm_lr]);
         usage(
             rates.into_iter().any(|lr| !(lr.is_finite() && *lr > 0.0)),
-            "--lrs and --warm-lr must be numbers above 0",
+            "`lrs` and `warm_lr` must be numbers above 0",
         )?;
         let twice = |names: Vec<&str>| {
             (1..names.len()).find(|&i| names[..i].contains(&names[i])).map(|i| names[i].to_owned())
         };
         if let Some(name) = twice(self.tests.iter().map(|t| t.name.as_str()).collect()) {
             return Err(Error::usage(format!(
-                "two test sets are named {name:?}: name them as in --test NAME=FILE"
+                "two test sets are named {name:?}: give each of `tests` a name of its own"
             )));
         }
         if let Some(cf) = twice(self.factors.iter().map(String::as_str).collect()) {
-            return Err(Error::usage(format!("--cf names {cf} twice")));
+            return Err(Error::usage(format!("`factors` names {cf} twice")));
         }
         self.sampling.validate()?;
         for (_, flags) in self.runs() {
@@ -389,10 +389,10 @@ pub(super) mod tests {
         assert_eq!(flags("colar-nll").latent_weight, Some(0.5));
         assert_eq!(flags("colar-mp").merge, Some(crate::model::merge::Merge::Mean));
         for (text, says) in [
-            ("[colar]\nbatch-size = 6", "--batch-size in [colar] must be the same for all methods"),
-            ("[common]\nlr = 1.0", "--lr in [common] is the experiment's to set"),
+            ("[colar]\nbatch-size = 6", "`batch_size` in [colar] must be the same for all methods"),
+            ("[common]\nlr = 1.0", "`lr` in [common] is the experiment's to set"),
             ("[codi]\nlatent-weight = 1.0", "[codi] is neither"),
-            ("[common]\nkl-weight = 1.0", "--kl-weight does not go with"),
+            ("[common]\nkl-weight = 1.0", "`kl_weight` does not go with"),
         ] {
             let error = plan(Table1Options { settings: settings(text), ..options() }).unwrap_err();
             assert_eq!(error.exit_code(), 2);
@@ -403,12 +403,12 @@ pub(super) mod tests {
     #[test]
     fn impossible_values_are_refused() {
         for (o, says) in [
-            (Table1Options { seeds: 0, ..options() }, "--seeds"),
-            (Table1Options { updates: Some(0), ..options() }, "--updates"),
-            (Table1Options { variants: Vec::new(), ..options() }, "--methods"),
-            (Table1Options { lrs: vec![0.0], ..options() }, "--lrs"),
-            (Table1Options { warm_lr: Some(f32::NAN), ..options() }, "--warm-lr"),
-            (Table1Options { factors: vec!["2".into(), "2".into()], ..options() }, "--cf names 2 twice"),
+            (Table1Options { seeds: 0, ..options() }, "`seeds`"),
+            (Table1Options { updates: Some(0), ..options() }, "`updates`"),
+            (Table1Options { variants: Vec::new(), ..options() }, "`variants`"),
+            (Table1Options { lrs: vec![0.0], ..options() }, "`lrs`"),
+            (Table1Options { warm_lr: Some(f32::NAN), ..options() }, "`warm_lr`"),
+            (Table1Options { factors: vec!["2".into(), "2".into()], ..options() }, "`factors` names 2 twice"),
         ] {
             let error = plan(o).unwrap_err();
             assert_eq!(error.exit_code(), 2);
@@ -422,6 +422,6 @@ pub(super) mod tests {
         assert!(
             Plan::new(options(), given.clone(), twice, 1).unwrap_err().to_string().contains("named \"a\"")
         );
-        assert!(Plan::new(options(), given, Vec::new(), 1).unwrap_err().to_string().contains("--test"));
+        assert!(Plan::new(options(), given, Vec::new(), 1).unwrap_err().to_string().contains("`tests`"));
     }
 }

@@ -71,7 +71,7 @@ impl Experiment {
         let root = options.out.clone();
         existing::check_root(&root, TABLE1, None)?;
         if options.variants.is_empty() {
-            return Err(Error::usage("--methods is empty"));
+            return Err(Error::usage("`variants` is empty"));
         }
         // Given files are read first: if one is bad, nothing else has been made.
         let mut tests = options.tests.clone();
@@ -103,7 +103,7 @@ impl Experiment {
         Tokenizer::load(&given.model)?;
         let plan = Plan::new(options, given, tests, samples)?;
         if let Some(init) = plan.init.as_ref().filter(|init| !init.is_dir()) {
-            return Err(Error::usage(format!("--init {}: is no checkpoint", init.display())));
+            return Err(Error::usage(format!("`init` {}: is no checkpoint", init.display())));
         }
         existing::check_root(&root, TABLE1, Some(&existing::settings(&plan)))?;
         existing::check_runs(&plan)?;
@@ -123,7 +123,7 @@ impl Experiment {
                 let flags = p.warm_flags(p.seeds[seed]);
                 let (new, end) = self.train(job, &name, flags, on_event)?;
                 if end == Ended::Diverged {
-                    return Err(Error::other(format!("{name} diverged: give a smaller --warm-lr")));
+                    return Err(Error::other(format!("{name} diverged: give a smaller `warm_lr`")));
                 }
                 (new, String::new())
             }
@@ -144,7 +144,7 @@ impl Experiment {
                 let (new, end) = self.train(job, &name, p.run_flags(v, lr, p.seeds[seed]), on_event)?;
                 if end == Ended::Diverged {
                     return Err(Error::other(format!(
-                        "{name} diverged at the learning rate {lr:e} that the first seed chose: leave it out of --lrs"
+                        "{name} diverged at the learning rate {lr:e} that the first seed chose: leave it out of `lrs`"
                     )));
                 }
                 (new, String::new())

@@ -132,7 +132,7 @@ impl Board for Progress {
             if self.found(variant).is_some_and(|found| found.iter().all(Option::is_none)) {
                 let name = self.names.get(variant).copied().unwrap_or_default();
                 return Err(Error::other(format!(
-                    "{name} diverges at every learning rate: give smaller --lrs"
+                    "{name} diverges at every learning rate: give smaller `lrs`"
                 )));
             }
         }

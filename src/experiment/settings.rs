@@ -55,15 +55,15 @@ pub(super) fn check(settings: &BTreeMap<String, TrainFlags>) -> Result<()> {
         let method = super::variants::VARIANTS.iter().any(|v| v.name == table);
         if !method && table != COMMON && table != WARM_UP {
             return Err(Error::usage(format!(
-                "--config: [{table}] is neither {COMMON} nor {WARM_UP} nor a method"
+                "`settings`: [{table}] is neither {COMMON} nor {WARM_UP} nor a method"
             )));
         }
         if let Some(flag) = flags.first_of(PLANNED) {
-            return Err(Error::usage(format!("--config: {flag} in [{table}] is the experiment's to set")));
+            return Err(Error::usage(format!("`settings`: {flag} in [{table}] is the experiment's to set")));
         }
         if let Some(flag) = flags.first_of(SHARED).filter(|_| method) {
             return Err(Error::usage(format!(
-                "--config: {flag} in [{table}] must be the same for all methods: it goes into [{COMMON}]"
+                "`settings`: {flag} in [{table}] must be the same for all methods: it goes into [{COMMON}]"
             )));
         }
     }

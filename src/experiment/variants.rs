@@ -83,7 +83,7 @@ impl Variant {
 pub fn select(names: &[String]) -> Result<Vec<&'static Variant>> {
     let known = || VARIANTS.iter().map(|v| v.name).collect::<Vec<_>>().join(", ");
     if let Some(name) = names.iter().find(|n| *n != "all" && !VARIANTS.iter().any(|v| v.name == **n)) {
-        return Err(Error::usage(format!("--methods: {name:?} is none of {}, all", known())));
+        return Err(Error::usage(format!("`variants`: {name:?} is none of {}, all", known())));
     }
     let all = names.iter().any(|n| n == "all");
     let wanted =
@@ -97,7 +97,7 @@ pub fn select(names: &[String]) -> Result<Vec<&'static Variant>> {
 /// [`Error::Usage`] if there is none.
 pub fn named(name: &str) -> Result<&'static Variant> {
     let found = VARIANTS.iter().find(|v| v.name == name);
-    found.ok_or_else(|| Error::usage(format!("--method: {name:?} is not a method of the table")))
+    found.ok_or_else(|| Error::usage(format!("`method`: {name:?} is not a method of the table")))
 }
 
 #[cfg(test)]

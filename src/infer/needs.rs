@@ -26,7 +26,7 @@ pub(super) fn generation<D: Device>(device: &D, model: &ColarModel<D>, requests:
         what: format!("the key-value cache of {capacity} positions for a batch of {slots}"),
         bytes: KvCache::<D>::bytes(&model.transformer.config, slots, capacity, device.compute_dtype()),
         stay: Stay::Run,
-        less: "a smaller --batch-size, --max-latents, --max-cot-tokens or --max-new-tokens",
+        less: "a smaller `batch_size`, `max_latents`, `max_cot_tokens` or `max_new_tokens`",
     };
     // Prompts are packed up to a number of rows, and a longer one runs alone.
     let groups = group_equal(requests.iter().map(|r| r.prompt_ids.as_slice()));
@@ -34,13 +34,13 @@ pub(super) fn generation<D: Device>(device: &D, model: &ColarModel<D>, requests:
     let longest = lens.clone().max().unwrap_or(0);
     let rows = lens.sum::<usize>().min(PREFILL_ROWS.max(longest));
     let prefill =
-        activations(device, model, rows, slots, "prefill", "a smaller --batch-size or a shorter prompt");
+        activations(device, model, rows, slots, "prefill", "a smaller `batch_size` or a shorter prompt");
     let latents = requests.iter().map(|r| r.sampling.max_latents).max().unwrap_or(0).min(decoded::STEPS);
     let decoder = Need {
         what: format!("decoding a batch of {slots}"),
         bytes: decoded::model(model, slots).map_or(0, |m| device.decoder_bytes(&m, slots, latents)),
         stay: Stay::Run,
-        less: "a smaller --batch-size",
+        less: "a smaller `batch_size`",
     };
     let parts = [weights(model), cache, prefill, decoder];
     parts.into_iter().filter(|part| part.bytes > 0).collect()

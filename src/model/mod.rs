@@ -59,7 +59,7 @@ impl<D: Device> ColarModel<D> {
     /// When the model has none.
     pub fn latent_head(&self) -> Result<&LatentHead> {
         self.head.as_ref().ok_or_else(|| {
-            Error::other("the model has no latent head: give a CoLaR checkpoint, or choose --method cot")
+            Error::other("the model has no latent head: give a CoLaR checkpoint, or choose `method` cot")
         })
     }
 
@@ -72,8 +72,8 @@ impl<D: Device> ColarModel<D> {
         self.thoughts.as_ref().filter(|t| t.projector.is_some() == projected).ok_or_else(|| {
             let name = method.name();
             Error::other(format!(
-                "the model has no thoughts of method {name}: give a checkpoint of train --method {name}, or choose \
-                 another --method"
+                "the model has no thoughts of method {name}: give a checkpoint trained with `method` {name}, or choose \
+                 another `method`"
             ))
         })
     }

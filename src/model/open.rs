@@ -147,7 +147,7 @@ fn open_for<D: Device>(
     };
     if matches!(purpose, Purpose::Inference(_)) {
         let less = match device.compute_dtype() {
-            Dtype::F32 => "a smaller model, or --dtype bf16,",
+            Dtype::F32 => "a smaller model, or `dtype` bf16,",
             _ => "a smaller model",
         };
         let bytes = footprint::weight_bytes(&config, device.compute_dtype());
@@ -187,7 +187,7 @@ fn open_for<D: Device>(
         (Some(stored), wanted) => {
             if wanted.is_some_and(|w| w.deterministic != stored.deterministic) {
                 return Err(Error::usage(format!(
-                    "the latent head of {} is{} deterministic; --deterministic-head must agree",
+                    "the latent head of {} is{} deterministic; `deterministic_head` must agree",
                     checkpoint.display(),
                     if stored.deterministic { "" } else { " not" }
                 )));

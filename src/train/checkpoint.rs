@@ -187,7 +187,7 @@ pub fn check_base(model: &Path, checkpoint: &Path, full: bool) -> Result<()> {
     let own_weights = checkpoint.join(WEIGHTS_FILE).exists() && checkpoint != model;
     if own_weights && !full {
         return Err(Error::usage(format!(
-            "{} holds all weights of its model: train them with --full, or give it as --model too",
+            "{} holds all weights of its model: train them with `full`, or give it as `model` too",
             checkpoint.display()
         )));
     }
@@ -286,7 +286,7 @@ impl RunDir {
         let last = dir.last();
         if !resume && (last.exists() || dir.metrics().exists()) {
             return Err(Error::usage(format!(
-                "{} holds a run already; --resume goes on with it, another --out starts afresh",
+                "{} holds a run already; `resume` goes on with it, another `out` starts afresh",
                 dir.root.display()
             )));
         }

@@ -173,7 +173,7 @@ pub fn run<D: Device>(
 ) -> Result<Vec<TableRow>> {
     if !options.resume && options.out.join("data").exists() {
         return Err(Error::usage(format!(
-            "{} holds a run already; --resume goes on with it, another --out starts afresh",
+            "{} holds a run already; `resume` goes on with it, another `out` starts afresh",
             options.out.display()
         )));
     }

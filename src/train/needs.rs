@@ -26,10 +26,10 @@ pub struct PassSize {
 const LISTED: usize = 32;
 
 /// What has a smaller step of a supervised run.
-pub(crate) const SMALLER_BATCH: &str = "a smaller --batch-size with a larger --accumulate, or --recompute,";
+pub(crate) const SMALLER_BATCH: &str = "a smaller `batch_size` with a larger `accumulate`, or `recompute`,";
 
 /// What has a smaller step of reinforcement learning.
-pub(crate) const SMALLER_MINIBATCH: &str = "a smaller --exp-batch-size, or --recompute,";
+pub(crate) const SMALLER_MINIBATCH: &str = "a smaller `exp_batch_size`, or `recompute`,";
 
 /// What stays from step to step beside the weights: the gradients and moments of those that `trained` names, and
 /// their copies in the dtype that products take.
@@ -49,7 +49,7 @@ pub(crate) fn state<D: Device>(
         what: format!("gradients and moments of {count} trained weights"),
         bytes: bytes.saturating_add(copies(device, &model.params)),
         stay: Stay::Kept,
-        less: if full { "an adapter instead of --full" } else { "a smaller --lora-r" },
+        less: if full { "an adapter instead of `full`" } else { "a smaller `lora_r`" },
     };
     [weights(model), state]
 }

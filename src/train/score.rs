@@ -90,7 +90,7 @@ fn flush<D: Device>(
     let model = &loaded.opened.model;
     let outputs = batch.ce_rows.len();
     let pass =
-        needs::activations(&loaded.device, model, batch.rows(), outputs, "pass", "a smaller --batch-tokens");
+        needs::activations(&loaded.device, model, batch.rows(), outputs, "pass", "a smaller `batch_tokens`");
     loaded.device.reserve(&[needs::weights(model), pass])?;
     let losses = loaded.device.scope(|| positions(loaded, batch))?;
     let (mut ce, mut latent) = (0, 0);

@@ -52,7 +52,7 @@ impl Stages {
         let before = self.updates.unwrap_or(1).saturating_mul(self.count - 1);
         Err(Error::usage(format!(
             "the last of {} stages begins after {before} steps, and the run has {total}: give a smaller \
-             --stage-steps or --stages, or more steps",
+             `stage_steps` or `stages`, or more steps",
             self.count
         )))
     }

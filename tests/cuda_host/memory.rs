@@ -55,7 +55,7 @@ fn what_does_not_fit_is_said_by_name() {
     let limited = |bytes| HostDriver::limited(1, 0, bytes).unwrap();
     let weights = load(HostDriver::new(1, 0).unwrap(), Dtype::F32).unwrap().opened.weight_bytes();
     let small = line(load(limited(weights / 2), Dtype::F32).map(drop));
-    has(&small, &["the weights", "are free", "--dtype bf16"]);
+    has(&small, &["the weights", "are free", "`dtype` bf16"]);
 
     // Half the dtype is half the memory.
     load(limited(weights * 3 / 4), Dtype::Bf16).unwrap();
@@ -68,12 +68,12 @@ fn what_does_not_fit_is_said_by_name() {
         &long,
         &["the key-value cache of 1000", "positions for a batch of 4", "the activations of a prefill of"],
     );
-    has(&long, &["are free", "beside the weights", "--batch-size", "--max-latents", "--max-new-tokens"]);
+    has(&long, &["are free", "beside the weights", "`batch_size`", "`max_latents`", "`max_new_tokens`"]);
     // The failed run has left no buffers behind.
     run(4).unwrap();
 
     let tight = load(limited(weights + MIB / 16), Dtype::F32).unwrap();
-    has(&line(scored(&tight, 2048)), &["the activations of a pass of", "--batch-tokens"]);
+    has(&line(scored(&tight, 2048)), &["the activations of a pass of", "`batch_tokens`"]);
 }
 
 #[test]

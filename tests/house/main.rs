@@ -1,5 +1,5 @@
 //! Rules of the house that a compiler does not check: every section, file and heading that a text refers to
-//! exists, and nothing is compiled twice.
+//! exists, errors of the library name no flags, and nothing is compiled twice.
 //!
 //! One file a check. A check reads the repository's files, so it fails in `cargo test` wherever that runs; each has
 //! tests on texts that break its rule.
@@ -7,6 +7,7 @@
 mod citations;
 mod links;
 mod mentions;
+mod options;
 mod prose;
 #[cfg(unix)]
 mod rebuilds;

@@ -259,8 +259,8 @@ fn what_does_not_fit_is_said_before_the_first_step() {
     let supervised = supervised.replace("max-steps = 2", "max-steps = 1");
     let reinforced = text + &policy() + "max-steps = 1\n";
     for (kind, text, less) in [
-        ("sft", supervised.clone(), "a smaller --batch-size with a larger --accumulate, or --recompute"),
-        ("rl", reinforced, "a smaller --exp-batch-size, or --recompute"),
+        ("sft", supervised.clone(), "a smaller `batch_size` with a larger `accumulate`, or `recompute`"),
+        ("rl", reinforced, "a smaller `exp_batch_size`, or `recompute`"),
     ] {
         let whole = HostDriver::limited(1, 0, 1 << 40).unwrap();
         let name = format!("{kind}-whole");
@@ -284,7 +284,7 @@ fn what_does_not_fit_is_said_before_the_first_step() {
     let full = supervised + "full = true\n";
     let made = make(CudaDevice::new(HostDriver::clone(&driver), Dtype::F32), dir.path(), "state", &full);
     let said = line(made.map(drop));
-    for part in ["gradients and moments of", "trained weights", "an adapter instead of --full"] {
+    for part in ["gradients and moments of", "trained weights", "an adapter instead of `full`"] {
         assert!(said.contains(part), "{part:?} is not in {said:?}");
     }
 }

@@ -62,7 +62,7 @@ fn a_run_in_use_is_refused_and_resumed() {
     let before = table(tmp.path());
     let error = run(&device, &first, &Stop::default(), &mut |_| ()).unwrap_err();
     assert_eq!(error.exit_code(), 2);
-    assert!(error.to_string().contains("--resume"), "{error}");
+    assert!(error.to_string().contains("`resume`"), "{error}");
     // Half of the second stage lost: resuming ends at the same table.
     std::fs::remove_dir_all(tmp.path().join("colar/last")).unwrap();
     std::fs::remove_file(tmp.path().join("table.json")).unwrap();

@@ -215,7 +215,7 @@ pub fn kernels<D: Device>(
         let mut cases = table(device, &options.config);
         cases.retain(|case| case.name().contains(filter));
         if cases.is_empty() {
-            return Err(Error::usage(format!("--filter {filter}: no operation has this in its name")));
+            return Err(Error::usage(format!("`filter` {filter}: no operation has this in its name")));
         }
         let mut timer = Timer::new(device)?;
         let setting = Setting::of(device);

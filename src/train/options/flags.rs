@@ -87,21 +87,21 @@ macro_rules! flags {
                 TrainFlags { $($name: if named.contains(&stringify!($name)) { None } else { self.$name },)* }
             }
 
-            /// The first of these flags that `named` names (as the fields are), as on the command line.
-            pub(crate) fn first_of(&self, named: &[&str]) -> Option<String> {
+            /// The first of these flags that `named` names (as the fields are), in backticks.
+            pub(crate) fn first_of(&self, named: &[&str]) -> Option<&'static str> {
                 $(
                     if self.$name.is_some() && named.contains(&stringify!($name)) {
-                        return Some(format!("--{}", stringify!($name).replace('_', "-")));
+                        return Some(concat!("`", stringify!($name), "`"));
                     }
                 )*
                 None
             }
 
-            /// The first of these flags that `known` does not name, as on the command line.
-            fn first_but(&self, known: &[&str]) -> Option<String> {
+            /// The first of these flags that `known` does not name, in backticks.
+            fn first_but(&self, known: &[&str]) -> Option<&'static str> {
                 $(
                     if self.$name.is_some() && !known.contains(&stringify!($name)) {
-                        return Some(format!("--{}", stringify!($name).replace('_', "-")));
+                        return Some(concat!("`", stringify!($name), "`"));
                     }
                 )*
                 None
@@ -361,14 +361,14 @@ impl TrainFlags {
     /// Fails on a flag that a stage does not know.
     pub(super) fn only(&self, stage: &str, known: &[&str]) -> Result<()> {
         match self.first_but(known) {
-            Some(flag) => Err(Error::usage(format!("{flag} does not go with --stage {stage}"))),
+            Some(flag) => Err(Error::usage(format!("{flag} does not go with `stage` {stage}"))),
             None => Ok(()),
         }
     }
 
     /// A path that must be given.
-    pub(super) fn needed(value: Option<PathBuf>, flag: &str) -> Result<PathBuf> {
-        value.ok_or_else(|| Error::usage(format!("{flag} is needed to train on your own model and data")))
+    pub(super) fn needed(value: Option<PathBuf>, name: &str) -> Result<PathBuf> {
+        value.ok_or_else(|| Error::usage(format!("`{name}` is needed to train on your own model and data")))
     }
 }
 

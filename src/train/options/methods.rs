@@ -48,7 +48,7 @@ pub(super) fn check(flags: &TrainFlags, method: Method) -> Result<()> {
     for (named, methods) in foreign(method) {
         if let Some(flag) = flags.first_of(named) {
             let names: Vec<&str> = methods.iter().map(|m| m.name()).collect();
-            return Err(Error::usage(format!("{flag} goes with --method {}", names.join(" or "))));
+            return Err(Error::usage(format!("{flag} goes with `method` {}", names.join(" or "))));
         }
     }
     Ok(())
@@ -72,13 +72,13 @@ mod tests {
                 e.to_string()
             })
         };
-        assert_eq!(says("cot", "c-max = 3").unwrap(), "--c-max goes with --method colar");
-        assert_eq!(says("icot", "cf-list = [1, 2]").unwrap(), "--cf-list goes with --method colar");
+        assert_eq!(says("cot", "c-max = 3").unwrap(), "`c_max` goes with `method` colar");
+        assert_eq!(says("icot", "cf-list = [1, 2]").unwrap(), "`cf_list` goes with `method` colar");
         assert_eq!(says("coconut", "stages = 2"), None);
-        assert_eq!(says("colar", "stages = 2").unwrap(), "--stages goes with --method icot or coconut");
+        assert_eq!(says("colar", "stages = 2").unwrap(), "`stages` goes with `method` icot or coconut");
         assert_eq!(
             says("distill", "ce-weight = 0.5").unwrap(),
-            "--ce-weight goes with --method cot or icot or coconut or colar"
+            "`ce_weight` goes with `method` cot or icot or coconut or colar"
         );
         assert_eq!(says("cot", "merge = \"mean\""), None, "it stays with the checkpoint");
     }

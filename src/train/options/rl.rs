@@ -62,7 +62,7 @@ impl TrainFlags {
         let run = RunOptions::from_flags(&self, 1e-6, 50)?;
         let d = Sampling::default();
         let o = RlOptions {
-            adapter: TrainFlags::needed(self.adapter, "--adapter")?,
+            adapter: TrainFlags::needed(self.adapter, "adapter")?,
             cf: self.cf.unwrap_or_else(|| "2".to_owned()),
             group_size: self.group_size.unwrap_or(8),
             loss: PolicyLossOptions {
@@ -131,23 +131,23 @@ impl RlOptions {
         let most = 1 << 16;
         check(
             (2..=most).contains(&self.group_size),
-            "--group-size must lie in 2..=65536: rewards are compared",
+            "`group_size` must lie in 2..=65536: rewards are compared",
         )?;
-        check((1..=most).contains(&self.run.batch_size), "--batch-size must lie in 1..=65536")?;
-        check((1..=1 << 20).contains(&self.exp_batch_size), "--exp-batch-size must lie in 1..=1048576")?;
-        check(self.samples_per_epoch > 0, "--samples-per-epoch must be at least 1")?;
-        check(self.sampling.max_latents <= 1 << 20, "--max-latents must be at most 1048576")?;
-        check(self.sampling.max_new_tokens <= 1 << 20, "--max-new-tokens must be at most 1048576")?;
+        check((1..=most).contains(&self.run.batch_size), "`batch_size` must lie in 1..=65536")?;
+        check((1..=1 << 20).contains(&self.exp_batch_size), "`exp_batch_size` must lie in 1..=1048576")?;
+        check(self.samples_per_epoch > 0, "`samples_per_epoch` must be at least 1")?;
+        check(self.sampling.max_latents <= 1 << 20, "`max_latents` must be at most 1048576")?;
+        check(self.sampling.max_new_tokens <= 1 << 20, "`max_new_tokens` must be at most 1048576")?;
         let loss = &self.loss;
-        check((0.0..1.0).contains(&loss.clip_eps), "--clip-eps must lie in 0..1")?;
+        check((0.0..1.0).contains(&loss.clip_eps), "`clip_eps` must lie in 0..1")?;
         check(
             loss.kl_weight.is_finite() && loss.kl_weight >= 0.0,
-            "--kl-weight must be a number of at least 0",
+            "`kl_weight` must be a number of at least 0",
         )?;
         check(
             loss.use_latent_loss || loss.use_answer_loss,
-            "--use-latent-loss and --use-answer-loss are both false",
+            "`use_latent_loss` and `use_answer_loss` are both false",
         )?;
-        check(loss.entropy_weight.is_finite(), "--entropy-weight must be finite")
+        check(loss.entropy_weight.is_finite(), "`entropy_weight` must be finite")
     }
 }

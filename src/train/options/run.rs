@@ -72,16 +72,16 @@ pub(super) const KNOWN: &[&str] = &[
 impl RunOptions {
     /// Takes them from the flags and checks every value; `lr` and `save_every` are the stage's defaults.
     pub(super) fn from_flags(flags: &TrainFlags, lr: f32, save_every: u64) -> Result<Self> {
-        let need = |value: &Option<PathBuf>, flag: &str| TrainFlags::needed(value.clone(), flag);
+        let need = |value: &Option<PathBuf>, name: &str| TrainFlags::needed(value.clone(), name);
         let mut targets =
             flags.lora_targets.clone().unwrap_or_else(|| vec![LoraTarget::QProj, LoraTarget::VProj]);
         targets.sort();
         targets.dedup();
         let o = RunOptions {
-            model: need(&flags.model, "--model")?,
-            data: need(&flags.data, "--data")?,
+            model: need(&flags.model, "model")?,
+            data: need(&flags.data, "data")?,
             val: flags.val.clone(),
-            out: need(&flags.out, "--out")?,
+            out: need(&flags.out, "out")?,
             full: flags.full.unwrap_or(false),
             freeze_embedding: flags.freeze_embedding.unwrap_or(false),
             lora: AdapterConfig {
@@ -147,24 +147,24 @@ impl RunOptions {
     }
 
     fn validate(&self) -> Result<()> {
-        check(self.batch_size > 0 && self.batch_size <= 1 << 20, "--batch-size must lie in 1..=1048576")?;
-        check(self.epochs > 0, "--epochs must be at least 1")?;
-        check(self.max_steps != Some(0), "--max-steps must be at least 1")?;
-        check(self.save_every > 0, "--save-every must be at least 1")?;
-        check(self.val_every != Some(0), "--val-every must be at least 1")?;
-        check(self.lr.is_finite() && self.lr > 0.0, "--lr must be a number above 0")?;
-        check(self.clip.is_finite() && self.clip >= 0.0, "--clip must be a number of at least 0")?;
+        check(self.batch_size > 0 && self.batch_size <= 1 << 20, "`batch_size` must lie in 1..=1048576")?;
+        check(self.epochs > 0, "`epochs` must be at least 1")?;
+        check(self.max_steps != Some(0), "`max_steps` must be at least 1")?;
+        check(self.save_every > 0, "`save_every` must be at least 1")?;
+        check(self.val_every != Some(0), "`val_every` must be at least 1")?;
+        check(self.lr.is_finite() && self.lr > 0.0, "`lr` must be a number above 0")?;
+        check(self.clip.is_finite() && self.clip >= 0.0, "`clip` must be a number of at least 0")?;
         check(
             self.weight_decay.is_finite() && self.weight_decay >= 0.0,
-            "--weight-decay must be a number of at least 0",
+            "`weight_decay` must be a number of at least 0",
         )?;
-        check(!self.lora.target_modules.is_empty(), "--lora-targets is empty")?;
-        check((1..=1 << 16).contains(&self.lora.r), "--lora-r must lie in 1..=65536")?;
+        check(!self.lora.target_modules.is_empty(), "`lora_targets` is empty")?;
+        check((1..=1 << 16).contains(&self.lora.r), "`lora_r` must lie in 1..=65536")?;
         check(
             self.lora.lora_alpha.is_finite() && self.lora.lora_alpha > 0.0,
-            "--lora-alpha must be a number above 0",
+            "`lora_alpha` must be a number above 0",
         )?;
-        check(self.full || !self.freeze_embedding, "--freeze-embedding goes with --full")
+        check(self.full || !self.freeze_embedding, "`freeze_embedding` goes with `full`")
     }
 
     /// Whether the weight of this name is trained: adapters, latent head and projector always, the others with

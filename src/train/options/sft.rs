@@ -115,27 +115,27 @@ impl From<&TrainOptions> for TrainFlags {
 
 impl TrainOptions {
     fn validate(&self) -> Result<()> {
-        check(!self.factors.is_empty(), "--cf-list is empty")?;
+        check(!self.factors.is_empty(), "`cf_list` is empty")?;
         check(
             self.factors.iter().all(|&c| (1..=1024).contains(&c)),
-            "compression factors must lie in 1..=1024 (--c-max, --cf-list)",
+            "compression factors must lie in 1..=1024 (`c_max`, `cf_list`)",
         )?;
-        check(self.accumulate > 0 && self.accumulate <= 1 << 16, "--accumulate must lie in 1..=65536")?;
-        check((0.0..=1.0).contains(&self.auto_prob), "--auto-prob must lie in 0..=1")?;
+        check(self.accumulate > 0 && self.accumulate <= 1 << 16, "`accumulate` must lie in 1..=65536")?;
+        check((0.0..=1.0).contains(&self.auto_prob), "`auto_prob` must lie in 0..=1")?;
         check(
             self.embeds_std.is_none_or(|s| s.is_finite() && s > 0.0),
-            "--embeds-std must be a number above 0",
+            "`embeds_std` must be a number above 0",
         )?;
         let weights =
             [self.ce_weight, self.latent_weight, self.entropy_weight, self.pred_embed_forward_weight];
         check(weights.iter().all(|w| w.is_finite()), "the weights of the objective must be finite")?;
         check(
             !(self.deterministic_head && self.latent_loss == LatentLossName::Nll),
-            "--deterministic-head has no likelihood: use --latent-loss mse",
+            "`deterministic_head` has no likelihood: use `latent_loss` mse",
         )?;
         check(
             self.latent_head_size.is_none_or(|i| (1..=1 << 20).contains(&i)),
-            "--latent-head-size must lie in 1..=1048576",
+            "`latent_head_size` must lie in 1..=1048576",
         )
     }
 

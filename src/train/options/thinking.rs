@@ -41,14 +41,14 @@ impl ThinkingOptions {
             student_weight: flags.student_weight.unwrap_or(1.0),
             distill_weight: flags.distill_weight.unwrap_or(20.0),
         };
-        check((1..=1024).contains(&o.stages.count), "--stages must lie in 1..=1024")?;
-        check(o.stages.updates != Some(0), "--stage-steps must be at least 1")?;
+        check((1..=1024).contains(&o.stages.count), "`stages` must lie in 1..=1024")?;
+        check(o.stages.updates != Some(0), "`stage_steps` must be at least 1")?;
         let most = MOST_THOUGHTS;
         let bounded = |n: usize| (1..=most).contains(&n);
-        check(bounded(o.thoughts), &format!("--thoughts must lie in 1..={most}"))?;
+        check(bounded(o.thoughts), &format!("`thoughts` must lie in 1..={most}"))?;
         check(
             bounded(o.thoughts_per_step.saturating_mul(o.stages.count as usize)),
-            &format!("--thoughts-per-step times --stages must lie in 1..={most}"),
+            &format!("`thoughts_per_step` times `stages` must lie in 1..={most}"),
         )?;
         let weights = [o.teacher_weight, o.student_weight, o.distill_weight];
         check(weights.iter().all(|w| w.is_finite()), "the weights of the objective must be finite")?;

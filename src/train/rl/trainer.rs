@@ -103,7 +103,7 @@ impl<D: Device> RlTrainer<D> {
         opened.model.transformer.recompute = options.run.recompute;
         if let Some(method) = opened.method.filter(|&m| m != Method::Colar) {
             return Err(Error::usage(format!(
-                "{} is a checkpoint of method {}: --stage rl trains colar alone",
+                "{} is a checkpoint of method {}: `stage` rl trains colar alone",
                 options.adapter.display(),
                 method.name()
             )));
@@ -468,7 +468,7 @@ fn no_spread(options: &RlOptions, sigma: f64) -> Error {
         &options.adapter,
         format!(
             "the latents have no spread to explore with (sigma {sigma:.1e}): train the checkpoint with \
-             --latent-loss nll, or with a negative --entropy-weight"
+             `latent_loss` nll, or with a negative `entropy_weight`"
         ),
     )
 }

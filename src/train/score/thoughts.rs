@@ -51,12 +51,12 @@ fn flush<D: Device>(
     let (device, model) = (&loaded.device, &loaded.opened.model);
     let counts = ThoughtCounts::of([batch]);
     let outputs = counts.student.max(counts.teacher);
-    let pass = needs::activations(device, model, rows, outputs, "pass", "a smaller --batch-tokens");
+    let pass = needs::activations(device, model, rows, outputs, "pass", "a smaller `batch_tokens`");
     let cache = Need {
         what: format!("the keys and values of a pass of {rows} rows"),
         bytes: KvCache::<D>::bytes(&model.transformer.config, 1, rows, device.compute_dtype()),
         stay: Stay::Run,
-        less: "a smaller --batch-tokens",
+        less: "a smaller `batch_tokens`",
     };
     device.reserve(&[needs::weights(model), cache, pass])?;
     let objective = ThoughtObjective::default();

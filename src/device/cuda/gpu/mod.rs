@@ -199,7 +199,7 @@ impl GpuDriver {
         );
         let name = &self.gpu.name;
         Error::other(format!(
-            "cuda: {} MiB do not fit {name}{left}; a smaller --batch-size or --batch-tokens needs less",
+            "cuda: {} MiB do not fit {name}{left}; a smaller `batch_size` or `batch_tokens` needs less",
             mib(bytes)
         ))
     }
