@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use colar_engine::bench::{Timer, table};
-use colar_engine::device::{Device, DeviceKind, DeviceTask, run_on_device};
+use colar_engine::device::prelude::*;
+use colar_engine::device::{DeviceKind, DeviceTask, run_on_device};
 use colar_engine::model::presets::Preset;
 use colar_engine::{Error, Result};
 use criterion::{Criterion, SamplingMode, Throughput};

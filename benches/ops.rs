@@ -13,8 +13,9 @@ mod host;
 use std::time::Duration;
 
 use colar_engine::device::cpu::{CpuDevice, CpuTensor};
+use colar_engine::device::prelude::*;
 use colar_engine::device::{
-    AdamW, AdamWTensor, CrossEntropyGrads, Device, Draw, Dtype, HeadShape, LatentLoss, LatentWeights, Span,
+    AdamW, AdamWTensor, CrossEntropyGrads, Draw, Dtype, HeadShape, LatentLoss, LatentWeights, Span,
     TokenChoice, Upstream,
 };
 use colar_engine::model::rope::{RopeConfig, RopeScaling};

@@ -9,8 +9,9 @@
 
 use std::time::Duration;
 
-use colar_engine::device::cpu::CpuDevice;
-use colar_engine::device::{AdamW, Device, Draw, Dtype, Span, TensorInfo, TokenChoice};
+use colar_engine::device::cpu::{CpuDevice, CpuTensor};
+use colar_engine::device::prelude::*;
+use colar_engine::device::{AdamW, Draw, Dtype, Span, TokenChoice};
 use colar_engine::files::weights::Weights;
 use colar_engine::model::ColarModel;
 use colar_engine::model::adapter::{AdapterConfig, LoraTarget};
@@ -100,12 +101,7 @@ impl Model {
         (cache, next)
     }
 
-    fn forward(
-        &self,
-        x: <CpuDevice as Device>::Tensor,
-        extension: &Extension,
-        cache: &mut KvCache<CpuDevice>,
-    ) -> <CpuDevice as Device>::Tensor {
+    fn forward(&self, x: CpuTensor, extension: &Extension, cache: &mut KvCache<CpuDevice>) -> CpuTensor {
         let (device, params) = (&self.device, &self.colar.params);
         self.colar.transformer.forward_cached(device, params, x, extension, cache).unwrap()
     }

@@ -3,7 +3,7 @@
 
 #include "common.cuh"
 
-// Most parts that a sequence's keys are cut into; mirrored in src/device/cuda/decode.rs.
+// Most parts that a sequence's keys are cut into; mirrored in src/device/cuda/decoder.rs.
 constexpr uint32_t PARTS = 16;
 
 // The cut of a batch's keys: by the longest sequence, so that all have parts of one size.

@@ -3,7 +3,7 @@
 
 #include "stream.cuh"
 
-// One layer's weights. Mirrored in src/device/cuda/decode.rs, as the other structures here.
+// One layer's weights. Mirrored in src/device/cuda/decoder.rs, as the other structures here.
 template <class A>
 struct Layer {
     const float* input_norm;

@@ -170,7 +170,7 @@ inline void call(void (*kernel)(A...), void** args, Indices<I...>) {
     kernel(*static_cast<A*>(args[I])...);
 }
 
-// The signature of a kernel, which a launch must agree with. Mirrored by `Signature` in src/device/cuda/host/mod.rs.
+// The signature of a kernel, which a launch must agree with. Mirrored by `Signature` in src/device/cuda/kernels.rs.
 struct Signature {
     uint32_t threads;
     const char* codes;

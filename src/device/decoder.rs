@@ -1,18 +1,20 @@
 //! Decoding as one operation: a device may run whole steps, and whole chains of latents, without coming back
 //! between the parts of a layer.
 //!
-//! [`Device::decoder`] gives such a decoder for a model where the device has one. It does what the model's layers
+//! [`DecoderOps::decoder`] gives such a decoder for a model where the device has one. It does what the model's layers
 //! do one by one (`src/model/transformer.rs`, `src/model/latent_head.rs`), on the same cache, and draws the same
 //! numbers of a seed; results agree up to rounding.
 
-use super::{Device, HeadShape, TokenChoice};
+use super::attention::HeadShape;
+use super::memory::MemoryOps;
+use super::sampling::TokenChoice;
 use crate::Result;
 
 /// A projection: weight `[out, in]` and bias `[1, out]`.
-pub type Projection<'a, D> = (&'a <D as Device>::Tensor, Option<&'a <D as Device>::Tensor>);
+pub type Projection<'a, D> = (&'a <D as MemoryOps>::Tensor, Option<&'a <D as MemoryOps>::Tensor>);
 
 /// One block's weights.
-pub struct DecoderLayer<'a, D: Device> {
+pub struct DecoderLayer<'a, D: MemoryOps> {
     /// `[1, H]`, before attention.
     pub input_norm: &'a D::Tensor,
     /// Queries.
@@ -34,7 +36,7 @@ pub struct DecoderLayer<'a, D: Device> {
 }
 
 /// The latent head's weights (spec section 4), all with bias.
-pub struct DecoderHead<'a, D: Device> {
+pub struct DecoderHead<'a, D: MemoryOps> {
     /// `[I', H]` and bias.
     pub fc0: [&'a D::Tensor; 2],
     /// `[I', I']` and bias.
@@ -48,7 +50,7 @@ pub struct DecoderHead<'a, D: Device> {
 }
 
 /// A model without adapters, as a decoder takes it.
-pub struct DecoderModel<'a, D: Device> {
+pub struct DecoderModel<'a, D: MemoryOps> {
     /// Attention's geometry.
     pub heads: HeadShape,
     /// RMSNorm's epsilon.
@@ -70,7 +72,7 @@ pub struct DecoderModel<'a, D: Device> {
 }
 
 /// Keys and values of all layers, a row a position.
-pub struct CacheMut<'a, D: Device> {
+pub struct CacheMut<'a, D: MemoryOps> {
     /// Per layer, `[rows, kv_width]`.
     pub keys: &'a mut [D::Tensor],
     /// Per layer, `[rows, kv_width]`.
@@ -117,7 +119,7 @@ pub struct ChainEnd {
 }
 
 /// What [`Decoder::latents`] drew.
-pub struct Drawn<D: Device> {
+pub struct Drawn<D: MemoryOps> {
     /// `[steps · B, H]`, step by step: latents in units of `embeds_std`. Chains that had ended leave their rows undefined.
     pub latents: D::Tensor,
     /// `[(steps + 1) · B, H]`: the hidden states before each latent, and after the last; undefined likewise.
@@ -129,7 +131,7 @@ pub struct Drawn<D: Device> {
 }
 
 /// Decodes a few sequences of one model.
-pub trait Decoder<D: Device> {
+pub trait Decoder<D: MemoryOps> {
     /// Most sequences of a call; at least 1, and perhaps fewer than were asked for.
     fn max_rows(&self) -> usize;
 
@@ -160,10 +162,29 @@ pub trait Decoder<D: Device> {
     ) -> Result<(D::Tensor, Vec<u32>)>;
 }
 
+/// A device's own decoder, where it has one.
+pub trait DecoderOps: MemoryOps {
+    /// What decodes a few sequences faster than the other families' operations one by one.
+    type Decoder<'a>: Decoder<Self>;
+
+    /// A decoder of a model for `rows` sequences, or as many of them as it takes at a time, where the device has one.
+    ///
+    /// # Errors
+    /// Weights that do not fit each other, and what the device says.
+    fn decoder<'a>(&'a self, model: DecoderModel<'a, Self>, rows: usize)
+    -> Result<Option<Self::Decoder<'a>>>;
+
+    /// Bytes that a [`decoder`](DecoderOps::decoder) takes, with what up to `steps` latents of each sequence leave; 0
+    /// where there is none.
+    fn decoder_bytes(&self, _model: &DecoderModel<'_, Self>, _rows: usize, _steps: usize) -> usize {
+        0
+    }
+}
+
 /// The decoder of a device that has none.
 pub enum NoDecoder {}
 
-impl<D: Device> Decoder<D> for NoDecoder {
+impl<D: MemoryOps> Decoder<D> for NoDecoder {
     fn max_rows(&self) -> usize {
         match *self {}
     }

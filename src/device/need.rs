@@ -1,6 +1,5 @@
 //! What a run needs of a device's memory, part by part, so that what does not fit is said before it begins.
 
-use super::Device;
 use crate::{Error, Result};
 
 /// How long a part of the memory is needed.
@@ -47,7 +46,7 @@ fn show(bytes: usize) -> String {
 }
 
 /// Fails unless all parts that are not there yet fit the room.
-pub(super) fn check_room<D: Device>(device: &D, needs: &[Need], room: Room) -> Result<()> {
+pub(super) fn check_room(device: &str, needs: &[Need], room: Room) -> Result<()> {
     let new = || needs.iter().filter(|n| n.stay != Stay::Held);
     let sum = new().fold(0usize, |sum, n| sum.saturating_add(n.bytes));
     if sum <= room.free {
@@ -60,8 +59,7 @@ pub(super) fn check_room<D: Device>(device: &D, needs: &[Need], room: Room) -> R
     let beside = if held.is_empty() { String::new() } else { format!(", beside {}", list(held)) };
     let less = new().max_by_key(|n| n.bytes).map_or("a smaller model", |n| n.less);
     Err(Error::other(format!(
-        "{}: {} more are needed, {} of {} are free: {}{beside}; {less} needs less",
-        device.name(),
+        "{device}: {} more are needed, {} of {} are free: {}{beside}; {less} needs less",
         show(sum),
         show(room.free),
         show(room.total),

@@ -2,10 +2,13 @@
 //!
 //! A rollout has one element a latent and one an answer token. An element's loss depends on the policy
 //! through its log-probability alone, so the operations that compute log-probabilities
-//! ([`Device::latent_logprob`], [`Device::cross_entropy`]) take the terms of the objective and go from
+//! ([`LatentOps::latent_logprob`](super::LatentOps::latent_logprob),
+//! [`CrossEntropyOps::cross_entropy`](super::CrossEntropyOps::cross_entropy)) take the terms of the objective and go from
 //! the log-probability to its gradient without leaving the device.
 
-use super::Device;
+use super::memory::MemoryOps;
+use super::shape::Checked;
+use crate::Result;
 
 /// One element of a rollout, as a row of [`PolicyTerms::rows`].
 #[derive(Debug, Clone, Copy, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
@@ -31,11 +34,16 @@ pub struct PolicyObjective {
 }
 
 /// The terms of the objective for the rows of an operation.
-pub struct PolicyTerms<'a, D: Device> {
+pub struct PolicyTerms<'a, D: MemoryOps> {
     /// `[N,4]`: a [`PolicyElement`] a row.
     pub rows: &'a D::Tensor,
     /// What they share.
     pub objective: PolicyObjective,
+}
+
+/// Checks the terms of an operation over as many rows.
+pub(super) fn check_policy<D: MemoryOps>(operation: Checked, terms: &PolicyTerms<'_, D>) -> Result<()> {
+    operation.per_row("policy terms", terms.rows, 4)
 }
 
 /// An element's loss at a log-probability, in its parts.

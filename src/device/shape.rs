@@ -1,7 +1,65 @@
-//! The checks that buffers pass when they enter an operation.
+//! What a matrix tells about itself, and what the checks of the operations are made of.
+//!
+//! Each operation has one check, beside its declaration in the file of its family; every device begins with it.
 
-use super::{HeadShape, Span, TensorInfo};
+use crate::files::safetensors::Dtype;
 use crate::{Error, Result};
+
+/// What every device's matrix can tell about itself.
+pub trait TensorInfo: Send + Sync {
+    /// Number of rows.
+    fn rows(&self) -> usize;
+    /// Number of columns; rows are contiguous.
+    fn cols(&self) -> usize;
+    /// Element type.
+    fn dtype(&self) -> Dtype;
+}
+
+/// An operation whose buffers fit together: its name, for errors that follow, and the shape of the matrix that it goes
+/// over.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Checked {
+    pub op: &'static str,
+    pub rows: usize,
+    pub cols: usize,
+}
+
+impl Checked {
+    /// The operation that goes over `t`.
+    pub(super) fn of(op: &'static str, t: &impl TensorInfo) -> Self {
+        Checked { op, rows: t.rows(), cols: t.cols() }
+    }
+
+    /// Fails unless `t` has the shape that the operation goes over.
+    pub(super) fn same(&self, name: &str, t: &impl TensorInfo) -> Result<()> {
+        check(self.op, name, t, self.rows, self.cols)
+    }
+
+    /// As `same`, for an operand that may be left out.
+    pub(super) fn same_if(&self, name: &str, t: Option<&impl TensorInfo>) -> Result<()> {
+        t.map_or(Ok(()), |t| self.same(name, t))
+    }
+
+    /// Fails unless `t` is one row of as many columns.
+    pub(super) fn row(&self, name: &str, t: &impl TensorInfo) -> Result<()> {
+        check(self.op, name, t, 1, self.cols)
+    }
+
+    /// As `row`, for an operand that may be left out.
+    pub(super) fn row_if(&self, name: &str, t: Option<&impl TensorInfo>) -> Result<()> {
+        t.map_or(Ok(()), |t| self.row(name, t))
+    }
+
+    /// Fails unless `t` has as many rows, of `cols` columns.
+    pub(super) fn per_row(&self, name: &str, t: &impl TensorInfo, cols: usize) -> Result<()> {
+        check(self.op, name, t, self.rows, cols)
+    }
+
+    /// Number of elements of the matrix.
+    pub(crate) fn count(&self) -> usize {
+        self.rows * self.cols
+    }
+}
 
 /// Fails unless `t` has the shape `[rows, cols]`.
 pub(crate) fn check(
@@ -50,43 +108,4 @@ pub(crate) fn check_offsets(op: &'static str, offsets: &[u32], rows: usize, ids:
         return Err(Error::Shape { op, what: format!("offsets do not cut {ids} ids into {rows} rows") });
     }
     Ok(())
-}
-
-/// Fails unless heads group evenly and every span lies within its operands, apart from the others.
-pub(crate) fn check_attention(
-    op: &'static str,
-    shape: HeadShape,
-    spans: &[Span],
-    q: &impl TensorInfo,
-    k: &impl TensorInfo,
-    v: &impl TensorInfo,
-) -> Result<()> {
-    let HeadShape { heads, kv_heads, head_dim } = shape;
-    if heads == 0 || kv_heads == 0 || head_dim == 0 || !heads.is_multiple_of(kv_heads) {
-        return Err(Error::Shape { op, what: format!("{shape:?} is no grouping of heads") });
-    }
-    check(op, "q", q, q.rows(), shape.q_width())?;
-    check(op, "k", k, k.rows(), shape.kv_width())?;
-    check(op, "v", v, k.rows(), shape.kv_width())?;
-    let fits = |start: usize, len: usize, rows: usize| start.checked_add(len).is_some_and(|end| end <= rows);
-    for s in spans {
-        if !fits(s.q_start, s.q_len, q.rows()) || !fits(s.k_start, s.k_len, k.rows()) || s.k_len < s.q_len {
-            return Err(Error::Shape {
-                op,
-                what: format!("{s:?} does not fit {} query and {} key rows", q.rows(), k.rows()),
-            });
-        }
-    }
-    check_disjoint(op, "queries", spans.iter().map(|s| (s.q_start, s.q_len)).collect())
-}
-
-/// Fails if two ranges `(start, len)` meet: spans are computed by different threads, and what each
-/// writes must be its own.
-pub(crate) fn check_disjoint(op: &'static str, name: &str, mut ranges: Vec<(usize, usize)>) -> Result<()> {
-    ranges.retain(|&(_, len)| len > 0);
-    ranges.sort_unstable();
-    match ranges.windows(2).find(|w| w[0].0 + w[0].1 > w[1].0) {
-        Some(w) => Err(Error::Shape { op, what: format!("{name} of two spans meet at row {}", w[1].0) }),
-        None => Ok(()),
-    }
 }

@@ -3,8 +3,7 @@
 use super::decoded;
 use super::generate::{PREFILL_ROWS, room};
 use super::sequence::Prepared;
-use crate::device::cuda::LOGITS_BYTES;
-use crate::device::{Device, Dtype, Need, Stay};
+use crate::device::{Device, Need, Stay};
 use crate::model::ColarModel;
 use crate::model::kv_cache::KvCache;
 use crate::model::prompt::group_equal;
@@ -57,8 +56,7 @@ pub(crate) fn activations<D: Device>(
 ) -> Need {
     let config = &model.transformer.config;
     let layers = model.transformer.activation_bytes(rows.max(outputs), device.compute_dtype());
-    let logits = outputs.saturating_mul(config.vocab_size * Dtype::F32.size());
-    let head = logits.min(LOGITS_BYTES.max(config.vocab_size * Dtype::F32.size()));
+    let head = device.choose_tokens_bytes(outputs, config.vocab_size);
     // An eighth for what operations take for themselves: lists of rows, partial sums.
     let bytes = layers.saturating_add(head);
     let bytes = bytes.saturating_add(bytes / 8).saturating_add(1 << 16);

@@ -11,14 +11,6 @@ use crate::files::weights::Weights;
 use crate::random::Philox;
 use crate::{Error, Result};
 
-/// log_sigma is bounded to this range wherever sigma is formed: outside it exp overflows, or the
-/// likelihood does, and a bad run would end in NaN. Inside, nothing changes. How often the bound was
-/// met is reported with every loss.
-pub const LOG_SIGMA_RANGE: (f32, f32) = (-20.0, 10.0);
-
-/// Sigma of the deterministic head (ablation DL).
-pub const DETERMINISTIC_SIGMA: f32 = 1e-9;
-
 /// The shape of a latent head (spec section 4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LatentHeadConfig {

@@ -130,6 +130,7 @@ impl<D: Device> SharedKeys<D> {
 mod tests {
     use super::*;
     use crate::device::cpu::CpuDevice;
+    use crate::device::prelude::*;
 
     #[test]
     fn branches_see_their_trunk_and_nothing_of_each_other() {

@@ -3,7 +3,7 @@
 
 use super::params::{Grads, ParamId, Params};
 use crate::Result;
-use crate::device::{Device, TensorInfo};
+use crate::device::{Device, MemoryOps, TensorInfo};
 
 /// A low-rank adapter.
 #[derive(Debug, Clone, Copy)]
@@ -28,10 +28,10 @@ pub struct Linear {
 }
 
 /// What a linear layer's backward needs beside its input: A·x, `[T, r]`.
-pub type LinearSaved<D> = Option<<D as Device>::Tensor>;
+pub type LinearSaved<D> = Option<<D as MemoryOps>::Tensor>;
 
 /// What [`Linear::forward_but_bias`] returns: `y[T, out]`, the bias to add, and what the backward needs.
-pub type ButBias<'a, D> = (<D as Device>::Tensor, Option<&'a <D as Device>::Tensor>, LinearSaved<D>);
+pub type ButBias<'a, D> = (<D as MemoryOps>::Tensor, Option<&'a <D as MemoryOps>::Tensor>, LinearSaved<D>);
 
 impl Linear {
     /// Whether any weight of this layer is trained.

@@ -161,6 +161,7 @@ impl Projector {
 mod tests {
     use super::*;
     use crate::device::cpu::CpuDevice;
+    use crate::device::prelude::*;
     use crate::files::safetensors::TensorData;
     use crate::files::safetensors::save_safetensors;
 

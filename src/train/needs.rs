@@ -3,7 +3,6 @@
 use super::batch::Batch;
 use super::sft::Objective;
 use super::thoughts::{ThoughtBatch, ThoughtExample};
-use crate::device::cuda::CROSS_ENTROPY_FLOATS;
 use crate::device::{Device, Dtype, Need, Stay, TensorInfo};
 use crate::infer::needs::weights;
 use crate::model::ColarModel;
@@ -74,14 +73,12 @@ pub(crate) fn pass<D: Device>(
 ) -> Need {
     let PassSize { rows, keys, labels, latents } = size;
     let (config, compute) = (&model.transformer.config, device.compute_dtype());
-    let (h, vocab) = (config.hidden_size, config.vocab_size);
+    let h = config.hidden_size;
     let floats = |n: usize, each: usize| n.saturating_mul(each * compute.size());
     let layers = model.transformer.training_bytes(&model.params, grads, rows, keys, compute);
     let layers = if second { layers.saturating_mul(2).saturating_add(floats(rows, 2 * h)) } else { layers };
-    // Logits in float32 and their gradient, of as many rows as a chunk has.
-    let chunk = labels.min((CROSS_ENTROPY_FLOATS / vocab).max(1));
-    let logits = chunk.saturating_mul(vocab * (Dtype::F32.size() + compute.size()));
-    let labelled = floats(labels, 2 * h).saturating_add(logits);
+    let labelled =
+        floats(labels, 2 * h).saturating_add(device.cross_entropy_bytes(labels, config.vocab_size));
     // Target, hidden states, both parameters with their gradients, noise, and the gradient of the hidden states; the
     // head's own layers, and their gradients.
     let inner = model.head.as_ref().map_or(0, |head| head.intermediate_size(&model.params));

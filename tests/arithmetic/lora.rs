@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
+use colar_engine::device::Dtype;
 use colar_engine::device::cpu::CpuDevice;
-use colar_engine::device::{Device, Dtype, TensorInfo};
+use colar_engine::device::prelude::*;
 use colar_engine::files::safetensors::{TensorSpec, write_safetensors};
 use colar_engine::files::weights::Weights;
 use colar_engine::infer::Loaded;

@@ -3,7 +3,8 @@
 use std::sync::OnceLock;
 
 use colar_engine::device::cpu::CpuDevice;
-use colar_engine::device::{Device, DeviceKind, LatentLoss};
+use colar_engine::device::prelude::*;
+use colar_engine::device::{DeviceKind, LatentLoss};
 use colar_engine::model::open::{Additions, Opened, open};
 use colar_engine::model::params::Grads;
 use colar_engine::model::prompt::{Method, Segments, training};

@@ -1,6 +1,7 @@
 //! Matrices on the host, and comparisons with float64 references.
 
-use colar_engine::device::{Device, Dtype};
+use colar_engine::device::Dtype;
+use colar_engine::device::prelude::*;
 use colar_engine::files::safetensors::{TensorSpec, write_safetensors};
 use colar_engine::files::weights::Weights;
 use colar_engine::random::Stream;

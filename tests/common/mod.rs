@@ -12,8 +12,9 @@ pub mod runs;
 use std::path::{Path, PathBuf};
 
 use colar_engine::data::Sample;
+use colar_engine::device::Dtype;
 use colar_engine::device::cpu::CpuDevice;
-use colar_engine::device::{Device, Dtype, TensorInfo};
+use colar_engine::device::prelude::*;
 use colar_engine::files::weights::Weights;
 use serde_json::Value;
 

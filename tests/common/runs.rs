@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use colar_engine::device::Device;
+use colar_engine::device::prelude::*;
 use colar_engine::train::{RlTrainer, TrainFlags, Trainer};
 use serde_json::Value;
 

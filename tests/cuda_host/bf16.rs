@@ -6,7 +6,8 @@ use std::sync::OnceLock;
 use colar_engine::Error;
 use colar_engine::device::cpu::CpuDevice;
 use colar_engine::device::cuda::{CudaDevice, CudaTensor};
-use colar_engine::device::{Device, Dtype, HeadShape, Span, TensorInfo};
+use colar_engine::device::prelude::*;
+use colar_engine::device::{Dtype, HeadShape, Span};
 use half::bf16;
 use proptest::prelude::*;
 

@@ -2,9 +2,10 @@
 //! are rounded once, those of weights are float32 sums.
 
 use colar_engine::device::cpu::CpuDevice;
+use colar_engine::device::prelude::*;
 use colar_engine::device::{
-    CrossEntropyGrads, Device, Dtype, LatentLoss, LatentPolicyGrads, LatentWeights, PolicyElement,
-    PolicyObjective, PolicyTerms, TensorInfo, Upstream,
+    CrossEntropyGrads, Dtype, LatentLoss, LatentPolicyGrads, LatentWeights, PolicyElement, PolicyObjective,
+    PolicyTerms, Upstream,
 };
 use proptest::prelude::*;
 

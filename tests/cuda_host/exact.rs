@@ -2,7 +2,8 @@
 
 use colar_engine::device::cpu::CpuDevice;
 use colar_engine::device::cuda::CudaDevice;
-use colar_engine::device::{Device, Draw, Dtype, TokenChoice};
+use colar_engine::device::prelude::*;
+use colar_engine::device::{Draw, Dtype, TokenChoice};
 use colar_engine::random::Stream;
 
 use super::common::driver::{TestDriver, kernels};

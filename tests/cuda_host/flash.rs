@@ -5,7 +5,8 @@
 
 use colar_engine::device::cpu::CpuDevice;
 use colar_engine::device::cuda::CudaDevice;
-use colar_engine::device::{Device, Dtype, HeadShape, Span};
+use colar_engine::device::prelude::*;
+use colar_engine::device::{Dtype, HeadShape, Span};
 use colar_engine::random::Stream;
 use half::bf16;
 

@@ -3,9 +3,10 @@
 //! Beside float32's, the kernels make two roundings: of every probability or slope, before its second product, and
 //! of the result: hence the bound of [`check`], of the magnitudes that were summed.
 
+use colar_engine::device::HeadShape;
 use colar_engine::device::cpu::CpuDevice;
 use colar_engine::device::cuda::CudaDevice;
-use colar_engine::device::{Device, HeadShape};
+use colar_engine::device::prelude::*;
 use half::bf16;
 
 use super::attention::{self, reference};

@@ -4,8 +4,9 @@
 //! In bf16 a chain may well take another token where two are nearly alike, so chains are compared as the vectors
 //! of their steps: the golden tokens and the latents of float32 are fed in either dtype.
 
+use colar_engine::device::Dtype;
 use colar_engine::device::cpu::CpuDevice;
-use colar_engine::device::{Device, Dtype};
+use colar_engine::device::prelude::*;
 use colar_engine::files::weights::Weights;
 use colar_engine::infer::Loaded;
 use colar_engine::model::kv_cache::KvCache;

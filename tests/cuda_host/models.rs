@@ -1,7 +1,8 @@
 //! Whole models by the kernels: hidden states of the golden vectors, and the scores of samples, in both dtypes.
 
 use colar_engine::device::cuda::CudaDevice;
-use colar_engine::device::{Device, DeviceKind, Dtype, TensorInfo};
+use colar_engine::device::prelude::*;
+use colar_engine::device::{DeviceKind, Dtype};
 use colar_engine::files::weights::Weights;
 use colar_engine::infer::Loaded;
 use colar_engine::model::layout::Layout;

@@ -6,7 +6,7 @@
 //! the golden path must have been that close.
 
 use colar_engine::device::cpu::CpuDevice;
-use colar_engine::device::{Device, TensorInfo};
+use colar_engine::device::prelude::*;
 use colar_engine::infer::{Loaded, Prompt};
 use colar_engine::model::kv_cache::KvCache;
 use colar_engine::model::lora::LoraMode;

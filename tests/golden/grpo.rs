@@ -3,7 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
-use colar_engine::device::{Device, Dtype};
+use colar_engine::device::Dtype;
+use colar_engine::device::prelude::*;
 use colar_engine::files::weights::Weights;
 use colar_engine::infer::Trace;
 use colar_engine::model::open::{Additions, Opened, open};

@@ -3,7 +3,8 @@
 
 use std::path::Path;
 
-use colar_engine::device::{Device, Dtype, LatentLoss};
+use colar_engine::device::prelude::*;
+use colar_engine::device::{Dtype, LatentLoss};
 use colar_engine::files::weights::Weights;
 use colar_engine::model::open::{Additions, open};
 use colar_engine::model::params::Grads;

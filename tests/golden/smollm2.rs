@@ -7,8 +7,9 @@
 
 use std::path::PathBuf;
 
+use colar_engine::device::DeviceKind;
 use colar_engine::device::cpu::CpuDevice;
-use colar_engine::device::{Device, DeviceKind, TensorInfo};
+use colar_engine::device::prelude::*;
 use colar_engine::infer::Loaded;
 use colar_engine::model::layout::Layout;
 use colar_engine::{Engine, EngineOptions, Prompt, Request, Sampling};

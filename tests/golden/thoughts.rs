@@ -4,7 +4,8 @@
 use std::path::PathBuf;
 
 use colar_engine::device::cpu::CpuDevice;
-use colar_engine::device::{Device, Dtype, LatentLoss};
+use colar_engine::device::prelude::*;
+use colar_engine::device::{Dtype, LatentLoss};
 use colar_engine::files::weights::Weights;
 use colar_engine::model::merge::Merge;
 use colar_engine::model::open::{Additions, Opened, open};

@@ -4,8 +4,9 @@
 
 use std::path::Path;
 
+use colar_engine::device::Dtype;
 use colar_engine::device::cpu::CpuDevice;
-use colar_engine::device::{Device, Dtype};
+use colar_engine::device::prelude::*;
 use colar_engine::infer::{Loaded, Prompt, Request, Sampling};
 use colar_engine::model::prompt::Method;
 

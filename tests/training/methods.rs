@@ -3,8 +3,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use colar_engine::device::cpu::CpuDevice;
-use colar_engine::device::{Device, TensorInfo};
+use colar_engine::device::cpu::{CpuDevice, CpuTensor};
+use colar_engine::device::prelude::*;
 use colar_engine::infer::{Loaded, Prompt, Request, Sampling};
 use colar_engine::model::kv_cache::KvCache;
 use colar_engine::model::open::{Additions, Opened, open};
@@ -100,7 +100,7 @@ fn thinker(name: &str, count: usize, projector: bool) -> Opened<CpuDevice> {
 }
 
 /// Input embeddings of tokens.
-fn embed(device: &CpuDevice, opened: &Opened<CpuDevice>, ids: &[u32]) -> <CpuDevice as Device>::Tensor {
+fn embed(device: &CpuDevice, opened: &Opened<CpuDevice>, ids: &[u32]) -> CpuTensor {
     let table = opened.model.params.get(opened.model.transformer.embed);
     let mut x = device.zeros(ids.len(), table.cols()).unwrap();
     device.gather_rows(1.0, table, &device.index(ids).unwrap(), &mut x).unwrap();

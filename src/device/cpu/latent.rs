@@ -1,11 +1,105 @@
 //! The latent draw and the latent losses (spec sections 3 and 4), forward and backward.
 
-use super::norm::row_grain;
-use super::par::{self, SharedMut};
-use super::policy::Policy;
-use crate::device::{Draw, LatentLoss, LatentWeights};
-use crate::model::latent_head::{DETERMINISTIC_SIGMA, LOG_SIGMA_RANGE};
+use super::CpuDevice;
+use super::buffer::CpuTensor;
+use super::par::{self, SharedMut, row_grain};
+use super::policy::{Policy, policy};
+use super::rows::add;
+use crate::Result;
+use crate::device::draw::Draw;
+use crate::device::latent::{
+    DETERMINISTIC_SIGMA, LOG_SIGMA_RANGE, LatentLoss, LatentOps, LatentPolicyGrads, LatentWeights,
+    check_latent_logprob, check_latent_loss, check_normal, check_reparameterise,
+    check_reparameterise_backward,
+};
+use crate::device::shape::Checked;
 use crate::random::Philox;
+
+impl LatentOps for CpuDevice {
+    fn normal(&self, draws: &[Draw], out: &mut CpuTensor) -> Result<()> {
+        let Checked { op, cols, .. } = check_normal(draws, out)?;
+        normal(draws, cols, out.f32_mut(op)?);
+        Ok(())
+    }
+
+    fn reparameterise(
+        &self,
+        mu: &CpuTensor,
+        log_sigma: Option<&CpuTensor>,
+        eps: &CpuTensor,
+        temperature: f32,
+        out: &mut CpuTensor,
+    ) -> Result<()> {
+        let op = check_reparameterise(mu, log_sigma, eps, out)?.op;
+        let log_sigma = log_sigma.map(|t| t.f32(op)).transpose()?;
+        reparameterise(mu.f32(op)?, log_sigma, eps.f32(op)?, temperature, out.f32_mut(op)?);
+        Ok(())
+    }
+
+    fn latent_loss(
+        &self,
+        weights: LatentWeights,
+        mu: &CpuTensor,
+        log_sigma: Option<&CpuTensor>,
+        eps: Option<&CpuTensor>,
+        target: &CpuTensor,
+        per_row: &mut CpuTensor,
+        grads: Option<(&mut CpuTensor, Option<&mut CpuTensor>)>,
+    ) -> Result<()> {
+        let given = grads.as_ref().map(|(dmu, dlog_sigma)| (&**dmu, dlog_sigma.as_deref()));
+        let Checked { op, cols, .. } = check_latent_loss(mu, log_sigma, eps, target, per_row, given)?;
+        let inputs = LatentInputs {
+            mu: mu.f32(op)?,
+            log_sigma: log_sigma.map(|t| t.f32(op)).transpose()?,
+            eps: eps.map(|t| t.f32(op)).transpose()?,
+            target: target.f32(op)?,
+        };
+        let grads = match grads {
+            Some((dmu, dls)) => Some((dmu.f32_mut(op)?, dls.map(|t| t.f32_mut(op)).transpose()?)),
+            None => None,
+        };
+        latent_loss(weights, &inputs, cols, per_row.f32_mut(op)?, grads);
+        Ok(())
+    }
+
+    fn latent_logprob(
+        &self,
+        mu: &CpuTensor,
+        log_sigma: &CpuTensor,
+        latents: &CpuTensor,
+        per_row: &mut CpuTensor,
+        grads: Option<LatentPolicyGrads<'_, Self>>,
+    ) -> Result<()> {
+        let Checked { op, cols, .. } = check_latent_logprob(mu, log_sigma, latents, per_row, grads.as_ref())?;
+        let grads = match grads {
+            Some(g) => Some(PolicyGrads {
+                policy: policy(op, &g.terms)?,
+                entropy_scale: g.entropy_scale,
+                dmu: g.dmu.f32_mut(op)?,
+                dlog_sigma: g.dlog_sigma.f32_mut(op)?,
+            }),
+            None => None,
+        };
+        let [mu, log_sigma, latents] = [mu.f32(op)?, log_sigma.f32(op)?, latents.f32(op)?];
+        latent_logprob(mu, log_sigma, latents, cols, per_row.f32_mut(op)?, grads);
+        Ok(())
+    }
+
+    fn reparameterise_backward(
+        &self,
+        dz: &CpuTensor,
+        log_sigma: Option<&CpuTensor>,
+        eps: &CpuTensor,
+        dmu: &mut CpuTensor,
+        dlog_sigma: Option<&mut CpuTensor>,
+    ) -> Result<()> {
+        let op = check_reparameterise_backward(dz, log_sigma, eps, dmu, dlog_sigma.as_deref())?.op;
+        let log_sigma = log_sigma.map(|t| t.f32(op)).transpose()?;
+        let dlog_sigma = dlog_sigma.map(|t| t.f32_mut(op)).transpose()?;
+        reparameterise_backward(dz.f32(op)?, log_sigma, eps.f32(op)?, dmu.f32_mut(op)?, dlog_sigma);
+        Ok(())
+    }
+}
 
 /// Half of log(2π).
 const HALF_LOG_TAU: f32 = 0.918_938_5;
@@ -26,7 +120,7 @@ fn bounded(log_sigma: f32) -> (f32, bool) {
 
 /// Row `r` of `out` is standard normal noise from `draws[r]`: column block `b` of four is the block
 /// of counter `[b, c0, c1, 0]`.
-pub(super) fn normal(draws: &[Draw], cols: usize, out: &mut [f32]) {
+fn normal(draws: &[Draw], cols: usize, out: &mut [f32]) {
     par::split_rows(out, cols, row_grain(cols).div_ceil(8), |first, rows| {
         for (row, draw) in rows.chunks_exact_mut(cols).zip(&draws[first..]) {
             let philox = Philox::new(draw.key);
@@ -39,13 +133,7 @@ pub(super) fn normal(draws: &[Draw], cols: usize, out: &mut [f32]) {
 }
 
 /// `out = mu + sigma·temperature·eps`.
-pub(super) fn reparameterise(
-    mu: &[f32],
-    log_sigma: Option<&[f32]>,
-    eps: &[f32],
-    temperature: f32,
-    out: &mut [f32],
-) {
+fn reparameterise(mu: &[f32], log_sigma: Option<&[f32]>, eps: &[f32], temperature: f32, out: &mut [f32]) {
     for (i, o) in out.iter_mut().enumerate() {
         let sigma = log_sigma.map_or(DETERMINISTIC_SIGMA, |ls| bounded(ls[i]).0.exp());
         *o = mu[i] + sigma * temperature * eps[i];
@@ -53,20 +141,20 @@ pub(super) fn reparameterise(
 }
 
 /// Gradients of the policy objective on latents.
-pub(super) struct PolicyGrads<'a> {
-    pub policy: Policy<'a>,
-    pub entropy_scale: f32,
+struct PolicyGrads<'a> {
+    policy: Policy<'a>,
+    entropy_scale: f32,
     /// `[N, D]`, overwritten.
-    pub dmu: &'a mut [f32],
+    dmu: &'a mut [f32],
     /// `[N, D]`, overwritten.
-    pub dlog_sigma: &'a mut [f32],
+    dlog_sigma: &'a mut [f32],
 }
 
 /// `per_row[N,3]` receives mean log-density, mean entropy, and the count of bounded log_sigma.
 ///
 /// A row is read twice where its gradient is wanted: that depends on the whole row's mean, and a row
 /// of a few thousand floats is still in the cache.
-pub(super) fn latent_logprob(
+fn latent_logprob(
     mu: &[f32],
     log_sigma: &[f32],
     latents: &[f32],
@@ -105,14 +193,14 @@ pub(super) fn latent_logprob(
 }
 
 /// Adds `dz` to `dmu`, and `dz·sigma·eps` to `dlog_sigma`.
-pub(super) fn reparameterise_backward(
+fn reparameterise_backward(
     dz: &[f32],
     log_sigma: Option<&[f32]>,
     eps: &[f32],
     dmu: &mut [f32],
     dlog_sigma: Option<&mut [f32]>,
 ) {
-    super::rows::add(dz, dmu);
+    add(dz, dmu);
     if let (Some(ls), Some(dls)) = (log_sigma, dlog_sigma) {
         for (i, d) in dls.iter_mut().enumerate() {
             let (ls, hit) = bounded(ls[i]);
@@ -124,17 +212,17 @@ pub(super) fn reparameterise_backward(
 }
 
 /// The inputs of the latent loss, all `[N, D]`.
-pub(super) struct LatentInputs<'a> {
-    pub mu: &'a [f32],
-    pub log_sigma: Option<&'a [f32]>,
+struct LatentInputs<'a> {
+    mu: &'a [f32],
+    log_sigma: Option<&'a [f32]>,
     /// Needed by [`LatentLoss::Mse`] alone.
-    pub eps: Option<&'a [f32]>,
-    pub target: &'a [f32],
+    eps: Option<&'a [f32]>,
+    target: &'a [f32],
 }
 
 /// `per_row[N,3]` receives mean loss, mean entropy, and the count of bounded log_sigma; the
 /// gradients, where asked for, are overwritten.
-pub(super) fn latent_loss(
+fn latent_loss(
     weights: LatentWeights,
     inputs: &LatentInputs<'_>,
     cols: usize,

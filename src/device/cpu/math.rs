@@ -324,5 +324,15 @@ pub fn log_sum_exp(x: &[f32]) -> f32 {
     shift + dispatch(Fold { reduce: SumExp(shift), from: [x] }).ln()
 }
 
+/// `x = scale · e^(x − shift)`, by way of a block that stays in the first-level cache.
+pub(super) fn exp_in_place(x: &mut [f32], shift: f32, scale: f32) {
+    let mut block = [0.0; 1024];
+    for part in x.chunks_mut(block.len()) {
+        let from = &mut block[..part.len()];
+        from.copy_from_slice(part);
+        exp(from, shift, scale, part);
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -14,10 +14,13 @@ use std::ops::Range;
 
 use half::{bf16, f16};
 
-use super::gemv;
+use super::buffer::CpuTensor;
 use super::par::{self, SharedMut};
 use super::simd::Element;
 use super::transpose::transpose;
+use super::{CpuDevice, gemv};
+use crate::Result;
+use crate::device::matmul::{MatmulOps, MatmulShape, check_matmul_nn, check_matmul_nt, check_matmul_tn};
 
 /// A matrix of weights in one of the types that they are stored in, row-major.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +46,47 @@ impl Mat<'_> {
     /// Whether there are no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+impl MatmulOps for CpuDevice {
+    fn matmul_nt(
+        &self,
+        alpha: f32,
+        x: &CpuTensor,
+        w: &CpuTensor,
+        beta: f32,
+        y: &mut CpuTensor,
+    ) -> Result<()> {
+        let MatmulShape { op, t, n, k } = check_matmul_nt(x, w, y)?;
+        matmul_nt(t, n, k, alpha, x.f32(op)?, w.mat(), beta, y.f32_mut(op)?);
+        Ok(())
+    }
+
+    fn matmul_nn(
+        &self,
+        alpha: f32,
+        dy: &CpuTensor,
+        w: &CpuTensor,
+        beta: f32,
+        dx: &mut CpuTensor,
+    ) -> Result<()> {
+        let MatmulShape { op, t, n, k } = check_matmul_nn(dy, w, dx)?;
+        matmul_nn(t, n, k, alpha, dy.f32(op)?, w.mat(), beta, dx.f32_mut(op)?);
+        Ok(())
+    }
+
+    fn matmul_tn(
+        &self,
+        alpha: f32,
+        dy: &CpuTensor,
+        x: &CpuTensor,
+        beta: f32,
+        dw: &mut CpuTensor,
+    ) -> Result<()> {
+        let MatmulShape { op, t, n, k } = check_matmul_tn(dy, x, dw)?;
+        matmul_tn(t, n, k, alpha, dy.f32(op)?, x.f32(op)?, beta, dw.f32_mut(op)?);
+        Ok(())
     }
 }
 

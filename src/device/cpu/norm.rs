@@ -5,13 +5,77 @@
 //! less than keeping it. The weights' gradients are column sums over all rows: columns are divided
 //! among the threads, so each sum runs in row order whatever the number of threads.
 
+use super::CpuDevice;
+use super::buffer::CpuTensor;
 use super::math::{dot, sum_squares};
-use super::par;
+use super::par::{self, row_grain};
+use super::rows::add_column_sums;
 use super::simd::dispatch;
+use crate::Result;
+use crate::device::norm::{
+    LAYER_NORM_EPS, NormOps, check_add_rms_norm, check_layer_norm, check_layer_norm_backward, check_rms_norm,
+    check_rms_norm_backward,
+};
 
-/// Rows a task should at least have, for rows of `cols` floats.
-pub(super) fn row_grain(cols: usize) -> usize {
-    (8192 / cols.max(1)).max(1)
+impl NormOps for CpuDevice {
+    fn rms_norm(&self, x: &CpuTensor, w: &CpuTensor, eps: f32, out: &mut CpuTensor) -> Result<()> {
+        let op = check_rms_norm(x, w, out)?.op;
+        rms_norm(x.f32(op)?, w.f32(op)?, eps, out.f32_mut(op)?);
+        Ok(())
+    }
+
+    fn add_rms_norm(
+        &self,
+        x: &CpuTensor,
+        delta: &CpuTensor,
+        w: &CpuTensor,
+        eps: f32,
+        sum: &mut CpuTensor,
+        out: &mut CpuTensor,
+    ) -> Result<()> {
+        let op = check_add_rms_norm(x, delta, w, sum, out)?.op;
+        add_rms_norm(x.f32(op)?, delta.f32(op)?, w.f32(op)?, eps, sum.f32_mut(op)?, out.f32_mut(op)?);
+        Ok(())
+    }
+
+    fn rms_norm_backward(
+        &self,
+        dout: &CpuTensor,
+        x: &CpuTensor,
+        w: &CpuTensor,
+        eps: f32,
+        dx: &mut CpuTensor,
+        dw: Option<&mut CpuTensor>,
+    ) -> Result<()> {
+        let op = check_rms_norm_backward(dout, x, w, dx, dw.as_deref())?.op;
+        let dw = dw.map(|dw| dw.f32_mut(op)).transpose()?;
+        rms_norm_backward(dout.f32(op)?, x.f32(op)?, w.f32(op)?, eps, dx.f32_mut(op)?, dw);
+        Ok(())
+    }
+
+    fn layer_norm(&self, x: &CpuTensor, w: &CpuTensor, b: &CpuTensor, out: &mut CpuTensor) -> Result<()> {
+        let op = check_layer_norm(x, w, b, out)?.op;
+        layer_norm(x.f32(op)?, w.f32(op)?, b.f32(op)?, out.f32_mut(op)?);
+        Ok(())
+    }
+
+    fn layer_norm_backward(
+        &self,
+        dout: &CpuTensor,
+        x: &CpuTensor,
+        w: &CpuTensor,
+        dx: &mut CpuTensor,
+        params: Option<(&mut CpuTensor, &mut CpuTensor)>,
+    ) -> Result<()> {
+        let given = params.as_ref().map(|(dw, db)| (&**dw, &**db));
+        let op = check_layer_norm_backward(dout, x, w, dx, given)?.op;
+        let params = match params {
+            Some((dw, db)) => Some((dw.f32_mut(op)?, db.f32_mut(op)?)),
+            None => None,
+        };
+        layer_norm_backward(dout.f32(op)?, x.f32(op)?, w.f32(op)?, dx.f32_mut(op)?, params);
+        Ok(())
+    }
 }
 
 fn inverse_rms(row: &[f32], eps: f32) -> f32 {
@@ -25,7 +89,7 @@ fn scale_row(x: &[f32], r: f32, w: &[f32], out: &mut [f32]) {
     }
 }
 
-pub(super) fn rms_norm(x: &[f32], w: &[f32], eps: f32, out: &mut [f32]) {
+fn rms_norm(x: &[f32], w: &[f32], eps: f32, out: &mut [f32]) {
     let cols = w.len();
     par::split_rows(out, cols, row_grain(cols), |first, rows| {
         for (out, x) in rows.chunks_exact_mut(cols).zip(x[first * cols..].chunks_exact(cols)) {
@@ -39,7 +103,7 @@ pub(super) fn rms_norm(x: &[f32], w: &[f32], eps: f32, out: &mut [f32]) {
 }
 
 /// `sum = x + delta`, `out = RMSNorm(sum)`.
-pub(super) fn add_rms_norm(x: &[f32], delta: &[f32], w: &[f32], eps: f32, sum: &mut [f32], out: &mut [f32]) {
+fn add_rms_norm(x: &[f32], delta: &[f32], w: &[f32], eps: f32, sum: &mut [f32], out: &mut [f32]) {
     let cols = w.len();
     let out = par::SharedMut::new(out);
     par::split_rows(sum, cols, row_grain(cols), |first, rows| {
@@ -67,14 +131,7 @@ pub(super) fn add_rms_norm(x: &[f32], delta: &[f32], w: &[f32], eps: f32, sum: &
 }
 
 /// Adds to `dx`, and to `dw` where given.
-pub(super) fn rms_norm_backward(
-    dout: &[f32],
-    x: &[f32],
-    w: &[f32],
-    eps: f32,
-    dx: &mut [f32],
-    dw: Option<&mut [f32]>,
-) {
+fn rms_norm_backward(dout: &[f32], x: &[f32], w: &[f32], eps: f32, dx: &mut [f32], dw: Option<&mut [f32]>) {
     let cols = w.len();
     par::split_rows(dx, cols, row_grain(cols), |first, rows| {
         let mut g = vec![0.0; cols];
@@ -103,7 +160,7 @@ pub(super) fn rms_norm_backward(
     });
     let Some(dw) = dw else { return };
     let scales: Vec<f32> = x.chunks_exact(cols).map(|row| inverse_rms(row, eps)).collect();
-    columns(dw, |first, dw| {
+    par::split_columns(dw, |first, dw| {
         for (t, &r) in scales.iter().enumerate() {
             let at = t * cols + first;
             let (x, dout) = (&x[at..at + dw.len()], &dout[at..at + dw.len()]);
@@ -119,21 +176,15 @@ pub(super) fn rms_norm_backward(
     });
 }
 
-/// Divides the columns of one row among the threads, in cache lines.
-pub(super) fn columns(row: &mut [f32], body: impl Fn(usize, &mut [f32]) + Sync) {
-    const LINE: usize = 16;
-    par::split_rows(row, LINE, 2, |first, part| body(first * LINE, part));
-}
-
 /// Mean and 1/sqrt(variance + 1e-5) of a row.
 fn moments(row: &[f32]) -> (f32, f32) {
     let n = row.len() as f64;
     let mean = row.iter().map(|&x| f64::from(x)).sum::<f64>() / n;
     let var = row.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / n;
-    (mean as f32, 1.0 / (var as f32 + super::LAYER_NORM_EPS).sqrt())
+    (mean as f32, 1.0 / (var as f32 + LAYER_NORM_EPS).sqrt())
 }
 
-pub(super) fn layer_norm(x: &[f32], w: &[f32], b: &[f32], out: &mut [f32]) {
+fn layer_norm(x: &[f32], w: &[f32], b: &[f32], out: &mut [f32]) {
     let cols = w.len();
     par::split_rows(out, cols, row_grain(cols), |first, rows| {
         for (out, x) in rows.chunks_exact_mut(cols).zip(x[first * cols..].chunks_exact(cols)) {
@@ -151,7 +202,7 @@ pub(super) fn layer_norm(x: &[f32], w: &[f32], b: &[f32], out: &mut [f32]) {
 }
 
 /// Overwrites `dx`; adds to `dw` and `db` where given.
-pub(super) fn layer_norm_backward(
+fn layer_norm_backward(
     dout: &[f32],
     x: &[f32],
     w: &[f32],
@@ -178,7 +229,7 @@ pub(super) fn layer_norm_backward(
         }
     });
     let Some((dw, db)) = params else { return };
-    columns(dw, |first, dw| {
+    par::split_columns(dw, |first, dw| {
         for (t, &(mean, r)) in stats.iter().enumerate() {
             let at = t * cols + first;
             for ((dw, &d), &x) in dw.iter_mut().zip(&dout[at..]).zip(&x[at..]) {
@@ -186,5 +237,5 @@ pub(super) fn layer_norm_backward(
             }
         }
     });
-    super::rows::add_column_sums(dout, cols, db);
+    add_column_sums(dout, cols, db);
 }

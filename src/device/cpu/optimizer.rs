@@ -1,11 +1,54 @@
 //! AdamW (spec section 7) and the gradient norm.
 
+use super::CpuDevice;
+use super::buffer::CpuTensor;
 use super::par::{self, SharedMut};
 use super::simd::dispatch;
-use crate::device::AdamW;
+use crate::Result;
+use crate::device::optimizer::{AdamW, AdamWTensor, OptimizerOps, check_adamw};
+
+impl OptimizerOps for CpuDevice {
+    type Late = f64;
+
+    fn sum_squares(&self, tensors: &[&CpuTensor]) -> Result<f64> {
+        let mut sum = 0.0;
+        for t in tensors {
+            sum += sum_squares(t.f32("sum_squares")?);
+        }
+        Ok(sum)
+    }
+
+    fn adamw(&self, hyper: &AdamW, tensors: &mut [AdamWTensor<'_, Self>]) -> Result<()> {
+        for t in tensors {
+            let op = check_adamw(t)?.op;
+            adamw(hyper, t.value.f32_mut(op)?, t.grad.f32(op)?, t.m.f32_mut(op)?, t.v.f32_mut(op)?);
+        }
+        Ok(())
+    }
+
+    fn adamw_clipped(
+        &self,
+        hyper: &AdamW,
+        clip: f32,
+        watched: &[&CpuTensor],
+        tensors: &mut [AdamWTensor<'_, Self>],
+    ) -> Result<f64> {
+        let grads: Vec<&CpuTensor> = tensors.iter().map(|t| t.grad).collect();
+        let norm = self.sum_squares(&grads)?.sqrt();
+        if !norm.is_finite() || !self.sum_squares(watched)?.is_finite() {
+            return Ok(f64::NAN);
+        }
+        self.adamw(&hyper.clipped(norm, clip), tensors)?;
+        Ok(norm)
+    }
+
+    fn late(&self, number: &f64) -> Result<f64> {
+        Ok(*number)
+    }
+}
 
 /// Updates one tensor: decoupled weight decay, then the bias-corrected Adam step.
-pub(super) fn adamw(h: &AdamW, value: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32]) {
+fn adamw(h: &AdamW, value: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32]) {
     let step = i32::try_from(h.step).unwrap_or(i32::MAX);
     let correct1 = (1.0 - f64::from(h.beta1).powi(step)) as f32;
     let correct2 = (1.0 - f64::from(h.beta2).powi(step)).sqrt() as f32;
@@ -33,7 +76,7 @@ pub(super) fn adamw(h: &AdamW, value: &mut [f32], grad: &[f32], m: &mut [f32], v
 }
 
 /// Sum of squares in float64, over blocks of a fixed size summed in order.
-pub(super) fn sum_squares(x: &[f32]) -> f64 {
+fn sum_squares(x: &[f32]) -> f64 {
     par::sum_blocks(x.len(), 1 << 16, |block| {
         let mut lanes = [0.0f64; 8];
         let x = &x[block];

@@ -340,6 +340,17 @@ pub fn split_rows<T: Send>(
     });
 }
 
+/// Rows that a task should at least have, for rows of `cols` floats.
+pub fn row_grain(cols: usize) -> usize {
+    (8192 / cols.max(1)).max(1)
+}
+
+/// Divides the columns of one row among the threads, in cache lines.
+pub fn split_columns(row: &mut [f32], body: impl Fn(usize, &mut [f32]) + Sync) {
+    const LINE: usize = 16;
+    split_rows(row, LINE, 2, |first, part| body(first * LINE, part));
+}
+
 /// The sum of `term` over blocks of `block` consecutive items of `0..n`, added in order. The bits do not
 /// depend on the number of threads.
 pub fn sum_blocks(n: usize, block: usize, term: impl Fn(Range<usize>) -> f64 + Sync) -> f64 {

@@ -3,7 +3,7 @@
 use super::CpuDevice;
 use super::buffer::CpuTensor;
 use crate::Result;
-use crate::device::{PolicyElement, PolicyObjective, PolicyTerms, check};
+use crate::device::policy::{PolicyElement, PolicyObjective, PolicyTerms};
 
 /// A policy objective over the rows of an operation.
 pub(super) struct Policy<'a> {
@@ -18,13 +18,8 @@ impl Policy<'_> {
     }
 }
 
-/// Checks the terms for an operation of `rows` rows.
-pub(super) fn policy<'a>(
-    op: &'static str,
-    terms: &PolicyTerms<'a, CpuDevice>,
-    rows: usize,
-) -> Result<Policy<'a>> {
+/// The terms of an operation that has checked them.
+pub(super) fn policy<'a>(op: &'static str, terms: &PolicyTerms<'a, CpuDevice>) -> Result<Policy<'a>> {
     let tensor: &'a CpuTensor = terms.rows;
-    check(op, "policy terms", tensor, rows, 4)?;
     Ok(Policy { elements: bytemuck::cast_slice(tensor.f32(op)?), objective: terms.objective })
 }

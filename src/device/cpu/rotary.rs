@@ -1,9 +1,29 @@
 //! Rotary position embedding, in place, in the half-split form of the Hugging Face models: element
 //! i of a head's first half turns with element i of its second half by `position · inv_freq[i]`.
 
-use super::norm::row_grain;
-use super::par;
+use super::buffer::CpuTensor;
+use super::par::{self, row_grain};
 use super::simd::dispatch;
+use super::{CpuDevice, CpuIndex};
+use crate::Result;
+use crate::device::rotary::{RotaryOps, RotaryShape, check_rotary};
+
+impl RotaryOps for CpuDevice {
+    fn rotary(
+        &self,
+        x: &mut CpuTensor,
+        positions: &CpuIndex,
+        inv_freq: &CpuTensor,
+        direction: f32,
+    ) -> Result<()> {
+        let RotaryShape { op, heads, half, .. } = check_rotary(x, positions, inv_freq)?;
+        if heads == 0 || half == 0 {
+            return Ok(());
+        }
+        rotary(x.f32_mut(op)?, 2 * half * heads, positions, inv_freq.f32(op)?, direction);
+        Ok(())
+    }
+}
 
 /// Sines and cosines of one position, `[half]` each.
 #[derive(Clone)]
@@ -41,7 +61,7 @@ impl Turn {
 }
 
 /// Rotates every head of every row; `direction` −1 turns back, which is the gradient.
-pub(super) fn rotary(x: &mut [f32], cols: usize, positions: &[u32], inv_freq: &[f32], direction: f32) {
+fn rotary(x: &mut [f32], cols: usize, positions: &[u32], inv_freq: &[f32], direction: f32) {
     let end = positions.iter().max().map_or(0, |&p| p as usize + 1);
     // A packed batch meets each position in every sequence; a decode step meets few, but far ones.
     let table: Vec<Turn> = if end * 2 <= positions.len() {

@@ -4,10 +4,87 @@
 //! columns, not the rows, among the threads: each destination element is summed in source order by
 //! one thread.
 
+use super::buffer::CpuTensor;
 use super::matmul::Mat;
-use super::norm::{columns, row_grain};
-use super::par::{self, SharedMut};
+use super::par::{self, SharedMut, row_grain};
 use super::simd::dispatch;
+use super::{CpuDevice, CpuIndex};
+use crate::Result;
+use crate::device::rows::{
+    RowOps, check_add, check_add_bias, check_add_bias_backward, check_gather_merge,
+    check_gather_merge_backward, check_gather_rows, check_scatter_add_rows, check_scatter_rows,
+};
+use crate::device::shape::Checked;
+
+impl RowOps for CpuDevice {
+    fn gather_merge(
+        &self,
+        table: &CpuTensor,
+        ids: &CpuIndex,
+        offsets: &CpuIndex,
+        scale: &CpuTensor,
+        out: &mut CpuTensor,
+    ) -> Result<()> {
+        let Checked { op, cols, .. } = check_gather_merge(table, ids, offsets, scale, out)?;
+        gather_merge(table.mat(), cols, ids, offsets, scale.f32(op)?, out.f32_mut(op)?);
+        Ok(())
+    }
+
+    fn gather_merge_backward(
+        &self,
+        dout: &CpuTensor,
+        ids: &CpuIndex,
+        offsets: &CpuIndex,
+        scale: &CpuTensor,
+        dtable: &mut CpuTensor,
+    ) -> Result<()> {
+        let Checked { op, cols, .. } = check_gather_merge_backward(dout, ids, offsets, scale, dtable)?;
+        gather_merge_backward(dout.f32(op)?, cols, ids, offsets, scale.f32(op)?, dtable.f32_mut(op)?);
+        Ok(())
+    }
+
+    fn gather_rows(&self, alpha: f32, src: &CpuTensor, rows: &CpuIndex, out: &mut CpuTensor) -> Result<()> {
+        let Checked { op, cols, .. } = check_gather_rows(src, rows, out)?;
+        gather_rows(alpha, src.mat(), cols, rows, out.f32_mut(op)?);
+        Ok(())
+    }
+
+    fn scatter_add_rows(
+        &self,
+        alpha: f32,
+        src: &CpuTensor,
+        rows: &CpuIndex,
+        dst: &mut CpuTensor,
+    ) -> Result<()> {
+        let Checked { op, cols, .. } = check_scatter_add_rows(src, rows, dst)?;
+        scatter_rows(alpha, src.f32(op)?, cols, rows, true, dst.f32_mut(op)?);
+        Ok(())
+    }
+
+    fn scatter_rows(&self, alpha: f32, src: &CpuTensor, rows: &CpuIndex, dst: &mut CpuTensor) -> Result<()> {
+        let Checked { op, cols, .. } = check_scatter_rows(src, rows, dst)?;
+        scatter_rows(alpha, src.f32(op)?, cols, rows, false, dst.f32_mut(op)?);
+        Ok(())
+    }
+
+    fn add(&self, x: &CpuTensor, y: &mut CpuTensor) -> Result<()> {
+        let op = check_add(x, y)?.op;
+        add(x.f32(op)?, y.f32_mut(op)?);
+        Ok(())
+    }
+
+    fn add_bias(&self, y: &mut CpuTensor, bias: &CpuTensor) -> Result<()> {
+        let op = check_add_bias(y, bias)?.op;
+        add_bias(y.f32_mut(op)?, bias.f32(op)?);
+        Ok(())
+    }
+
+    fn add_bias_backward(&self, dy: &CpuTensor, db: &mut CpuTensor) -> Result<()> {
+        let Checked { op, cols, .. } = check_add_bias_backward(dy, db)?;
+        add_column_sums(dy.f32(op)?, cols, db.f32_mut(op)?);
+        Ok(())
+    }
+}
 
 /// `y += alpha · row` of a matrix of any dtype.
 fn add_row(table: Mat<'_>, at: usize, alpha: f32, y: &mut [f32]) {
@@ -31,15 +108,6 @@ fn add_row(table: Mat<'_>, at: usize, alpha: f32, y: &mut [f32]) {
             }
         }
     }
-}
-
-/// `to = from`.
-pub(super) fn copy(from: &[f32], to: &mut [f32]) {
-    /// Floats of a line that a thread copies: 4 KiB.
-    const LINE: usize = 1024;
-    par::split_rows(to, LINE, 16, |first, part| {
-        part.copy_from_slice(&from[first * LINE..first * LINE + part.len()]);
-    });
 }
 
 /// `y += alpha · x`.
@@ -152,7 +220,7 @@ pub(super) fn add_bias(y: &mut [f32], bias: &[f32]) {
 
 /// `sums += Σ_t x[t]`.
 pub(super) fn add_column_sums(x: &[f32], cols: usize, sums: &mut [f32]) {
-    columns(sums, |first, sums| {
+    par::split_columns(sums, |first, sums| {
         for row in x.chunks_exact(cols) {
             add_scaled(1.0, &row[first..first + sums.len()], sums);
         }

@@ -1,13 +1,16 @@
 //! Attention: spans with many rows in bf16 go to [`flash`], the others to `cuda/attention.cu`, whose launches
-//! are here: the cut of spans into tiles, and of tiles into parts.
+//! are here: the cut of spans into tiles, and of tiles into parts. Gradients in bf16 that the tensor cores take go to
+//! `flash_backward`, the others to `attention_backward`.
 
 use super::driver::{Arg, Driver};
-use super::kernels::{self as k, by_activation};
+use super::kernels::{self, by_activation};
 use super::tensor::upload;
-use super::tiles::check_head_dim;
+use super::tiles::{check_head_dim, on_tensor_cores};
 use super::{CudaDevice, CudaTensor, count32, flash};
 use crate::Result;
-use crate::device::{Dtype, HeadShape, Span, TensorInfo, check, check_attention};
+use crate::device::Dtype;
+use crate::device::attention::{AttentionOps, HeadShape, Span, check_attention, check_attention_backward};
+use crate::device::shape::TensorInfo;
 
 /// Rows of a tile: pairs of a query and a head. `ROWS` of the kernel.
 const ROWS: usize = 16;
@@ -59,48 +62,90 @@ fn plan(op: &'static str, group: usize, spans: &[Span]) -> Result<Plan> {
     Ok(plan)
 }
 
-impl<R: Driver> CudaDevice<R> {
-    pub(super) fn attend(
+impl<R: Driver> AttentionOps for CudaDevice<R> {
+    fn attention(
         &self,
         shape: HeadShape,
         spans: &[Span],
-        [q, keys, values]: [&CudaTensor<R>; 3],
+        q: &CudaTensor<R>,
+        k: &CudaTensor<R>,
+        v: &CudaTensor<R>,
         out: &mut CudaTensor<R>,
         lse: Option<&mut CudaTensor<R>>,
     ) -> Result<()> {
-        const OP: &str = "attention";
-        check_attention(OP, shape, spans, q, keys, values)?;
-        check(OP, "out", out, q.rows(), shape.q_width())?;
-        let HeadShape { heads, kv_heads, head_dim } = shape;
-        check_head_dim(OP, head_dim)?;
-        let lse = match lse {
-            Some(lse) => {
-                check(OP, "lse", lse, q.rows(), heads)?;
-                Arg::from(lse.write(OP, "lse", Dtype::F32)?)
-            }
-            None => Arg::Pointer(0),
-        };
+        let op = check_attention(shape, spans, [q, k, v], out, lse.as_deref())?.op;
+        check_head_dim(op, shape.head_dim)?;
+        let lse = lse.map(|lse| lse.write(op, "lse", Dtype::F32)).transpose()?;
         let dtype = q.dtype();
-        let scale = 1.0 / (head_dim as f32).sqrt();
         let operands = [
-            scale.into(),
+            shape.scale().into(),
+            (shape.kv_heads as u32).into(),
+            (shape.group() as u32).into(),
+            (shape.head_dim as u32).into(),
+            Arg::from(&q.memory),
+            Arg::from(k.read(op, "k", dtype)?),
+            Arg::from(v.read(op, "v", dtype)?),
+            Arg::from(out.write(op, "out", dtype)?),
+            Arg::from(lse),
+        ];
+        let (long, short): (Vec<Span>, Vec<Span>) = spans.iter().partition(|s| flash::takes(dtype, shape, s));
+        self.flash(op, shape, &long, &operands)?;
+        self.attention_in_parts(op, dtype, shape, &short, &operands)
+    }
+
+    fn attention_backward(
+        &self,
+        shape: HeadShape,
+        spans: &[Span],
+        q: &CudaTensor<R>,
+        k: &CudaTensor<R>,
+        v: &CudaTensor<R>,
+        out: &CudaTensor<R>,
+        lse: &CudaTensor<R>,
+        dout: &CudaTensor<R>,
+        dq: &mut CudaTensor<R>,
+        dk: &mut CudaTensor<R>,
+        dv: &mut CudaTensor<R>,
+    ) -> Result<()> {
+        let op = check_attention_backward(shape, spans, [q, k, v, out], lse, dout, [&*dq, &*dk, &*dv])?.op;
+        let HeadShape { heads, kv_heads, head_dim } = shape;
+        check_head_dim(op, head_dim)?;
+        let dtype = q.dtype();
+        let dout = Arg::from(dout.read(op, "dout", dtype)?);
+        let out = Arg::from(out.read(op, "out", dtype)?);
+        let dots = self.driver.alloc(q.rows() * heads * size_of::<f32>())?;
+        let operands = [
+            shape.scale().into(),
             (kv_heads as u32).into(),
             (shape.group() as u32).into(),
             (head_dim as u32).into(),
             Arg::from(&q.memory),
-            Arg::from(keys.read(OP, "k", dtype)?),
-            Arg::from(values.read(OP, "v", dtype)?),
-            Arg::from(out.write(OP, "out", dtype)?),
-            lse,
+            Arg::from(k.read(op, "k", dtype)?),
+            Arg::from(v.read(op, "v", dtype)?),
+            dout,
+            Arg::from(lse.read(op, "lse", Dtype::F32)?),
+            Arg::from(&dots),
         ];
-        let (long, short): (Vec<Span>, Vec<Span>) = spans.iter().partition(|s| flash::takes(dtype, shape, s));
-        self.flash(OP, shape, &long, &operands)?;
-        self.attend_in_parts(OP, dtype, shape, &short, &operands)
-    }
+        let dq = Arg::from(dq.write(op, "dq", dtype)?);
+        let dkv = [Arg::from(dk.write(op, "dk", dtype)?), Arg::from(dv.write(op, "dv", dtype)?)];
 
+        let pairs = q.rows() * heads;
+        let kernel = by_activation(op, dtype, [&kernels::attention_dots_f32, &kernels::attention_dots_bf16])?;
+        let args = [out, dout, (pairs as u64).into(), (head_dim as u32).into(), Arg::from(&dots)];
+        // SAFETY: by the checks above `out` and `dout` have `pairs` vectors, and `dots` a float for each. A warp
+        // takes a pair.
+        unsafe { self.launch_elements(kernel, pairs * 32, &args) }?;
+        if on_tensor_cores(dtype, shape) {
+            return self.flash_backward(op, shape, spans, &operands, dq, dkv);
+        }
+        self.attention_backward_in_tiles(op, dtype, shape, spans, &operands, dq, dkv)
+    }
+}
+
+impl<R: Driver> CudaDevice<R> {
     /// Attention of any spans, which lie within the operands and meet in no query; `operands` are the
     /// parameters of `attention_*` from `scale` to `lse`.
-    fn attend_in_parts(
+    fn attention_in_parts(
         &self,
         op: &'static str,
         dtype: Dtype,
@@ -116,7 +161,7 @@ impl<R: Driver> CudaDevice<R> {
         let tiles = upload(&self.driver, &plan.tiles)?;
         let partials = plan.parts * kv_heads * ROWS * (head_dim + 2);
         let partials = self.driver.alloc(partials * size_of::<f32>())?;
-        let kernel = by_activation(op, dtype, [&k::attention_f32, &k::attention_bf16])?;
+        let kernel = by_activation(op, dtype, [&kernels::attention_f32, &kernels::attention_bf16])?;
         let [scale, heads, group, dim, q, keys, values, out, lse] = *operands;
         let (cut_into, parts) = (Arg::from(&tiles), Arg::from(&partials));
         let args = [cut_into, scale, heads, group, dim, q, keys, values, out, lse, parts];
@@ -131,7 +176,8 @@ impl<R: Driver> CudaDevice<R> {
             return Ok(());
         }
         let cut = upload(&self.driver, &plan.cut)?;
-        let kernel = by_activation(op, dtype, [&k::attention_merge_f32, &k::attention_merge_bf16])?;
+        let kernel =
+            by_activation(op, dtype, [&kernels::attention_merge_f32, &kernels::attention_merge_bf16])?;
         let args = [Arg::from(&cut), heads, group, dim, parts, out, lse];
         let grid = [count32(op, plan.cut.len() / 10)?, kv_heads as u32];
         // SAFETY: as above; the parts of these tiles were written by the launch before.

@@ -6,7 +6,8 @@ use super::tensor::upload;
 use super::tiles::{Side, on_tensor_cores, plan};
 use super::{CudaDevice, count32};
 use crate::Result;
-use crate::device::{Dtype, HeadShape, Span};
+use crate::device::Dtype;
+use crate::device::attention::{HeadShape, Span};
 
 /// Pairs of a query and a head up to which a span is left to `cuda/attention.cu`, which cuts its keys into parts:
 /// the rows of one fragment.

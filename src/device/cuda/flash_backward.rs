@@ -6,7 +6,7 @@ use super::tensor::upload;
 use super::tiles::{Side, plan};
 use super::{CudaDevice, count32};
 use crate::Result;
-use crate::device::{HeadShape, Span};
+use crate::device::attention::{HeadShape, Span};
 
 /// Threads of a block. `THREADS` of the kernels.
 const THREADS: u32 = 128;

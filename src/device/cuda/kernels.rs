@@ -6,6 +6,18 @@
 use crate::device::Dtype;
 use crate::{Error, Result};
 
+/// What a kernel declares on the CPU: `shim::Signature`.
+#[cfg(cuda_host)]
+#[repr(C)]
+pub struct Signature {
+    pub(super) threads: u32,
+    pub(super) codes: *const std::ffi::c_char,
+}
+
+/// Runs one thread of a kernel on the CPU or, without arguments, gives its signature.
+#[cfg(cuda_host)]
+pub(super) type Entry = unsafe extern "C" fn(args: *const *mut std::ffi::c_void) -> *const Signature;
+
 /// A kernel of `cuda/`.
 pub struct Kernel {
     /// The file that declares it, without its extension.
@@ -14,7 +26,7 @@ pub struct Kernel {
     pub name: &'static str,
     /// Runs one thread of it on the CPU.
     #[cfg(cuda_host)]
-    pub(super) entry: super::host::Entry,
+    pub(super) entry: Entry,
 }
 
 impl std::fmt::Debug for Kernel {
@@ -33,7 +45,7 @@ macro_rules! kernels {
                     #[link_name = concat!("colar_host_", stringify!($name))]
                     pub(super) fn $name(
                         args: *const *mut std::ffi::c_void,
-                    ) -> *const crate::device::cuda::host::Signature;
+                    ) -> *const crate::device::cuda::kernels::Signature;
                 )*)*
             }
         }
@@ -66,7 +78,7 @@ kernels! {
         gather_merge_backward_f32 gather_merge_backward_bf16 column_sums_f32 column_sums_bf16 add_partials;
     "norm": rms_norm_f32 rms_norm_bf16 layer_norm_f32 layer_norm_bf16
         rms_norm_backward_f32 rms_norm_backward_bf16 layer_norm_backward_f32 layer_norm_backward_bf16 norm_weights;
-    "rope": rotary_f32 rotary_bf16 rotary_append_f32 rotary_append_bf16;
+    "rotary": rotary_f32 rotary_bf16 rotary_append_f32 rotary_append_bf16;
     "activation": swiglu_f32 swiglu_bf16 gelu_f32 gelu_bf16
         swiglu_backward_f32 swiglu_backward_bf16 gelu_backward_f32 gelu_backward_bf16;
     "attention": attention_f32 attention_bf16 attention_merge_f32 attention_merge_bf16;
@@ -82,8 +94,8 @@ kernels! {
     "decode": decode_f32_1 decode_f32_2 decode_f32_4 decode_f32_8
         decode_bf16_1 decode_bf16_2 decode_bf16_4 decode_bf16_8;
     "cross_entropy": label_loss label_gradient_f32 label_gradient_bf16;
-    "adamw": chunk_squares total_squares adamw;
-    "output": choose_token event_decide
+    "optimizer": chunk_squares total_squares adamw;
+    "sampling": choose_token event_decide
         event_own_f32_f32 event_own_f32_bf16 event_own_f32_f16
         event_own_bf16_f32 event_own_bf16_bf16 event_own_bf16_f16
         event_scan_f32_f32 event_scan_f32_bf16 event_scan_f32_f16

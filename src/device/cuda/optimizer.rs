@@ -1,4 +1,4 @@
-//! Launches of `cuda/adamw.cu`: the optimiser's step and the sum of squares, over all tensors at once.
+//! Launches of `cuda/optimizer.cu`: the optimiser's step and the sum of squares, over all tensors at once.
 //!
 //! A clipped step is three launches over one list: the squares of all gradients, their sum, and the update, which
 //! takes its factor from that sum where it is. The host learns the norm when it asks.
@@ -10,7 +10,8 @@ use super::kernels as k;
 use super::tensor::upload;
 use super::{CudaDevice, CudaTensor, count32};
 use crate::Result;
-use crate::device::{AdamW, AdamWTensor, Dtype, TensorInfo, check};
+use crate::device::Dtype;
+use crate::device::optimizer::{AdamW, AdamWTensor, OptimizerOps, check_adamw};
 
 /// Elements of a tensor that a block takes. `CHUNK` of the kernels.
 const CHUNK: usize = 8192;
@@ -64,8 +65,11 @@ impl Slots {
     }
 }
 
-impl<R: Driver> CudaDevice<R> {
-    pub(super) fn squares(&self, tensors: &[&CudaTensor<R>]) -> Result<f64> {
+impl<R: Driver> OptimizerOps for CudaDevice<R> {
+    /// The sum of squares whose root it is, in float64.
+    type Late = R::Memory;
+
+    fn sum_squares(&self, tensors: &[&CudaTensor<R>]) -> Result<f64> {
         let slots = gradients("sum_squares", tensors)?;
         if slots.chunks == 0 {
             return Ok(0.0);
@@ -74,8 +78,36 @@ impl<R: Driver> CudaDevice<R> {
         self.number(&self.sum(&list, &slots, slots.chunks)?)
     }
 
+    fn adamw(&self, hyper: &AdamW, tensors: &mut [AdamWTensor<'_, CudaDevice<R>>]) -> Result<()> {
+        let slots = trained(tensors)?;
+        let list = upload(&self.driver, &slots.list)?;
+        self.update(hyper, &list, &slots, &Clip { squares: None, norm: 0.0 }, tensors)
+    }
+
+    fn adamw_clipped(
+        &self,
+        hyper: &AdamW,
+        clip: f32,
+        watched: &[&CudaTensor<R>],
+        tensors: &mut [AdamWTensor<'_, CudaDevice<R>>],
+    ) -> Result<R::Memory> {
+        let slots = trained(tensors)?;
+        let mut all = slots.clone();
+        all.append(gradients("adamw_clipped", watched)?);
+        let list = upload(&self.driver, &all.list)?;
+        let squares = self.sum(&list, &all, slots.chunks)?;
+        self.update(hyper, &list, &slots, &Clip { squares: Some(&squares), norm: clip }, tensors)?;
+        Ok(squares)
+    }
+
+    fn late(&self, number: &R::Memory) -> Result<f64> {
+        Ok(self.number(number)?.sqrt())
+    }
+}
+
+impl<R: Driver> CudaDevice<R> {
     /// Waits for a float64.
-    pub(super) fn number(&self, at: &R::Memory) -> Result<f64> {
+    fn number(&self, at: &R::Memory) -> Result<f64> {
         let mut number = 0.0f64;
         self.driver.download(at, bytemuck::bytes_of_mut(&mut number))?;
         Ok(number)
@@ -94,33 +126,6 @@ impl<R: Driver> CudaDevice<R> {
         // SAFETY: all of `partials` is written.
         unsafe { self.launch(&k::total_squares, [1, 1], THREADS, 0, &args) }?;
         Ok(total)
-    }
-
-    pub(super) fn optimizer_step(
-        &self,
-        hyper: &AdamW,
-        tensors: &mut [AdamWTensor<'_, CudaDevice<R>>],
-    ) -> Result<()> {
-        let slots = trained(tensors)?;
-        let list = upload(&self.driver, &slots.list)?;
-        self.update(hyper, &list, &slots, &Clip { squares: None, norm: 0.0 }, tensors)
-    }
-
-    /// A step that is clipped, or left out, by what lies on the device.
-    pub(super) fn clipped_step(
-        &self,
-        hyper: &AdamW,
-        clip: f32,
-        watched: &[&CudaTensor<R>],
-        tensors: &mut [AdamWTensor<'_, CudaDevice<R>>],
-    ) -> Result<R::Memory> {
-        let slots = trained(tensors)?;
-        let mut all = slots.clone();
-        all.append(gradients("adamw_clipped", watched)?);
-        let list = upload(&self.driver, &all.list)?;
-        let squares = self.sum(&list, &all, slots.chunks)?;
-        self.update(hyper, &list, &slots, &Clip { squares: Some(&squares), norm: clip }, tensors)?;
-        Ok(squares)
     }
 
     /// Updates the tensors that the slots, the first of the list, are of.
@@ -180,22 +185,19 @@ fn gradients<R: Driver>(op: &'static str, tensors: &[&CudaTensor<R>]) -> Result<
 
 /// The slots of tensors to be updated.
 fn trained<R: Driver>(tensors: &[AdamWTensor<'_, CudaDevice<R>>]) -> Result<Slots> {
-    const OP: &str = "adamw";
     let mut slots = Slots::default();
     for t in tensors {
-        let (rows, cols, count) = (t.value.rows(), t.value.cols(), t.value.count());
-        check(OP, "grad", t.grad, rows, cols)?;
-        check(OP, "m", t.m, rows, cols)?;
-        check(OP, "v", t.v, rows, cols)?;
+        let checked = check_adamw(t)?;
+        let op = checked.op;
         let slot = Slot {
-            value: t.value.read(OP, "value", Dtype::F32)?.address(),
-            grad: t.grad.read(OP, "grad", Dtype::F32)?.address(),
-            m: t.m.read(OP, "m", Dtype::F32)?.address(),
-            v: t.v.read(OP, "v", Dtype::F32)?.address(),
+            value: t.value.read(op, "value", Dtype::F32)?.address(),
+            grad: t.grad.read(op, "grad", Dtype::F32)?.address(),
+            m: t.m.read(op, "m", Dtype::F32)?.address(),
+            v: t.v.read(op, "v", Dtype::F32)?.address(),
             copy: t.value.fresh_copy().map_or(0, Memory::address),
             ..Slot::default()
         };
-        slots.push(slot, count);
+        slots.push(slot, checked.count());
     }
     Ok(slots)
 }

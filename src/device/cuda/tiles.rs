@@ -1,7 +1,8 @@
 //! What the kernels of attention share in their launches: which heads they take, and the cut of spans into tiles.
 
 use super::count32;
-use crate::device::{Dtype, HeadShape, Span};
+use crate::device::Dtype;
+use crate::device::attention::{HeadShape, Span};
 use crate::{Error, Result};
 
 /// Widest head. `MAX_DIM` of the kernels.

@@ -200,6 +200,7 @@ impl<D: Device> Transformer<D> {
 mod tests {
     use super::*;
     use crate::device::cpu::CpuDevice;
+    use crate::device::prelude::*;
 
     #[test]
     fn every_row_is_in_one_phase_and_sees_all_before_it() {

@@ -62,7 +62,7 @@ pub struct PositionLosses {
     /// Cross-entropy of the second forward, where it is on.
     pub second_ce: Vec<f32>,
     /// How many log_sigma were bounded (see
-    /// [`LOG_SIGMA_RANGE`](crate::model::latent_head::LOG_SIGMA_RANGE)).
+    /// [`LOG_SIGMA_RANGE`](crate::device::LOG_SIGMA_RANGE)).
     pub bounded: u64,
 }
 

@@ -1,6 +1,7 @@
 //! Grouped-query attention over spans, of packed batches and of caches.
 
-use colar_engine::device::{Device, HeadShape, Span};
+use colar_engine::device::prelude::*;
+use colar_engine::device::{HeadShape, Span};
 use proptest::prelude::*;
 
 use super::common::host::{Host, close, poisoned, read};

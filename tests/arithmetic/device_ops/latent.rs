@@ -1,9 +1,10 @@
 //! Noise, the reparameterised draw, and the latent losses with their bounds.
 
+use colar_engine::device::prelude::*;
 use colar_engine::device::{
-    Device, Draw, LatentLoss, LatentPolicyGrads, LatentWeights, PolicyElement, PolicyObjective, PolicyTerms,
+    DETERMINISTIC_SIGMA, Draw, LOG_SIGMA_RANGE, LatentLoss, LatentPolicyGrads, LatentWeights, PolicyElement,
+    PolicyObjective, PolicyTerms,
 };
-use colar_engine::model::latent_head::{DETERMINISTIC_SIGMA, LOG_SIGMA_RANGE};
 use proptest::prelude::*;
 
 use super::common::host::{Host, close, poisoned, read};

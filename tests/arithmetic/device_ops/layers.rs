@@ -1,6 +1,6 @@
 //! Norms, rotary embedding and activations.
 
-use colar_engine::device::Device;
+use colar_engine::device::prelude::*;
 use proptest::prelude::*;
 
 use super::common::host::{Host, close, poisoned, read};

@@ -1,6 +1,7 @@
 //! AdamW and the sum of squares.
 
-use colar_engine::device::{AdamW, AdamWTensor, Device};
+use colar_engine::device::prelude::*;
+use colar_engine::device::{AdamW, AdamWTensor};
 use proptest::prelude::*;
 
 use super::common::host::{Host, close, read};

@@ -1,8 +1,8 @@
 //! Cross-entropy, token choice, and the end-of-latent event.
 
+use colar_engine::device::prelude::*;
 use colar_engine::device::{
-    CrossEntropyGrads, Device, Draw, Dtype, PolicyElement, PolicyObjective, PolicyTerms, TokenChoice,
-    Upstream,
+    CrossEntropyGrads, Draw, Dtype, PolicyElement, PolicyObjective, PolicyTerms, TokenChoice, Upstream,
 };
 use colar_engine::random::{Philox, Stream};
 use proptest::prelude::*;

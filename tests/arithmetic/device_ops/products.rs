@@ -1,6 +1,7 @@
 //! Matrix products and biases.
 
-use colar_engine::device::{Device, Dtype};
+use colar_engine::device::Dtype;
+use colar_engine::device::prelude::*;
 use proptest::prelude::*;
 
 use super::common::host::{Host, close, read};

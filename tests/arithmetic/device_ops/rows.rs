@@ -1,6 +1,7 @@
 //! Operations that move whole rows: the compression merge, gathers, scatters, addition.
 
-use colar_engine::device::{Device, Dtype, TensorInfo};
+use colar_engine::device::Dtype;
+use colar_engine::device::prelude::*;
 use colar_engine::random::Stream;
 use proptest::prelude::*;
 

@@ -1,8 +1,9 @@
 //! Buffers that do not fit together are an error that names the operation, whichever buffer it is.
 
 use colar_engine::Error;
+use colar_engine::device::prelude::*;
 use colar_engine::device::{
-    AdamW, AdamWTensor, CrossEntropyGrads, Device, Draw, Dtype, HeadShape, LatentLoss, LatentPolicyGrads,
+    AdamW, AdamWTensor, CrossEntropyGrads, Draw, Dtype, HeadShape, LatentLoss, LatentPolicyGrads,
     LatentWeights, PolicyObjective, PolicyTerms, Span, TokenChoice, Upstream,
 };
 

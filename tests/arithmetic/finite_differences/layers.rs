@@ -1,6 +1,6 @@
 //! Layers with weights: linear with bias and adapter, and the latent head whole.
 
-use colar_engine::device::{Device, TensorInfo};
+use colar_engine::device::prelude::*;
 use colar_engine::model::latent_head::LatentHead;
 use colar_engine::model::latent_head::LatentHeadConfig;
 use colar_engine::model::linear::{Linear, Lora};

@@ -1,7 +1,8 @@
 //! The whole supervised objective on the golden models: every trained tensor, the second forward
 //! included.
 
-use colar_engine::device::{Device, LatentLoss};
+use colar_engine::device::LatentLoss;
+use colar_engine::device::prelude::*;
 use colar_engine::model::ColarModel;
 use colar_engine::model::prompt::{Method, Segments, training};
 use colar_engine::random::Stream;

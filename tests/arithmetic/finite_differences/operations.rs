@@ -1,6 +1,7 @@
 //! Operations of the decoder: merge, rotary embedding, norms, attention, activations.
 
-use colar_engine::device::{Device, HeadShape, Span};
+use colar_engine::device::prelude::*;
+use colar_engine::device::{HeadShape, Span};
 use colar_engine::model::rope::{RopeConfig, RopeScaling};
 
 use super::common::float64::{Float64, Float64Tensor};

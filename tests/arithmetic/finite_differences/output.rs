@@ -1,8 +1,9 @@
 //! The losses: latent (three forms, entropy, deterministic head), the reparameterised draw, and
 //! cross-entropy with sampled and with mean labels.
 
+use colar_engine::device::prelude::*;
 use colar_engine::device::{
-    CrossEntropyGrads, Device, LatentLoss, LatentPolicyGrads, LatentWeights, PolicyElement, PolicyObjective,
+    CrossEntropyGrads, LatentLoss, LatentPolicyGrads, LatentWeights, PolicyElement, PolicyObjective,
     PolicyTerms, Upstream,
 };
 

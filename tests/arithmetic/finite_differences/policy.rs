@@ -1,7 +1,8 @@
 //! The whole policy objective on the golden models: every trained tensor, with clipped and unclipped
 //! elements, divergence and entropy.
 
-use colar_engine::device::{Device, PolicyElement, PolicyObjective};
+use colar_engine::device::prelude::*;
+use colar_engine::device::{PolicyElement, PolicyObjective};
 use colar_engine::infer::Trace;
 use colar_engine::model::ColarModel;
 use colar_engine::model::params::Grads;

@@ -1,6 +1,6 @@
 //! The objectives with continuous thoughts on the golden models: gradients through the whole chain.
 
-use colar_engine::device::Device;
+use colar_engine::device::prelude::*;
 use colar_engine::model::ColarModel;
 use colar_engine::model::params::Params;
 use colar_engine::model::thoughts::{Projector, Thoughts};

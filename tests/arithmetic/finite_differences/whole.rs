@@ -1,7 +1,7 @@
 //! The golden models, on the CPU and in float64.
 
-use colar_engine::device::Device;
 use colar_engine::device::cpu::CpuDevice;
+use colar_engine::device::prelude::*;
 use colar_engine::model::ColarModel;
 use colar_engine::model::open::{Additions, Opened, open};
 use colar_engine::model::params::{Grads, ParamId};

@@ -1,11 +1,47 @@
 //! Causal grouped-query attention.
 
+use colar_engine::Result;
+use colar_engine::device::prelude::*;
 use colar_engine::device::{HeadShape, Span};
 
-use super::Float64Tensor;
+use super::{Float64, Float64Tensor, forward_only, refused};
 
-/// See [`Device::attention`](colar_engine::device::Device::attention); without log-sum-exps.
-pub fn attention(shape: HeadShape, spans: &[Span], [q, k, v]: [&Float64Tensor; 3], out: &mut Float64Tensor) {
+impl AttentionOps for Float64 {
+    fn attention(
+        &self,
+        shape: HeadShape,
+        spans: &[Span],
+        q: &Float64Tensor,
+        k: &Float64Tensor,
+        v: &Float64Tensor,
+        out: &mut Float64Tensor,
+        lse: Option<&mut Float64Tensor>,
+    ) -> Result<()> {
+        forward_only("attention", lse)?;
+        attention(shape, spans, [q, k, v], out);
+        Ok(())
+    }
+
+    fn attention_backward(
+        &self,
+        _: HeadShape,
+        _: &[Span],
+        _: &Float64Tensor,
+        _: &Float64Tensor,
+        _: &Float64Tensor,
+        _: &Float64Tensor,
+        _: &Float64Tensor,
+        _: &Float64Tensor,
+        _: &mut Float64Tensor,
+        _: &mut Float64Tensor,
+        _: &mut Float64Tensor,
+    ) -> Result<()> {
+        refused("attention_backward")
+    }
+}
+
+/// See [`AttentionOps::attention`]; without log-sum-exps.
+fn attention(shape: HeadShape, spans: &[Span], [q, k, v]: [&Float64Tensor; 3], out: &mut Float64Tensor) {
     assert_eq!((q.cols, k.cols, v.cols), (shape.q_width(), shape.kv_width(), shape.kv_width()));
     q.like(out);
     let group = shape.heads / shape.kv_heads;

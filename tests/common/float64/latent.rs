@@ -1,10 +1,75 @@
 //! Draws, losses and densities of latents.
 
-use colar_engine::device::{Draw, LatentLoss};
-use colar_engine::model::latent_head::{DETERMINISTIC_SIGMA, LOG_SIGMA_RANGE};
+use colar_engine::Result;
+use colar_engine::device::prelude::*;
+use colar_engine::device::{
+    DETERMINISTIC_SIGMA, Draw, LOG_SIGMA_RANGE, LatentLoss, LatentPolicyGrads, LatentWeights,
+};
 use colar_engine::random::Philox;
 
-use super::Float64Tensor;
+use super::{Float64, Float64Tensor, forward_only, refused};
+
+impl LatentOps for Float64 {
+    fn normal(&self, draws: &[Draw], out: &mut Float64Tensor) -> Result<()> {
+        normal(draws, out);
+        Ok(())
+    }
+
+    fn reparameterise(
+        &self,
+        mu: &Float64Tensor,
+        log_sigma: Option<&Float64Tensor>,
+        eps: &Float64Tensor,
+        temperature: f32,
+        out: &mut Float64Tensor,
+    ) -> Result<()> {
+        reparameterise(mu, log_sigma, eps, temperature.into(), out);
+        Ok(())
+    }
+
+    fn reparameterise_backward(
+        &self,
+        _: &Float64Tensor,
+        _: Option<&Float64Tensor>,
+        _: &Float64Tensor,
+        _: &mut Float64Tensor,
+        _: Option<&mut Float64Tensor>,
+    ) -> Result<()> {
+        refused("reparameterise_backward")
+    }
+
+    /// The targets of the first call are those of all later ones: they are constants to the objective, so a finite
+    /// difference must keep them fixed while the embeddings that they were made of move.
+    fn latent_loss(
+        &self,
+        weights: LatentWeights,
+        mu: &Float64Tensor,
+        log_sigma: Option<&Float64Tensor>,
+        eps: Option<&Float64Tensor>,
+        target: &Float64Tensor,
+        per_row: &mut Float64Tensor,
+        grads: Option<(&mut Float64Tensor, Option<&mut Float64Tensor>)>,
+    ) -> Result<()> {
+        forward_only("latent_loss", grads)?;
+        let mut first = self.targets.lock().unwrap();
+        let target = first.get_or_insert_with(|| target.clone());
+        latent_loss(weights.loss, mu, log_sigma, eps, target, per_row);
+        Ok(())
+    }
+
+    fn latent_logprob(
+        &self,
+        mu: &Float64Tensor,
+        log_sigma: &Float64Tensor,
+        latents: &Float64Tensor,
+        per_row: &mut Float64Tensor,
+        grads: Option<LatentPolicyGrads<'_, Self>>,
+    ) -> Result<()> {
+        forward_only("latent_logprob", grads)?;
+        latent_logprob(mu, log_sigma, latents, per_row);
+        Ok(())
+    }
+}
 
 /// log_sigma within its bounds, and whether it met one.
 fn bounded(log_sigma: f64) -> (f64, bool) {
@@ -19,7 +84,7 @@ fn half_log_tau() -> f64 {
 }
 
 /// The float32 draws of every device, widened.
-pub fn normal(draws: &[Draw], out: &mut Float64Tensor) {
+fn normal(draws: &[Draw], out: &mut Float64Tensor) {
     assert_eq!(draws.len(), out.rows);
     for (draw, row) in draws.iter().zip(out.values.chunks_exact_mut(out.cols)) {
         let philox = Philox::new(draw.key);
@@ -31,7 +96,7 @@ pub fn normal(draws: &[Draw], out: &mut Float64Tensor) {
 }
 
 /// `out = mu + sigma·temperature·eps`.
-pub fn reparameterise(
+fn reparameterise(
     mu: &Float64Tensor,
     log_sigma: Option<&Float64Tensor>,
     eps: &Float64Tensor,
@@ -47,7 +112,7 @@ pub fn reparameterise(
 }
 
 /// `per_row[N, 3]` receives mean loss, mean entropy, and the number of bounded log_sigma.
-pub fn latent_loss(
+fn latent_loss(
     loss: LatentLoss,
     mu: &Float64Tensor,
     log_sigma: Option<&Float64Tensor>,
@@ -72,7 +137,7 @@ pub fn latent_loss(
 }
 
 /// `per_row[N, 3]` receives mean log-density, mean entropy, and the number of bounded log_sigma.
-pub fn latent_logprob(
+fn latent_logprob(
     mu: &Float64Tensor,
     log_sigma: &Float64Tensor,
     latents: &Float64Tensor,

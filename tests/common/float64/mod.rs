@@ -8,20 +8,34 @@
 //! The interface reads and writes float32. [`Float64Tensor::values`] are the numbers themselves, and
 //! [`Float64::take_reads`] gives in float64 the tensors that the engine has read.
 
+mod activation;
 mod attention;
+mod cross_entropy;
 mod device;
 mod latent;
-mod layers;
-mod output;
+mod matmul;
+mod memory;
+mod norm;
 pub mod policy;
-mod products;
+mod rotary;
 mod rows;
 
 use std::sync::{Arc, Mutex};
 
 use colar_engine::device::{Dtype, TensorInfo};
+use colar_engine::{Error, Result};
 
 use super::host::Host;
+
+/// The error of an operation that no forward pass of training has.
+fn refused<T>(operation: &str) -> Result<T> {
+    Err(Error::other(format!("{operation}: in float64 there are forward passes only")))
+}
+
+/// Fails where gradients are asked for.
+fn forward_only<T>(operation: &str, grads: Option<T>) -> Result<()> {
+    if grads.is_some() { refused(operation) } else { Ok(()) }
+}
 
 /// The device. Clones share what they recorded.
 #[derive(Debug, Clone, Default)]

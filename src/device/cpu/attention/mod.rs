@@ -31,9 +31,14 @@ use std::ops::Range;
 
 use pulp::Simd;
 
+use super::CpuDevice;
+use super::buffer::CpuTensor;
 use super::math::exp_f32s;
 use super::par::SharedMut;
 use super::simd::{load, store};
+use crate::Result;
+use crate::device::attention::{AttentionOps, check_attention, check_attention_backward};
+use crate::device::shape::TensorInfo;
 
 mod backward;
 mod columns;
@@ -42,9 +47,72 @@ mod forward;
 #[cfg(test)]
 mod tests;
 
-pub use crate::device::{HeadShape, Span};
+pub use crate::device::attention::{HeadShape, Span};
 pub use backward::attention_backward;
 pub use columns::{Columns, ColumnsMut};
+
+impl AttentionOps for CpuDevice {
+    fn attention(
+        &self,
+        shape: HeadShape,
+        spans: &[Span],
+        q: &CpuTensor,
+        k: &CpuTensor,
+        v: &CpuTensor,
+        out: &mut CpuTensor,
+        lse: Option<&mut CpuTensor>,
+    ) -> Result<()> {
+        let op = check_attention(shape, spans, [q, k, v], out, lse.as_deref())?.op;
+        let lse = lse.map(|lse| lse.f32_mut(op)).transpose()?;
+        let [q, k, v] = [columns(op, q)?, columns(op, k)?, columns(op, v)?];
+        attention(shape, shape.scale(), spans, q, k, v, columns_mut(op, out)?, lse);
+        Ok(())
+    }
+
+    fn attention_backward(
+        &self,
+        shape: HeadShape,
+        spans: &[Span],
+        q: &CpuTensor,
+        k: &CpuTensor,
+        v: &CpuTensor,
+        out: &CpuTensor,
+        lse: &CpuTensor,
+        dout: &CpuTensor,
+        dq: &mut CpuTensor,
+        dk: &mut CpuTensor,
+        dv: &mut CpuTensor,
+    ) -> Result<()> {
+        let results = [&*dq, &*dk, &*dv];
+        let op = check_attention_backward(shape, spans, [q, k, v, out], lse, dout, results)?.op;
+        attention_backward(
+            shape,
+            shape.scale(),
+            spans,
+            columns(op, q)?,
+            columns(op, k)?,
+            columns(op, v)?,
+            columns(op, out)?,
+            lse.f32(op)?,
+            columns(op, dout)?,
+            columns_mut(op, dq)?,
+            columns_mut(op, dk)?,
+            columns_mut(op, dv)?,
+        );
+        Ok(())
+    }
+}
+
+/// A whole matrix as columns.
+fn columns<'a>(op: &'static str, t: &'a CpuTensor) -> Result<Columns<'a>> {
+    Ok(Columns::new(t.f32(op)?, t.cols()))
+}
+
+/// As [`columns()`], for writing.
+fn columns_mut<'a>(op: &'static str, t: &'a mut CpuTensor) -> Result<ColumnsMut<'a>> {
+    let stride = t.cols();
+    Ok(ColumnsMut::new(t.f32_mut(op)?, stride))
+}
 
 /// What all tasks of a forward share.
 struct Forward<'a> {

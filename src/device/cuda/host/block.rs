@@ -14,8 +14,8 @@ use std::ptr;
 use corosensei::stack::DefaultStack;
 use corosensei::{Coroutine, CoroutineResult, Yielder};
 
-use super::Entry;
 use super::memory::{Guarded, POISON};
+use crate::device::cuda::kernels::Entry;
 
 /// Lanes of a warp.
 const WARP: usize = 32;

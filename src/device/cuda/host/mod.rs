@@ -12,7 +12,7 @@ mod memory;
 mod segv;
 pub mod twins;
 
-use std::ffi::{CStr, c_char, c_void};
+use std::ffi::{CStr, c_void};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -30,16 +30,6 @@ use crate::device::cpu::par::{self, Pool};
 use crate::device::cpu::processor;
 use crate::device::{Description, Dtype, Room};
 use crate::{Error, Result};
-
-/// What a kernel declares: `shim::Signature`.
-#[repr(C)]
-pub struct Signature {
-    threads: u32,
-    codes: *const c_char,
-}
-
-/// Runs one thread of a kernel or, without arguments, gives its signature.
-pub(super) type Entry = unsafe extern "C" fn(args: *const *mut c_void) -> *const Signature;
 
 /// Most bytes of shared memory of a block, as on sm_90.
 const MAX_SHARED: u32 = 227 << 10;

@@ -12,11 +12,15 @@ use super::driver::{Arg, Driver, Launch, Limits, Memory};
 use super::kernels::{self as k, Kernel, by_activation};
 use super::tensor::upload;
 use super::{CudaDevice, CudaTensor, count32};
+use crate::device::Dtype;
 use crate::device::decoder::{
-    CacheMut, CachedRows, Chain, ChainEnd, Decoder, DecoderHead, DecoderLayer, DecoderModel, Drawn,
-    Projection,
+    CacheMut, CachedRows, Chain, ChainEnd, Decoder, DecoderHead, DecoderLayer, DecoderModel, DecoderOps,
+    Drawn, Projection,
 };
-use crate::device::{Device, Dtype, TensorInfo, TokenChoice, check, check_below, check_len};
+use crate::device::memory::MemoryOps;
+use crate::device::rows::RowOps;
+use crate::device::sampling::TokenChoice;
+use crate::device::shape::{TensorInfo, check, check_below, check_len};
 use crate::{Error, Result};
 
 /// Most parts of a sequence's keys. `PARTS` of `cuda/attend.cuh`.
@@ -106,9 +110,11 @@ pub struct CudaDecoder<'a, R: Driver> {
     cache: Option<(Vec<u64>, [R::Memory; 2])>,
 }
 
-impl<R: Driver> CudaDevice<R> {
-    /// A decoder for `rows` sequences, if the model is one that the kernel takes.
-    pub(super) fn make_decoder<'a>(
+impl<R: Driver> DecoderOps for CudaDevice<R> {
+    type Decoder<'a> = CudaDecoder<'a, R>;
+
+    /// There is one if the model is one that the kernel takes.
+    fn decoder<'a>(
         &'a self,
         model: DecoderModel<'a, Self>,
         rows: usize,
@@ -119,15 +125,16 @@ impl<R: Driver> CudaDevice<R> {
         }
     }
 
-    /// Bytes that a decoder of `rows` sequences takes, with what `steps` latents of each leave; 0 without one.
-    pub(super) fn decoder_memory(&self, model: &DecoderModel<'_, Self>, rows: usize, steps: usize) -> usize {
+    fn decoder_bytes(&self, model: &DecoderModel<'_, Self>, rows: usize, steps: usize) -> usize {
         let Some(plan) = self.plan(model, rows) else { return 0 };
         let kept = (2 * steps + 2) * plan.hidden * self.compute.size();
         let a_row =
             scratch(model, self.driver.limits()).iter().sum::<usize>() + plan.vocab * size_of::<f32>();
         rows * (a_row + kept) + 16 * plan.layers * size_of::<LayerTable>()
     }
+}
 
+impl<R: Driver> CudaDevice<R> {
     fn plan(&self, model: &DecoderModel<'_, Self>, rows: usize) -> Option<Plan> {
         let heads = model.heads;
         let first = model.layers.first()?;

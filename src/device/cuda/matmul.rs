@@ -4,7 +4,10 @@ use super::driver::{Arg, Driver, Form, Part, Product};
 use super::kernels::{self as k, by_weight};
 use super::{CudaDevice, CudaTensor, count32};
 use crate::Result;
-use crate::device::{Device, Dtype, TensorInfo, check};
+use crate::device::Dtype;
+use crate::device::matmul::{MatmulOps, MatmulShape, check_matmul_nn, check_matmul_nt, check_matmul_tn};
+use crate::device::memory::MemoryOps;
+use crate::device::shape::TensorInfo;
 
 /// Rows up to which a product is bound by reading its weights, and its own kernel reads them best.
 const SKINNY_ROWS: usize = 16;
@@ -12,9 +15,8 @@ const SKINNY_ROWS: usize = 16;
 /// Warps of a block of `gemv`.
 const WARPS: usize = 8;
 
-impl<R: Driver> CudaDevice<R> {
-    /// `y = beta·y + alpha·x·wᵀ`.
-    pub(super) fn product(
+impl<R: Driver> MatmulOps for CudaDevice<R> {
+    fn matmul_nt(
         &self,
         alpha: f32,
         x: &CudaTensor<R>,
@@ -22,21 +24,18 @@ impl<R: Driver> CudaDevice<R> {
         beta: f32,
         y: &mut CudaTensor<R>,
     ) -> Result<()> {
-        const OP: &str = "matmul_nt";
-        let (m, n, inner) = (x.rows(), w.rows(), x.cols());
-        check(OP, "w", w, n, inner)?;
-        check(OP, "y", y, m, n)?;
-        if m == 0 || n == 0 {
+        let MatmulShape { op, t, n, k: inner } = check_matmul_nt(x, w, y)?;
+        if t == 0 || n == 0 {
             return Ok(());
         }
         let (activation, weight) = (y.dtype(), w.dtype());
-        if m > SKINNY_ROWS {
-            x.read(OP, "x", activation)?;
-            y.write(OP, "y", activation)?;
+        if t > SKINNY_ROWS {
+            x.read(op, "x", activation)?;
+            y.write(op, "y", activation)?;
             return self.large_product(Form::Nt, alpha, x, w, beta, y);
         }
-        let x = x.read(OP, "x", activation)?;
-        let (forms, columns) = match m {
+        let x = x.read(op, "x", activation)?;
+        let (forms, columns) = match t {
             1 => (
                 [
                     [&k::gemv_f32_f32_1, &k::gemv_f32_bf16_1, &k::gemv_f32_f16_1],
@@ -59,24 +58,23 @@ impl<R: Driver> CudaDevice<R> {
                 2,
             ),
         };
-        let kernel = by_weight(OP, activation, weight, forms)?;
+        let kernel = by_weight(op, activation, weight, forms)?;
         let args = [
             alpha.into(),
             Arg::from(x),
-            (m as u32).into(),
+            (t as u32).into(),
             Arg::from(&w.memory),
             (n as u64).into(),
-            count32(OP, inner)?.into(),
+            count32(op, inner)?.into(),
             beta.into(),
-            y.write(OP, "y", activation)?.into(),
+            y.write(op, "y", activation)?.into(),
         ];
-        let blocks = count32(OP, n.div_ceil(WARPS * columns))?;
+        let blocks = count32(op, n.div_ceil(WARPS * columns))?;
         // SAFETY: the checks above; the kernel repeats rows of `x` and `w` rather than go past their ends.
         unsafe { self.launch(kernel, [blocks, 1], 32 * WARPS as u32, 0, &args) }
     }
 
-    /// `dx = beta·dx + alpha·dy·w`.
-    pub(super) fn input_gradient(
+    fn matmul_nn(
         &self,
         alpha: f32,
         dy: &CudaTensor<R>,
@@ -84,15 +82,12 @@ impl<R: Driver> CudaDevice<R> {
         beta: f32,
         dx: &mut CudaTensor<R>,
     ) -> Result<()> {
-        const OP: &str = "matmul_nn";
-        check(OP, "w", w, dy.cols(), w.cols())?;
-        check(OP, "dx", dx, dy.rows(), w.cols())?;
-        dx.write(OP, "dx", dy.dtype())?;
+        let op = check_matmul_nn(dy, w, dx)?.op;
+        dx.write(op, "dx", dy.dtype())?;
         self.large_product(Form::Nn, alpha, dy, w, beta, dx)
     }
 
-    /// `dw = beta·dw + alpha·dyᵀ·x`, in float32.
-    pub(super) fn weight_gradient(
+    fn matmul_tn(
         &self,
         alpha: f32,
         dy: &CudaTensor<R>,
@@ -100,16 +95,16 @@ impl<R: Driver> CudaDevice<R> {
         beta: f32,
         dw: &mut CudaTensor<R>,
     ) -> Result<()> {
-        const OP: &str = "matmul_tn";
-        check(OP, "x", x, dy.rows(), x.cols())?;
-        check(OP, "dw", dw, dy.cols(), x.cols())?;
-        x.read(OP, "x", dy.dtype())?;
-        dw.write(OP, "dw", Dtype::F32)?;
+        let op = check_matmul_tn(dy, x, dw)?.op;
+        x.read(op, "x", dy.dtype())?;
+        dw.write(op, "dw", Dtype::F32)?;
         self.large_product(Form::Tn, alpha, dy, x, beta, dw)
     }
+}
 
+impl<R: Driver> CudaDevice<R> {
     /// A product by the driver's library, which wants both operands in one dtype: that of `a`, the activations. So
-    /// weights of another are rounded or widened to it, as [`freeze`](crate::device::Device::freeze) does once for
+    /// weights of another are rounded or widened to it, as [`freeze`](MemoryOps::freeze) does once for
     /// all where they never change, and where they are trained once a step. Shapes are checked by the caller.
     fn large_product(
         &self,
@@ -162,9 +157,9 @@ impl<R: Driver> CudaDevice<R> {
         if x.dtype() == w.dtype() && x.rows() > SKINNY_ROWS {
             self.large_product(Form::Nt, 1.0, x, w, 0.0, &mut y)?;
         } else if x.dtype() == Dtype::F32 {
-            self.product(1.0, x, w, 0.0, &mut y)?;
+            self.matmul_nt(1.0, x, w, 0.0, &mut y)?;
         } else {
-            self.product(1.0, &self.converted(x, Dtype::F32)?, w, 0.0, &mut y)?;
+            self.matmul_nt(1.0, &self.converted(x, Dtype::F32)?, w, 0.0, &mut y)?;
         }
         Ok(y)
     }

@@ -1,103 +1,46 @@
-//! The output head: cross-entropy in chunks, token choice, and the end-of-latent event.
+//! The output head with a draw: token choice, and the end-of-latent event.
 
-use super::math::{exp, log_sum_exp};
-use super::matmul::{Mat, matmul_nn, matmul_nt, matmul_tn};
+use super::CpuDevice;
+use super::buffer::CpuTensor;
+use super::math::exp_in_place;
+use super::matmul::{Mat, matmul_nt};
 use super::par::{self, SharedMut};
-use super::policy::Policy;
-use crate::device::{Draw, TokenChoice};
+use crate::Result;
+use crate::device::draw::Draw;
+use crate::device::sampling::{
+    SamplingOps, SamplingShape, TokenChoice, check_choose_tokens, check_token_event,
+};
 use crate::random::Philox;
-
-/// Floats of logits that a chunk of rows may take: 16 MiB.
-const CHUNK_FLOATS: usize = 4 << 20;
 
 /// Rows of the output matrix that the end-of-latent scan multiplies before it looks again.
 const EVENT_TILE: usize = 2048;
 
-/// What reaches the rows' losses.
-pub(super) enum Upstream<'a> {
-    /// `[N]`
-    Scale(&'a [f32]),
-    /// `[N]` elements.
-    Policy(Policy<'a>),
-}
-
-impl Upstream<'_> {
-    /// The gradient that reaches the loss of a row.
-    fn at(&self, row: usize, loss: f32) -> f32 {
-        match self {
-            Upstream::Scale(scale) => scale[row],
-            Upstream::Policy(policy) => -policy.gradient(row, -loss),
-        }
+impl SamplingOps for CpuDevice {
+    fn choose_tokens(
+        &self,
+        h: &CpuTensor,
+        w: &CpuTensor,
+        choices: &[TokenChoice],
+        bias: Option<(u32, f32)>,
+    ) -> Result<Vec<u32>> {
+        let SamplingShape { op, hidden, vocab, .. } = check_choose_tokens(h, w, choices, bias)?;
+        Ok(choose_tokens(hidden, vocab, h.f32(op)?, w.mat(), choices, bias))
     }
-}
 
-/// Gradients of the cross-entropy.
-pub(super) struct Grads<'a> {
-    pub upstream: Upstream<'a>,
-    /// `[N,H]`, overwritten.
-    pub dh: &'a mut [f32],
-    /// `[V,H]`, added to.
-    pub dw: Option<&'a mut [f32]>,
-}
-
-/// See [`Device::cross_entropy`](crate::device::Device::cross_entropy).
-#[allow(clippy::too_many_arguments)]
-pub(super) fn cross_entropy(
-    hidden: usize,
-    vocab: usize,
-    h: &[f32],
-    w: Mat<'_>,
-    ids: &[u32],
-    offsets: &[u32],
-    loss: &mut [f32],
-    mut grads: Option<Grads<'_>>,
-) {
-    let rows = loss.len();
-    let chunk = (CHUNK_FLOATS / vocab).clamp(1, rows.max(1));
-    let mut logits = vec![0.0; chunk * vocab];
-    for start in (0..rows).step_by(chunk) {
-        let end = (start + chunk).min(rows);
-        let n = end - start;
-        let h = &h[start * hidden..end * hidden];
-        let logits = &mut logits[..n * vocab];
-        matmul_nt(n, vocab, hidden, 1.0, h, w, 0.0, logits);
-        let upstream = grads.as_ref().map(|g| &g.upstream);
-        let loss = SharedMut::new(&mut loss[start..end]);
-        par::split_rows(logits, vocab, 1, |first, block| {
-            for (i, logits) in block.chunks_exact_mut(vocab).enumerate() {
-                let r = first + i;
-                let label = &ids[offsets[start + r] as usize..offsets[start + r + 1] as usize];
-                let share = 1.0 / label.len() as f32;
-                let lse = log_sum_exp(logits);
-                let mean = label.iter().map(|&t| logits[t as usize] * share).sum::<f32>();
-                // SAFETY: row r belongs to this task alone.
-                let own = unsafe { loss.slice(r..r + 1) };
-                own[0] = lse - mean;
-                if let Some(upstream) = upstream {
-                    let scale = upstream.at(start + r, own[0]);
-                    exp_in_place(logits, lse, scale);
-                    for &t in label {
-                        logits[t as usize] -= scale * share;
-                    }
-                }
-            }
-        });
-        if let Some(g) = &mut grads {
-            matmul_nn(n, vocab, hidden, 1.0, logits, w, 0.0, &mut g.dh[start * hidden..end * hidden]);
-            if let Some(dw) = &mut g.dw {
-                matmul_tn(n, vocab, hidden, 1.0, logits, h, 1.0, dw);
-            }
-        }
+    fn token_event(
+        &self,
+        h: &CpuTensor,
+        w: &CpuTensor,
+        token: u32,
+        choices: &[TokenChoice],
+        bias: f32,
+    ) -> Result<Vec<bool>> {
+        let SamplingShape { op, hidden, vocab, .. } = check_token_event(h, w, token, choices)?;
+        Ok(token_event(hidden, vocab, h.f32(op)?, w.mat(), token, choices, bias))
     }
-}
 
-/// `x = scale · e^(x − shift)`, by way of a block that stays in the first-level cache.
-fn exp_in_place(x: &mut [f32], shift: f32, scale: f32) {
-    let mut block = [0.0; 1024];
-    for part in x.chunks_mut(block.len()) {
-        let from = &mut block[..part.len()];
-        from.copy_from_slice(part);
-        exp(from, shift, scale, part);
+    fn choose_tokens_bytes(&self, rows: usize, vocab: usize) -> usize {
+        rows * vocab * size_of::<f32>()
     }
 }
 
@@ -115,8 +58,8 @@ fn uniform(draw: Draw) -> f32 {
     Philox::new(draw.key).uniforms([0, draw.counter[0], draw.counter[1], 1])[0]
 }
 
-/// See [`Device::choose_tokens`](crate::device::Device::choose_tokens).
-pub(super) fn choose_tokens(
+/// See [`SamplingOps::choose_tokens`].
+fn choose_tokens(
     hidden: usize,
     vocab: usize,
     h: &[f32],
@@ -218,12 +161,12 @@ struct Scan {
     lost: bool,
 }
 
-/// See [`Device::token_event`](crate::device::Device::token_event): the event is
+/// See [`SamplingOps::token_event`]: the event is
 /// `u < exp(own) / Z`, and Z only grows, so a row is decided against as soon as `u · Z ≥ exp(own)`.
 ///
 /// The tile that holds the token goes first: its own logit is then rounded as its rivals' are, so
 /// that equals stay equal.
-pub(super) fn token_event(
+fn token_event(
     hidden: usize,
     vocab: usize,
     h: &[f32],

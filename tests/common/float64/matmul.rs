@@ -1,6 +1,45 @@
-//! Products and biases.
+//! Products.
 
-use super::Float64Tensor;
+use colar_engine::Result;
+use colar_engine::device::prelude::*;
+
+use super::{Float64, Float64Tensor, refused};
+
+impl MatmulOps for Float64 {
+    fn matmul_nt(
+        &self,
+        alpha: f32,
+        x: &Float64Tensor,
+        w: &Float64Tensor,
+        beta: f32,
+        y: &mut Float64Tensor,
+    ) -> Result<()> {
+        matmul_nt(alpha.into(), x, w, beta.into(), y);
+        Ok(())
+    }
+
+    fn matmul_nn(
+        &self,
+        _: f32,
+        _: &Float64Tensor,
+        _: &Float64Tensor,
+        _: f32,
+        _: &mut Float64Tensor,
+    ) -> Result<()> {
+        refused("matmul_nn")
+    }
+
+    fn matmul_tn(
+        &self,
+        _: f32,
+        _: &Float64Tensor,
+        _: &Float64Tensor,
+        _: f32,
+        _: &mut Float64Tensor,
+    ) -> Result<()> {
+        refused("matmul_tn")
+    }
+}
 
 /// Rows of `w` that one pass over a row of `x` multiplies.
 const BLOCK: usize = 4;
@@ -8,7 +47,7 @@ const BLOCK: usize = 4;
 const LANES: usize = 8;
 
 /// `y = beta·y + alpha · x·wᵀ`.
-pub fn matmul_nt(alpha: f64, x: &Float64Tensor, w: &Float64Tensor, beta: f64, y: &mut Float64Tensor) {
+pub(super) fn matmul_nt(alpha: f64, x: &Float64Tensor, w: &Float64Tensor, beta: f64, y: &mut Float64Tensor) {
     assert_eq!((x.cols, y.cols), (w.cols, w.rows));
     let k = x.cols;
     pulp::Arch::new().dispatch(
@@ -55,12 +94,4 @@ fn dots<const N: usize>(x: &[f64], rows: [&[f64]; N]) -> [f64; N] {
         let rest = x[whole..].iter().zip(&rows[i][whole..]).map(|(a, b)| a * b).sum::<f64>();
         lanes[i].iter().sum::<f64>() + rest
     })
-}
-
-/// `y[t] += bias`.
-pub fn add_bias(y: &mut Float64Tensor, bias: &Float64Tensor) {
-    assert_eq!((bias.rows, bias.cols), (1, y.cols));
-    for y in y.values.chunks_exact_mut(bias.cols) {
-        y.iter_mut().zip(&bias.values).for_each(|(y, b)| *y += b);
-    }
 }
