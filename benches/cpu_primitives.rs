@@ -10,7 +10,8 @@ use std::time::Duration;
 use colar_engine::device::cpu::attention::{
     Columns, ColumnsMut, HeadShape, Span, attention, attention_backward,
 };
-use colar_engine::device::cpu::matmul::{Mat, matmul_nn, matmul_nt, matmul_tn};
+use colar_engine::device::cpu::mat::Mat;
+use colar_engine::device::cpu::matmul::{matmul_nn, matmul_nt, matmul_tn};
 use colar_engine::device::cpu::{math, par, simd};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use half::bf16;

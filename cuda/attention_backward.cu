@@ -179,7 +179,7 @@ __device__ __forceinline__ void gradients(const uint32_t* tiles, float scale, ui
 
 // D of every query and head, one a warp.
 template <class A>
-__device__ void attention_dots(const A* out, const A* dout, uint64_t count, uint32_t dim, float* dots) {
+__device__ void attention_backward_dots(const A* out, const A* dout, uint64_t count, uint32_t dim, float* dots) {
     const uint32_t lane = threadIdx.x % 32;
     for (uint64_t at = grid_thread() / 32; at < count; at += grid_threads() / 32) {
         float sum = 0.0f;
@@ -189,19 +189,19 @@ __device__ void attention_dots(const A* out, const A* dout, uint64_t count, uint
     }
 }
 
-#define ATTENTION_BACKWARD(A, a)                                                                                      \
-    KERNEL(attention_dots_##a, 256, const A* out, const A* dout, uint64_t count, uint32_t dim, float* dots) {         \
-        attention_dots(out, dout, count, dim, dots);                                                                  \
-    }                                                                                                                 \
-    KERNEL(attention_dq_##a, 128, const uint32_t* tiles, float scale, uint32_t kv_heads, uint32_t group,              \
-           uint32_t dim, const A* q, const A* k, const A* v, const A* dout, const float* lse, const float* dots,      \
-           A* dq) {                                                                                                   \
-        gradients<false, A>(tiles, scale, kv_heads, group, dim, q, k, v, dout, lse, dots, dq, nullptr);               \
-    }                                                                                                                 \
-    KERNEL(attention_dkv_##a, 128, const uint32_t* tiles, float scale, uint32_t kv_heads, uint32_t group,             \
-           uint32_t dim, const A* q, const A* k, const A* v, const A* dout, const float* lse, const float* dots,      \
-           A* dk, A* dv) {                                                                                            \
-        gradients<true, A>(tiles, scale, kv_heads, group, dim, q, k, v, dout, lse, dots, dk, dv);                     \
+#define ATTENTION_BACKWARD(A, a)                                                                                       \
+    KERNEL(attention_backward_dots_##a, 256, const A* out, const A* dout, uint64_t count, uint32_t dim, float* dots) { \
+        attention_backward_dots(out, dout, count, dim, dots);                                                          \
+    }                                                                                                                  \
+    KERNEL(attention_backward_dq_##a, 128, const uint32_t* tiles, float scale, uint32_t kv_heads, uint32_t group,      \
+           uint32_t dim, const A* q, const A* k, const A* v, const A* dout, const float* lse, const float* dots,       \
+           A* dq) {                                                                                                    \
+        gradients<false, A>(tiles, scale, kv_heads, group, dim, q, k, v, dout, lse, dots, dq, nullptr);                \
+    }                                                                                                                  \
+    KERNEL(attention_backward_dkv_##a, 128, const uint32_t* tiles, float scale, uint32_t kv_heads, uint32_t group,     \
+           uint32_t dim, const A* q, const A* k, const A* v, const A* dout, const float* lse, const float* dots,       \
+           A* dk, A* dv) {                                                                                             \
+        gradients<true, A>(tiles, scale, kv_heads, group, dim, q, k, v, dout, lse, dots, dk, dv);                      \
     }
 
 ATTENTION_BACKWARD(float, f32)

@@ -50,7 +50,7 @@ __device__ __forceinline__ float row_loss(const float* row, const uint32_t* ids,
 }
 
 // The first row of the logits is row `first` of the labels and losses.
-KERNEL(label_loss, 1024, const float* logits, const uint32_t* ids, const uint32_t* offsets, uint32_t vocab,
+KERNEL(cross_entropy_loss, 1024, const float* logits, const uint32_t* ids, const uint32_t* offsets, uint32_t vocab,
        uint32_t first, float* loss) {
     const uint64_t r = uint64_t(first) + blockIdx.x;
     float top, sum;
@@ -60,9 +60,9 @@ KERNEL(label_loss, 1024, const float* logits, const uint32_t* ids, const uint32_
 
 // `scale` has a factor a row of the labels; without it `terms` has an element of the policy objective.
 template <class A>
-__device__ void label_gradient(const float* logits, const uint32_t* ids, const uint32_t* offsets, uint32_t vocab,
-                               uint32_t first, const float* scale, const float* terms, Objective objective,
-                               float* loss, A* dlogits) {
+__device__ void cross_entropy_gradient(const float* logits, const uint32_t* ids, const uint32_t* offsets,
+                                       uint32_t vocab, uint32_t first, const float* scale, const float* terms,
+                                       Objective objective, float* loss, A* dlogits) {
     const uint64_t r = uint64_t(first) + blockIdx.x;
     const float* row = logits + uint64_t(blockIdx.x) * vocab;
     A* out = dlogits + uint64_t(blockIdx.x) * vocab;
@@ -100,12 +100,12 @@ __device__ void label_gradient(const float* logits, const uint32_t* ids, const u
     }
 }
 
-#define GRADIENT(A, a)                                                                                               \
-    KERNEL(label_gradient_##a, 1024, const float* logits, const uint32_t* ids, const uint32_t* offsets,              \
-           uint32_t vocab, uint32_t first, const float* scale, const float* terms, float clip_eps, float kl_weight,  \
-           float* loss, A* dlogits) {                                                                                \
-        label_gradient(logits, ids, offsets, vocab, first, scale, terms, Objective{clip_eps, kl_weight}, loss,       \
-                       dlogits);                                                                                     \
+#define GRADIENT(A, a)                                                                                                 \
+    KERNEL(cross_entropy_gradient_##a, 1024, const float* logits, const uint32_t* ids, const uint32_t* offsets,        \
+           uint32_t vocab, uint32_t first, const float* scale, const float* terms, float clip_eps, float kl_weight,    \
+           float* loss, A* dlogits) {                                                                                  \
+        cross_entropy_gradient(logits, ids, offsets, vocab, first, scale, terms, Objective{clip_eps, kl_weight}, loss, \
+                               dlogits);                                                                               \
     }
 
 GRADIENT(float, f32)

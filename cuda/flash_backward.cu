@@ -288,17 +288,17 @@ __device__ __forceinline__ void gradients(const uint32_t* tiles, float scale, ui
     }
 }
 
-// flash_dq_DIM and flash_dkv_DIM: heads up to that width, with tiles of 64 SLABS rows.
-#define FLASH_BACKWARD(DIM, SLABS)                                                                                    \
-    RESIDENT_KERNEL(flash_dq_##DIM, 128, 2, const uint32_t* tiles, float scale, uint32_t kv_heads, uint32_t group,    \
-                    uint32_t dim, const bf16* q, const bf16* k, const bf16* v, const bf16* dout, const float* lse,    \
-                    const float* dots, bf16* dq) {                                                                    \
-        gradients<false, DIM, SLABS>(tiles, scale, kv_heads, group, dim, q, k, v, dout, lse, dots, dq, nullptr);      \
-    }                                                                                                                 \
-    RESIDENT_KERNEL(flash_dkv_##DIM, 128, 2, const uint32_t* tiles, float scale, uint32_t kv_heads, uint32_t group,   \
-                    uint32_t dim, const bf16* q, const bf16* k, const bf16* v, const bf16* dout, const float* lse,    \
-                    const float* dots, bf16* dk, bf16* dv) {                                                          \
-        gradients<true, DIM, SLABS>(tiles, scale, kv_heads, group, dim, q, k, v, dout, lse, dots, dk, dv);            \
+// flash_backward_dq_DIM and flash_backward_dkv_DIM: heads up to that width, with tiles of 64 SLABS rows.
+#define FLASH_BACKWARD(DIM, SLABS)                                                                               \
+    RESIDENT_KERNEL(flash_backward_dq_##DIM, 128, 2, const uint32_t* tiles, float scale, uint32_t kv_heads,      \
+                    uint32_t group, uint32_t dim, const bf16* q, const bf16* k, const bf16* v, const bf16* dout, \
+                    const float* lse, const float* dots, bf16* dq) {                                             \
+        gradients<false, DIM, SLABS>(tiles, scale, kv_heads, group, dim, q, k, v, dout, lse, dots, dq, nullptr); \
+    }                                                                                                            \
+    RESIDENT_KERNEL(flash_backward_dkv_##DIM, 128, 2, const uint32_t* tiles, float scale, uint32_t kv_heads,     \
+                    uint32_t group, uint32_t dim, const bf16* q, const bf16* k, const bf16* v, const bf16* dout, \
+                    const float* lse, const float* dots, bf16* dk, bf16* dv) {                                   \
+        gradients<true, DIM, SLABS>(tiles, scale, kv_heads, group, dim, q, k, v, dout, lse, dots, dk, dv);       \
     }
 
 FLASH_BACKWARD(64, 2)

@@ -11,7 +11,8 @@
 //
 // A block takes one row. Each thread keeps its columns in no registers but reads them again from the first-level
 // cache: rows are at most some tens of KiB. Where the weights' gradients are wanted, a block takes `each` rows and
-// adds up their parts in shared memory, every thread those of its own columns; norm_weights then adds the blocks'.
+// adds up their parts in shared memory, every thread those of its own columns; norm_backward_weights then adds the
+// blocks'.
 #include "common.cuh"
 
 template <class A>
@@ -122,7 +123,7 @@ __device__ void layer_norm_backward(const A* dout, const A* x, const float* w, u
 
 // Adds `count` rows of partial sums to dw or, in the second row of blocks where there is one, to db. A block takes 32
 // columns, and of the rows each of its warps every eighth.
-KERNEL(norm_weights, 256, const float* partials, uint32_t count, uint32_t cols, float* dw, float* db) {
+KERNEL(norm_backward_weights, 256, const float* partials, uint32_t count, uint32_t cols, float* dw, float* db) {
     SHARED(float, sums, 256);
     const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, c = blockIdx.x * 32 + lane;
     const uint64_t stride = uint64_t(gridDim.y) * cols;
@@ -141,21 +142,21 @@ KERNEL(norm_weights, 256, const float* partials, uint32_t count, uint32_t cols, 
     to[c] += total;
 }
 
-#define NORMS(A, a)                                                                                           \
+#define NORMS(A, a)                                                                                          \
     KERNEL(rms_norm_##a, 256, const A* x, const A* delta, const float* w, float eps, uint32_t cols, A* sum,  \
-           A* out) {                                                                                          \
-        rms_norm(x, delta, w, eps, cols, sum, out);                                                           \
-    }                                                                                                         \
+           A* out) {                                                                                         \
+        rms_norm(x, delta, w, eps, cols, sum, out);                                                          \
+    }                                                                                                        \
     KERNEL(layer_norm_##a, 256, const A* x, const float* w, const float* b, uint32_t cols, A* out) {         \
-        layer_norm(x, w, b, cols, out);                                                                       \
-    }                                                                                                         \
-    KERNEL(rms_norm_backward_##a, 256, const A* dout, const A* x, const float* w, float eps, uint32_t rows,   \
-           uint32_t each, uint32_t cols, A* dx, float* partials) {                                            \
-        rms_norm_backward(dout, x, w, eps, rows, each, cols, dx, partials);                                   \
-    }                                                                                                         \
-    KERNEL(layer_norm_backward_##a, 256, const A* dout, const A* x, const float* w, uint32_t rows,            \
-           uint32_t each, uint32_t cols, A* dx, float* partials) {                                            \
-        layer_norm_backward(dout, x, w, rows, each, cols, dx, partials);                                      \
+        layer_norm(x, w, b, cols, out);                                                                      \
+    }                                                                                                        \
+    KERNEL(rms_norm_backward_##a, 256, const A* dout, const A* x, const float* w, float eps, uint32_t rows,  \
+           uint32_t each, uint32_t cols, A* dx, float* partials) {                                           \
+        rms_norm_backward(dout, x, w, eps, rows, each, cols, dx, partials);                                  \
+    }                                                                                                        \
+    KERNEL(layer_norm_backward_##a, 256, const A* dout, const A* x, const float* w, uint32_t rows,           \
+           uint32_t each, uint32_t cols, A* dx, float* partials) {                                           \
+        layer_norm_backward(dout, x, w, rows, each, cols, dx, partials);                                     \
     }
 
 NORMS(float, f32)

@@ -53,7 +53,7 @@ __device__ __forceinline__ double block_sum(double x) {
 }
 
 // partials[c] is the sum of the squares of the gradients in chunk c.
-KERNEL(chunk_squares, 256, const Slot* slots, uint32_t tensors, double* partials) {
+KERNEL(sum_squares_chunks, 256, const Slot* slots, uint32_t tensors, double* partials) {
     const Slot slot = slot_of(slots, tensors, blockIdx.x);
     const uint64_t begin = (blockIdx.x - slot.first) * CHUNK, end = min(begin + CHUNK, slot.count);
     double sum = 0.0;
@@ -72,7 +72,7 @@ KERNEL(chunk_squares, 256, const Slot* slots, uint32_t tensors, double* partials
 
 // One block adds up what the others left in the first `count` of `all` partials, in an order that their number decides.
 // The rest is of tensors that are watched: where a number of theirs is not finite, the total is none either.
-KERNEL(total_squares, 256, const double* partials, uint64_t count, uint64_t all, double* total) {
+KERNEL(sum_squares_total, 256, const double* partials, uint64_t count, uint64_t all, double* total) {
     double sum = 0.0, watched = 0.0;
     for (uint64_t i = threadIdx.x; i < count; i += blockDim.x) sum += partials[i];
     for (uint64_t i = count + threadIdx.x; i < all; i += blockDim.x) watched += partials[i];

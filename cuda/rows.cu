@@ -5,12 +5,11 @@
 //   scatter_rows   dst[rows[n]] = alpha * src[n], or += that; the rows are distinct
 //   add_bias       y[t] += bias
 //   add            y += x
-//   convert        another storage type
 //
 // Backward: a gather's is a scatter_rows that adds and a scatter's a gather_rows.
 //
 //   gather_merge_backward   dtable[ids[i]] += scale[r] * dout[r], i in offsets[r] .. offsets[r+1]
-//   add_bias_backward       db += sum of dy[t], as column_sums of parts of the rows and add_partials
+//   add_bias_backward       db += sum of dy[t], of parts of the rows first; add_bias_backward_sum adds the parts up
 //
 // All are bound by memory. A block takes one row and its threads neighbouring columns, but where said otherwise.
 // An id occurs many times, so the merge's gradient goes by id: the launch code sorts them, a block has one, and sums
@@ -71,13 +70,13 @@ __device__ void gather_merge_backward(const A* dout, const uint32_t* ids, const 
     dtable[uint64_t(ids[blockIdx.x]) * cols + c] += sum;
 }
 
-// Columns of a block of column_sums: four a lane. `SUM_COLUMNS` of src/device/cuda/rows.rs.
+// Columns of a block of add_bias_backward: four a lane. `SUM_COLUMNS` of src/device/cuda/rows.rs.
 constexpr uint32_t SUM_COLUMNS = 128;
 
 // partials[y][c] is the sum of column c over part y of the rows. Block x takes SUM_COLUMNS columns; its warps take
 // turns at the rows.
 template <class A>
-__device__ void column_sums(const A* x, uint32_t rows, uint32_t part, uint32_t cols, float* partials) {
+__device__ void add_bias_backward(const A* x, uint32_t rows, uint32_t part, uint32_t cols, float* partials) {
     SHARED(float, sums, 8 * SUM_COLUMNS);
     const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
     const uint32_t c = blockIdx.x * SUM_COLUMNS + 4 * lane;
@@ -111,7 +110,7 @@ __device__ void column_sums(const A* x, uint32_t rows, uint32_t part, uint32_t c
 }
 
 // sums[c] += partials[0][c] + partials[1][c] + ...
-KERNEL(add_partials, 256, const float* partials, uint32_t parts, uint32_t cols, float* sums) {
+KERNEL(add_bias_backward_sum, 256, const float* partials, uint32_t parts, uint32_t cols, float* sums) {
     const uint64_t c = grid_thread();
     if (c >= cols) return;
     float sum = 0.0f;
@@ -126,34 +125,28 @@ __device__ void add(const A* x, uint64_t count, A* y) {
     }
 }
 
-template <class F, class T>
-__device__ void convert(const F* from, uint64_t count, T* to) {
-    for (uint64_t i = grid_thread(); i < count; i += grid_threads()) to[i] = from_float<T>(to_float(from[i]));
-}
-
-#define FROM(W, w, A, a)                                                                                      \
-    KERNEL(gather_merge_##w##_##a, 256, const W* table, const uint32_t* ids, const uint32_t* offsets,        \
-           const float* scale, uint32_t cols, A* out) {                                                       \
-        gather_merge(table, ids, offsets, scale, cols, out);                                                  \
-    }                                                                                                         \
+#define FROM(W, w, A, a)                                                                                         \
+    KERNEL(gather_merge_##w##_##a, 256, const W* table, const uint32_t* ids, const uint32_t* offsets,            \
+           const float* scale, uint32_t cols, A* out) {                                                          \
+        gather_merge(table, ids, offsets, scale, cols, out);                                                     \
+    }                                                                                                            \
     KERNEL(gather_rows_##w##_##a, 256, float alpha, const W* src, const uint32_t* rows, uint32_t cols, A* out) { \
-        gather_rows(alpha, src, rows, cols, out);                                                             \
-    }                                                                                                         \
-    KERNEL(convert_##w##_##a, 256, const W* from, uint64_t count, A* to) { convert(from, count, to); }
+        gather_rows(alpha, src, rows, cols, out);                                                                \
+    }
 
-#define WITHIN(A, a)                                                                                        \
-    KERNEL(scatter_rows_##a, 256, float alpha, const A* src, const uint32_t* rows, uint32_t cols,           \
-           uint32_t add, A* dst) {                                                                          \
-        scatter_rows(alpha, src, rows, cols, add, dst);                                                     \
-    }                                                                                                       \
-    KERNEL(add_bias_##a, 256, const float* bias, uint32_t cols, A* y) { add_bias(bias, cols, y); }          \
-    KERNEL(gather_merge_backward_##a, 256, const A* dout, const uint32_t* ids, const uint32_t* starts,      \
-           const uint32_t* rows, const float* scale, uint32_t cols, float* dtable) {                        \
-        gather_merge_backward(dout, ids, starts, rows, scale, cols, dtable);                                \
-    }                                                                                                       \
-    KERNEL(column_sums_##a, 256, const A* x, uint32_t rows, uint32_t part, uint32_t cols, float* partials) { \
-        column_sums(x, rows, part, cols, partials);                                                         \
-    }                                                                                                       \
+#define WITHIN(A, a)                                                                                               \
+    KERNEL(scatter_rows_##a, 256, float alpha, const A* src, const uint32_t* rows, uint32_t cols,                  \
+           uint32_t add, A* dst) {                                                                                 \
+        scatter_rows(alpha, src, rows, cols, add, dst);                                                            \
+    }                                                                                                              \
+    KERNEL(add_bias_##a, 256, const float* bias, uint32_t cols, A* y) { add_bias(bias, cols, y); }                 \
+    KERNEL(gather_merge_backward_##a, 256, const A* dout, const uint32_t* ids, const uint32_t* starts,             \
+           const uint32_t* rows, const float* scale, uint32_t cols, float* dtable) {                               \
+        gather_merge_backward(dout, ids, starts, rows, scale, cols, dtable);                                       \
+    }                                                                                                              \
+    KERNEL(add_bias_backward_##a, 256, const A* x, uint32_t rows, uint32_t part, uint32_t cols, float* partials) { \
+        add_bias_backward(x, rows, part, cols, partials);                                                          \
+    }                                                                                                              \
     KERNEL(add_##a, 256, const A* x, uint64_t count, A* y) { add(x, count, y); }
 
 FROM(float, f32, float, f32)

@@ -1,10 +1,10 @@
 // The output head on logits: the choice of a token, and the end-of-latent event. cross_entropy.cu has the loss.
 //
-//   choose_token   a draw from softmax(logits / temperature), restricted to the smallest set of likeliest
-//                  tokens whose mass reaches top_p; at temperature 0 the largest logit, the first of equals
-//   event_own      the logit of one token, and the start of the scan
-//   event_scan     whether that token is drawn: u < exp(own) / Z, where Z only grows (spec section 5, 2)
-//   event_decide   the answer
+//   choose_tokens        a draw from softmax(logits / temperature), restricted to the smallest set of likeliest
+//                        tokens whose mass reaches top_p; at temperature 0 the largest logit, the first of equals
+//   token_event_own      the logit of one token, and the start of the scan
+//   token_event_scan     whether that token is drawn: u < exp(own) / Z, where Z only grows (spec section 5, 2)
+//   token_event_decide   the answer
 //
 // Draws have no backward.
 //
@@ -135,7 +135,7 @@ __device__ void first_exceeding(const float* p, uint32_t count, uint64_t target,
 }
 
 // A block takes one row; the row is overwritten. `draws` as in latent.cu.
-KERNEL(choose_token, 1024, float* logits, const float* temperatures, const float* top_ps, const uint32_t* draws,
+KERNEL(choose_tokens, 1024, float* logits, const float* temperatures, const float* top_ps, const uint32_t* draws,
        uint32_t vocab, uint32_t biased, float bias, uint32_t* tokens) {
     float* row = logits + uint64_t(blockIdx.x) * vocab;
     const float temperature = temperatures[blockIdx.x], top_p = top_ps[blockIdx.x];
@@ -181,7 +181,7 @@ constexpr uint32_t EVENT_COLUMNS = 4;
 // own[b] = h[b] . w[token] + bias, by the same sums as the scan, so that equals stay equal; z[b] = 1, the token's
 // own share; lost[b] = 0. One warp takes EVENT_ROWS rows.
 template <class A, class W>
-__device__ void event_own(const A* h, uint32_t rows, const W* w, uint64_t vocab, uint32_t hidden, uint32_t token,
+__device__ void token_event_own(const A* h, uint32_t rows, const W* w, uint64_t vocab, uint32_t hidden, uint32_t token,
                           float bias, float* own, double* z, uint32_t* lost) {
     const uint32_t first = blockIdx.x * EVENT_ROWS, here = min(EVENT_ROWS, rows - first);
     float sums[EVENT_ROWS][EVENT_COLUMNS];
@@ -201,7 +201,7 @@ __device__ void event_own(const A* h, uint32_t rows, const W* w, uint64_t vocab,
 // z is a running sum that only serves to stop early: it may lag, and its order of additions is free. What it
 // decides is beyond a margin that covers both, so the answer does not depend on it.
 template <class A, class W>
-__device__ void event_scan(const A* h, uint32_t rows, const W* w, uint64_t vocab, uint32_t hidden, uint32_t token,
+__device__ void token_event_scan(const A* h, uint32_t rows, const W* w, uint64_t vocab, uint32_t hidden, uint32_t token,
                            const float* temperatures, const uint32_t* draws, const float* own, uint32_t tile,
                            double* z, uint32_t* lost, double* partials) {
     SHARED(uint32_t, open, 1);
@@ -255,15 +255,15 @@ __device__ void event_scan(const A* h, uint32_t rows, const W* w, uint64_t vocab
     if (greedy ? sum > 0.0 : certainly_lost(u, running)) atomicExch(lost + row, 1u);
 }
 
-#define EVENT(A, a, W, w_)                                                                                       \
-    KERNEL(event_own_##a##_##w_, 32, const A* h, uint32_t rows, const W* w, uint64_t vocab, uint32_t hidden,     \
-           uint32_t token, float bias, float* own, double* z, uint32_t* lost) {                                  \
-        event_own(h, rows, w, vocab, hidden, token, bias, own, z, lost);                                         \
-    }                                                                                                            \
-    KERNEL(event_scan_##a##_##w_, 256, const A* h, uint32_t rows, const W* w, uint64_t vocab, uint32_t hidden,   \
-           uint32_t token, const float* temperatures, const uint32_t* draws, const float* own, uint32_t tile,    \
-           double* z, uint32_t* lost, double* partials) {                                                        \
-        event_scan(h, rows, w, vocab, hidden, token, temperatures, draws, own, tile, z, lost, partials);         \
+#define EVENT(A, a, W, w_)                                                                                           \
+    KERNEL(token_event_own_##a##_##w_, 32, const A* h, uint32_t rows, const W* w, uint64_t vocab, uint32_t hidden,   \
+           uint32_t token, float bias, float* own, double* z, uint32_t* lost) {                                      \
+        token_event_own(h, rows, w, vocab, hidden, token, bias, own, z, lost);                                       \
+    }                                                                                                                \
+    KERNEL(token_event_scan_##a##_##w_, 256, const A* h, uint32_t rows, const W* w, uint64_t vocab, uint32_t hidden, \
+           uint32_t token, const float* temperatures, const uint32_t* draws, const float* own, uint32_t tile,        \
+           double* z, uint32_t* lost, double* partials) {                                                            \
+        token_event_scan(h, rows, w, vocab, hidden, token, temperatures, draws, own, tile, z, lost, partials);       \
     }
 
 EVENT(float, f32, float, f32)
@@ -274,7 +274,7 @@ EVENT(bf16, bf16, bf16, bf16)
 EVENT(bf16, bf16, f16, f16)
 
 // A thread takes one row: the shares of all tiles in their order.
-KERNEL(event_decide, 128, const float* temperatures, const uint32_t* draws, const uint32_t* lost,
+KERNEL(token_event_decide, 128, const float* temperatures, const uint32_t* draws, const uint32_t* lost,
        const double* partials, uint32_t tiles, uint32_t rows, uint32_t* happened) {
     const uint64_t row = grid_thread();
     if (row >= rows) return;

@@ -80,7 +80,7 @@ pub fn open<D: Device>(
 }
 
 /// Opens `model_dir`, with `checkpoint` over it, to run as it is: every matrix in the form that the device
-/// multiplies best ([`Device::freeze`]), the adapter as `lora` says.
+/// multiplies best ([`MemoryOps::freeze`](crate::device::MemoryOps::freeze)), the adapter as `lora` says.
 ///
 /// # Errors
 /// As [`open`].

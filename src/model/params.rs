@@ -74,8 +74,9 @@ impl<D: Device> Params<D> {
         self.iter().map(|(_, p)| p.value.rows() * p.value.cols() * p.value.dtype().size()).sum()
     }
 
-    /// Puts every matrix into the form that inference multiplies ([`Device::freeze`]). Vectors, which
-    /// are norm weights and biases, stay float32.
+    /// Puts every matrix into the form that inference multiplies
+    /// ([`MemoryOps::freeze`](crate::device::MemoryOps::freeze)). Vectors, which are norm weights and biases, stay
+    /// float32.
     ///
     /// # Errors
     /// What the device says.

@@ -56,7 +56,7 @@ struct Table<'a, D: Device> {
 
 /// Every row for a model of this configuration.
 pub fn table<D: Device>(device: &D, config: &ModelConfig) -> Vec<Case<D>> {
-    // The form that [`Device::freeze`] gives: matrices of a mapped file, and the latent head's in float32, or
+    // The form that `MemoryOps::freeze` gives: matrices of a mapped file, and the latent head's in float32, or
     // all in the compute dtype.
     let compute = device.compute_dtype();
     let [weights, latent_head] = match device.maps_weights() {

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::matmul::Mat;
+use super::mat::Mat;
 use crate::device::{Dtype, TensorInfo};
 use crate::files::mapped::MappedTensor;
 use crate::{Error, Result};

@@ -1,8 +1,9 @@
 //! The output head with cross-entropy, in chunks of rows.
 
 use super::buffer::CpuTensor;
+use super::mat::Mat;
 use super::math::{exp_in_place, log_sum_exp};
-use super::matmul::{Mat, matmul_nn, matmul_nt, matmul_tn};
+use super::matmul::{matmul_nn, matmul_nt, matmul_tn};
 use super::par::{self, SharedMut};
 use super::policy::{Policy, policy};
 use super::{CpuDevice, CpuIndex};

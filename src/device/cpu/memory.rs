@@ -1,7 +1,7 @@
 //! Memory of the CPU device: buffers of the process, and weights where their file is mapped.
 
 use super::buffer::CpuTensor;
-use super::matmul::Mat;
+use super::mat::Mat;
 use super::{CpuDevice, CpuIndex, par};
 use crate::Result;
 use crate::device::memory::{MemoryOps, check_adopt, check_copy, check_write};

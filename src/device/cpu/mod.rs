@@ -12,6 +12,7 @@ mod cross_entropy;
 mod decoder;
 pub mod gemv;
 mod latent;
+pub mod mat;
 pub mod math;
 pub mod matmul;
 mod memory;

@@ -5,7 +5,7 @@
 //! one thread.
 
 use super::buffer::CpuTensor;
-use super::matmul::Mat;
+use super::mat::Mat;
 use super::par::{self, SharedMut, row_grain};
 use super::simd::dispatch;
 use super::{CpuDevice, CpuIndex};

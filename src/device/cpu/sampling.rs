@@ -2,8 +2,9 @@
 
 use super::CpuDevice;
 use super::buffer::CpuTensor;
+use super::mat::Mat;
 use super::math::exp_in_place;
-use super::matmul::{Mat, matmul_nt};
+use super::matmul::matmul_nt;
 use super::par::{self, SharedMut};
 use crate::Result;
 use crate::device::draw::Draw;

@@ -1,7 +1,7 @@
 //! Launches of `cuda/activation.cu`.
 
 use super::driver::{Arg, Driver};
-use super::kernels::{self as k, by_activation};
+use super::kernels::{by_activation, kernels};
 use super::{CudaDevice, CudaTensor};
 use crate::Result;
 use crate::device::activation::{
@@ -9,11 +9,17 @@ use crate::device::activation::{
 };
 use crate::device::shape::TensorInfo;
 
+kernels! {
+    "activation":
+    swiglu_f32 swiglu_bf16 gelu_f32 gelu_bf16 swiglu_backward_f32 swiglu_backward_bf16 gelu_backward_f32
+    gelu_backward_bf16
+}
+
 impl<R: Driver> ActivationOps for CudaDevice<R> {
     fn swiglu(&self, gate: &CudaTensor<R>, up: &CudaTensor<R>, out: &mut CudaTensor<R>) -> Result<()> {
         let checked = check_swiglu(gate, up, out)?;
         let (op, count, dtype) = (checked.op, checked.count(), gate.dtype());
-        let kernel = by_activation(op, dtype, [&k::swiglu_f32, &k::swiglu_bf16])?;
+        let kernel = by_activation(op, dtype, [&swiglu_f32, &swiglu_bf16])?;
         let args = [
             Arg::from(&gate.memory),
             Arg::from(up.read(op, "up", dtype)?),
@@ -32,7 +38,7 @@ impl<R: Driver> ActivationOps for CudaDevice<R> {
     ) -> Result<()> {
         let checked = check_swiglu_backward(dout, gate, up)?;
         let (op, count, dtype) = (checked.op, checked.count(), gate.dtype());
-        let kernel = by_activation(op, dtype, [&k::swiglu_backward_f32, &k::swiglu_backward_bf16])?;
+        let kernel = by_activation(op, dtype, [&swiglu_backward_f32, &swiglu_backward_bf16])?;
         let args = [
             Arg::from(dout.read(op, "dout", dtype)?),
             (count as u64).into(),
@@ -46,7 +52,7 @@ impl<R: Driver> ActivationOps for CudaDevice<R> {
     fn gelu(&self, x: &CudaTensor<R>, out: &mut CudaTensor<R>) -> Result<()> {
         let checked = check_gelu(x, out)?;
         let (op, count, dtype) = (checked.op, checked.count(), x.dtype());
-        let kernel = by_activation(op, dtype, [&k::gelu_f32, &k::gelu_bf16])?;
+        let kernel = by_activation(op, dtype, [&gelu_f32, &gelu_bf16])?;
         let args = [Arg::from(&x.memory), (count as u64).into(), out.write(op, "out", dtype)?.into()];
         // SAFETY: both have `count` elements of one dtype.
         unsafe { self.launch_elements(kernel, count, &args) }
@@ -55,7 +61,7 @@ impl<R: Driver> ActivationOps for CudaDevice<R> {
     fn gelu_backward(&self, dout: &CudaTensor<R>, x: &CudaTensor<R>, dx: &mut CudaTensor<R>) -> Result<()> {
         let checked = check_gelu_backward(dout, x, dx)?;
         let (op, count, dtype) = (checked.op, checked.count(), x.dtype());
-        let kernel = by_activation(op, dtype, [&k::gelu_backward_f32, &k::gelu_backward_bf16])?;
+        let kernel = by_activation(op, dtype, [&gelu_backward_f32, &gelu_backward_bf16])?;
         let args = [
             Arg::from(dout.read(op, "dout", dtype)?),
             Arg::from(&x.memory),

@@ -3,7 +3,7 @@
 //! `flash_backward`, the others to `attention_backward`.
 
 use super::driver::{Arg, Driver};
-use super::kernels::{self, by_activation};
+use super::kernels::{by_activation, kernels};
 use super::tensor::upload;
 use super::tiles::{check_head_dim, on_tensor_cores};
 use super::{CudaDevice, CudaTensor, count32, flash};
@@ -11,6 +11,11 @@ use crate::Result;
 use crate::device::Dtype;
 use crate::device::attention::{AttentionOps, HeadShape, Span, check_attention, check_attention_backward};
 use crate::device::shape::TensorInfo;
+
+kernels! {
+    "attention":
+    attention_f32 attention_bf16 attention_merge_f32 attention_merge_bf16
+}
 
 /// Rows of a tile: pairs of a query and a head. `ROWS` of the kernel.
 const ROWS: usize = 16;
@@ -129,12 +134,7 @@ impl<R: Driver> AttentionOps for CudaDevice<R> {
         let dq = Arg::from(dq.write(op, "dq", dtype)?);
         let dkv = [Arg::from(dk.write(op, "dk", dtype)?), Arg::from(dv.write(op, "dv", dtype)?)];
 
-        let pairs = q.rows() * heads;
-        let kernel = by_activation(op, dtype, [&kernels::attention_dots_f32, &kernels::attention_dots_bf16])?;
-        let args = [out, dout, (pairs as u64).into(), (head_dim as u32).into(), Arg::from(&dots)];
-        // SAFETY: by the checks above `out` and `dout` have `pairs` vectors, and `dots` a float for each. A warp
-        // takes a pair.
-        unsafe { self.launch_elements(kernel, pairs * 32, &args) }?;
+        self.attention_backward_dots(op, dtype, q.rows() * heads, head_dim, [out, dout], &dots)?;
         if on_tensor_cores(dtype, shape) {
             return self.flash_backward(op, shape, spans, &operands, dq, dkv);
         }
@@ -161,7 +161,7 @@ impl<R: Driver> CudaDevice<R> {
         let tiles = upload(&self.driver, &plan.tiles)?;
         let partials = plan.parts * kv_heads * ROWS * (head_dim + 2);
         let partials = self.driver.alloc(partials * size_of::<f32>())?;
-        let kernel = by_activation(op, dtype, [&kernels::attention_f32, &kernels::attention_bf16])?;
+        let kernel = by_activation(op, dtype, [&attention_f32, &attention_bf16])?;
         let [scale, heads, group, dim, q, keys, values, out, lse] = *operands;
         let (cut_into, parts) = (Arg::from(&tiles), Arg::from(&partials));
         let args = [cut_into, scale, heads, group, dim, q, keys, values, out, lse, parts];
@@ -176,8 +176,7 @@ impl<R: Driver> CudaDevice<R> {
             return Ok(());
         }
         let cut = upload(&self.driver, &plan.cut)?;
-        let kernel =
-            by_activation(op, dtype, [&kernels::attention_merge_f32, &kernels::attention_merge_bf16])?;
+        let kernel = by_activation(op, dtype, [&attention_merge_f32, &attention_merge_bf16])?;
         let args = [Arg::from(&cut), heads, group, dim, parts, out, lse];
         let grid = [count32(op, plan.cut.len() / 10)?, kv_heads as u32];
         // SAFETY: as above; the parts of these tiles were written by the launch before.

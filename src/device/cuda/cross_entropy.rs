@@ -6,7 +6,7 @@
 //! of rows for the tensor cores to set the pace and not the memory.
 
 use super::driver::{Arg, Driver, Form, Part, Product};
-use super::kernels::{self as k, by_activation};
+use super::kernels::{by_activation, kernels};
 use super::policy::policy;
 use super::{CudaDevice, CudaIndex, CudaTensor, LOGITS_FLOATS, count32, row_threads};
 use crate::Result;
@@ -15,6 +15,11 @@ use crate::device::cross_entropy::{
     CrossEntropyGrads, CrossEntropyOps, CrossEntropyShape, Upstream, check_cross_entropy,
 };
 use crate::device::shape::TensorInfo;
+
+kernels! {
+    "cross_entropy":
+    cross_entropy_loss cross_entropy_gradient_f32 cross_entropy_gradient_bf16
+}
 
 /// Rows of a chunk are a multiple of this where they are more, so that each begins where wide loads can.
 const CHUNK_ROWS: usize = 128;
@@ -40,7 +45,7 @@ impl<R: Driver> CrossEntropyOps for CudaDevice<R> {
         let CrossEntropyShape { op, rows, hidden, vocab } =
             check_cross_entropy(h, w, &ids.values, &offsets.values, loss, grads.as_ref())?;
         let dtype = h.dtype();
-        let gradient = by_activation(op, dtype, [&k::label_gradient_f32, &k::label_gradient_bf16])?;
+        let gradient = by_activation(op, dtype, [&cross_entropy_gradient_f32, &cross_entropy_gradient_bf16])?;
         let loss = Arg::from(loss.write(op, "loss", Dtype::F32)?);
         let wanted = grads.map(|grads| wanted(op, dtype, grads)).transpose()?;
         if rows == 0 {
@@ -76,7 +81,9 @@ impl<R: Driver> CrossEntropyOps for CudaDevice<R> {
             ];
             let (Some(wanted), Some(dlogits)) = (&wanted, &dlogits) else {
                 // SAFETY: the checks above: every label is a column of the logits, `loss` has a row for each of `h`.
-                unsafe { self.launch(&k::label_loss, grid, threads, 0, &[&labels[..], &[loss]].concat()) }?;
+                unsafe {
+                    self.launch(&cross_entropy_loss, grid, threads, 0, &[&labels[..], &[loss]].concat())
+                }?;
                 continue;
             };
             let results = [loss, Arg::from(&dlogits.memory)];

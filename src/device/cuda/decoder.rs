@@ -9,7 +9,7 @@ use std::mem::offset_of;
 use bytemuck::{Pod, Zeroable};
 
 use super::driver::{Arg, Driver, Launch, Limits, Memory};
-use super::kernels::{self as k, Kernel, by_activation};
+use super::kernels::{Kernel, by_activation, kernels};
 use super::tensor::upload;
 use super::{CudaDevice, CudaTensor, count32};
 use crate::device::Dtype;
@@ -22,6 +22,12 @@ use crate::device::rows::RowOps;
 use crate::device::sampling::TokenChoice;
 use crate::device::shape::{TensorInfo, check, check_below, check_len};
 use crate::{Error, Result};
+
+kernels! {
+    "decode":
+    decode_f32_1 decode_f32_2 decode_f32_4 decode_f32_8 decode_bf16_1 decode_bf16_2 decode_bf16_4
+    decode_bf16_8
+}
 
 /// Most parts of a sequence's keys. `PARTS` of `cuda/attend.cuh`.
 const PARTS: usize = 16;
@@ -385,10 +391,10 @@ impl<'a, R: Driver> CudaDecoder<'a, R> {
 /// The kernel for so many sequences.
 fn kernel(count: usize, dtype: Dtype) -> Result<&'static Kernel> {
     let forms = match count {
-        0..=1 => [&k::decode_f32_1, &k::decode_bf16_1],
-        2 => [&k::decode_f32_2, &k::decode_bf16_2],
-        3..=4 => [&k::decode_f32_4, &k::decode_bf16_4],
-        _ => [&k::decode_f32_8, &k::decode_bf16_8],
+        0..=1 => [&decode_f32_1, &decode_bf16_1],
+        2 => [&decode_f32_2, &decode_bf16_2],
+        3..=4 => [&decode_f32_4, &decode_bf16_4],
+        _ => [&decode_f32_8, &decode_bf16_8],
     };
     by_activation(OP, dtype, forms)
 }

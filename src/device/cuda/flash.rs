@@ -1,13 +1,18 @@
 //! Launches of `cuda/flash.cu`: which spans it takes, and in tiles of what size.
 
 use super::driver::{Arg, Driver};
-use super::kernels::{self as k, Kernel};
+use super::kernels::{Kernel, kernels};
 use super::tensor::upload;
 use super::tiles::{Side, on_tensor_cores, plan};
 use super::{CudaDevice, count32};
 use crate::Result;
 use crate::device::Dtype;
 use crate::device::attention::{HeadShape, Span};
+
+kernels! {
+    "flash":
+    flash_64_64 flash_64_128 flash_128_64 flash_128_128
+}
 
 /// Pairs of a query and a head up to which a span is left to `cuda/attention.cu`, which cuts its keys into parts:
 /// the rows of one fragment.
@@ -41,12 +46,12 @@ impl Form {
 /// `rows`.
 static FORMS: [[Form; 2]; 2] = [
     [
-        Form { kernel: &k::flash_64_64, dim: 64, rows: 64, keys: 64 },
-        Form { kernel: &k::flash_64_128, dim: 64, rows: 128, keys: 64 },
+        Form { kernel: &flash_64_64, dim: 64, rows: 64, keys: 64 },
+        Form { kernel: &flash_64_128, dim: 64, rows: 128, keys: 64 },
     ],
     [
-        Form { kernel: &k::flash_128_64, dim: 128, rows: 64, keys: 32 },
-        Form { kernel: &k::flash_128_128, dim: 128, rows: 128, keys: 32 },
+        Form { kernel: &flash_128_64, dim: 128, rows: 64, keys: 32 },
+        Form { kernel: &flash_128_128, dim: 128, rows: 128, keys: 32 },
     ],
 ];
 

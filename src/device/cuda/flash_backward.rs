@@ -1,12 +1,17 @@
 //! Launches of `cuda/flash_backward.cu`.
 
 use super::driver::{Arg, Driver};
-use super::kernels::{self as k, Kernel};
+use super::kernels::{Kernel, kernels};
 use super::tensor::upload;
 use super::tiles::{Side, plan};
 use super::{CudaDevice, count32};
 use crate::Result;
 use crate::device::attention::{HeadShape, Span};
+
+kernels! {
+    "flash_backward":
+    flash_backward_dq_64 flash_backward_dkv_64 flash_backward_dq_128 flash_backward_dkv_128
+}
 
 /// Threads of a block. `THREADS` of the kernels.
 const THREADS: u32 = 128;
@@ -33,8 +38,8 @@ impl Form {
 }
 
 static FORMS: [Form; 2] = [
-    Form { of_queries: &k::flash_dq_64, of_keys: &k::flash_dkv_64, dim: 64, own: 128 },
-    Form { of_queries: &k::flash_dq_128, of_keys: &k::flash_dkv_128, dim: 128, own: 64 },
+    Form { of_queries: &flash_backward_dq_64, of_keys: &flash_backward_dkv_64, dim: 64, own: 128 },
+    Form { of_queries: &flash_backward_dq_128, of_keys: &flash_backward_dkv_128, dim: 128, own: 64 },
 ];
 
 impl<R: Driver> CudaDevice<R> {

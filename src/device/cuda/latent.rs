@@ -2,7 +2,7 @@
 
 use super::draw::draw_words;
 use super::driver::{Arg, Driver};
-use super::kernels::{self as k, by_activation};
+use super::kernels::{by_activation, kernels};
 use super::policy::policy;
 use super::tensor::upload;
 use super::{CudaDevice, CudaTensor, count32};
@@ -15,12 +15,18 @@ use crate::device::latent::{
 };
 use crate::device::shape::{Checked, TensorInfo};
 
+kernels! {
+    "latent":
+    normal_f32 normal_bf16 reparameterise_f32 reparameterise_bf16 latent_loss_f32 latent_loss_bf16
+    reparameterise_backward_f32 reparameterise_backward_bf16 latent_logprob_f32 latent_logprob_bf16
+}
+
 impl<R: Driver> LatentOps for CudaDevice<R> {
     fn normal(&self, draws: &[Draw], out: &mut CudaTensor<R>) -> Result<()> {
         let Checked { op, rows, cols } = check_normal(draws, out)?;
         let dtype = out.dtype();
         let words = upload(&self.driver, &draw_words(draws.iter().copied()))?;
-        let kernel = by_activation(op, dtype, [&k::normal_f32, &k::normal_bf16])?;
+        let kernel = by_activation(op, dtype, [&normal_f32, &normal_bf16])?;
         let args = [Arg::from(&words), count32(op, cols)?.into(), out.write(op, "out", dtype)?.into()];
         // SAFETY: a draw a row. The words live until the launch, after which they are freed in its order.
         unsafe { self.launch_rows(op, kernel, rows, cols.div_ceil(4), &args) }
@@ -36,7 +42,7 @@ impl<R: Driver> LatentOps for CudaDevice<R> {
     ) -> Result<()> {
         let checked = check_reparameterise(mu, log_sigma, eps, out)?;
         let (op, count, dtype) = (checked.op, checked.count(), mu.dtype());
-        let kernel = by_activation(op, dtype, [&k::reparameterise_f32, &k::reparameterise_bf16])?;
+        let kernel = by_activation(op, dtype, [&reparameterise_f32, &reparameterise_bf16])?;
         let args = [
             Arg::from(&mu.memory),
             optional(op, "log_sigma", log_sigma, dtype)?,
@@ -68,7 +74,7 @@ impl<R: Driver> LatentOps for CudaDevice<R> {
             LatentLoss::Mse => 1,
             LatentLoss::MseExpected => 2,
         };
-        let kernel = by_activation(op, dtype, [&k::latent_loss_f32, &k::latent_loss_bf16])?;
+        let kernel = by_activation(op, dtype, [&latent_loss_f32, &latent_loss_bf16])?;
         let args = [
             kind.into(),
             weights.loss_scale.into(),
@@ -96,7 +102,7 @@ impl<R: Driver> LatentOps for CudaDevice<R> {
     ) -> Result<()> {
         let checked = check_reparameterise_backward(dz, log_sigma, eps, dmu, dlog_sigma.as_deref())?;
         let (op, count, dtype) = (checked.op, checked.count(), dz.dtype());
-        let forms = [&k::reparameterise_backward_f32, &k::reparameterise_backward_bf16];
+        let forms = [&reparameterise_backward_f32, &reparameterise_backward_bf16];
         let kernel = by_activation(op, dtype, forms)?;
         // Without log_sigma nothing reaches it.
         let wanted = if log_sigma.is_some() { dlog_sigma } else { None };
@@ -134,7 +140,7 @@ impl<R: Driver> LatentOps for CudaDevice<R> {
             }
             None => (policy::<R>(op, None)?, 0.0, [none(), none()]),
         };
-        let kernel = by_activation(op, dtype, [&k::latent_logprob_f32, &k::latent_logprob_bf16])?;
+        let kernel = by_activation(op, dtype, [&latent_logprob_f32, &latent_logprob_bf16])?;
         let args = [
             &[
                 Arg::from(&mu.memory),

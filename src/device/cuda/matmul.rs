@@ -1,13 +1,20 @@
 //! Matrix products: few rows by `cuda/gemv.cu`, more by the driver's library.
 
 use super::driver::{Arg, Driver, Form, Part, Product};
-use super::kernels::{self as k, by_weight};
+use super::kernels::{by_weight, kernels};
 use super::{CudaDevice, CudaTensor, count32};
 use crate::Result;
 use crate::device::Dtype;
 use crate::device::matmul::{MatmulOps, MatmulShape, check_matmul_nn, check_matmul_nt, check_matmul_tn};
 use crate::device::memory::MemoryOps;
 use crate::device::shape::TensorInfo;
+
+kernels! {
+    "gemv":
+    gemv_f32_f32_1 gemv_f32_f32_4 gemv_f32_f32_16 gemv_f32_bf16_1 gemv_f32_bf16_4 gemv_f32_bf16_16
+    gemv_f32_f16_1 gemv_f32_f16_4 gemv_f32_f16_16 gemv_bf16_f32_1 gemv_bf16_f32_4 gemv_bf16_f32_16
+    gemv_bf16_bf16_1 gemv_bf16_bf16_4 gemv_bf16_bf16_16 gemv_bf16_f16_1 gemv_bf16_f16_4 gemv_bf16_f16_16
+}
 
 /// Rows up to which a product is bound by reading its weights, and its own kernel reads them best.
 const SKINNY_ROWS: usize = 16;
@@ -38,22 +45,22 @@ impl<R: Driver> MatmulOps for CudaDevice<R> {
         let (forms, columns) = match t {
             1 => (
                 [
-                    [&k::gemv_f32_f32_1, &k::gemv_f32_bf16_1, &k::gemv_f32_f16_1],
-                    [&k::gemv_bf16_f32_1, &k::gemv_bf16_bf16_1, &k::gemv_bf16_f16_1],
+                    [&gemv_f32_f32_1, &gemv_f32_bf16_1, &gemv_f32_f16_1],
+                    [&gemv_bf16_f32_1, &gemv_bf16_bf16_1, &gemv_bf16_f16_1],
                 ],
                 4,
             ),
             2..=4 => (
                 [
-                    [&k::gemv_f32_f32_4, &k::gemv_f32_bf16_4, &k::gemv_f32_f16_4],
-                    [&k::gemv_bf16_f32_4, &k::gemv_bf16_bf16_4, &k::gemv_bf16_f16_4],
+                    [&gemv_f32_f32_4, &gemv_f32_bf16_4, &gemv_f32_f16_4],
+                    [&gemv_bf16_f32_4, &gemv_bf16_bf16_4, &gemv_bf16_f16_4],
                 ],
                 4,
             ),
             _ => (
                 [
-                    [&k::gemv_f32_f32_16, &k::gemv_f32_bf16_16, &k::gemv_f32_f16_16],
-                    [&k::gemv_bf16_f32_16, &k::gemv_bf16_bf16_16, &k::gemv_bf16_f16_16],
+                    [&gemv_f32_f32_16, &gemv_f32_bf16_16, &gemv_f32_f16_16],
+                    [&gemv_bf16_f32_16, &gemv_bf16_bf16_16, &gemv_bf16_f16_16],
                 ],
                 2,
             ),

@@ -1,7 +1,7 @@
-//! Memory of a CUDA device, and changes of dtype.
+//! Memory of a CUDA device, and changes of dtype: launches of `cuda/memory.cu`.
 
 use super::driver::{Arg, Driver};
-use super::kernels::{self as k, by_weight};
+use super::kernels::{by_weight, kernels};
 use super::tensor::{Rounded, upload};
 use super::{CudaDevice, CudaIndex, CudaTensor};
 use crate::Result;
@@ -10,6 +10,11 @@ use crate::device::memory::{MemoryOps, check_adopt, check_copy, check_write};
 use crate::device::need::{Need, Stay, check_room};
 use crate::device::shape::{Checked, TensorInfo, check, elements};
 use crate::files::mapped::MappedTensor;
+
+kernels! {
+    "memory":
+    convert_f32_f32 convert_bf16_f32 convert_f16_f32 convert_f32_bf16 convert_bf16_bf16 convert_f16_bf16
+}
 
 impl<R: Driver> MemoryOps for CudaDevice<R> {
     type Tensor = CudaTensor<R>;
@@ -165,8 +170,8 @@ impl<R: Driver> CudaDevice<R> {
         let dtype = out.dtype();
         check(OP, "out", out, t.rows(), t.cols())?;
         let forms = [
-            [&k::convert_f32_f32, &k::convert_bf16_f32, &k::convert_f16_f32],
-            [&k::convert_f32_bf16, &k::convert_bf16_bf16, &k::convert_f16_bf16],
+            [&convert_f32_f32, &convert_bf16_f32, &convert_f16_f32],
+            [&convert_f32_bf16, &convert_bf16_bf16, &convert_f16_bf16],
         ];
         let kernel = by_weight(OP, dtype, t.dtype(), forms)?;
         let count = t.count();

@@ -1,7 +1,7 @@
 //! Launches of `cuda/norm.cu`.
 
 use super::driver::{Arg, Driver};
-use super::kernels::{self as k, by_activation};
+use super::kernels::{by_activation, kernels};
 use super::{CudaDevice, CudaTensor, ROW_THREADS, count32};
 use crate::device::Dtype;
 use crate::device::norm::{
@@ -10,6 +10,12 @@ use crate::device::norm::{
 };
 use crate::device::shape::{Checked, TensorInfo};
 use crate::{Error, Result};
+
+kernels! {
+    "norm":
+    rms_norm_f32 rms_norm_bf16 layer_norm_f32 layer_norm_bf16 rms_norm_backward_f32 rms_norm_backward_bf16
+    layer_norm_backward_f32 layer_norm_backward_bf16 norm_backward_weights
+}
 
 /// Most blocks that each add up a part of a norm's weight gradients: four for each of an H100's multiprocessors.
 const SUM_BLOCKS: usize = 528;
@@ -55,7 +61,7 @@ impl<R: Driver> NormOps for CudaDevice<R> {
         let dw = dw.map(|dw| dw.write(op, "dw", Dtype::F32)).transpose()?.map(Arg::from);
         let deal = self.deal(op, rows, cols, usize::from(dw.is_some()))?;
         let partials = dw.map(|_| self.driver.alloc(deal.partials)).transpose()?;
-        let kernel = by_activation(op, dtype, [&k::rms_norm_backward_f32, &k::rms_norm_backward_bf16])?;
+        let kernel = by_activation(op, dtype, [&rms_norm_backward_f32, &rms_norm_backward_bf16])?;
         let args = [
             Arg::from(dout.read(op, "dout", dtype)?),
             Arg::from(&x.memory),
@@ -85,7 +91,7 @@ impl<R: Driver> NormOps for CudaDevice<R> {
     ) -> Result<()> {
         let Checked { op, rows, cols } = check_layer_norm(x, w, b, out)?;
         let dtype = x.dtype();
-        let kernel = by_activation(op, dtype, [&k::layer_norm_f32, &k::layer_norm_bf16])?;
+        let kernel = by_activation(op, dtype, [&layer_norm_f32, &layer_norm_bf16])?;
         let args = [
             Arg::from(&x.memory),
             Arg::from(w.read(op, "w", Dtype::F32)?),
@@ -116,7 +122,7 @@ impl<R: Driver> NormOps for CudaDevice<R> {
         };
         let deal = self.deal(op, rows, cols, params.map_or(0, |p| p.len()))?;
         let partials = params.map(|_| self.driver.alloc(deal.partials)).transpose()?;
-        let kernel = by_activation(op, dtype, [&k::layer_norm_backward_f32, &k::layer_norm_backward_bf16])?;
+        let kernel = by_activation(op, dtype, [&layer_norm_backward_f32, &layer_norm_backward_bf16])?;
         let args = [
             Arg::from(dout.read(op, "dout", dtype)?),
             Arg::from(&x.memory),
@@ -167,7 +173,7 @@ impl<R: Driver> CudaDevice<R> {
             }
             None => (Arg::Pointer(0), Arg::Pointer(0)),
         };
-        let kernel = by_activation(op, dtype, [&k::rms_norm_f32, &k::rms_norm_bf16])?;
+        let kernel = by_activation(op, dtype, [&rms_norm_f32, &rms_norm_bf16])?;
         let args = [
             Arg::from(&x.memory),
             delta,
@@ -214,6 +220,6 @@ impl<R: Driver> CudaDevice<R> {
         let args = [Arg::from(partials), deal.blocks.into(), cols.into(), dw, db];
         // SAFETY: `partials` has a row of sums for every block and weight, which the launch before wrote, and each
         // weight `cols` floats.
-        unsafe { self.launch(&k::norm_weights, [cols.div_ceil(32), weights], 256, 0, &args) }
+        unsafe { self.launch(&norm_backward_weights, [cols.div_ceil(32), weights], 256, 0, &args) }
     }
 }

@@ -6,12 +6,17 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::driver::{Arg, Driver, Memory};
-use super::kernels as k;
+use super::kernels::kernels;
 use super::tensor::upload;
 use super::{CudaDevice, CudaTensor, count32};
 use crate::Result;
 use crate::device::Dtype;
 use crate::device::optimizer::{AdamW, AdamWTensor, OptimizerOps, check_adamw};
+
+kernels! {
+    "optimizer":
+    sum_squares_chunks sum_squares_total adamw
+}
 
 /// Elements of a tensor that a block takes. `CHUNK` of the kernels.
 const CHUNK: usize = 8192;
@@ -120,11 +125,11 @@ impl<R: Driver> CudaDevice<R> {
         let args = [Arg::from(list), count32(OP, slots.list.len())?.into(), Arg::from(&partials)];
         let grid = [count32(OP, slots.chunks)?, 1];
         // SAFETY: the list says where the tensors are, all float32, and how long; a place a chunk in `partials`.
-        unsafe { self.launch(&k::chunk_squares, grid, THREADS, 0, &args) }?;
+        unsafe { self.launch(&sum_squares_chunks, grid, THREADS, 0, &args) }?;
         let [counted, all] = [counted, slots.chunks].map(|n| Arg::from(n as u64));
         let args = [Arg::from(&partials), counted, all, Arg::from(&total)];
         // SAFETY: all of `partials` is written.
-        unsafe { self.launch(&k::total_squares, [1, 1], THREADS, 0, &args) }?;
+        unsafe { self.launch(&sum_squares_total, [1, 1], THREADS, 0, &args) }?;
         Ok(total)
     }
 
@@ -165,7 +170,7 @@ impl<R: Driver> CudaDevice<R> {
         // SAFETY: the list says where the tensors are, all float32, and how long; those that are written are borrowed
         // for that, and so are no others; copies in bf16 are as long. The list lives until the launch, after which it
         // is freed in its order.
-        unsafe { self.launch(&k::adamw, grid, THREADS, 0, &args) }?;
+        unsafe { self.launch(&adamw, grid, THREADS, 0, &args) }?;
         for (t, _) in tensors.iter_mut().zip(with_copy).filter(|(_, with_copy)| *with_copy) {
             t.value.copy_is_fresh();
         }

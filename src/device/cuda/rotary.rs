@@ -1,12 +1,17 @@
 //! Launches of `cuda/rotary.cu`.
 
 use super::driver::{Arg, Driver};
-use super::kernels::{self as k, by_activation};
+use super::kernels::{by_activation, kernels};
 use super::{CudaDevice, CudaIndex, CudaTensor, ROW_THREADS, count32};
 use crate::Result;
 use crate::device::Dtype;
 use crate::device::rotary::{RotaryAppendShape, RotaryOps, RotaryShape, check_rotary, check_rotary_append};
 use crate::device::shape::TensorInfo;
+
+kernels! {
+    "rotary":
+    rotary_f32 rotary_bf16 rotary_append_f32 rotary_append_bf16
+}
 
 /// Most blocks that share a row, so that a few rows still fill a GPU.
 const BLOCKS_A_ROW: usize = 4;
@@ -24,7 +29,7 @@ impl<R: Driver> RotaryOps for CudaDevice<R> {
             return Ok(());
         }
         let dtype = x.dtype();
-        let kernel = by_activation(op, dtype, [&k::rotary_f32, &k::rotary_bf16])?;
+        let kernel = by_activation(op, dtype, [&rotary_f32, &rotary_bf16])?;
         let args = [
             Arg::from(&positions.memory),
             Arg::from(inv_freq.read(op, "inv_freq", Dtype::F32)?),
@@ -62,7 +67,7 @@ impl<R: Driver> RotaryOps for CudaDevice<R> {
         let bias = |name: &str, bias: Option<&CudaTensor<R>>| -> Result<Arg> {
             Ok(bias.map(|bias| bias.read(op, name, Dtype::F32)).transpose()?.into())
         };
-        let kernel = by_activation(op, dtype, [&k::rotary_append_f32, &k::rotary_append_bf16])?;
+        let kernel = by_activation(op, dtype, [&rotary_append_f32, &rotary_append_bf16])?;
         let args = [
             Arg::from(&positions.memory),
             Arg::from(inv_freq.read(op, "inv_freq", Dtype::F32)?),

@@ -1,7 +1,7 @@
 //! Launches of `cuda/rows.cu`: moving and adding whole rows.
 
 use super::driver::{Arg, Driver};
-use super::kernels::{self as k, by_activation, by_weight};
+use super::kernels::{by_activation, by_weight, kernels};
 use super::tensor::upload;
 use super::{CudaDevice, CudaIndex, CudaTensor, ROW_THREADS, count32};
 use crate::Result;
@@ -12,7 +12,16 @@ use crate::device::rows::{
 };
 use crate::device::shape::{Checked, TensorInfo, elements};
 
-/// Rows that a block of `column_sums` adds up.
+kernels! {
+    "rows":
+    gather_merge_f32_f32 gather_merge_bf16_f32 gather_merge_f16_f32 gather_merge_f32_bf16
+    gather_merge_bf16_bf16 gather_merge_f16_bf16 gather_rows_f32_f32 gather_rows_bf16_f32
+    gather_rows_f16_f32 gather_rows_f32_bf16 gather_rows_bf16_bf16 gather_rows_f16_bf16 scatter_rows_f32
+    scatter_rows_bf16 add_bias_f32 add_bias_bf16 add_f32 add_bf16 gather_merge_backward_f32
+    gather_merge_backward_bf16 add_bias_backward_f32 add_bias_backward_bf16 add_bias_backward_sum
+}
+
+/// Rows that a block of `add_bias_backward` adds up.
 const SUM_ROWS: usize = 256;
 
 /// Columns that it takes. `SUM_COLUMNS` of the kernel.
@@ -30,8 +39,8 @@ impl<R: Driver> RowOps for CudaDevice<R> {
         let Checked { op, rows, cols } = check_gather_merge(table, &ids.values, &offsets.values, scale, out)?;
         let dtype = out.dtype();
         let forms = [
-            [&k::gather_merge_f32_f32, &k::gather_merge_bf16_f32, &k::gather_merge_f16_f32],
-            [&k::gather_merge_f32_bf16, &k::gather_merge_bf16_bf16, &k::gather_merge_f16_bf16],
+            [&gather_merge_f32_f32, &gather_merge_bf16_f32, &gather_merge_f16_f32],
+            [&gather_merge_f32_bf16, &gather_merge_bf16_bf16, &gather_merge_f16_bf16],
         ];
         let kernel = by_weight(op, dtype, table.dtype(), forms)?;
         let args = [
@@ -77,7 +86,7 @@ impl<R: Driver> RowOps for CudaDevice<R> {
         let [unique, starts, sources] =
             [unique, starts, sources].map(|values: Vec<u32>| upload(&self.driver, &values));
         let (unique, starts, sources) = (unique?, starts?, sources?);
-        let forms = [&k::gather_merge_backward_f32, &k::gather_merge_backward_bf16];
+        let forms = [&gather_merge_backward_f32, &gather_merge_backward_bf16];
         let kernel = by_activation(op, dout.dtype(), forms)?;
         let args = [
             Arg::from(&dout.memory),
@@ -105,8 +114,8 @@ impl<R: Driver> RowOps for CudaDevice<R> {
         let Checked { op, rows: n, cols } = check_gather_rows(src, &rows.values, out)?;
         let dtype = out.dtype();
         let forms = [
-            [&k::gather_rows_f32_f32, &k::gather_rows_bf16_f32, &k::gather_rows_f16_f32],
-            [&k::gather_rows_f32_bf16, &k::gather_rows_bf16_bf16, &k::gather_rows_f16_bf16],
+            [&gather_rows_f32_f32, &gather_rows_bf16_f32, &gather_rows_f16_f32],
+            [&gather_rows_f32_bf16, &gather_rows_bf16_bf16, &gather_rows_f16_bf16],
         ];
         let kernel = by_weight(op, dtype, src.dtype(), forms)?;
         let args = [
@@ -143,7 +152,7 @@ impl<R: Driver> RowOps for CudaDevice<R> {
     fn add_bias(&self, y: &mut CudaTensor<R>, bias: &CudaTensor<R>) -> Result<()> {
         let Checked { op, rows, cols } = check_add_bias(y, bias)?;
         let dtype = y.dtype();
-        let kernel = by_activation(op, dtype, [&k::add_bias_f32, &k::add_bias_bf16])?;
+        let kernel = by_activation(op, dtype, [&add_bias_f32, &add_bias_bf16])?;
         let args = [
             Arg::from(bias.read(op, "bias", Dtype::F32)?),
             count32(op, cols)?.into(),
@@ -161,7 +170,7 @@ impl<R: Driver> RowOps for CudaDevice<R> {
         let part = SUM_ROWS.max(rows.div_ceil(65_535));
         let parts = rows.div_ceil(part);
         let partials = self.driver.alloc(4 * elements(op, parts, cols)?)?;
-        let kernel = by_activation(op, dy.dtype(), [&k::column_sums_f32, &k::column_sums_bf16])?;
+        let kernel = by_activation(op, dy.dtype(), [&add_bias_backward_f32, &add_bias_backward_bf16])?;
         let (parts, cols32) = (count32(op, parts)?, count32(op, cols)?);
         let args = [
             Arg::from(&dy.memory),
@@ -175,13 +184,13 @@ impl<R: Driver> RowOps for CudaDevice<R> {
         unsafe { self.launch(kernel, grid, 256, 0, &args) }?;
         let args = [Arg::from(&partials), parts.into(), cols32.into(), db];
         // SAFETY: all of `partials` is written, and `db` has as many columns.
-        unsafe { self.launch(&k::add_partials, [cols32.div_ceil(256), 1], 256, 0, &args) }
+        unsafe { self.launch(&add_bias_backward_sum, [cols32.div_ceil(256), 1], 256, 0, &args) }
     }
 
     fn add(&self, x: &CudaTensor<R>, y: &mut CudaTensor<R>) -> Result<()> {
         let checked = check_add(x, y)?;
         let (op, count, dtype) = (checked.op, checked.count(), y.dtype());
-        let kernel = by_activation(op, dtype, [&k::add_f32, &k::add_bf16])?;
+        let kernel = by_activation(op, dtype, [&add_f32, &add_bf16])?;
         let args =
             [Arg::from(x.read(op, "x", dtype)?), (count as u64).into(), y.write(op, "y", dtype)?.into()];
         // SAFETY: both have `count` elements.
@@ -202,7 +211,7 @@ impl<R: Driver> CudaDevice<R> {
     ) -> Result<()> {
         let Checked { op, rows: n, cols } = checked;
         let dtype = dst.dtype();
-        let kernel = by_activation(op, dtype, [&k::scatter_rows_f32, &k::scatter_rows_bf16])?;
+        let kernel = by_activation(op, dtype, [&scatter_rows_f32, &scatter_rows_bf16])?;
         let args = [
             alpha.into(),
             Arg::from(src.read(op, "src", dtype)?),

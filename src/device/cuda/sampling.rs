@@ -2,7 +2,7 @@
 
 use super::draw::draw_words;
 use super::driver::{Arg, Driver};
-use super::kernels::{self as k, by_weight};
+use super::kernels::{by_weight, kernels};
 use super::tensor::upload;
 use super::{CudaDevice, CudaTensor, LOGITS_FLOATS, count32, row_threads};
 use crate::Result;
@@ -13,6 +13,14 @@ use crate::device::sampling::{
     SamplingOps, SamplingShape, TokenChoice, check_choose_tokens, check_token_event,
 };
 use crate::device::shape::TensorInfo;
+
+kernels! {
+    "sampling":
+    choose_tokens token_event_decide token_event_own_f32_f32 token_event_own_f32_bf16
+    token_event_own_f32_f16 token_event_own_bf16_f32 token_event_own_bf16_bf16 token_event_own_bf16_f16
+    token_event_scan_f32_f32 token_event_scan_f32_bf16 token_event_scan_f32_f16 token_event_scan_bf16_f32
+    token_event_scan_bf16_bf16 token_event_scan_bf16_f16
+}
 
 /// Rows of the output matrix that a block of the event's scan multiplies.
 const EVENT_TILE: usize = 128;
@@ -57,12 +65,12 @@ impl<R: Driver> SamplingOps for CudaDevice<R> {
         let (z, partials) = (self.driver.alloc(8 * rows)?, self.driver.alloc(8 * rows * tiles)?);
         let happened = self.driver.alloc(4 * rows)?;
         let own_forms = [
-            [&k::event_own_f32_f32, &k::event_own_f32_bf16, &k::event_own_f32_f16],
-            [&k::event_own_bf16_f32, &k::event_own_bf16_bf16, &k::event_own_bf16_f16],
+            [&token_event_own_f32_f32, &token_event_own_f32_bf16, &token_event_own_f32_f16],
+            [&token_event_own_bf16_f32, &token_event_own_bf16_bf16, &token_event_own_bf16_f16],
         ];
         let scan_forms = [
-            [&k::event_scan_f32_f32, &k::event_scan_f32_bf16, &k::event_scan_f32_f16],
-            [&k::event_scan_bf16_f32, &k::event_scan_bf16_bf16, &k::event_scan_bf16_f16],
+            [&token_event_scan_f32_f32, &token_event_scan_f32_bf16, &token_event_scan_f32_f16],
+            [&token_event_scan_bf16_f32, &token_event_scan_bf16_bf16, &token_event_scan_bf16_f16],
         ];
         let (rows32, hidden32) = (count32(op, rows)?, count32(op, hidden)?);
         let groups = count32(op, rows.div_ceil(EVENT_ROWS))?;
@@ -101,7 +109,7 @@ impl<R: Driver> SamplingOps for CudaDevice<R> {
             Arg::from(&happened),
         ];
         // SAFETY: as above.
-        unsafe { self.launch(&k::event_decide, [rows32.div_ceil(128), 1], 128, 0, &args) }?;
+        unsafe { self.launch(&token_event_decide, [rows32.div_ceil(128), 1], 128, 0, &args) }?;
         let mut answers = vec![0u32; rows];
         self.driver.download(&happened, bytemuck::cast_slice_mut(&mut answers))?;
         Ok(answers.into_iter().map(|a| a != 0).collect())
@@ -165,7 +173,7 @@ impl<R: Driver> CudaDevice<R> {
         let threads = row_threads(vocab);
         let grid = [count32(op, choices.len())?, 1];
         // SAFETY: a temperature, a top-p, a draw and a token a row of logits.
-        unsafe { self.launch(&k::choose_token, grid, threads, 0, &args) }?;
+        unsafe { self.launch(&choose_tokens, grid, threads, 0, &args) }?;
         let mut chosen = vec![0u32; choices.len()];
         self.driver.download(&out, bytemuck::cast_slice_mut(&mut chosen))?;
         tokens.extend(chosen);

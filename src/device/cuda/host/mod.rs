@@ -25,7 +25,8 @@ use block::{Dim, Job};
 use memory::Registry;
 
 use super::driver::{Arg, Driver, Form, Launch, Limits, Memory, Product};
-use crate::device::cpu::matmul::{Mat, matmul_nn, matmul_nt, matmul_tn};
+use crate::device::cpu::mat::Mat;
+use crate::device::cpu::matmul::{matmul_nn, matmul_nt, matmul_tn};
 use crate::device::cpu::par::{self, Pool};
 use crate::device::cpu::processor;
 use crate::device::{Description, Dtype, Room};

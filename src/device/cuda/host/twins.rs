@@ -4,5 +4,5 @@
 use crate::device::cuda::kernels::kernels;
 
 kernels! {
-    "twins": twin_mma twin_ldmatrix twin_copy twin_copy_astray;
+    "twins": twin_mma twin_ldmatrix twin_copy twin_copy_astray
 }
