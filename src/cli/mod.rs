@@ -20,11 +20,18 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+use crate::device::cpu::level::level;
 use crate::{Error, Result};
+
+/// The environment variables that every command reads.
+const ENVIRONMENT: &str = "\
+Environment:
+  COLAR_SIMD  the instruction set of the CPU's loops: scalar, avx2 or avx512 (the widest that the processor has)
+  COLAR_LOG   what is logged: error, warn, info, debug or trace (warn)";
 
 /// Train and run language models that reason in compressed latent vectors (CoLaR)
 #[derive(Debug, Parser)]
-#[command(name = "colar-engine", version, arg_required_else_help = true, max_term_width = 100)]
+#[command(name = "colar-engine", version, arg_required_else_help = true, max_term_width = 100, after_help = ENVIRONMENT)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -59,7 +66,7 @@ pub fn main() -> ExitCode {
         .without_time()
         .with_target(false)
         .init();
-    match dispatch(cli, started) {
+    match level().and_then(|_| dispatch(cli, started)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) if terminal::is_unread(&e) => ExitCode::SUCCESS,
         // How to go on was said where the run ended.

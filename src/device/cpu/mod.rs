@@ -2,8 +2,8 @@
 //!
 //! Arithmetic is float32 throughout; frozen weights stay in the dtype of their mapped file and are
 //! widened on the way into the product. Loops are plain and vectorised by the compiler for the
-//! instruction set found at run time ([`simd`]); matrix products with many rows go through the
-//! `gemm` crate, those with few rows through [`gemv`]. All threads come from [`par`].
+//! instruction set found at run time ([`simd`], [`level`]); matrix products with many rows are
+//! [`matmul`]'s, those with few rows [`gemv`]'s. All threads come from [`par`].
 
 mod activation;
 pub mod attention;
@@ -12,12 +12,14 @@ mod cross_entropy;
 mod decoder;
 pub mod gemv;
 mod latent;
+pub mod level;
 pub mod mat;
 pub mod math;
 pub mod matmul;
 mod memory;
 mod norm;
 mod optimizer;
+mod panels;
 pub mod par;
 mod policy;
 pub mod product;
@@ -52,8 +54,10 @@ impl CpuDevice {
     /// A device with `threads` threads; 0 means one for each core.
     ///
     /// # Errors
-    /// When the operating system refuses a thread.
+    /// When the operating system refuses a thread, or `COLAR_SIMD` names an instruction set that the processor
+    /// lacks.
     pub fn new(threads: usize) -> Result<Self> {
+        level::level()?;
         Ok(CpuDevice { pool: Arc::new(par::Pool::new(threads)?), shelf: Arc::default() })
     }
 
@@ -77,8 +81,10 @@ impl Device for CpuDevice {
     }
 
     fn description(&self) -> Description {
+        // `CpuDevice::new` has seen that there is a level.
+        let level = level::level().map_or("", |level| level.name());
         let threads = self.threads();
-        Description { hardware: format!("{}, {threads} threads", processor()), driver: None }
+        Description { hardware: format!("{}, {level}, {threads} threads", processor()), driver: None }
     }
 
     fn scope<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {

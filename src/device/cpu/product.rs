@@ -110,30 +110,12 @@ impl Checked<'_> {
         mask: Option<pulp::MemMask<S::m32s>>,
     ) {
         let Product { inner, a, a_row, a_col, b, b_row, c, c_row, add, .. } = self.0;
-        let mut sums = [[simd.splat_f32s(0.0); C]; R];
         // SAFETY: `Product::run` has asserted that rows up to `rows` and columns up to `inner` of a, and rows
         // up to `inner` and columns up to `cols` of b lie in their slices, and its caller vouches for c. The
         // tile is within: C whole vectors before `cols`, or one whose mask ends there.
         unsafe {
-            let (mut a, mut b) = (a.as_ptr().wrapping_add(row * a_row), b.as_ptr().wrapping_add(col));
-            for _ in 0..inner {
-                let mut line = [simd.splat_f32s(0.0); C];
-                for (i, line) in line.iter_mut().enumerate() {
-                    let at = b.add(i * S::F32_LANES);
-                    *line = match mask {
-                        None => at.cast::<S::f32s>().read_unaligned(),
-                        Some(mask) => simd.mask_load_ptr_f32s(mask, at),
-                    };
-                }
-                for (r, sums) in sums.iter_mut().enumerate() {
-                    let factor = simd.splat_f32s(*a.add(r * a_row));
-                    for (sum, &line) in sums.iter_mut().zip(&line) {
-                        *sum = simd.mul_add_e_f32s(factor, line, *sum);
-                    }
-                }
-                a = a.wrapping_add(a_col);
-                b = b.wrapping_add(b_row);
-            }
+            let (a, b) = (a.as_ptr().wrapping_add(row * a_row), b.as_ptr().wrapping_add(col));
+            let sums: [[S::f32s; C]; R] = accumulate(simd, inner, a, a_row, a_col, b, b_row, mask);
             for (r, sums) in sums.iter().enumerate() {
                 for (i, &sum) in sums.iter().enumerate() {
                     let at = c.add((row + r) * c_row + col + i * S::F32_LANES);
@@ -155,6 +137,50 @@ impl Checked<'_> {
             }
         }
     }
+}
+
+/// Sums of `inner` products for `R` rows of `C` vectors, or of one vector of which `mask` tells what is there:
+/// fused multiply-adds of element (r, p) of a, at `r * a_row + p * a_col`, with row p of b, at `p * b_row`, in
+/// the order of p.
+///
+/// # Safety
+/// The elements of a and the rows of b that this names must be good for reading.
+#[allow(clippy::too_many_arguments)]
+#[inline(always)]
+pub(super) unsafe fn accumulate<S: Simd, const R: usize, const C: usize>(
+    simd: S,
+    inner: usize,
+    mut a: *const f32,
+    a_row: usize,
+    a_col: usize,
+    mut b: *const f32,
+    b_row: usize,
+    mask: Option<pulp::MemMask<S::m32s>>,
+) -> [[S::f32s; C]; R] {
+    let mut sums = [[simd.splat_f32s(0.0); C]; R];
+    for _ in 0..inner {
+        let mut line = [simd.splat_f32s(0.0); C];
+        for (i, line) in line.iter_mut().enumerate() {
+            // SAFETY: the caller vouches for this row of b.
+            unsafe {
+                let at = b.add(i * S::F32_LANES);
+                *line = match mask {
+                    None => at.cast::<S::f32s>().read_unaligned(),
+                    Some(mask) => simd.mask_load_ptr_f32s(mask, at),
+                };
+            }
+        }
+        for (r, sums) in sums.iter_mut().enumerate() {
+            // SAFETY: the caller vouches for this element of a.
+            let factor = simd.splat_f32s(unsafe { *a.add(r * a_row) });
+            for (sum, &line) in sums.iter_mut().zip(&line) {
+                *sum = simd.mul_add_f32s(factor, line, *sum);
+            }
+        }
+        a = a.wrapping_add(a_col);
+        b = b.wrapping_add(b_row);
+    }
+    sums
 }
 
 #[cfg(test)]

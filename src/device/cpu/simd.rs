@@ -11,10 +11,10 @@
 use half::{bf16, f16};
 use pulp::Simd;
 
-/// Runs `op` with the widest vectors this machine has.
+/// Runs `op` with the vectors of the [`level`](super::level) in force.
 #[inline(always)]
 pub fn dispatch<Op: pulp::WithSimd>(op: Op) -> Op::Output {
-    pulp::Arch::new().dispatch(op)
+    super::level::arch().dispatch(op)
 }
 
 /// The vector at `x[at..]`.
@@ -53,7 +53,13 @@ pub trait Element: bytemuck::Pod + Sync {
     /// The same number as f32.
     fn to_f32(self) -> f32;
 
-    /// Converts `from` to `to`, which must be as long.
+    /// The same elements, where they are f32.
+    fn as_f32(x: &[Self]) -> Option<&[f32]> {
+        let _ = x;
+        None
+    }
+
+    /// Converts `from` to `to`, which must be as long. Its loop is as wide as that of the function around it.
     fn widen(from: &[Self], to: &mut [f32]);
 }
 
@@ -86,6 +92,12 @@ impl Element for f32 {
         self
     }
 
+    #[inline(always)]
+    fn as_f32(x: &[f32]) -> Option<&[f32]> {
+        Some(x)
+    }
+
+    #[inline(always)]
     fn widen(from: &[Self], to: &mut [f32]) {
         to.copy_from_slice(from);
     }
@@ -111,12 +123,12 @@ impl Element for bf16 {
         f32::from_bits(u32::from(self.to_bits()) << 16)
     }
 
+    #[inline(always)]
     fn widen(from: &[Self], to: &mut [f32]) {
         assert_eq!(from.len(), to.len());
-        dispatch(
-            #[inline(always)]
-            || from.iter().zip(to).for_each(|(b, f)| *f = Element::to_f32(*b)),
-        );
+        for (from, to) in from.iter().zip(to) {
+            *to = Element::to_f32(*from);
+        }
     }
 }
 
@@ -157,6 +169,7 @@ impl Element for f16 {
         f16::to_f32(self)
     }
 
+    #[inline(always)]
     fn widen(from: &[Self], to: &mut [f32]) {
         half::slice::HalfFloatSliceExt::convert_to_f32_slice(from, to);
     }

@@ -66,6 +66,8 @@ proptest! {
 #[test]
 fn agrees_with_f64_where_there_are_many_tiles_and_blocks() {
     check_all(401, 97, 389);
+    check_all(67, 50, 1300);
+    check_all(1201, 20, 65);
     check_all(17, 1100, 130);
     check_all(50, 90, 1201);
 }
@@ -86,15 +88,19 @@ fn the_bits_do_not_depend_on_the_number_of_threads() {
         [y, dx, dw]
     };
     let one = run(1);
-    assert!(one == run(2) && one == run(5));
+    for threads in [2, 3, 5, 7] {
+        assert!(one == run(threads), "{threads} threads");
+    }
 }
 
 #[test]
 fn large_outputs_give_every_thread_a_tile_and_small_ones_stay_whole() {
-    assert_eq!(tile_size(20, 32, 32), (20, 48));
+    assert_eq!(tile_size(20, 32, 32, 4), (20, 48));
     for (rows, cols, inner) in [(1200, 1536, 576), (2560, 128, 128), (49152, 576, 64), (600, 576, 128)] {
-        let (tall, wide) = tile_size(rows, cols, inner);
-        assert!(tall <= TALL_TILE && wide <= WIDE_TILE && wide % EDGE == 0);
-        assert!(rows.div_ceil(tall) * cols.div_ceil(wide) >= TILES / 2);
+        for threads in [1, 2, 4, 7] {
+            let (tall, wide) = tile_size(rows, cols, inner, threads);
+            assert!(tall <= TALL_TILE && wide <= WIDE_TILE && wide % EDGE == 0);
+            assert!(threads == 1 || rows.div_ceil(tall) * cols.div_ceil(wide) >= 2 * threads);
+        }
     }
 }
