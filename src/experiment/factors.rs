@@ -182,7 +182,7 @@ impl Ready {
             }
             FactorsSource::Checkpoints { model, adapters } => {
                 if adapters.is_empty() {
-                    return Err(Error::usage("`model` needs `adapters`"));
+                    return Err(Error::usage("`adapters` is needed with `model`"));
                 }
                 let settings = json!({"adapters": adapters});
                 existing::check_root(&root, FACTORS, Some(&settings))?;
@@ -195,7 +195,7 @@ impl Ready {
             }
         };
         if o.tests.is_empty() {
-            return Err(Error::usage("`model` needs `tests`"));
+            return Err(Error::usage("`tests` is needed with `model`"));
         }
         let tests = o.tests.iter().map(|t| Questions::load(&t.file)).collect::<Result<Vec<_>>>()?;
         for s in &subjects {

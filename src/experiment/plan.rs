@@ -145,7 +145,7 @@ impl Plan {
         let usage = |bad: bool, what: &str| if bad { Err(Error::usage(what)) } else { Ok(()) };
         usage(self.seeds.is_empty(), "`seeds` must be at least 1")?;
         usage(self.variants.is_empty(), "`variants` is empty")?;
-        usage(self.tests.is_empty(), "your own model and data need `tests`")?;
+        usage(self.tests.is_empty(), "`tests` is needed with your own model and data")?;
         usage(self.updates == 0, "`updates` must be at least 1")?;
         let rates = self.lrs.iter().chain([&self.warm_lr]);
         usage(

@@ -75,7 +75,10 @@ fn written(checkpoint: &Path) -> Option<SystemTime> {
 }
 
 fn none(runs: &Path) -> Error {
-    Error::usage(format!("no run with a checkpoint in {}: train one first, or give `model`", runs.display()))
+    Error::usage(format!(
+        "no run with a checkpoint in {}: run `colar-engine train` first, or give `model`",
+        runs.display()
+    ))
 }
 
 #[cfg(test)]
