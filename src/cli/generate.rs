@@ -190,7 +190,7 @@ fn answer(engine: &Engine, args: &GenerateArgs, batch: &[Request], titled: bool)
         }
         if std::io::stderr().is_terminal() && !args.json && !titled {
             terminal::print(&std::mem::take(&mut out))?;
-            terminal::note(format!("{}", timings(&g)));
+            terminal::note(timings(&g));
         }
     }
     terminal::print(&out)
@@ -262,7 +262,7 @@ fn stream(engine: &Engine, request: &Request) -> Result<()> {
     }
     if std::io::stderr().is_terminal() {
         for g in &generations {
-            terminal::note(format!("{}", timings(g)));
+            terminal::note(timings(g));
         }
     }
     Ok(())

@@ -91,7 +91,7 @@ impl Shown {
     /// A line above the bars, or alone where there is no terminal.
     fn line(&self, text: &str) {
         if self.bars.is_hidden() {
-            terminal::note(format!("{text}"));
+            terminal::note(text);
         } else {
             // Lost with the terminal, if that is gone.
             let _ = self.bars.println(text);
