@@ -5,7 +5,8 @@
 //! * By nvcc for the GPU, where there is an nvcc: one fatbin a file, of machine code for sm_80 (which runs on
 //!   all of 8.x) and sm_90a, and PTX that the driver compiles for later ones. Sets `cfg(cuda_kernels)`.
 //!
-//! Either may be missing: the crate builds without, and the device concerned says at run time what to install.
+//! Either may be missing: the crate builds without, and the device concerned says at run time what to install. The
+//! features `cuda-host` and `cuda` say whether they are looked for at all.
 //!
 //! Nothing is written outside of OUT_DIR, and cargo is told to watch only what is there: it would run this again at
 //! every call for a path that is missing, or that a build writes to.
@@ -33,10 +34,13 @@ fn main() {
     for variable in ["NVCC", "CUDA_HOME", "CUDA_PATH"] {
         println!("cargo::rerun-if-env-changed={variable}");
     }
+    #[cfg(feature = "cuda-host")]
     if env::var_os("CARGO_CFG_UNIX").is_some() {
         compile_for_host();
     }
-    compile_for_gpu();
+    if env::var_os("CARGO_FEATURE_CUDA").is_some() {
+        compile_for_gpu();
+    }
 }
 
 /// Has cargo run this again when what is at `path` changes.
@@ -55,6 +59,7 @@ fn files(dir: &str, extensions: &[&str]) -> Vec<PathBuf> {
     paths
 }
 
+#[cfg(feature = "cuda-host")]
 fn compile_for_host() {
     let mut build = cc::Build::new();
     build.cpp(true).std("c++17").opt_level(2).warnings(false).cargo_warnings(false);

@@ -11,6 +11,7 @@ use crate::infer::{Event, Generation, Loaded, Request};
 use crate::model::lora::LoraMode;
 use crate::model::prompt::Method;
 use crate::model::tokenizer::Tokenizer;
+#[cfg(feature = "train")]
 use crate::train::score::{self, Score, ScoreOptions};
 use crate::{Error, Result};
 
@@ -64,6 +65,7 @@ trait OnDevice: Send + Sync {
         options: &EvalOptions,
         progress: &mut dyn FnMut(usize) -> Result<()>,
     ) -> Result<Evaluation>;
+    #[cfg(feature = "train")]
     fn score(
         &self,
         samples: &[Sample],
@@ -102,6 +104,7 @@ impl<D: Device> OnDevice for Loaded<D> {
         eval::evaluate(self, samples, options, progress)
     }
 
+    #[cfg(feature = "train")]
     fn score(
         &self,
         samples: &[Sample],
@@ -204,6 +207,7 @@ impl Engine {
     ///
     /// # Errors
     /// As [`score`](score::score()).
+    #[cfg(feature = "train")]
     pub fn score(
         &self,
         samples: &[Sample],

@@ -8,10 +8,13 @@ use super::common::{self, ModelArgs, SamplingArgs};
 use super::terminal;
 use crate::data::{VerifierKind, load};
 use crate::eval::accuracy::EvalOptions;
-use crate::eval::{TableRow, plot, table};
+use crate::eval::{FACTORS, TableRow, plot, table};
 use crate::infer::Sampling;
 use crate::model::prompt::Method;
 use crate::{Error, Result};
+
+/// Runs of an evaluation that draws.
+const SEEDS: usize = 5;
 
 /// Measure how often a model is right and how long it thinks
 ///
@@ -31,22 +34,27 @@ pub struct EvalArgs {
     /// Data set, in any form that `data convert` reads
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
-    /// Compression factors: numbers above 0 or `auto` [default: 1,2,5; under cot 1, under icot,
-    /// coconut and distill auto, and nothing else]
+    /// Compression factors: numbers above 0 or `auto`
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = crate::model::prompt::parse_speed,
-          allow_negative_numbers = true)]
+          allow_negative_numbers = true, help = format!(
+              "Compression factors: numbers above 0 or `auto` [default: {}; under cot 1, under icot, coconut and \
+               distill auto, and nothing else]",
+              FACTORS.join(",")
+          ))]
     cf: Vec<String>,
     /// How to reason [default: what the checkpoint was trained for; cot for a bare model]
     #[arg(long, value_enum)]
     method: Option<Method>,
-    /// Runs that differ in their seed: SEED, SEED + 1, …; one under --greedy [default: 5]
-    #[arg(long, value_name = "N", value_parser = common::count)]
+    /// Runs that differ in their seed: SEED, SEED + 1, …; one under --greedy
+    #[arg(long, value_name = "N", value_parser = common::count, help = format!(
+        "Runs that differ in their seed: SEED, SEED + 1, …; one under --greedy [default: {SEEDS}]"
+    ))]
     seeds: Option<usize>,
     /// Only the first N samples
     #[arg(long, value_name = "N", value_parser = common::count)]
     limit: Option<usize>,
     /// Questions that run together
-    #[arg(long, value_name = "N", default_value_t = 32, value_parser = common::batch_size)]
+    #[arg(long, value_name = "N", default_value_t = EvalOptions::default().batch_size, value_parser = common::batch_size)]
     batch_size: usize,
     /// How an answer is compared with the gold one
     #[arg(long, value_enum, default_value_t = VerifierKind::Exact)]
@@ -74,7 +82,7 @@ pub fn run(args: &EvalArgs) -> Result<()> {
             return Err(Error::usage(format!("--seeds {n}: a greedy run has no seed")));
         }
         (_, true) => 1,
-        (n, false) => n.unwrap_or(5),
+        (n, false) => n.unwrap_or(SEEDS),
     };
     let mut samples = load(&args.data, None)?;
     samples.truncate(args.limit.unwrap_or(usize::MAX));
@@ -113,7 +121,7 @@ pub fn run(args: &EvalArgs) -> Result<()> {
 /// The factors to evaluate at.
 fn speeds(method: Method, given: &[String]) -> Result<Vec<String>> {
     match method.speed() {
-        None if given.is_empty() => Ok(["1", "2", "5"].map(str::to_owned).to_vec()),
+        None if given.is_empty() => Ok(FACTORS.map(str::to_owned).to_vec()),
         None => Ok(given.to_vec()),
         Some(own) if given.is_empty() || given == [own] => Ok(vec![own.to_owned()]),
         Some(own) => Err(common::no_factor(method, own, &given.join(","))),

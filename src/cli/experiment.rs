@@ -11,11 +11,13 @@ use super::common::{self, SamplingArgs};
 use super::terminal;
 use crate::data::VerifierKind;
 use crate::device::{ComputeDtype, DeviceKind};
+use crate::eval::{EvalOptions, FACTORS};
 use crate::experiment::{
-    self, FactorsOptions, FactorsSource, Given, Machine, Table1Options, TestSet, variants,
+    self, FactorsOptions, FactorsSource, Given, Machine, Plan, Table1Options, TestSet, variants,
 };
 use crate::files::runs;
 use crate::train::TrainFlags;
+use crate::train::embedded::EVAL_BATCH;
 use crate::{Error, Result};
 use shown::Shown;
 
@@ -84,11 +86,12 @@ struct Table1Args {
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     methods: Vec<String>,
     /// Training seeds: --seed, the next, …
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = common::count)]
+    #[arg(long, value_name = "N", default_value_t = Plan::SEEDS, value_parser = common::count)]
     seeds: usize,
-    /// Compression factors of the table [default: 1,2,5]
+    /// Compression factors of the table
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = crate::model::prompt::parse_speed,
-          allow_negative_numbers = true)]
+          allow_negative_numbers = true,
+          help = format!("Compression factors of the table [default: {}]", FACTORS.join(",")))]
     cf: Vec<String>,
     #[command(flatten)]
     given: GivenArgs,
@@ -128,17 +131,27 @@ struct GivenArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Budget")]
 struct BudgetArgs {
-    /// Updates of every method [default: 900, or with --data a pass over it]
-    #[arg(long, value_name = "N")]
+    /// Updates of every method
+    #[arg(long, value_name = "N", help = format!(
+        "Updates of every method [default: {}, or with --data a pass over it]", Plan::EMBEDDED_UPDATES
+    ))]
     updates: Option<u64>,
-    /// Updates of CoT before them, shared by all methods of a seed [default: 500, or with --data a pass over it]
-    #[arg(long, value_name = "N")]
+    /// Updates of CoT before them, shared by all methods of a seed
+    #[arg(long, value_name = "N", help = format!(
+        "Updates of CoT before them, shared by all methods of a seed [default: {}, or with --data a pass over it]",
+        Plan::EMBEDDED_WARM_UPDATES
+    ))]
     warm_updates: Option<u64>,
-    /// Learning rates to search [default: 1e-3,2e-3,4e-3, or with --model 5e-5,1e-4,2e-4]
-    #[arg(long, value_name = "LIST", value_delimiter = ',', allow_negative_numbers = true)]
+    /// Learning rates to search
+    #[arg(long, value_name = "LIST", value_delimiter = ',', allow_negative_numbers = true, help = format!(
+        "Learning rates to search [default: {}, or with --model {}]", rates(&Plan::EMBEDDED_LRS), rates(&Plan::LRS)
+    ))]
     lrs: Vec<f32>,
-    /// Learning rate of the CoT training before [default: 2e-3, or with --model 1e-4]
-    #[arg(long, value_name = "LR", allow_negative_numbers = true)]
+    /// Learning rate of the CoT training before
+    #[arg(long, value_name = "LR", allow_negative_numbers = true, help = format!(
+        "Learning rate of the CoT training before [default: {}, or with --model {}]",
+        rates(&[Plan::EMBEDDED_WARM_LR]), rates(&[Plan::WARM_LR])
+    ))]
     warm_lr: Option<f32>,
     /// TOML file of `train`'s flags: tables [common], [warm-up], and a method's own objective, as [colar]
     #[arg(long, value_name = "FILE")]
@@ -181,13 +194,21 @@ struct FactorsArgs {
     /// How an answer is compared with the gold one
     #[arg(long, value_enum, default_value_t = VerifierKind::Exact)]
     verifier: VerifierKind,
-    /// Questions that run together [default: 32; 128 on the embedded model]
-    #[arg(long, value_name = "N", value_parser = common::batch_size)]
+    /// Questions that run together
+    #[arg(long, value_name = "N", value_parser = common::batch_size, help = format!(
+        "Questions that run together [default: {}; {EVAL_BATCH} on the embedded model]",
+        EvalOptions::default().batch_size
+    ))]
     batch_size: Option<usize>,
     #[command(flatten)]
     sampling: SamplingArgs,
     #[command(flatten)]
     machine: MachineArgs,
+}
+
+/// Learning rates as a flag has them.
+fn rates(rates: &[f32]) -> String {
+    rates.iter().map(|lr| format!("{lr:e}")).collect::<Vec<_>>().join(",")
 }
 
 /// A factor that has a place on an axis.

@@ -11,7 +11,7 @@ use super::terminal;
 use crate::Engine;
 use crate::eval::table::cf_value;
 use crate::infer::{Event, Generation, Prompt, Request, Sampling, TraceToken};
-use crate::model::prompt::Method;
+use crate::model::prompt::{DEFAULT_SPEED, Method};
 use crate::{Error, Result};
 
 /// Answer questions, thinking in compressed latent vectors or in words
@@ -28,10 +28,12 @@ pub struct GenerateArgs {
     questions: Vec<String>,
     #[command(flatten)]
     model: ModelArgs,
-    /// Compression factor of colar: a number above 0 (2, 1.5) or `auto` [default: 2]; cot has 1, and icot,
-    /// coconut and distill have auto
+    /// Compression factor of colar: a number above 0 (2, 1.5) or `auto`
     #[arg(long, value_name = "C", value_parser = crate::model::prompt::parse_speed,
-          allow_negative_numbers = true)]
+          allow_negative_numbers = true, help = format!(
+              "Compression factor of colar: a number above 0 (2, 1.5) or `auto` [default: {DEFAULT_SPEED}]; cot has 1, \
+               and icot, coconut and distill have auto"
+          ))]
     cf: Option<String>,
     /// How to reason [default: as the checkpoint's colar.json says, else colar if there is a latent head,
     /// else plain]
@@ -133,7 +135,7 @@ fn speed(mode: Mode, cf: Option<&str>) -> Result<&str> {
             Some(cf) if cf != own => Err(common::no_factor(method, own, cf)),
             _ => Ok(own),
         },
-        _ => Ok(cf.unwrap_or("2")),
+        _ => Ok(cf.unwrap_or(DEFAULT_SPEED)),
     }
 }
 

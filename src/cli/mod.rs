@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod common;
 pub mod data;
+mod defaults;
 mod embedded;
 pub mod eval;
 pub mod experiment;
@@ -18,7 +19,7 @@ pub mod train;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::device::cpu::level::level;
 use crate::{Error, Result};
@@ -53,7 +54,7 @@ enum Command {
 /// for bad usage, 1 for anything else.
 pub fn main() -> ExitCode {
     let started = std::time::Instant::now();
-    let cli = Cli::parse();
+    let cli = parse();
     tracing_subscriber::fmt()
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_env("COLAR_LOG")
@@ -76,6 +77,13 @@ pub fn main() -> ExitCode {
             ExitCode::from(e.exit_code())
         }
     }
+}
+
+/// Parses the process's arguments; `train --help` has the defaults of its options.
+fn parse() -> Cli {
+    let mut command = Cli::command().mut_subcommand("train", defaults::shown);
+    let matches = command.clone().get_matches();
+    Cli::from_arg_matches(&matches).unwrap_or_else(|e| e.format(&mut command).exit())
 }
 
 fn dispatch(cli: Cli, started: std::time::Instant) -> Result<()> {

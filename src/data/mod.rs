@@ -2,7 +2,9 @@
 
 pub mod answer;
 pub mod formats;
+#[cfg(feature = "cli")]
 pub mod lengths;
+#[cfg(feature = "train")]
 pub mod synth;
 pub mod verify;
 

@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 use crate::files::safetensors::Dtype;
 
 /// Where to run.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum DeviceKind {
     /// A GPU if there is one that serves, else the CPU; to train, the CPU.
@@ -30,7 +31,8 @@ impl DeviceKind {
 }
 
 /// The element type of activations and, at inference, of weight matrices; sums are float32 either way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum ComputeDtype {
     /// float32.

@@ -103,10 +103,12 @@ fn gpu(dtype: Option<ComputeDtype>) -> Result<Found> {
 
 #[cfg(not(cuda_kernels))]
 fn gpu(_: Option<ComputeDtype>) -> Result<Found> {
-    Err(Error::other(
+    Err(Error::other(if cfg!(feature = "cuda") {
         "`device` cuda is not in this build, as there was no nvcc; run scripts/fetch-nvcc, or install CUDA 13, and \
-         build again",
-    ))
+             build again"
+    } else {
+        "`device` cuda is not in this build, which is without the feature of that name"
+    }))
 }
 
 #[cfg(cuda_host)]
@@ -117,8 +119,10 @@ fn host(dtype: Option<ComputeDtype>, threads: usize) -> Result<Found> {
 
 #[cfg(not(cuda_host))]
 fn host(_: Option<ComputeDtype>, _: usize) -> Result<Found> {
-    Err(Error::other(
+    Err(Error::other(if cfg!(feature = "cuda-host") {
         "`device` cuda-host is not in this build, as there was no C++ compiler; install one (on Debian the package \
-         g++) and build again",
-    ))
+             g++) and build again"
+    } else {
+        "`device` cuda-host is not in this build, which is without the feature of that name"
+    }))
 }

@@ -8,9 +8,12 @@
 use crate::data::{Sample, Verifier, VerifierKind};
 use crate::device::Device;
 use crate::infer::{Generation, Loaded, Prompt, Request, Sampling};
-use crate::model::prompt::{self, Method};
+use crate::model::prompt::{self, DEFAULT_SPEED, Method};
 use crate::random::Philox;
 use crate::{Error, Result};
+
+/// The compression factors of a table where none are chosen, as the paper's table 1 has them.
+pub const FACTORS: [&str; 3] = ["1", "2", "5"];
 
 /// Settings of an evaluation.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,6 +29,18 @@ pub struct EvalOptions {
     pub batch_size: usize,
     /// The verifier that judges answers.
     pub verifier: VerifierKind,
+}
+
+impl Default for EvalOptions {
+    fn default() -> Self {
+        EvalOptions {
+            method: Method::Colar,
+            speed: DEFAULT_SPEED.to_owned(),
+            sampling: Sampling::default(),
+            batch_size: 32,
+            verifier: VerifierKind::default(),
+        }
+    }
 }
 
 /// One question with the generation that answered it.

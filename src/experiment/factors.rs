@@ -20,6 +20,7 @@ use super::variants::Variant;
 use super::written::{within, write_report};
 use super::{existing, plot};
 use crate::data::VerifierKind;
+use crate::eval::EvalOptions;
 use crate::files::lock::DirLock;
 use crate::infer::Sampling;
 use crate::model::colar_config::ColarConfig;
@@ -231,7 +232,11 @@ impl Ready {
             questions: q,
             file: setting.file(&s.figures, test),
             setting,
-            batch: o.batch_size.unwrap_or(if self.small { EVAL_BATCH } else { 32 }),
+            batch: o.batch_size.unwrap_or(if self.small {
+                EVAL_BATCH
+            } else {
+                EvalOptions::default().batch_size
+            }),
         };
         let name = format!("c = {speed} on {test}, seed {}", s.seed);
         let (new, m) = asked.ask(job, &name, &o.machine, threads, on_event)?;

@@ -11,6 +11,7 @@ use super::inputs::{Given, Machine, TestSet};
 use super::settings::{self, COMMON, WARM_UP};
 use super::variants::Variant;
 use crate::data::VerifierKind;
+use crate::eval::FACTORS;
 use crate::infer::Sampling;
 use crate::model::prompt::Method;
 use crate::train::{Schedule, TrainFlags, TrainOptions, embedded};
@@ -29,17 +30,18 @@ pub struct Table1Options {
     pub variants: Vec<&'static Variant>,
     /// Training seeds: `sampling.seed`, the next, ….
     pub seeds: usize,
-    /// Updates of every method; default: 900 for the embedded model, else a pass over the data.
+    /// Updates of every method; default: [`Plan::EMBEDDED_UPDATES`] for the embedded model, else a pass over the data.
     pub updates: Option<u64>,
-    /// Updates of CoT before them; default: 500 for the embedded model, else a pass over the data.
+    /// Updates of CoT before them; default: [`Plan::EMBEDDED_WARM_UPDATES`] for the embedded model, else a pass over
+    /// the data.
     pub warm_updates: Option<u64>,
     /// The learning rates to search; empty: [`Plan::EMBEDDED_LRS`] or [`Plan::LRS`].
     pub lrs: Vec<f32>,
-    /// Learning rate of the CoT training before them; default: 2e-3 for the embedded model, else 1e-4.
+    /// Learning rate of the CoT training before them; default: [`Plan::EMBEDDED_WARM_LR`] or [`Plan::WARM_LR`].
     pub warm_lr: Option<f32>,
     /// A CoT checkpoint in place of that training.
     pub init: Option<PathBuf>,
-    /// Compression factors of the table; empty: 1, 2, 5.
+    /// Compression factors of the table; empty: [`FACTORS`].
     pub factors: Vec<String>,
     /// Flags of training by table: `common`, `warm-up`, and methods by name.
     pub settings: BTreeMap<String, TrainFlags>,
@@ -96,6 +98,16 @@ impl Plan {
     pub const EMBEDDED_LRS: [f32; 3] = [1e-3, 2e-3, 4e-3];
     /// Learning rates searched on a model of one's own, around the paper's 1e-4.
     pub const LRS: [f32; 3] = [5e-5, 1e-4, 2e-4];
+    /// Learning rate of the CoT training of the embedded model.
+    pub const EMBEDDED_WARM_LR: f32 = 2e-3;
+    /// Learning rate of the CoT training of a model of one's own.
+    pub const WARM_LR: f32 = 1e-4;
+    /// Updates of every method on the embedded model.
+    pub const EMBEDDED_UPDATES: u64 = 900;
+    /// Updates of CoT before them.
+    pub const EMBEDDED_WARM_UPDATES: u64 = 500;
+    /// Training seeds.
+    pub const SEEDS: usize = 5;
 
     /// Fills in defaults. `given` and `tests` are complete, `samples` are those of the training data.
     ///
@@ -105,7 +117,9 @@ impl Plan {
         let embedded = o.given.is_none();
         settings::check(&o.settings)?;
         let common = o.settings.get(COMMON).cloned().unwrap_or_default();
-        let per_update = common.batch_size.unwrap_or(8).max(1) * common.accumulate.unwrap_or(1).max(1);
+        let d = TrainOptions::default();
+        let per_update = common.batch_size.unwrap_or(d.run.batch_size).max(1)
+            * common.accumulate.unwrap_or(d.accumulate).max(1);
         let pass = samples.div_ceil(per_update) as u64;
         let short = |n: u64| if o.shorten > 1 && n > 0 { (n / o.shorten).max(2) } else { n };
         let mut lrs = match (o.lrs.is_empty(), embedded) {
@@ -115,9 +129,8 @@ impl Plan {
         };
         lrs.sort_by(f32::total_cmp);
         lrs.dedup();
-        let factors =
-            if o.factors.is_empty() { ["1", "2", "5"].map(str::to_owned).to_vec() } else { o.factors };
-        let warm = o.warm_updates.unwrap_or(if embedded { 500 } else { pass });
+        let factors = if o.factors.is_empty() { FACTORS.map(str::to_owned).to_vec() } else { o.factors };
+        let warm = o.warm_updates.unwrap_or(if embedded { Self::EMBEDDED_WARM_UPDATES } else { pass });
         let plan = Plan {
             root: o.out,
             given,
@@ -125,10 +138,10 @@ impl Plan {
             tests,
             variants: o.variants,
             seeds: (0..o.seeds as u64).map(|k| o.sampling.seed.wrapping_add(k)).collect(),
-            updates: short(o.updates.unwrap_or(if embedded { 900 } else { pass })),
+            updates: short(o.updates.unwrap_or(if embedded { Self::EMBEDDED_UPDATES } else { pass })),
             warm_updates: if o.init.is_some() { 0 } else { short(warm) },
             lrs,
-            warm_lr: o.warm_lr.unwrap_or(if embedded { 2e-3 } else { 1e-4 }),
+            warm_lr: o.warm_lr.unwrap_or(if embedded { Self::EMBEDDED_WARM_LR } else { Self::WARM_LR }),
             init: o.init,
             factors,
             sampling: o.sampling,

@@ -13,6 +13,7 @@ use super::variants::Variant;
 use super::written::write_report;
 use super::{existing, jobs, materials, plot};
 use crate::data::load;
+use crate::eval::EvalOptions;
 use crate::files::atomic::remove_leftovers;
 use crate::files::lock::DirLock;
 use crate::infer::Sampling;
@@ -22,9 +23,6 @@ use crate::train::TrainFlags;
 use crate::train::embedded::EVAL_BATCH;
 use crate::train::materials::Materials;
 use crate::{Error, Result};
-
-/// Questions that a model of one's own answers together.
-const BATCH: usize = 32;
 
 /// Trains the missing runs of the comparison, tests them, and writes `table1.md`, `table1.json` and `table1.svg` into its
 /// directory.
@@ -245,7 +243,7 @@ impl Experiment {
             questions: set,
             file: setting.file(&run.join("figures"), name),
             setting,
-            batch: if p.embedded { EVAL_BATCH } else { BATCH },
+            batch: if p.embedded { EVAL_BATCH } else { EvalOptions::default().batch_size },
         }
     }
 

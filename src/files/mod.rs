@@ -3,8 +3,10 @@
 
 pub mod atomic;
 pub mod json;
+#[cfg(feature = "train")]
 pub mod lock;
 pub mod mapped;
+#[cfg(feature = "cli")]
 pub mod runs;
 pub mod safetensors;
 pub mod weights;

@@ -13,5 +13,6 @@ mod trace;
 
 pub use loaded::Loaded;
 pub use request::{Event, Generation, Prompt, Request, Sampling, TraceToken};
+#[cfg(feature = "train")]
 pub(crate) use rollout::no_density;
 pub use rollout::{Rollouts, Trace};

@@ -27,10 +27,8 @@ pub const ADAPTER_CONFIG_FILE: &str = "adapter_config.json";
 pub const ADAPTER_WEIGHTS_FILE: &str = "adapter_model.safetensors";
 
 /// The projections of a layer that can carry an adapter.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, clap::ValueEnum,
-)]
-#[value(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum), value(rename_all = "snake_case"))]
 #[serde(rename_all = "snake_case")]
 pub enum LoraTarget {
     /// Queries.
@@ -121,6 +119,19 @@ pub struct AdapterConfig {
     pub target_modules: Vec<LoraTarget>,
     /// The model the adapter was trained on: a directory or a name on the hub. For the reader only.
     pub base_model_name_or_path: Option<String>,
+}
+
+impl Default for AdapterConfig {
+    /// The paper's: rank 128 and scale 32 / 128 on q_proj and v_proj.
+    fn default() -> Self {
+        AdapterConfig {
+            r: 128,
+            lora_alpha: 32.0,
+            use_rslora: false,
+            target_modules: vec![LoraTarget::QProj, LoraTarget::VProj],
+            base_model_name_or_path: None,
+        }
+    }
 }
 
 impl AdapterConfig {

@@ -64,7 +64,8 @@ pub fn attach<D: Device>(
 }
 
 /// What a checkpoint's adapter becomes when a model is loaded to run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum LoraMode {
     /// Added to the weights: nothing is left to compute beside them, but they must be copies.
     Merge,

@@ -4,7 +4,8 @@
 use serde::{Deserialize, Serialize};
 
 /// The merge's denominator.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Merge {
     /// √k: keeps the variance of independent embeddings.

@@ -9,6 +9,7 @@ pub mod colar_config;
 pub mod config;
 mod decoder;
 pub mod footprint;
+#[cfg(feature = "train")]
 pub mod init;
 pub mod kv_cache;
 pub mod latent_head;

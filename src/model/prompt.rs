@@ -12,8 +12,12 @@ use crate::Result;
 use crate::data::Sample;
 use crate::data::answer::ANSWER_MARK;
 
+/// The compression factor that prompts state where none is chosen.
+pub const DEFAULT_SPEED: &str = "2";
+
 /// How a model reasons.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Method {
     /// In compressed latent vectors.

@@ -9,7 +9,8 @@ use crate::model::prompt::{Method, Segments};
 use crate::random::Stream;
 
 /// What label a compressed position predicts (spec section 3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum ChunkLabels {
     /// One token of the chunk, drawn uniformly.

@@ -16,7 +16,7 @@ use super::stop::Stop;
 use super::trainer::Trainer;
 use crate::data::{self, Sample, VerifierKind, synth};
 use crate::device::Device;
-use crate::eval::{EvalOptions, Evaluation, TableRow, evaluate, plot, table};
+use crate::eval::{EvalOptions, Evaluation, TableRow, evaluate, table};
 use crate::files::atomic::write_atomic;
 use crate::infer::{Loaded, Sampling};
 use crate::model::config::ModelConfig;
@@ -190,7 +190,8 @@ pub fn run<D: Device>(
     join_metrics(options)?;
     let rows = evaluate_all(device, options, on_stage)?;
     table::write_json(&options.out.join("table.json"), &rows)?;
-    plot::write(
+    #[cfg(feature = "plots")]
+    crate::eval::plot::write(
         &options.out.join("table.svg"),
         "Accuracy against reasoning length, held-out questions",
         &rows,

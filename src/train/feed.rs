@@ -48,7 +48,7 @@ impl<'a> Feed<'a> {
             return Err(Error::file(&options.run.data, "the data set is empty"));
         }
         let feed = Feed { samples, options, order: (u64::MAX, Vec::new()) };
-        options.thinking.stages.check(feed.total())?;
+        options.stages().check(feed.total())?;
         Ok(feed)
     }
 
@@ -77,11 +77,11 @@ impl<'a> Feed<'a> {
             self.order = (epoch, order);
         }
         let mut draw = Stream::new(seed, stream::FACTOR | step);
-        let cf = draw.choose(&o.factors).copied().unwrap_or(1);
+        let cf = draw.choose(o.factors()).copied().unwrap_or(1);
         let auto = draw.uniform_f64() < o.auto_prob;
         let speed = if auto { AUTO.to_owned() } else { cf.to_string() };
-        let stage = o.thinking.stages.at(step + 1, self.total());
-        let recipe = Recipe { stage, stages: o.thinking.stages, ..Recipe::new(opened, o.method, cf, &speed) };
+        let stage = o.stages().at(step + 1, self.total());
+        let recipe = Recipe { stage, stages: o.stages(), ..Recipe::new(opened, o.method, cf, &speed) };
         let mut drawn = Stream::new(seed, stream::LABELS | step);
         let mut labels = match o.chunk_labels {
             ChunkLabels::Sample => Labels::Drawn(&mut drawn),

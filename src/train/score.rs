@@ -30,6 +30,12 @@ pub struct ScoreOptions {
     pub batch_tokens: usize,
 }
 
+impl Default for ScoreOptions {
+    fn default() -> Self {
+        ScoreOptions { method: Method::Colar, compression_factor: 1, batch_tokens: 2048 }
+    }
+}
+
 /// Scores `samples`; calls `progress` with the number done after each forward pass.
 ///
 /// # Errors

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::batch::{ChunkLabels, Labels};
 use super::checkpoint::{self, Kept, RunDir, TrainState};
+use super::defaults::MOST_HEAD_SIZE;
 use super::feed::{Feed, Step};
 use super::metrics::Metrics;
 use super::needs;
@@ -71,14 +72,17 @@ impl<D: Device> Trainer<D> {
     /// Loads model and data. With `resume`, goes on from the run's last training state, if it has one.
     ///
     /// # Errors
-    /// Bad data or model files, and a run directory that is in use while `resume` is false.
+    /// Options out of range, bad data or model files, and a run directory that is in use while `resume` is false.
     pub fn new(device: D, options: TrainOptions, resume: bool) -> Result<Self> {
+        options.validate()?;
         let (dir, last) = RunDir::prepare(&options.run.out, resume)?;
         let config = ModelConfig::load(&options.run.model)?;
         let additions = Additions {
-            lora: (!options.run.full).then(|| options.run.lora.clone()),
+            lora: options.run.adapter(),
             latent_head: (options.method == Method::Colar).then(|| LatentHeadConfig {
-                intermediate_size: options.latent_head_size.unwrap_or(config.intermediate_size.min(2048)),
+                intermediate_size: options
+                    .latent_head_size
+                    .unwrap_or(config.intermediate_size.min(MOST_HEAD_SIZE)),
                 deterministic: options.deterministic_head,
             }),
             thoughts: options.thinking.thoughts(options.method, 1),
@@ -149,7 +153,7 @@ impl<D: Device> Trainer<D> {
         let mut feed = Feed::new(&samples, &options)?;
         let total = feed.total();
         let val_every = options.run.val_every.unwrap_or(feed.steps_per_epoch());
-        let stages = options.thinking.stages;
+        let stages = options.stages();
         let mut metrics = Metrics::open(&self.dir, self.state.step)?;
         if self.state.step > 0 {
             let stage = stages.at(self.state.step, total);
@@ -234,7 +238,7 @@ impl<D: Device> Trainer<D> {
         let validation = self.validate(stage, metrics)?;
         self.state.unvalidated = false;
         // With less to do for itself, the model of an early stage would always seem the best.
-        if self.options.thinking.stages.is_last(stage) {
+        if self.options.stages().is_last(stage) {
             self.keep(&validation)?;
         }
         on_progress(Progress::Validated(validation));
@@ -289,7 +293,7 @@ impl<D: Device> Trainer<D> {
 
     /// The compression factor that validation looks at: the largest below 3, else the smallest.
     fn validation_factor(&self) -> usize {
-        let f = &self.options.factors;
+        let f = self.options.factors();
         f.iter().copied().filter(|&c| c < 3).max().or(f.iter().copied().min()).unwrap_or(1)
     }
 
@@ -298,8 +302,7 @@ impl<D: Device> Trainer<D> {
         let (o, opened) = (&self.options, &self.loaded.opened);
         let factor = self.validation_factor();
         let cf = factor.to_string();
-        let recipe =
-            Recipe { stage, stages: o.thinking.stages, ..Recipe::new(opened, o.method, factor, &cf) };
+        let recipe = Recipe { stage, stages: o.stages(), ..Recipe::new(opened, o.method, factor, &cf) };
         let mut labels = match o.chunk_labels {
             ChunkLabels::Sample | ChunkLabels::Mean => Labels::Mean,
             ChunkLabels::None => Labels::Absent,
@@ -312,7 +315,7 @@ impl<D: Device> Trainer<D> {
         let loss = losses.total;
         let mut values = vec![("loss", loss)];
         values.extend(losses.terms);
-        if o.thinking.stages.count > 1 {
+        if o.stages().count > 1 {
             values.push(("stage", stage as f64));
         }
         let accuracy = match o.monitor {

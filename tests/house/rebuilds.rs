@@ -59,7 +59,9 @@ impl Probe {
         let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
         let needs = manifest.split("\n[").find(|table| table.starts_with("build-dependencies]")).unwrap();
         let package = "[package]\nname = \"colar-engine\"\nversion = \"0.1.0\"\nedition = \"2024\"\n";
-        probe.write("Cargo.toml", &format!("{package}\n[{needs}"));
+        let features =
+            "[features]\ndefault = [\"cuda\", \"cuda-host\"]\ncuda = []\ncuda-host = [\"dep:cc\"]\n";
+        probe.write("Cargo.toml", &format!("{package}\n{features}\n[{needs}"));
         probe.write(
             "src/main.rs",
             "#[cfg(cuda_kernels)]\n\

@@ -5,7 +5,7 @@ use clap::Args;
 use crate::bench::Setting;
 use crate::cli::common;
 use crate::device::{ComputeDtype, DeviceKind, DeviceTask, run_on_device};
-use crate::model::adapter::{AdapterConfig, LoraTarget};
+use crate::model::adapter::AdapterConfig;
 use crate::{Error, Result};
 
 /// The device to time, and the form of the output
@@ -38,7 +38,7 @@ pub(super) struct TrainingArgs {
     #[arg(long, value_name = "C", default_value_t = 2, value_parser = common::count)]
     pub cf: usize,
     /// Rank of the adapter
-    #[arg(long, value_name = "R", default_value_t = 128, value_parser = common::count)]
+    #[arg(long, value_name = "R", default_value_t = AdapterConfig::default().r, value_parser = common::count)]
     pub lora_r: usize,
     /// Inner width of the latent head [default: the hidden size]
     #[arg(long, value_name = "I")]
@@ -52,13 +52,7 @@ pub(super) struct TrainingArgs {
 
 /// The adapter of the paper, at another rank.
 pub(super) fn adapter(r: usize) -> AdapterConfig {
-    AdapterConfig {
-        r,
-        lora_alpha: 32.0,
-        use_rslora: false,
-        target_modules: vec![LoraTarget::QProj, LoraTarget::VProj],
-        base_model_name_or_path: None,
-    }
+    AdapterConfig { r, ..AdapterConfig::default() }
 }
 
 /// A timing as JSON, with the setting it was taken in.

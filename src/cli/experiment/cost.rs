@@ -10,12 +10,16 @@ use crate::cli::common;
 use crate::data::load;
 use crate::eval::table::markdown;
 use crate::experiment::cost::{Lengths, Scale, Totals, check_separator};
-use crate::experiment::variants;
-use crate::model::adapter::LoraTarget;
+use crate::experiment::{Plan, variants};
+use crate::model::adapter::AdapterConfig;
 use crate::model::config::ModelConfig;
 use crate::model::presets::Preset;
 use crate::model::tokenizer::Tokenizer;
+use crate::train::defaults::MOST_HEAD_SIZE;
 use crate::{Error, Result};
+
+/// Training samples of GSM8k-Aug.
+const GSM8K_AUG: usize = 385_000;
 
 /// Count what the comparison takes at another scale: positions, operations, memory, hours
 ///
@@ -37,14 +41,15 @@ pub struct CostArgs {
     /// Data whose samples are counted
     #[arg(long, value_name = "FILE", requires = "model")]
     data: Option<PathBuf>,
-    /// Samples of a pass [default: those of --data, else GSM8k-Aug's 385000]
-    #[arg(long, value_name = "N", value_parser = common::count)]
+    /// Samples of a pass
+    #[arg(long, value_name = "N", value_parser = common::count,
+          help = format!("Samples of a pass [default: those of --data, else GSM8k-Aug's {GSM8K_AUG}]"))]
     samples: Option<usize>,
     /// Rank of the adapters on q_proj and v_proj
-    #[arg(long, value_name = "R", default_value_t = 128, value_parser = common::count)]
+    #[arg(long, value_name = "R", default_value_t = AdapterConfig::default().r, value_parser = common::count)]
     lora_r: usize,
     /// Inner width of the latent head
-    #[arg(long, value_name = "I", default_value_t = 2048, value_parser = common::count)]
+    #[arg(long, value_name = "I", default_value_t = MOST_HEAD_SIZE, value_parser = common::count)]
     latent_head_size: usize,
     /// Samples in memory together
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = common::count)]
@@ -53,10 +58,10 @@ pub struct CostArgs {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = common::count)]
     passes: usize,
     /// Training seeds of the comparison
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = common::count)]
+    #[arg(long, value_name = "N", default_value_t = Plan::SEEDS, value_parser = common::count)]
     seeds: usize,
     /// Learning rates it searches
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = common::count)]
+    #[arg(long, value_name = "N", default_value_t = Plan::LRS.len(), value_parser = common::count)]
     lrs: usize,
     /// Teraflops of the device at best [default: bf16 on an H100, dense]
     #[arg(long, value_name = "TFLOPS", default_value_t = 989.0)]
@@ -105,11 +110,11 @@ pub fn run(args: &CostArgs) -> Result<()> {
         }
         _ => (shape(args.config.as_deref())?, vec![Lengths::assumed()]),
     };
-    let samples = args.samples.unwrap_or(if args.data.is_some() { lengths.len() } else { 385_000 });
+    let samples = args.samples.unwrap_or(if args.data.is_some() { lengths.len() } else { GSM8K_AUG });
     let scale = Scale {
         model,
         lora_r: args.lora_r,
-        lora_targets: vec![LoraTarget::QProj, LoraTarget::VProj],
+        lora_targets: AdapterConfig::default().target_modules,
         head_size: args.latent_head_size,
         batch_size: args.batch_size,
     };

@@ -24,7 +24,8 @@ pub use colar::write_jsonl;
 use sample::{finish, read_json};
 
 /// A published form of a data set (spec section 8).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[non_exhaustive]
 pub enum Format {
     /// The engine's own: {"question", "steps": text or list, "answer"}, a JSON array or a line each

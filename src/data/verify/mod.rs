@@ -16,7 +16,8 @@ pub use math::MathVerifier;
 pub use verifier::Verifier;
 
 /// The verifiers that the engine brings along.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum VerifierKind {
     /// Equal as numbers or, failing that, as text

@@ -1,5 +1,7 @@
 //! Defaults by which the methods differ, as the paper has them; what is counted before a run needs them too.
 
+/// The largest inner width that a new latent head takes of the model.
+pub(crate) const MOST_HEAD_SIZE: usize = 2048;
 /// The largest compression factor.
 pub(crate) const C_MAX: usize = 5;
 /// Stages in which steps are taken away.

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::choices::{LatentLossName, LatentNoise, Monitor, Stage};
 use crate::data::verify::VerifierKind;
 use crate::device::{ComputeDtype, DeviceKind};
 use crate::files::atomic::write_atomic;
@@ -19,91 +20,54 @@ use crate::train::batch::ChunkLabels;
 use crate::train::schedule::Schedule;
 use crate::{Error, Result};
 
-/// Where the flags of reinforcement learning stand in the help.
-const RL: &str = "Reinforcement learning (--stage rl)";
-
-/// Where those of the methods between CoT and CoLaR do.
-const METHODS: &str = "Implicit and continuous thoughts (--method icot, coconut, distill)";
-
-/// The stage of training.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Stage {
-    /// Supervised, on given chains of reasoning.
-    #[default]
-    Sft,
-    /// By the rewards of the model's own chains.
-    Rl,
-}
-
-/// The latent loss, as on the command line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum LatentLossName {
-    /// Squared distance of a reparameterised sample.
-    Mse,
-    /// Negative log-likelihood.
-    Nll,
-}
-
-/// Whether latent draws in training use noise.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum LatentNoise {
-    /// A fresh draw for every element.
-    Sample,
-    /// The expectation over the draw.
-    Expected,
-}
-
-/// What decides which checkpoints are best.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Monitor {
-    /// Accuracy of greedy generation on validation questions, as in the authors' code.
-    Accuracy,
-    /// Validation loss, in the expectation forms.
-    Loss,
-}
-
+/// Flags by heading of the help: the doc comment is the help, `arg` has what clap needs to know beyond that.
 macro_rules! flags {
-    ($($(#[$meta:meta])* $name:ident: $kind:ty,)*) => {
+    ($($heading:literal => { $(
+        $(#[doc $($doc:tt)+])+
+        $(#[arg($($arg:tt)+)])?
+        $name:ident: $kind:ty,
+    )* })*) => {
         /// Everything a run can be told; what is absent has a default.
-        #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, clap::Args)]
+        #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+        #[cfg_attr(feature = "cli", derive(clap::Args))]
         #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-        #[allow(missing_docs)]
         pub struct TrainFlags {
-            $($(#[$meta])* #[serde(skip_serializing_if = "Option::is_none")] pub $name: Option<$kind>,)*
+            $($(
+                $(#[doc $($doc)+])+
+                #[serde(skip_serializing_if = "Option::is_none")]
+                #[cfg_attr(feature = "cli", arg(long, help_heading = $heading $(, $($arg)+)?))]
+                pub $name: Option<$kind>,
+            )*)*
         }
 
         impl TrainFlags {
             /// These flags, and where one is absent, that of `file`.
             pub fn over(self, file: TrainFlags) -> TrainFlags {
-                TrainFlags { $($name: self.$name.or(file.$name),)* }
+                TrainFlags { $($($name: self.$name.or(file.$name),)*)* }
             }
 
             /// These flags without those that `named` names (as the fields are).
             pub(super) fn without(self, named: &[&str]) -> TrainFlags {
-                TrainFlags { $($name: if named.contains(&stringify!($name)) { None } else { self.$name },)* }
+                TrainFlags { $($($name: if named.contains(&stringify!($name)) { None } else { self.$name },)*)* }
             }
 
             /// The first of these flags that `named` names (as the fields are), in backticks.
             pub(crate) fn first_of(&self, named: &[&str]) -> Option<&'static str> {
-                $(
+                $($(
                     if self.$name.is_some() && named.contains(&stringify!($name)) {
                         return Some(concat!("`", stringify!($name), "`"));
                     }
-                )*
+                )*)*
                 None
             }
 
             /// The first of these flags that `known` does not name, in backticks.
             fn first_but(&self, known: &[&str]) -> Option<&'static str> {
-                $(
+                $($(
                     if self.$name.is_some() && !known.contains(&stringify!($name)) {
                         return Some(concat!("`", stringify!($name), "`"));
                     }
-                )*
+                )*)*
                 None
             }
         }
@@ -111,225 +75,226 @@ macro_rules! flags {
 }
 
 flags! {
-    /// Supervised training, or reinforcement learning from a checkpoint of it [default: sft]
-    #[arg(long, help_heading = "What to train")]
-    stage: Stage,
-    /// How the model is to reason [default: colar]
-    #[arg(long, help_heading = "What to train")]
-    method: Method,
-    /// Model directory
-    #[arg(long, value_name = "DIR", help_heading = "What to train")]
-    model: PathBuf,
-    /// Training data: a JSON array or JSON lines of {question, steps, answer}, or a public form
-    #[arg(long, value_name = "FILE", help_heading = "What to train")]
-    data: PathBuf,
-    /// Validation data
-    #[arg(long, value_name = "FILE", help_heading = "What to train")]
-    val: PathBuf,
-    /// Run directory [default: a new directory under runs/]
-    #[arg(long, value_name = "DIR", help_heading = "What to train")]
-    out: PathBuf,
-    /// Checkpoint to start from, for instance a CoT run's
-    #[arg(long, value_name = "CHECKPOINT", help_heading = "What to train")]
-    init: PathBuf,
-    /// Checkpoint to start from, for instance a CoLaR run's (--stage rl)
-    #[arg(long, value_name = "CHECKPOINT", help_heading = "What to train")]
-    adapter: PathBuf,
-
-    /// Train all weights instead of an adapter
-    #[arg(long, num_args = 0..=1, default_missing_value = "true", help_heading = "Weights")]
-    full: bool,
-    /// With --full: leave the input embeddings (and a tied output head) as they are
-    #[arg(long, num_args = 0..=1, default_missing_value = "true", help_heading = "Weights")]
-    freeze_embedding: bool,
-    /// Rank of the adapter [default: 128]
-    #[arg(long, value_name = "R", help_heading = "Weights")]
-    lora_r: usize,
-    /// Numerator of the adapter's scale [default: 32]
-    #[arg(long, value_name = "ALPHA", help_heading = "Weights")]
-    lora_alpha: f64,
-    /// Adapted projections [default: q_proj,v_proj]
-    #[arg(long, value_delimiter = ',', value_name = "NAMES", help_heading = "Weights")]
-    lora_targets: Vec<LoraTarget>,
-    /// Inner width of a new latent head [default: the model's intermediate size, at most 2048]
-    #[arg(long, value_name = "I", help_heading = "Weights")]
-    latent_head_size: usize,
-    /// Latent head without a variance of its own (ablation DL)
-    #[arg(long, num_args = 0..=1, default_missing_value = "true", help_heading = "Weights")]
-    deterministic_head: bool,
-
-    /// Compression factors are drawn from 1..=N [default: 5]
-    #[arg(long, value_name = "N", conflicts_with = "cf_list", help_heading = "Objective")]
-    c_max: usize,
-    /// Compression factors are drawn from this list
-    #[arg(long, value_delimiter = ',', value_name = "LIST", help_heading = "Objective")]
-    cf_list: Vec<usize>,
-    /// Latent loss [default: mse]
-    #[arg(long, help_heading = "Objective")]
-    latent_loss: LatentLossName,
-    /// Label of a compressed position: one of its tokens, drawn, their mean, or none (ablation OC) [default: sample]
-    #[arg(long, help_heading = "Objective")]
-    chunk_labels: ChunkLabels,
-    /// Noise of the mse loss: drawn, or its expectation [default: sample]
-    #[arg(long, help_heading = "Objective")]
-    latent_noise: LatentNoise,
-    /// Denominator of the merge: root of the chunk's length, or the length (ablation MP) [default: sqrt]
-    #[arg(long, help_heading = "Objective")]
-    merge: Merge,
-    /// Weight of the cross-entropy [default: 1]
-    #[arg(long, value_name = "W", allow_negative_numbers = true, help_heading = "Objective")]
-    ce_weight: f32,
-    /// Weight of the latent loss [default: 1]
-    #[arg(long, value_name = "W", allow_negative_numbers = true, help_heading = "Objective")]
-    latent_weight: f32,
-    /// Weight of the latent entropy; the paper's regularised form has -1e-6 [default: 0]
-    #[arg(long, value_name = "W", allow_negative_numbers = true, help_heading = "Objective")]
-    entropy_weight: f32,
-    /// Weight of the second forward, on predicted embeddings [default: 0]
-    #[arg(long, value_name = "W", allow_negative_numbers = true, help_heading = "Objective")]
-    pred_embed_forward_weight: f32,
-    /// Probability that a step's prompts say `auto` instead of the factor [default: 0]
-    #[arg(long, value_name = "P", help_heading = "Objective")]
-    auto_prob: f64,
-    /// Standard deviation of the embeddings [default: stored, or computed from the weights]
-    #[arg(long, value_name = "STD", help_heading = "Objective")]
-    embeds_std: f32,
-
-    /// Stages over which training takes steps away from the front (icot, coconut) [default: 3]
-    #[arg(long, value_name = "S", help_heading = METHODS)]
-    stages: u64,
-    /// Steps of training of every stage but the last [default: the run in equal parts]
-    #[arg(long, value_name = "STEPS", help_heading = METHODS)]
-    stage_steps: u64,
-    /// Thoughts that each stage puts in the place of steps (coconut) [default: 2]
-    #[arg(long, value_name = "N", help_heading = METHODS)]
-    thoughts_per_step: usize,
-    /// Thoughts before the answer (distill) [default: 6]
-    #[arg(long, value_name = "N", help_heading = METHODS)]
-    thoughts: usize,
-    /// Weight of the cross-entropy of the written chain (distill) [default: 1]
-    #[arg(long, value_name = "W", allow_negative_numbers = true, help_heading = METHODS)]
-    teacher_weight: f32,
-    /// Weight of the cross-entropy after the thoughts (distill) [default: 1]
-    #[arg(long, value_name = "W", allow_negative_numbers = true, help_heading = METHODS)]
-    student_weight: f32,
-    /// Weight of the distance between the hidden states of both before the answer (distill) [default: 20]
-    #[arg(long, value_name = "W", allow_negative_numbers = true, help_heading = METHODS)]
-    distill_weight: f32,
-
-    /// Peak learning rate [default: 1e-4, with --stage rl 1e-6]
-    #[arg(long, help_heading = "Optimiser")]
-    lr: f32,
-    /// Samples of a batch, or questions of a step of --stage rl [default: 8]
-    #[arg(long, value_name = "N", help_heading = "Optimiser")]
-    batch_size: usize,
-    /// Batches summed into one step [default: 1]
-    #[arg(long, value_name = "N", help_heading = "Optimiser")]
-    accumulate: usize,
-    /// Keep of each layer its input alone and run it again for its gradients: less memory, more time
-    #[arg(long, num_args = 0..=1, default_missing_value = "true", help_heading = "Optimiser")]
-    recompute: bool,
-    /// Passes over the data, or over --samples-per-epoch of it [default: 1]
-    #[arg(long, value_name = "N", help_heading = "Optimiser")]
-    epochs: u64,
-    /// Steps, whatever the epochs say
-    #[arg(long, value_name = "N", help_heading = "Optimiser")]
-    max_steps: u64,
-    /// Steps of linear warm-up [default: 0]
-    #[arg(long, value_name = "STEPS", help_heading = "Optimiser")]
-    warmup: u64,
-    /// Learning rate after the warm-up [default: constant]
-    #[arg(long, help_heading = "Optimiser")]
-    schedule: Schedule,
-    /// Decoupled weight decay [default: 0.01]
-    #[arg(long, value_name = "W", help_heading = "Optimiser")]
-    weight_decay: f32,
-    /// Largest gradient norm; 0 never clips [default: 1]
-    #[arg(long, value_name = "NORM", help_heading = "Optimiser")]
-    clip: f32,
-    /// Seed of new weights, order and draws [default: 0]
-    #[arg(long, help_heading = "Optimiser")]
-    seed: u64,
-
-    /// Compression factor in the prompts: a number or `auto` [default: 2]
-    #[arg(long, value_name = "C", value_parser = crate::model::prompt::parse_speed, help_heading = RL)]
-    cf: String,
-    /// Rollouts of a question, whose rewards are compared [default: 8]
-    #[arg(long, value_name = "G", help_heading = RL)]
-    group_size: usize,
-    /// How far the ratio of probabilities may move and still count [default: 0.2]
-    #[arg(long, value_name = "EPS", help_heading = RL)]
-    clip_eps: f32,
-    /// Mean over a rollout's latents and tokens, or their sum over 32 [default: true]
-    #[arg(long, num_args = 0..=1, default_missing_value = "true", help_heading = RL)]
-    average_per_token_loss: bool,
-    /// Whether the objective counts the latents [default: true]
-    #[arg(long, num_args = 0..=1, default_missing_value = "true", help_heading = RL)]
-    use_latent_loss: bool,
-    /// Whether it counts the answer's tokens and the separator before them [default: true]
-    #[arg(long, num_args = 0..=1, default_missing_value = "true", help_heading = RL)]
-    use_answer_loss: bool,
-    /// Divide the reward by the number of latents
-    #[arg(long, num_args = 0..=1, default_missing_value = "true", help_heading = RL)]
-    punish_latent_length: bool,
-    /// Weight of the divergence from the starting checkpoint [default: 0]
-    #[arg(long, value_name = "W", help_heading = RL)]
-    kl_weight: f32,
-    /// Rollouts of one update [default: 8]
-    #[arg(long, value_name = "N", help_heading = RL)]
-    exp_batch_size: usize,
-    /// Questions of an epoch, drawn afresh for each [default: 512]
-    #[arg(long, value_name = "N", help_heading = RL)]
-    samples_per_epoch: usize,
-    /// Leave out the questions that the checkpoint already solves in all rollouts of a group
-    #[arg(long, num_args = 0..=1, default_missing_value = "true", help_heading = RL)]
-    filter_solved: bool,
-    /// How an answer is compared with the gold one [default: exact]
-    #[arg(long, help_heading = RL)]
-    verifier: VerifierKind,
-    /// Most latents of a rollout [default: 64]
-    #[arg(long, value_name = "N", help_heading = RL)]
-    max_latents: usize,
-    /// Most tokens of a rollout's answer [default: 16]
-    #[arg(long, value_name = "N", help_heading = RL)]
-    max_new_tokens: usize,
-    /// Factor on the standard deviation of a rollout's latents [default: 1]
-    #[arg(long, value_name = "T", help_heading = RL)]
-    latent_temperature: f32,
-    /// Temperature of the draw that ends a rollout's latents [default: 1]
-    #[arg(long, value_name = "T", help_heading = RL)]
-    eol_temperature: f32,
-    /// Temperature of a rollout's answer [default: 1]
-    #[arg(long, value_name = "T", help_heading = RL)]
-    temperature: f32,
-    /// Nucleus of a rollout's answer [default: 0.9]
-    #[arg(long, value_name = "P", help_heading = RL)]
-    top_p: f32,
-
-    /// Steps between training states, from which --resume goes on [default: 200]
-    #[arg(long, value_name = "STEPS", help_heading = "Run")]
-    save_every: u64,
-    /// Steps between validations [default: an epoch]
-    #[arg(long, value_name = "STEPS", help_heading = "Run")]
-    val_every: u64,
-    /// Validation samples used, from the start of the file [default: 200]
-    #[arg(long, value_name = "N", help_heading = "Run")]
-    val_samples: usize,
-    /// What the best checkpoints are best at; of --stage rl always the reward [default: accuracy]
-    #[arg(long, help_heading = "Run")]
-    monitor: Monitor,
-    /// How many best checkpoints to keep [default: 3]
-    #[arg(long, value_name = "K", help_heading = "Run")]
-    save_top_k: usize,
-    /// CPU threads; 0 means one a core [default: 0]
-    #[arg(long, value_name = "N", help_heading = "Run")]
-    threads: usize,
-    /// Where to run [default: auto, which is the CPU]
-    #[arg(long, help_heading = "Run")]
-    device: DeviceKind,
-    /// What activations are stored in [default: bf16 on a GPU, f32 elsewhere]
-    #[arg(long, help_heading = "Run")]
-    dtype: ComputeDtype,
+    "What to train" => {
+        /// Supervised training, or reinforcement learning from a checkpoint of it
+        stage: Stage,
+        /// How the model is to reason
+        method: Method,
+        /// Model directory
+        #[arg(value_name = "DIR")]
+        model: PathBuf,
+        /// Training data: a JSON array or JSON lines of {question, steps, answer}, or a public form
+        #[arg(value_name = "FILE")]
+        data: PathBuf,
+        /// Validation data
+        #[arg(value_name = "FILE")]
+        val: PathBuf,
+        /// Run directory [default: a new directory under runs/]
+        #[arg(value_name = "DIR")]
+        out: PathBuf,
+        /// Checkpoint to start from, for instance a CoT run's
+        #[arg(value_name = "CHECKPOINT")]
+        init: PathBuf,
+        /// Checkpoint to start from, for instance a CoLaR run's (--stage rl)
+        #[arg(value_name = "CHECKPOINT")]
+        adapter: PathBuf,
+    }
+    "Weights" => {
+        /// Train all weights instead of an adapter
+        #[arg(num_args = 0..=1, default_missing_value = "true")]
+        full: bool,
+        /// With --full: leave the input embeddings (and a tied output head) as they are
+        #[arg(num_args = 0..=1, default_missing_value = "true")]
+        freeze_embedding: bool,
+        /// Rank of the adapter
+        #[arg(value_name = "R")]
+        lora_r: usize,
+        /// Numerator of the adapter's scale
+        #[arg(value_name = "ALPHA")]
+        lora_alpha: f64,
+        /// Adapted projections
+        #[arg(value_delimiter = ',', value_name = "NAMES")]
+        lora_targets: Vec<LoraTarget>,
+        /// Inner width of a new latent head
+        #[arg(value_name = "I", help = format!(
+            "Inner width of a new latent head [default: the model's intermediate size, at most {}]",
+            crate::train::defaults::MOST_HEAD_SIZE
+        ))]
+        latent_head_size: usize,
+        /// Latent head without a variance of its own (ablation DL)
+        #[arg(num_args = 0..=1, default_missing_value = "true")]
+        deterministic_head: bool,
+    }
+    "Objective" => {
+        /// Compression factors are drawn from 1..=N
+        #[arg(value_name = "N", conflicts_with = "cf_list")]
+        c_max: usize,
+        /// Compression factors are drawn from this list
+        #[arg(value_delimiter = ',', value_name = "LIST")]
+        cf_list: Vec<usize>,
+        /// Latent loss
+        latent_loss: LatentLossName,
+        /// Label of a compressed position: one of its tokens, drawn, their mean, or none (ablation OC)
+        chunk_labels: ChunkLabels,
+        /// Noise of the mse loss: drawn, or its expectation
+        latent_noise: LatentNoise,
+        /// Denominator of the merge: root of the chunk's length, or the length (ablation MP)
+        merge: Merge,
+        /// Weight of the cross-entropy
+        #[arg(value_name = "W", allow_negative_numbers = true)]
+        ce_weight: f32,
+        /// Weight of the latent loss
+        #[arg(value_name = "W", allow_negative_numbers = true)]
+        latent_weight: f32,
+        /// Weight of the latent entropy; the paper's regularised form has -1e-6
+        #[arg(value_name = "W", allow_negative_numbers = true)]
+        entropy_weight: f32,
+        /// Weight of the second forward, on predicted embeddings
+        #[arg(value_name = "W", allow_negative_numbers = true)]
+        pred_embed_forward_weight: f32,
+        /// Probability that a step's prompts say `auto` instead of the factor
+        #[arg(value_name = "P")]
+        auto_prob: f64,
+        /// Standard deviation of the embeddings [default: stored, or computed from the weights]
+        #[arg(value_name = "STD")]
+        embeds_std: f32,
+    }
+    "Implicit and continuous thoughts (--method icot, coconut, distill)" => {
+        /// Stages over which training takes steps away from the front (icot, coconut)
+        #[arg(value_name = "S")]
+        stages: u64,
+        /// Steps of training of every stage but the last [default: the run in equal parts]
+        #[arg(value_name = "STEPS")]
+        stage_steps: u64,
+        /// Thoughts that each stage puts in the place of steps (coconut)
+        #[arg(value_name = "N")]
+        thoughts_per_step: usize,
+        /// Thoughts before the answer (distill)
+        #[arg(value_name = "N")]
+        thoughts: usize,
+        /// Weight of the cross-entropy of the written chain (distill)
+        #[arg(value_name = "W", allow_negative_numbers = true)]
+        teacher_weight: f32,
+        /// Weight of the cross-entropy after the thoughts (distill)
+        #[arg(value_name = "W", allow_negative_numbers = true)]
+        student_weight: f32,
+        /// Weight of the distance between the hidden states of both before the answer (distill)
+        #[arg(value_name = "W", allow_negative_numbers = true)]
+        distill_weight: f32,
+    }
+    "Optimiser" => {
+        /// Peak learning rate
+        lr: f32,
+        /// Samples of a batch, or questions of a step of --stage rl
+        #[arg(value_name = "N")]
+        batch_size: usize,
+        /// Batches summed into one step
+        #[arg(value_name = "N")]
+        accumulate: usize,
+        /// Keep of each layer its input alone and run it again for its gradients: less memory, more time
+        #[arg(num_args = 0..=1, default_missing_value = "true")]
+        recompute: bool,
+        /// Passes over the data, or over --samples-per-epoch of it
+        #[arg(value_name = "N")]
+        epochs: u64,
+        /// Steps, whatever the epochs say
+        #[arg(value_name = "N")]
+        max_steps: u64,
+        /// Steps of linear warm-up
+        #[arg(value_name = "STEPS")]
+        warmup: u64,
+        /// Learning rate after the warm-up
+        schedule: Schedule,
+        /// Decoupled weight decay
+        #[arg(value_name = "W")]
+        weight_decay: f32,
+        /// Largest gradient norm; 0 never clips
+        #[arg(value_name = "NORM")]
+        clip: f32,
+        /// Seed of new weights, order and draws
+        seed: u64,
+    }
+    "Reinforcement learning (--stage rl)" => {
+        /// Compression factor in the prompts: a number or `auto`
+        #[arg(value_name = "C", value_parser = crate::model::prompt::parse_speed)]
+        cf: String,
+        /// Rollouts of a question, whose rewards are compared
+        #[arg(value_name = "G")]
+        group_size: usize,
+        /// How far the ratio of probabilities may move and still count
+        #[arg(value_name = "EPS")]
+        clip_eps: f32,
+        /// Mean over a rollout's latents and tokens, or their sum over a constant
+        #[arg(num_args = 0..=1, default_missing_value = "true", help = format!(
+            "Mean over a rollout's latents and tokens, or their sum over {}",
+            crate::train::rl::SUM_DIVISOR
+        ))]
+        average_per_token_loss: bool,
+        /// Whether the objective counts the latents
+        #[arg(num_args = 0..=1, default_missing_value = "true")]
+        use_latent_loss: bool,
+        /// Whether it counts the answer's tokens and the separator before them
+        #[arg(num_args = 0..=1, default_missing_value = "true")]
+        use_answer_loss: bool,
+        /// Divide the reward by the number of latents
+        #[arg(num_args = 0..=1, default_missing_value = "true")]
+        punish_latent_length: bool,
+        /// Weight of the divergence from the starting checkpoint
+        #[arg(value_name = "W")]
+        kl_weight: f32,
+        /// Rollouts of one update
+        #[arg(value_name = "N")]
+        exp_batch_size: usize,
+        /// Questions of an epoch, drawn afresh for each
+        #[arg(value_name = "N")]
+        samples_per_epoch: usize,
+        /// Leave out the questions that the checkpoint already solves in all rollouts of a group
+        #[arg(num_args = 0..=1, default_missing_value = "true")]
+        filter_solved: bool,
+        /// How an answer is compared with the gold one
+        verifier: VerifierKind,
+        /// Most latents of a rollout
+        #[arg(value_name = "N")]
+        max_latents: usize,
+        /// Most tokens of a rollout's answer
+        #[arg(value_name = "N")]
+        max_new_tokens: usize,
+        /// Factor on the standard deviation of a rollout's latents
+        #[arg(value_name = "T")]
+        latent_temperature: f32,
+        /// Temperature of the draw that ends a rollout's latents
+        #[arg(value_name = "T")]
+        eol_temperature: f32,
+        /// Temperature of a rollout's answer
+        #[arg(value_name = "T")]
+        temperature: f32,
+        /// Nucleus of a rollout's answer
+        #[arg(value_name = "P")]
+        top_p: f32,
+    }
+    "Run" => {
+        /// Steps between training states, from which --resume goes on
+        #[arg(value_name = "STEPS")]
+        save_every: u64,
+        /// Steps between validations [default: an epoch]
+        #[arg(value_name = "STEPS")]
+        val_every: u64,
+        /// Validation samples used, from the start of the file
+        #[arg(value_name = "N")]
+        val_samples: usize,
+        /// What the best checkpoints are best at; of --stage rl always the reward
+        monitor: Monitor,
+        /// How many best checkpoints to keep
+        #[arg(value_name = "K")]
+        save_top_k: usize,
+        /// CPU threads; 0 means one a core
+        #[arg(value_name = "N")]
+        threads: usize,
+        /// Where to run [default: auto, which is the CPU]
+        device: DeviceKind,
+        /// What activations are stored in [default: bf16 on a GPU, f32 elsewhere]
+        dtype: ComputeDtype,
+    }
 }
 
 impl TrainFlags {

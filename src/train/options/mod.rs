@@ -1,5 +1,6 @@
 //! What a run is told: flags, a TOML file, and the defaults behind both.
 
+mod choices;
 pub(crate) mod defaults;
 mod flags;
 mod methods;
@@ -8,7 +9,8 @@ mod run;
 mod sft;
 mod thinking;
 
-pub use flags::{LatentLossName, LatentNoise, Monitor, Stage, TrainFlags};
+pub use choices::{LatentLossName, LatentNoise, Monitor, Stage};
+pub use flags::TrainFlags;
 pub use rl::RlOptions;
 pub use run::RunOptions;
 pub use sft::TrainOptions;

@@ -1,12 +1,14 @@
 //! What a run of reinforcement learning is told.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use super::flags::{Stage, TrainFlags, check};
+use super::choices::Stage;
+use super::flags::{TrainFlags, check};
 use super::run::{self, RunOptions};
 use crate::Result;
 use crate::data::verify::VerifierKind;
 use crate::infer::Sampling;
+use crate::model::prompt::DEFAULT_SPEED;
 use crate::train::rl::PolicyLossOptions;
 
 /// The flags that mean something here alone.
@@ -33,22 +35,59 @@ const KNOWN: &[&str] = &[
     "top_p",
 ];
 
-/// A run of reinforcement learning, fully specified.
+/// The options of a run of reinforcement learning.
+///
+/// ```
+/// use colar_engine::train::RlOptions;
+///
+/// let mut options = RlOptions::new("models/SmolLM2-135M", "runs/colar/best", "train.jsonl", "runs/rl");
+/// options.punish_latent_length = true;
+/// options.run.max_steps = Some(100);
+/// ```
 #[derive(Debug, Clone, PartialEq)]
-#[allow(missing_docs)]
+#[non_exhaustive]
 pub struct RlOptions {
+    /// What all runs are told.
     pub run: RunOptions,
+    /// The checkpoint to start from, of a model that reasons in latents.
     pub adapter: PathBuf,
+    /// The compression factor in the prompts: a number or `auto`.
     pub cf: String,
+    /// Rollouts of a question, whose rewards are compared.
     pub group_size: usize,
+    /// The terms of the objective.
     pub loss: PolicyLossOptions,
+    /// Whether the reward is divided by the number of latents.
     pub punish_latent_length: bool,
+    /// Rollouts of one update.
     pub exp_batch_size: usize,
+    /// Questions of an epoch, drawn afresh for each.
     pub samples_per_epoch: usize,
+    /// Whether questions that the checkpoint solves in all rollouts of a group are left out.
     pub filter_solved: bool,
+    /// How an answer is compared with the gold one.
     pub verifier: VerifierKind,
-    /// How rollouts are drawn; the seed is that of the run.
+    /// How rollouts are drawn; their seeds follow from that of the run.
     pub sampling: Sampling,
+}
+
+impl Default for RlOptions {
+    /// GRPO as the paper has it, without paths.
+    fn default() -> Self {
+        RlOptions {
+            run: RunOptions { lr: 1e-6, save_every: 50, ..RunOptions::default() },
+            adapter: PathBuf::new(),
+            cf: DEFAULT_SPEED.to_owned(),
+            group_size: 8,
+            loss: PolicyLossOptions::default(),
+            punish_latent_length: false,
+            exp_batch_size: 8,
+            samples_per_epoch: 512,
+            filter_solved: false,
+            verifier: VerifierKind::default(),
+            sampling: Sampling::default(),
+        }
+    }
 }
 
 impl TrainFlags {
@@ -59,36 +98,34 @@ impl TrainFlags {
     /// another stage.
     pub fn resolve_rl(self) -> Result<RlOptions> {
         self.only("rl", &[KNOWN, run::KNOWN].concat())?;
-        let run = RunOptions::from_flags(&self, 1e-6, 50)?;
-        let d = Sampling::default();
+        let d = RlOptions::default();
         let o = RlOptions {
+            run: RunOptions::from_flags(&self, d.run)?,
             adapter: TrainFlags::needed(self.adapter, "adapter")?,
-            cf: self.cf.unwrap_or_else(|| "2".to_owned()),
-            group_size: self.group_size.unwrap_or(8),
+            cf: self.cf.unwrap_or(d.cf),
+            group_size: self.group_size.unwrap_or(d.group_size),
             loss: PolicyLossOptions {
-                clip_eps: self.clip_eps.unwrap_or(0.2),
-                average_per_token_loss: self.average_per_token_loss.unwrap_or(true),
-                use_latent_loss: self.use_latent_loss.unwrap_or(true),
-                use_answer_loss: self.use_answer_loss.unwrap_or(true),
-                kl_weight: self.kl_weight.unwrap_or(0.0),
-                entropy_weight: self.entropy_weight.unwrap_or(0.0),
+                clip_eps: self.clip_eps.unwrap_or(d.loss.clip_eps),
+                average_per_token_loss: self.average_per_token_loss.unwrap_or(d.loss.average_per_token_loss),
+                use_latent_loss: self.use_latent_loss.unwrap_or(d.loss.use_latent_loss),
+                use_answer_loss: self.use_answer_loss.unwrap_or(d.loss.use_answer_loss),
+                kl_weight: self.kl_weight.unwrap_or(d.loss.kl_weight),
+                entropy_weight: self.entropy_weight.unwrap_or(d.loss.entropy_weight),
             },
-            punish_latent_length: self.punish_latent_length.unwrap_or(false),
-            exp_batch_size: self.exp_batch_size.unwrap_or(8),
-            samples_per_epoch: self.samples_per_epoch.unwrap_or(512),
-            filter_solved: self.filter_solved.unwrap_or(false),
-            verifier: self.verifier.unwrap_or_default(),
+            punish_latent_length: self.punish_latent_length.unwrap_or(d.punish_latent_length),
+            exp_batch_size: self.exp_batch_size.unwrap_or(d.exp_batch_size),
+            samples_per_epoch: self.samples_per_epoch.unwrap_or(d.samples_per_epoch),
+            filter_solved: self.filter_solved.unwrap_or(d.filter_solved),
+            verifier: self.verifier.unwrap_or(d.verifier),
             sampling: Sampling {
-                latent_temperature: self.latent_temperature.unwrap_or(d.latent_temperature),
-                eol_temperature: self.eol_temperature.unwrap_or(d.eol_temperature),
-                temperature: self.temperature.unwrap_or(d.temperature),
-                top_p: self.top_p.unwrap_or(d.top_p),
-                max_latents: self.max_latents.unwrap_or(d.max_latents),
-                max_new_tokens: self.max_new_tokens.unwrap_or(d.max_new_tokens),
-                seed: run.seed,
-                ..d
+                latent_temperature: self.latent_temperature.unwrap_or(d.sampling.latent_temperature),
+                eol_temperature: self.eol_temperature.unwrap_or(d.sampling.eol_temperature),
+                temperature: self.temperature.unwrap_or(d.sampling.temperature),
+                top_p: self.top_p.unwrap_or(d.sampling.top_p),
+                max_latents: self.max_latents.unwrap_or(d.sampling.max_latents),
+                max_new_tokens: self.max_new_tokens.unwrap_or(d.sampling.max_new_tokens),
+                ..d.sampling
             },
-            run,
         };
         o.validate()?;
         Ok(o)
@@ -126,7 +163,32 @@ impl From<&RlOptions> for TrainFlags {
 }
 
 impl RlOptions {
-    fn validate(&self) -> Result<()> {
+    /// Options of a run on this model, from the checkpoint `adapter`, on this data, kept in the directory `out`.
+    pub fn new(
+        model: impl Into<PathBuf>,
+        adapter: impl Into<PathBuf>,
+        data: impl Into<PathBuf>,
+        out: impl Into<PathBuf>,
+    ) -> Self {
+        let mut options = RlOptions { adapter: adapter.into(), ..RlOptions::default() };
+        (options.run.model, options.run.data, options.run.out) = (model.into(), data.into(), out.into());
+        options
+    }
+
+    /// Reads a TOML file with the names of `train`'s flags as keys, for instance the `config.toml` of a run.
+    ///
+    /// # Errors
+    /// As [`TrainOptions::from_toml`](super::TrainOptions::from_toml).
+    pub fn from_toml(path: impl AsRef<Path>) -> Result<Self> {
+        TrainFlags::from_toml(path.as_ref())?.resolve_rl()
+    }
+
+    /// Checks every value.
+    ///
+    /// # Errors
+    /// [`Error::Usage`](crate::Error::Usage) naming the one that is out of range, as the flag that sets it.
+    pub(crate) fn validate(&self) -> Result<()> {
+        self.run.validate()?;
         self.sampling.validate()?;
         let most = 1 << 16;
         check(

@@ -8,34 +8,97 @@ use crate::device::{ComputeDtype, DeviceKind};
 use crate::model::adapter::{AdapterConfig, LoraTarget};
 use crate::train::schedule::Schedule;
 
-/// The options that the stages share.
+/// The options that the stages share: model and data, weights, optimiser, and how the run is kept.
 #[derive(Debug, Clone, PartialEq)]
-#[allow(missing_docs)]
+#[non_exhaustive]
 pub struct RunOptions {
+    /// The model directory.
     pub model: PathBuf,
+    /// Training data, in any form that [`data::load`](crate::data::load) reads.
     pub data: PathBuf,
+    /// Validation data; without it no checkpoint is better than the last.
     pub val: Option<PathBuf>,
+    /// The run directory.
     pub out: PathBuf,
+    /// Whether all weights are trained, and not an adapter.
     pub full: bool,
+    /// With `full`: whether the input embeddings, and a tied output head, stay as they are.
     pub freeze_embedding: bool,
-    pub lora: AdapterConfig,
+    /// Rank of the adapter, in 1..=65536.
+    pub lora_r: usize,
+    /// Numerator of the adapter's scale, above 0: `lora_alpha / lora_r`.
+    pub lora_alpha: f64,
+    /// The projections that have an adapter.
+    pub lora_targets: Vec<LoraTarget>,
+    /// Peak learning rate, above 0.
     pub lr: f32,
+    /// Samples of a batch, or questions of a step of reinforcement learning.
     pub batch_size: usize,
+    /// Whether a layer keeps its input alone and runs again for its gradients: less memory, more time, the same numbers.
     pub recompute: bool,
+    /// Passes over the data.
     pub epochs: u64,
+    /// Steps, in place of what the epochs say.
     pub max_steps: Option<u64>,
+    /// Steps of linear warm-up.
     pub warmup: u64,
+    /// The learning rate after the warm-up.
     pub schedule: Schedule,
+    /// Decoupled weight decay.
     pub weight_decay: f32,
+    /// Largest norm of the gradients; 0 never clips.
     pub clip: f32,
+    /// Seed of new weights, order and draws.
     pub seed: u64,
+    /// Steps between training states.
     pub save_every: u64,
+    /// Steps between validations; `None`: an epoch.
     pub val_every: Option<u64>,
+    /// Validation samples used, from the start of the file.
     pub val_samples: usize,
+    /// How many of the best checkpoints are kept.
     pub save_top_k: usize,
+    /// CPU threads; 0 means one a core.
     pub threads: usize,
+    /// Where to run.
     pub device: DeviceKind,
+    /// Arithmetic of a CUDA device; `None`: bf16 on a GPU, float32 elsewhere.
     pub dtype: Option<ComputeDtype>,
+}
+
+impl Default for RunOptions {
+    /// Those of a supervised run, without its paths.
+    fn default() -> Self {
+        let lora = AdapterConfig::default();
+        RunOptions {
+            model: PathBuf::new(),
+            data: PathBuf::new(),
+            val: None,
+            out: PathBuf::new(),
+            full: false,
+            freeze_embedding: false,
+            lora_r: lora.r,
+            lora_alpha: lora.lora_alpha,
+            lora_targets: lora.target_modules,
+            lr: 1e-4,
+            batch_size: 8,
+            recompute: false,
+            epochs: 1,
+            max_steps: None,
+            warmup: 0,
+            schedule: Schedule::Constant,
+            weight_decay: 0.01,
+            clip: 1.0,
+            seed: 0,
+            save_every: 200,
+            val_every: None,
+            val_samples: 200,
+            save_top_k: 3,
+            threads: 0,
+            device: DeviceKind::default(),
+            dtype: None,
+        }
+    }
 }
 
 /// The flags of these options.
@@ -70,47 +133,40 @@ pub(super) const KNOWN: &[&str] = &[
 ];
 
 impl RunOptions {
-    /// Takes them from the flags and checks every value; `lr` and `save_every` are the stage's defaults.
-    pub(super) fn from_flags(flags: &TrainFlags, lr: f32, save_every: u64) -> Result<Self> {
+    /// Takes them from the flags; where one is absent, `d` has its value.
+    pub(super) fn from_flags(flags: &TrainFlags, d: RunOptions) -> Result<Self> {
         let need = |value: &Option<PathBuf>, name: &str| TrainFlags::needed(value.clone(), name);
-        let mut targets =
-            flags.lora_targets.clone().unwrap_or_else(|| vec![LoraTarget::QProj, LoraTarget::VProj]);
-        targets.sort();
-        targets.dedup();
-        let o = RunOptions {
+        let mut lora_targets = flags.lora_targets.clone().unwrap_or(d.lora_targets);
+        lora_targets.sort();
+        lora_targets.dedup();
+        Ok(RunOptions {
             model: need(&flags.model, "model")?,
             data: need(&flags.data, "data")?,
             val: flags.val.clone(),
             out: need(&flags.out, "out")?,
-            full: flags.full.unwrap_or(false),
-            freeze_embedding: flags.freeze_embedding.unwrap_or(false),
-            lora: AdapterConfig {
-                r: flags.lora_r.unwrap_or(128),
-                lora_alpha: flags.lora_alpha.unwrap_or(32.0),
-                use_rslora: false,
-                target_modules: targets,
-                base_model_name_or_path: None,
-            },
-            lr: flags.lr.unwrap_or(lr),
-            batch_size: flags.batch_size.unwrap_or(8),
-            recompute: flags.recompute.unwrap_or(false),
-            epochs: flags.epochs.unwrap_or(1),
+            full: flags.full.unwrap_or(d.full),
+            freeze_embedding: flags.freeze_embedding.unwrap_or(d.freeze_embedding),
+            lora_r: flags.lora_r.unwrap_or(d.lora_r),
+            lora_alpha: flags.lora_alpha.unwrap_or(d.lora_alpha),
+            lora_targets,
+            lr: flags.lr.unwrap_or(d.lr),
+            batch_size: flags.batch_size.unwrap_or(d.batch_size),
+            recompute: flags.recompute.unwrap_or(d.recompute),
+            epochs: flags.epochs.unwrap_or(d.epochs),
             max_steps: flags.max_steps,
-            warmup: flags.warmup.unwrap_or(0),
-            schedule: flags.schedule.unwrap_or(Schedule::Constant),
-            weight_decay: flags.weight_decay.unwrap_or(0.01),
-            clip: flags.clip.unwrap_or(1.0),
-            seed: flags.seed.unwrap_or(0),
-            save_every: flags.save_every.unwrap_or(save_every),
+            warmup: flags.warmup.unwrap_or(d.warmup),
+            schedule: flags.schedule.unwrap_or(d.schedule),
+            weight_decay: flags.weight_decay.unwrap_or(d.weight_decay),
+            clip: flags.clip.unwrap_or(d.clip),
+            seed: flags.seed.unwrap_or(d.seed),
+            save_every: flags.save_every.unwrap_or(d.save_every),
             val_every: flags.val_every,
-            val_samples: flags.val_samples.unwrap_or(200),
-            save_top_k: flags.save_top_k.unwrap_or(3),
-            threads: flags.threads.unwrap_or(0),
-            device: flags.device.unwrap_or_default(),
+            val_samples: flags.val_samples.unwrap_or(d.val_samples),
+            save_top_k: flags.save_top_k.unwrap_or(d.save_top_k),
+            threads: flags.threads.unwrap_or(d.threads),
+            device: flags.device.unwrap_or(d.device),
             dtype: flags.dtype,
-        };
-        o.validate()?;
-        Ok(o)
+        })
     }
 
     /// The flags that say all of it, for storing with the run.
@@ -122,9 +178,9 @@ impl RunOptions {
             out: Some(self.out.clone()),
             full: Some(self.full),
             freeze_embedding: Some(self.freeze_embedding),
-            lora_r: Some(self.lora.r),
-            lora_alpha: Some(self.lora.lora_alpha),
-            lora_targets: Some(self.lora.target_modules.clone()),
+            lora_r: Some(self.lora_r),
+            lora_alpha: Some(self.lora_alpha),
+            lora_targets: Some(self.lora_targets.clone()),
             lr: Some(self.lr),
             batch_size: Some(self.batch_size),
             recompute: Some(self.recompute),
@@ -146,7 +202,17 @@ impl RunOptions {
         }
     }
 
-    fn validate(&self) -> Result<()> {
+    /// The adapter that is trained; `None` with `full`.
+    pub(crate) fn adapter(&self) -> Option<AdapterConfig> {
+        let mut target_modules = self.lora_targets.clone();
+        target_modules.sort();
+        target_modules.dedup();
+        let (r, lora_alpha) = (self.lora_r, self.lora_alpha);
+        (!self.full).then(|| AdapterConfig { r, lora_alpha, target_modules, ..AdapterConfig::default() })
+    }
+
+    /// Checks every value.
+    pub(super) fn validate(&self) -> Result<()> {
         check(self.batch_size > 0 && self.batch_size <= 1 << 20, "`batch_size` must lie in 1..=1048576")?;
         check(self.epochs > 0, "`epochs` must be at least 1")?;
         check(self.max_steps != Some(0), "`max_steps` must be at least 1")?;
@@ -158,18 +224,15 @@ impl RunOptions {
             self.weight_decay.is_finite() && self.weight_decay >= 0.0,
             "`weight_decay` must be a number of at least 0",
         )?;
-        check(!self.lora.target_modules.is_empty(), "`lora_targets` is empty")?;
-        check((1..=1 << 16).contains(&self.lora.r), "`lora_r` must lie in 1..=65536")?;
-        check(
-            self.lora.lora_alpha.is_finite() && self.lora.lora_alpha > 0.0,
-            "`lora_alpha` must be a number above 0",
-        )?;
+        check(!self.lora_targets.is_empty(), "`lora_targets` is empty")?;
+        check((1..=1 << 16).contains(&self.lora_r), "`lora_r` must lie in 1..=65536")?;
+        check(self.lora_alpha.is_finite() && self.lora_alpha > 0.0, "`lora_alpha` must be a number above 0")?;
         check(self.full || !self.freeze_embedding, "`freeze_embedding` goes with `full`")
     }
 
     /// Whether the weight of this name is trained: adapters, latent head and projector always, the others with
     /// `full`.
-    pub fn trains(&self, name: &str) -> bool {
+    pub(crate) fn trains(&self, name: &str) -> bool {
         let added = ["latent_policy.", "thought_projector."];
         if added.iter().any(|part| name.starts_with(part)) || name.contains(".lora_") {
             return true;

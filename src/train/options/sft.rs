@@ -1,9 +1,10 @@
 //! What a supervised run is told.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use super::choices::{LatentLossName, LatentNoise, Monitor};
 use super::defaults::C_MAX;
-use super::flags::{LatentLossName, LatentNoise, Monitor, TrainFlags, check};
+use super::flags::{TrainFlags, check};
 use super::methods;
 use super::run::{self, RunOptions};
 use super::thinking::ThinkingOptions;
@@ -14,34 +15,95 @@ use crate::model::prompt::Method;
 use crate::train::batch::ChunkLabels;
 use crate::train::plan::Objectives;
 use crate::train::sft::Objective;
+use crate::train::stages::Stages;
 use crate::train::thoughts::ThoughtObjective;
 
 /// The flags that mean something here alone, whatever the method.
 const KNOWN: &[&str] = &["method", "init", "merge", "embeds_std", "accumulate", "monitor"];
 
-/// A supervised run, fully specified.
+/// The largest compression factor that training draws.
+const MOST_FACTOR: usize = 1024;
+/// Its range, in words.
+const FACTORS: &str = "compression factors must lie in 1..=1024 (`c_max`, `cf_list`)";
+
+/// The options of a supervised run.
+///
+/// ```
+/// use colar_engine::train::{Method, TrainOptions};
+///
+/// let mut options = TrainOptions::new("models/SmolLM2-135M", "train.jsonl", "runs/cot");
+/// options.method = Method::Cot;
+/// options.run.batch_size = 16;
+/// ```
 #[derive(Debug, Clone, PartialEq)]
-#[allow(missing_docs)]
+#[non_exhaustive]
 pub struct TrainOptions {
+    /// What all runs are told.
     pub run: RunOptions,
+    /// How the model is to reason.
     pub method: Method,
+    /// The checkpoint to start from.
     pub init: Option<PathBuf>,
+    /// Inner width of a new latent head; `None`: the model's intermediate size, at most 2048.
     pub latent_head_size: Option<usize>,
+    /// Whether a new latent head has no variance of its own (ablation DL).
     pub deterministic_head: bool,
+    /// The compression factors that steps draw from (CoLaR).
     pub factors: Vec<usize>,
+    /// The latent loss (CoLaR).
     pub latent_loss: LatentLossName,
+    /// The label of a compressed position (CoLaR).
     pub chunk_labels: ChunkLabels,
+    /// Noise of the squared distance (CoLaR).
     pub latent_noise: LatentNoise,
+    /// Denominator of the merge; `None`: that of the checkpoint, or [`Merge::default`].
     pub merge: Option<Merge>,
+    /// Weight of the cross-entropy; under distillation [`ThinkingOptions`] has it.
     pub ce_weight: f32,
+    /// Weight of the latent loss (CoLaR).
     pub latent_weight: f32,
+    /// Weight of the latent entropy (CoLaR).
     pub entropy_weight: f32,
+    /// Weight of the second forward, on predicted embeddings (CoLaR).
     pub pred_embed_forward_weight: f32,
+    /// Probability that a step's prompts say `auto` in place of the factor (CoLaR).
     pub auto_prob: f64,
+    /// Standard deviation of the embeddings; `None`: stored with the checkpoint, or computed from the weights.
     pub embeds_std: Option<f32>,
+    /// Batches summed into one step.
     pub accumulate: usize,
+    /// What decides which checkpoints are best.
     pub monitor: Monitor,
+    /// How steps give way to thoughts (icot, coconut, distill).
     pub thinking: ThinkingOptions,
+}
+
+impl Default for TrainOptions {
+    /// CoLaR as the paper trains it, without paths.
+    fn default() -> Self {
+        let objective = Objective::default();
+        TrainOptions {
+            run: RunOptions::default(),
+            method: Method::Colar,
+            init: None,
+            latent_head_size: None,
+            deterministic_head: false,
+            factors: (1..=C_MAX).collect(),
+            latent_loss: LatentLossName::Mse,
+            chunk_labels: ChunkLabels::Sample,
+            latent_noise: LatentNoise::Sample,
+            merge: None,
+            ce_weight: objective.ce_weight,
+            latent_weight: objective.latent_weight,
+            entropy_weight: objective.entropy_weight,
+            pred_embed_forward_weight: objective.pred_embed_forward_weight,
+            auto_prob: 0.0,
+            embeds_std: None,
+            accumulate: 1,
+            monitor: Monitor::Accuracy,
+            thinking: ThinkingOptions::default(),
+        }
+    }
 }
 
 impl TrainFlags {
@@ -52,33 +114,31 @@ impl TrainFlags {
     /// the method.
     pub fn resolve(self) -> Result<TrainOptions> {
         self.only("sft", &[KNOWN, &methods::alone(), run::KNOWN].concat())?;
-        let method = self.method.unwrap_or(Method::Colar);
+        let d = TrainOptions::default();
+        let method = self.method.unwrap_or(d.method);
         methods::check(&self, method)?;
-        let factors = match (&self.cf_list, self.c_max) {
-            _ if method != Method::Colar => vec![1],
-            (Some(list), _) => list.clone(),
-            (None, c_max) => (1..=c_max.unwrap_or(C_MAX)).collect(),
-        };
+        // Checked before a list is made of it.
+        check(self.c_max.is_none_or(|most| most <= MOST_FACTOR), FACTORS)?;
         let o = TrainOptions {
-            run: RunOptions::from_flags(&self, 1e-4, 200)?,
-            thinking: ThinkingOptions::from_flags(&self, method)?,
+            run: RunOptions::from_flags(&self, d.run)?,
+            thinking: ThinkingOptions::from_flags(&self, d.thinking),
             method,
             init: self.init,
             latent_head_size: self.latent_head_size,
-            deterministic_head: self.deterministic_head.unwrap_or(false),
-            factors,
-            latent_loss: self.latent_loss.unwrap_or(LatentLossName::Mse),
-            chunk_labels: self.chunk_labels.unwrap_or(ChunkLabels::Sample),
-            latent_noise: self.latent_noise.unwrap_or(LatentNoise::Sample),
+            deterministic_head: self.deterministic_head.unwrap_or(d.deterministic_head),
+            factors: self.cf_list.or(self.c_max.map(|most| (1..=most).collect())).unwrap_or(d.factors),
+            latent_loss: self.latent_loss.unwrap_or(d.latent_loss),
+            chunk_labels: self.chunk_labels.unwrap_or(d.chunk_labels),
+            latent_noise: self.latent_noise.unwrap_or(d.latent_noise),
             merge: self.merge,
-            ce_weight: self.ce_weight.unwrap_or(1.0),
-            latent_weight: self.latent_weight.unwrap_or(1.0),
-            entropy_weight: self.entropy_weight.unwrap_or(0.0),
-            pred_embed_forward_weight: self.pred_embed_forward_weight.unwrap_or(0.0),
-            auto_prob: self.auto_prob.unwrap_or(0.0),
+            ce_weight: self.ce_weight.unwrap_or(d.ce_weight),
+            latent_weight: self.latent_weight.unwrap_or(d.latent_weight),
+            entropy_weight: self.entropy_weight.unwrap_or(d.entropy_weight),
+            pred_embed_forward_weight: self.pred_embed_forward_weight.unwrap_or(d.pred_embed_forward_weight),
+            auto_prob: self.auto_prob.unwrap_or(d.auto_prob),
             embeds_std: self.embeds_std,
-            accumulate: self.accumulate.unwrap_or(1),
-            monitor: self.monitor.unwrap_or(Monitor::Accuracy),
+            accumulate: self.accumulate.unwrap_or(d.accumulate),
+            monitor: self.monitor.unwrap_or(d.monitor),
         };
         o.validate()?;
         Ok(o)
@@ -88,6 +148,14 @@ impl TrainFlags {
 impl From<&TrainOptions> for TrainFlags {
     /// The flags that say all that means something to the method, for storing with the run.
     fn from(o: &TrainOptions) -> Self {
+        methods::own(o.to_flags(), o.method)
+    }
+}
+
+impl TrainOptions {
+    /// The flags that say all of it, whatever the method.
+    pub(crate) fn to_flags(&self) -> TrainFlags {
+        let o = self;
         let flags = TrainFlags {
             method: Some(o.method),
             init: o.init.clone(),
@@ -109,17 +177,34 @@ impl From<&TrainOptions> for TrainFlags {
             monitor: Some(o.monitor),
             ..o.run.to_flags()
         };
-        methods::own(o.thinking.to_flags(flags), o.method)
+        o.thinking.to_flags(flags)
     }
-}
 
-impl TrainOptions {
-    fn validate(&self) -> Result<()> {
-        check(!self.factors.is_empty(), "`cf_list` is empty")?;
-        check(
-            self.factors.iter().all(|&c| (1..=1024).contains(&c)),
-            "compression factors must lie in 1..=1024 (`c_max`, `cf_list`)",
-        )?;
+    /// Options of a run on this model and data, kept in the directory `out`.
+    pub fn new(model: impl Into<PathBuf>, data: impl Into<PathBuf>, out: impl Into<PathBuf>) -> Self {
+        let run =
+            RunOptions { model: model.into(), data: data.into(), out: out.into(), ..RunOptions::default() };
+        TrainOptions { run, ..TrainOptions::default() }
+    }
+
+    /// Reads a TOML file with the names of `train`'s flags as keys, for instance the `config.toml` of a run.
+    ///
+    /// # Errors
+    /// [`Error::File`](crate::Error::File) and [`Error::Line`](crate::Error::Line) naming what cannot be read;
+    /// [`Error::Usage`](crate::Error::Usage) naming a value that is missing, out of range, or without effect.
+    pub fn from_toml(path: impl AsRef<Path>) -> Result<Self> {
+        TrainFlags::from_toml(path.as_ref())?.resolve()
+    }
+
+    /// Checks every value.
+    ///
+    /// # Errors
+    /// [`Error::Usage`](crate::Error::Usage) naming the one that is out of range, as the flag that sets it.
+    pub(crate) fn validate(&self) -> Result<()> {
+        self.run.validate()?;
+        self.thinking.validate(self.stages())?;
+        check(!self.factors().is_empty(), "`cf_list` is empty")?;
+        check(self.factors().iter().all(|&c| (1..=MOST_FACTOR).contains(&c)), FACTORS)?;
         check(self.accumulate > 0 && self.accumulate <= 1 << 16, "`accumulate` must lie in 1..=65536")?;
         check((0.0..=1.0).contains(&self.auto_prob), "`auto_prob` must lie in 0..=1")?;
         check(
@@ -139,6 +224,17 @@ impl TrainOptions {
         )
     }
 
+    /// The compression factors of the run's steps: one where nothing is compressed.
+    pub(crate) fn factors(&self) -> &[usize] {
+        if self.method == Method::Colar { &self.factors } else { &[1] }
+    }
+
+    /// The stages of the run: one where no steps are taken away.
+    pub(crate) fn stages(&self) -> Stages {
+        let staged = matches!(self.method, Method::Icot | Method::Coconut);
+        if staged { self.thinking.stages } else { Stages::ONE }
+    }
+
     /// The objectives that these options describe.
     pub(crate) fn objectives(&self) -> Objectives {
         let t = &self.thinking;
@@ -151,7 +247,7 @@ impl TrainOptions {
     }
 
     /// The objective of sequences of tokens and latents.
-    pub fn objective(&self) -> Objective {
+    pub(crate) fn objective(&self) -> Objective {
         Objective {
             ce_weight: self.ce_weight,
             latent_weight: self.latent_weight,

@@ -7,9 +7,11 @@ use crate::model::colar_config::MOST_THOUGHTS;
 use crate::model::prompt::Method;
 use crate::model::thoughts::ThoughtsConfig;
 use crate::train::stages::Stages;
+use crate::train::thoughts::ThoughtObjective;
 
 /// How steps give way to thoughts; each part means something to the methods that it names.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct ThinkingOptions {
     /// When steps are taken away (icot, coconut).
     pub stages: Stages,
@@ -25,34 +27,46 @@ pub struct ThinkingOptions {
     pub distill_weight: f32,
 }
 
+impl Default for ThinkingOptions {
+    fn default() -> Self {
+        let objective = ThoughtObjective::default();
+        ThinkingOptions {
+            stages: Stages { count: STAGES as u64, updates: None },
+            thoughts_per_step: THOUGHTS_PER_STEP,
+            thoughts: THOUGHTS,
+            teacher_weight: objective.teacher_weight,
+            student_weight: objective.student_weight,
+            distill_weight: objective.distill_weight,
+        }
+    }
+}
+
 impl ThinkingOptions {
-    /// Takes them from the flags and checks every value.
-    pub(super) fn from_flags(flags: &TrainFlags, method: Method) -> Result<Self> {
-        let staged = matches!(method, Method::Icot | Method::Coconut);
-        let o = ThinkingOptions {
-            stages: if staged {
-                Stages { count: flags.stages.unwrap_or(STAGES as u64), updates: flags.stage_steps }
-            } else {
-                Stages::ONE
-            },
-            thoughts_per_step: flags.thoughts_per_step.unwrap_or(THOUGHTS_PER_STEP),
-            thoughts: flags.thoughts.unwrap_or(THOUGHTS),
-            teacher_weight: flags.teacher_weight.unwrap_or(1.0),
-            student_weight: flags.student_weight.unwrap_or(1.0),
-            distill_weight: flags.distill_weight.unwrap_or(20.0),
-        };
-        check((1..=1024).contains(&o.stages.count), "`stages` must lie in 1..=1024")?;
-        check(o.stages.updates != Some(0), "`stage_steps` must be at least 1")?;
+    /// Takes them from the flags; where one is absent, `d` has its value.
+    pub(super) fn from_flags(flags: &TrainFlags, d: ThinkingOptions) -> Self {
+        ThinkingOptions {
+            stages: Stages { count: flags.stages.unwrap_or(d.stages.count), updates: flags.stage_steps },
+            thoughts_per_step: flags.thoughts_per_step.unwrap_or(d.thoughts_per_step),
+            thoughts: flags.thoughts.unwrap_or(d.thoughts),
+            teacher_weight: flags.teacher_weight.unwrap_or(d.teacher_weight),
+            student_weight: flags.student_weight.unwrap_or(d.student_weight),
+            distill_weight: flags.distill_weight.unwrap_or(d.distill_weight),
+        }
+    }
+
+    /// Checks every value for a run of these stages.
+    pub(super) fn validate(&self, stages: Stages) -> Result<()> {
+        check((1..=1024).contains(&stages.count), "`stages` must lie in 1..=1024")?;
+        check(stages.updates != Some(0), "`stage_steps` must be at least 1")?;
         let most = MOST_THOUGHTS;
         let bounded = |n: usize| (1..=most).contains(&n);
-        check(bounded(o.thoughts), &format!("`thoughts` must lie in 1..={most}"))?;
+        check(bounded(self.thoughts), &format!("`thoughts` must lie in 1..={most}"))?;
         check(
-            bounded(o.thoughts_per_step.saturating_mul(o.stages.count as usize)),
+            bounded(self.thoughts_per_step.saturating_mul(stages.count as usize)),
             &format!("`thoughts_per_step` times `stages` must lie in 1..={most}"),
         )?;
-        let weights = [o.teacher_weight, o.student_weight, o.distill_weight];
-        check(weights.iter().all(|w| w.is_finite()), "the weights of the objective must be finite")?;
-        Ok(o)
+        let weights = [self.teacher_weight, self.student_weight, self.distill_weight];
+        check(weights.iter().all(|w| w.is_finite()), "the weights of the objective must be finite")
     }
 
     /// The flags that say all of it over `flags`, whatever the method.
@@ -70,7 +84,7 @@ impl ThinkingOptions {
     }
 
     /// The thoughts of a model that the method trains, in a stage.
-    pub fn thoughts(&self, method: Method, stage: u64) -> Option<ThoughtsConfig> {
+    pub(crate) fn thoughts(&self, method: Method, stage: u64) -> Option<ThoughtsConfig> {
         match method {
             Method::Colar | Method::Cot | Method::Icot => None,
             Method::Coconut => {

@@ -6,6 +6,7 @@
 //! likelier or less likely by its rollout's advantage ([`objective`]). Rollouts bring their own
 //! log-probabilities along (see [`Rollouts`](crate::infer::Rollouts)), so the old policy needs no pass of its own.
 
+#[cfg(feature = "plots")]
 mod curves;
 mod experience;
 pub mod objective;
@@ -16,6 +17,8 @@ mod stats;
 mod trainer;
 
 pub use experience::{Episode, Experience};
+#[cfg(feature = "cli")]
+pub(crate) use objective::SUM_DIVISOR;
 pub use objective::{PolicyLossOptions, PolicyPass};
 pub use reward::{Correctness, Reward, Scored, advantages};
 pub use stats::PolicyStats;

@@ -18,14 +18,14 @@ use crate::model::prompt::group_equal;
 use crate::train::needs::PassSize;
 
 /// What the sum over a rollout's elements is divided by where it is not averaged, as in the authors' code.
-const SUM_DIVISOR: f32 = 32.0;
+pub(crate) const SUM_DIVISOR: f32 = 32.0;
 
 /// The terms of the objective.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PolicyLossOptions {
     /// ε of the clipped ratio.
     pub clip_eps: f32,
-    /// Mean over a rollout's elements; otherwise their sum over 32. Under the mean an element counts more
+    /// Mean over a rollout's elements; otherwise their sum over a constant, as in the authors' code. Under the mean an element counts more
     /// in a short chain than in a long one.
     pub average_per_token_loss: bool,
     /// Whether latents take part in the objective.

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+#[cfg(feature = "plots")]
 use super::curves;
 use super::experience::{Episode, Experience};
 use super::objective::{begin, run, size};
@@ -89,10 +90,11 @@ impl<D: Device> RlTrainer<D> {
     /// Bad data or model files, a checkpoint without a latent head or with a deterministic one, and a
     /// run directory that is in use while `resume` is false.
     pub fn new(device: D, options: RlOptions, resume: bool) -> Result<Self> {
+        options.validate()?;
         let (dir, last) = RunDir::prepare(&options.run.out, resume)?;
         let has_adapter = options.adapter.join(ADAPTER_CONFIG_FILE).exists();
         let additions = Additions {
-            lora: (!options.run.full && !has_adapter).then(|| options.run.lora.clone()),
+            lora: options.run.adapter().filter(|_| !has_adapter),
             seed: options.run.seed,
             ..Additions::default()
         };
@@ -270,6 +272,7 @@ impl<D: Device> RlTrainer<D> {
                 &self.dir.best(),
             )?;
         }
+        #[cfg(feature = "plots")]
         curves::write(&self.dir.metrics(), &self.dir.root.join("rl.svg"))?;
         Ok(RlSummary { steps: self.state.step, best: self.state.best.first().cloned() })
     }
