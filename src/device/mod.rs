@@ -14,7 +14,7 @@
 //! * Outputs are passed in and overwritten, unless the operation says that it adds.
 //! * Shapes and dtypes are checked where a buffer enters an operation, and nowhere else; a
 //!   mismatch is [`Error::Shape`](crate::Error::Shape) with both sides named.
-//! * Equal inputs give equal bits on the same device with the same number of threads.
+//! * Equal inputs give equal bits on the same device: on `cpu` with any number of threads, on every processor.
 //! * An operation may run later than it returns; only [`MemoryOps::read`], [`OptimizerOps::late`] and
 //!   the operations that return host values wait.
 

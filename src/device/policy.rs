@@ -63,11 +63,16 @@ pub struct PolicyLoss {
 impl PolicyElement {
     /// The loss at log-probability `logprob`.
     pub fn loss(&self, logprob: f32, clip_eps: f32) -> PolicyLoss {
-        let ratio = (logprob - self.old).exp();
+        let ratio = libm::expf(logprob - self.old);
         let (free, held) =
             (ratio * self.advantage, ratio.clamp(1.0 - clip_eps, 1.0 + clip_eps) * self.advantage);
         let gap = self.reference - logprob;
-        PolicyLoss { ratio, clipped: held < free, surrogate: -free.min(held), kl: gap.exp() - gap - 1.0 }
+        PolicyLoss {
+            ratio,
+            clipped: held < free,
+            surrogate: -free.min(held),
+            kl: libm::expf(gap) - gap - 1.0,
+        }
     }
 
     /// The derivative of the weighted loss by `logprob`.
@@ -75,7 +80,7 @@ impl PolicyElement {
         let loss = self.loss(logprob, objective.clip_eps);
         let mut gradient = if loss.clipped { 0.0 } else { -loss.ratio * self.advantage };
         if objective.kl_weight != 0.0 {
-            gradient += objective.kl_weight * (1.0 - (self.reference - logprob).exp());
+            gradient += objective.kl_weight * (1.0 - libm::expf(self.reference - logprob));
         }
         self.weight * gradient
     }

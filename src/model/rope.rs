@@ -92,7 +92,7 @@ impl RopeConfig {
     pub fn inv_freq(&self, head_dim: usize) -> Vec<f32> {
         (0..head_dim / 2)
             .map(|j| {
-                let frequency = self.theta.powf(-((2 * j) as f64 / head_dim as f64));
+                let frequency = libm::pow(self.theta, -((2 * j) as f64 / head_dim as f64));
                 self.scaling.apply(frequency) as f32
             })
             .collect()

@@ -23,7 +23,7 @@ impl Schedule {
             Schedule::Constant => peak,
             Schedule::Cosine => {
                 let done = (step - warmup) as f64 / total.saturating_sub(warmup).max(1) as f64;
-                (f64::from(peak) * 0.5 * (1.0 + (std::f64::consts::PI * done.min(1.0)).cos())) as f32
+                (f64::from(peak) * 0.5 * (1.0 + libm::cos(std::f64::consts::PI * done.min(1.0)))) as f32
             }
         }
     }

@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod bits;
 mod device_ops;
 mod finite_differences;
 mod lora;

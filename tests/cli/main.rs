@@ -5,6 +5,7 @@ mod common;
 
 mod bench;
 mod data;
+mod environment;
 mod experiment;
 mod generate;
 mod init;

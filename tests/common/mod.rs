@@ -7,6 +7,7 @@ pub mod driver;
 pub mod float64;
 pub mod gradient;
 pub mod host;
+pub mod levels;
 pub mod runs;
 
 use std::path::{Path, PathBuf};

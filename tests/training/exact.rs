@@ -11,7 +11,7 @@ use crate::common::driver::threaded;
 use crate::common::runs::{Left, left, materials, policy};
 
 /// Supervised, with all that a step can have: several batches, a second forward, clipping.
-const SUPERVISED: &str = "batch-size = 2\naccumulate = 2\nlr = 1e-3\nwarmup = 2\ncf-list = [1, 2, 4]\n\
+pub const SUPERVISED: &str = "batch-size = 2\naccumulate = 2\nlr = 1e-3\nwarmup = 2\ncf-list = [1, 2, 4]\n\
                           pred-embed-forward-weight = 0.5\nclip = 0.5\n";
 
 /// The text of the flags of each kind of run, of few steps.

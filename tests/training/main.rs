@@ -7,4 +7,5 @@ mod costs;
 mod devices;
 mod embedded;
 mod exact;
+mod levels;
 mod methods;

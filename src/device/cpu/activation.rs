@@ -76,7 +76,7 @@ fn gelu_backward(dout: &[f32], x: &[f32], dx: &mut [f32]) {
     const INV_SQRT_TAU: f32 = 0.398_942_3;
     par::split_rows(dx, 1, GRAIN / 4, |first, dx| {
         for ((dx, &x), &d) in dx.iter_mut().zip(&x[first..]).zip(&dout[first..]) {
-            *dx = d * (normal_cdf(x) + x * INV_SQRT_TAU * (-0.5 * x * x).exp());
+            *dx = d * (normal_cdf(x) + x * INV_SQRT_TAU * libm::expf(-0.5 * x * x));
         }
     });
 }

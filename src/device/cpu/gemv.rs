@@ -15,16 +15,13 @@ use std::ops::Range;
 use pulp::Simd;
 
 use super::par::{self, SharedMut};
-use super::simd::{self, Element};
+use super::simd::{self, Element, LANES, PAIR, parts, total};
 
 /// The most activation rows for which these products beat a blocked one.
 pub const MAX_ROWS: usize = 16;
 
 /// Bytes of weights below which a block of output rows is not worth a thread's attention.
 const GRAIN_BYTES: usize = 16 << 10;
-
-/// The most elements that [`Element::load_pair`] reads, on any machine.
-const MAX_PAIR: usize = 64;
 
 thread_local! {
     /// Activations in the order of [`Element::arrange`], kept from call to call.
@@ -52,42 +49,27 @@ pub fn gemv_nt<T: Element>(
     assert_eq!(w.len(), n * k, "w is not [{n}, {k}]");
     assert_eq!(y.len(), m * n, "y is not [{m}, {n}]");
     let mut arranged = ARRANGED.take();
-    let padded = simd::dispatch(Arrange::<T> { x, m, k, out: &mut arranged, element: Default::default() });
+    let padded = k.next_multiple_of(PAIR);
+    arranged.resize(m * padded, 0.0);
+    if k > 0 {
+        simd::dispatch(
+            #[inline(always)]
+            || {
+                // Every row of x as the weights will be loaded, padded with zeros to whole pairs.
+                for (from, to) in x.chunks_exact(k).zip(arranged.chunks_exact_mut(padded)) {
+                    for (from, to) in from.chunks(PAIR).zip(to.chunks_exact_mut(PAIR)) {
+                        T::arrange(from, to);
+                    }
+                }
+            },
+        );
+    }
     let out = SharedMut::new(y);
     let grain = GRAIN_BYTES.div_ceil((k * size_of::<T>()).max(1));
     par::for_blocks(n, grain, |rows| {
         simd::dispatch(Block { m, n, k, alpha, x: &arranged, padded, w, beta, out: &out, rows });
     });
     ARRANGED.set(arranged);
-}
-
-/// Lays every row of `x` out as the weights will be loaded, padded with zeros to whole pairs of vectors.
-struct Arrange<'a, T> {
-    x: &'a [f32],
-    m: usize,
-    k: usize,
-    out: &'a mut Vec<f32>,
-    element: std::marker::PhantomData<T>,
-}
-
-impl<T: Element> pulp::WithSimd for Arrange<'_, T> {
-    /// The length of a padded row.
-    type Output = usize;
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) -> usize {
-        let pair = 2 * S::F32_LANES;
-        let padded = self.k.next_multiple_of(pair);
-        self.out.resize(self.m * padded, 0.0);
-        if self.k > 0 {
-            for (from, to) in self.x.chunks_exact(self.k).zip(self.out.chunks_exact_mut(padded)) {
-                for (from, to) in from.chunks(pair).zip(to.chunks_exact_mut(pair)) {
-                    T::arrange(from, S::F32_LANES, to);
-                }
-            }
-        }
-        padded
-    }
 }
 
 /// The product for one block of rows of `w`.
@@ -145,7 +127,6 @@ impl<T: Element> Block<'_, T> {
     /// The products of `R` rows of `w` from `row` with `M` rows of `x` from `i`.
     #[inline(always)]
     fn tile<S: Simd, const R: usize, const M: usize>(&self, simd: S, row: usize, i: usize) {
-        let pair = 2 * S::F32_LANES;
         let (mut w, mut x) = ([&self.w[..0]; R], [&self.x[..0]; M]);
         for (r, w) in w.iter_mut().enumerate() {
             *w = &self.w[(row + r) * self.k..][..self.k];
@@ -153,33 +134,47 @@ impl<T: Element> Block<'_, T> {
         for (a, x) in x.iter_mut().enumerate() {
             *x = &self.x[(i + a) * self.padded..][..self.padded];
         }
-        let mut sums = [[simd.splat_f32s(0.0); M]; R];
-
-        let whole = self.k - self.k % pair;
-        for at in (0..whole).step_by(pair) {
-            let mut weights = [std::ptr::null(); R];
-            for (weights, w) in weights.iter_mut().zip(w) {
-                *weights = w[at..at + pair].as_ptr();
-                simd::prefetch(weights.wrapping_add(R * self.k));
-            }
-            // SAFETY: the slices just taken and `at + pair <= padded` bound the reads.
-            unsafe { add_pair(simd, weights, &x, at, &mut sums) };
-        }
+        // Zeros stand in for what the last pair of weights lacks; they meet the zeros that pad x.
+        let whole = self.k - self.k % PAIR;
+        let mut rest = [[T::zeroed(); PAIR]; R];
         if whole < self.k {
-            // Zeros stand in for what is missing; they meet the zeros that pad x.
-            const { assert!(2 * S::F32_LANES <= MAX_PAIR) };
-            let mut rest = [[T::zeroed(); MAX_PAIR]; R];
-            let mut weights = [std::ptr::null(); R];
-            for r in 0..R {
-                rest[r][..self.k - whole].copy_from_slice(&w[r][whole..]);
-                weights[r] = rest[r].as_ptr();
+            for (rest, w) in rest.iter_mut().zip(w) {
+                rest[..self.k - whole].copy_from_slice(&w[whole..]);
             }
-            // SAFETY: `rest` holds MAX_PAIR weights a row, and `whole + pair <= padded`.
-            unsafe { add_pair(simd, weights, &x, whole, &mut sums) };
         }
-        for (r, sums) in sums.iter().enumerate() {
-            for (a, sum) in sums.iter().enumerate() {
-                let dot = simd.reduce_sum_f32s(*sum);
+        // Lanes are independent, so narrow vectors take some of them at a time: their registers hold the sums of
+        // as many rows as wide ones would. The weights come from the first-level cache after the first time.
+        let mut lanes = [[[0.0; LANES]; M]; R];
+        for part in 0..parts::<S>() {
+            let mut sums = [[simd.splat_f32s(0.0); M]; R];
+            for at in (0..whole).step_by(PAIR) {
+                let mut weights = [std::ptr::null(); R];
+                for (weights, w) in weights.iter_mut().zip(w) {
+                    *weights = w[at..at + PAIR].as_ptr();
+                    if part == 0 {
+                        simd::prefetch(weights.wrapping_add(R * self.k));
+                    }
+                }
+                // SAFETY: the slices just taken and `at + PAIR <= padded` bound the reads.
+                unsafe { add_pair(simd, weights, &x, at, part, &mut sums) };
+            }
+            if whole < self.k {
+                let mut weights = [std::ptr::null(); R];
+                for (weights, rest) in weights.iter_mut().zip(&rest) {
+                    *weights = rest.as_ptr();
+                }
+                // SAFETY: `rest` holds PAIR weights a row, and `whole + PAIR <= padded`.
+                unsafe { add_pair(simd, weights, &x, whole, part, &mut sums) };
+            }
+            for (lanes, sums) in lanes.iter_mut().zip(&sums) {
+                for (lanes, sum) in lanes.iter_mut().zip(sums) {
+                    simd::store(simd, lanes, part * S::F32_LANES, *sum);
+                }
+            }
+        }
+        for (r, lanes) in lanes.into_iter().enumerate() {
+            for (a, lanes) in lanes.into_iter().enumerate() {
+                let dot = total(lanes);
                 let at = (i + a) * self.n + row + r;
                 // SAFETY: a block owns the columns `rows` of y, and tiles of a block run one by one.
                 let y = unsafe { &mut self.out.slice(at..at + 1)[0] };
@@ -189,30 +184,30 @@ impl<T: Element> Block<'_, T> {
     }
 }
 
-/// Adds to `sums` the products of the pair of vectors at each of `weights` with that at `at` of each `x`.
+/// Adds to `sums` the products of part `part` of the pair at each of `weights` with that at `at` of each `x`.
 ///
 /// A function rather than a closure: vector code is fast only where it is inlined into a function that has
 /// the vectors enabled, and only a function can demand that.
 ///
 /// # Safety
-/// Every one of `weights` must be good for reading `2 * F32_LANES` elements, and `at + 2 * F32_LANES` must be
-/// within every `x`.
+/// Every one of `weights` must be good for reading [`PAIR`] elements, and `at + PAIR` must be within every `x`.
 #[inline(always)]
 unsafe fn add_pair<S: Simd, T: Element, const R: usize, const M: usize>(
     simd: S,
     weights: [*const T; R],
     x: &[&[f32]; M],
     at: usize,
+    part: usize,
     sums: &mut [[S::f32s; M]; R],
 ) {
     for (at_w, sums) in weights.into_iter().zip(sums) {
         // SAFETY: the caller vouches for the pointer.
-        let w = unsafe { T::load_pair(simd, at_w) };
+        let w = unsafe { T::load_pair(simd, at_w, part) };
         for (x, sum) in x.iter().zip(sums) {
             // SAFETY: the caller vouches for `at`.
-            let x = unsafe { f32::load_pair(simd, x.as_ptr().add(at)) };
-            *sum = simd.mul_add_e_f32s(w[0], x[0], *sum);
-            *sum = simd.mul_add_e_f32s(w[1], x[1], *sum);
+            let x = unsafe { f32::load_pair(simd, x.as_ptr().add(at), part) };
+            *sum = simd.mul_add_f32s(w[0], x[0], *sum);
+            *sum = simd.mul_add_f32s(w[1], x[1], *sum);
         }
     }
 }

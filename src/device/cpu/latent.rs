@@ -135,7 +135,7 @@ fn normal(draws: &[Draw], cols: usize, out: &mut [f32]) {
 /// `out = mu + sigma·temperature·eps`.
 fn reparameterise(mu: &[f32], log_sigma: Option<&[f32]>, eps: &[f32], temperature: f32, out: &mut [f32]) {
     for (i, o) in out.iter_mut().enumerate() {
-        let sigma = log_sigma.map_or(DETERMINISTIC_SIGMA, |ls| bounded(ls[i]).0.exp());
+        let sigma = log_sigma.map_or(DETERMINISTIC_SIGMA, |ls| libm::expf(bounded(ls[i]).0));
         *o = mu[i] + sigma * temperature * eps[i];
     }
 }
@@ -170,7 +170,7 @@ fn latent_logprob(
             let (mut logprob, mut entropy, mut hits) = (0.0f64, 0.0f64, 0u32);
             for e in at.clone() {
                 let (ls, hit) = bounded(log_sigma[e]);
-                let z = (latents[e] - mu[e]) * (-ls).exp();
+                let z = (latents[e] - mu[e]) * libm::expf(-ls);
                 logprob -= f64::from(0.5 * z * z + ls + HALF_LOG_TAU);
                 entropy += f64::from(0.5 + HALF_LOG_TAU + ls);
                 hits += u32::from(hit);
@@ -183,7 +183,7 @@ fn latent_logprob(
             let (dmu, dls) = unsafe { (dmu.slice(at.clone()), dls.slice(at.clone())) };
             for ((e, dmu), dls) in at.zip(dmu).zip(dls) {
                 let (ls, hit) = bounded(log_sigma[e]);
-                let inverse = (-ls).exp();
+                let inverse = libm::expf(-ls);
                 let z = (latents[e] - mu[e]) * inverse;
                 *dmu = upstream * z * inverse;
                 *dls = if hit { 0.0 } else { upstream * (z * z - 1.0) + entropy_scale };
@@ -205,7 +205,7 @@ fn reparameterise_backward(
         for (i, d) in dls.iter_mut().enumerate() {
             let (ls, hit) = bounded(ls[i]);
             if !hit {
-                *d += dz[i] * ls.exp() * eps[i];
+                *d += dz[i] * libm::expf(ls) * eps[i];
             }
         }
     }
@@ -229,6 +229,7 @@ fn latent_loss(
     per_row: &mut [f32],
     grads: Option<(&mut [f32], Option<&mut [f32]>)>,
 ) {
+    let fixed = libm::logf(DETERMINISTIC_SIGMA);
     let (dmu, dls) = grads.map_or((None, None), |(m, s)| (Some(SharedMut::new(m)), s.map(SharedMut::new)));
     par::split_rows(per_row, 3, row_grain(cols).div_ceil(8), |first, rows| {
         for (i, stats) in rows.chunks_exact_mut(3).enumerate() {
@@ -239,8 +240,8 @@ fn latent_loss(
             let mut dls = dls.as_ref().map(|d| unsafe { d.slice(at.clone()) });
             let (mut loss, mut entropy, mut hits) = (0.0f64, 0.0f64, 0u32);
             for (j, e) in at.enumerate() {
-                let (ls, hit) = inputs.log_sigma.map_or((DETERMINISTIC_SIGMA.ln(), true), |x| bounded(x[e]));
-                let sigma = ls.exp();
+                let (ls, hit) = inputs.log_sigma.map_or((fixed, true), |x| bounded(x[e]));
+                let sigma = libm::expf(ls);
                 let gap = inputs.mu[e] - inputs.target[e];
                 let (l, dm, ds) = match weights.loss {
                     LatentLoss::Nll => {

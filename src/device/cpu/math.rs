@@ -6,11 +6,12 @@
 //! such numbers, none of which matters, and processors take a hundred cycles over each.
 //!
 //! Functions here run on the calling thread: the caller knows its rows and spreads them with [`super::par`].
-//! Sums are added in an order that the machine's vector width sets, not the number of threads.
+//! Sums are kept over four times [`LANES`] lanes, element i in lane i modulo that, and joined by halves: neither
+//! the machine's vectors nor the number of threads changes a bit.
 
 use pulp::{Simd, WithSimd};
 
-use super::simd::dispatch;
+use super::simd::{LANES, dispatch, lanes, load, total, with_parts};
 
 /// Added to a small f32, it leaves the nearest integer in the low bits of the sum: 1.5 · 2^23.
 const ROUND: f32 = 12_582_912.0;
@@ -31,18 +32,18 @@ pub fn exp_f32s<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     let low = simd.splat_f32s(LN_MIN);
     let bounded = simd.min_f32s(simd.splat_f32s(89.0), simd.max_f32s(low, x));
     let round = simd.splat_f32s(ROUND);
-    let n = simd.mul_add_e_f32s(bounded, simd.splat_f32s(std::f32::consts::LOG2_E), round);
+    let n = simd.mul_add_f32s(bounded, simd.splat_f32s(std::f32::consts::LOG2_E), round);
     let n = simd.sub_f32s(n, round);
-    let r = simd.negate_mul_add_e_f32s(n, simd.splat_f32s(LN_2[0]), bounded);
-    let r = simd.negate_mul_add_e_f32s(n, simd.splat_f32s(LN_2[1]), r);
+    let r = simd.negate_mul_add_f32s(n, simd.splat_f32s(LN_2[0]), bounded);
+    let r = simd.negate_mul_add_f32s(n, simd.splat_f32s(LN_2[1]), r);
     let mut p = simd.splat_f32s(EXP[4]);
     for c in [EXP[3], EXP[2], EXP[1], EXP[0]] {
-        p = simd.mul_add_e_f32s(p, r, simd.splat_f32s(c));
+        p = simd.mul_add_f32s(p, r, simd.splat_f32s(c));
     }
     let one = simd.splat_f32s(1.0);
-    let p = simd.add_f32s(simd.mul_add_e_f32s(p, simd.mul_f32s(r, r), r), one);
+    let p = simd.add_f32s(simd.mul_add_f32s(p, simd.mul_f32s(r, r), r), one);
     // 2^n in two factors, as 2^128 is no f32 while results just below it are.
-    let half = simd.mul_add_e_f32s(n, simd.splat_f32s(0.5), round);
+    let half = simd.mul_add_f32s(n, simd.splat_f32s(0.5), round);
     let rest = simd.add_f32s(simd.sub_f32s(n, simd.sub_f32s(half, round)), round);
     let y = simd.mul_f32s(simd.mul_f32s(p, power_of_two(simd, half)), power_of_two(simd, rest));
     let y = simd.select_f32s(simd.less_than_f32s(x, low), simd.splat_f32s(0.0), y);
@@ -164,7 +165,7 @@ pub fn swiglu_backward(gate: &[f32], up: &[f32], dout: &[f32], dgate: &mut [f32]
             let s = sigmoid_f32s(simd, gate);
             let silu = simd.mul_f32s(gate, s);
             // s·(1 + x·(1 − s)) = s + silu·(1 − s)
-            let slope = simd.mul_add_e_f32s(silu, simd.sub_f32s(simd.splat_f32s(1.0), s), s);
+            let slope = simd.mul_add_f32s(silu, simd.sub_f32s(simd.splat_f32s(1.0), s), s);
             [simd.mul_f32s(simd.mul_f32s(dout, up), slope), simd.mul_f32s(dout, silu)]
         }
     }
@@ -179,7 +180,7 @@ trait Reduce<const N: usize> {
     const FILL: f32;
     fn step<S: Simd>(&self, simd: S, so_far: S::f32s, x: [S::f32s; N]) -> S::f32s;
     fn join<S: Simd>(simd: S, a: S::f32s, b: S::f32s) -> S::f32s;
-    fn finish<S: Simd>(simd: S, a: S::f32s) -> f32;
+    fn finish(lanes: [f32; LANES]) -> f32;
 }
 
 struct Fold<'a, F, const N: usize> {
@@ -187,7 +188,7 @@ struct Fold<'a, F, const N: usize> {
     from: [&'a [f32]; N],
 }
 
-/// Vectors summed side by side, to hide the latency of an addition.
+/// Groups of lanes summed side by side, to hide the latency of an addition.
 const CHAINS: usize = 4;
 
 impl<F: Reduce<N>, const N: usize> WithSimd for Fold<'_, F, N> {
@@ -195,34 +196,48 @@ impl<F: Reduce<N>, const N: usize> WithSimd for Fold<'_, F, N> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> f32 {
+        with_parts!(S, PARTS => self.run::<S, PARTS>(simd))
+    }
+}
+
+impl<F: Reduce<N>, const N: usize> Fold<'_, F, N> {
+    #[inline(always)]
+    fn run<S: Simd, const PARTS: usize>(self, simd: S) -> f32 {
         let len = self.from[0].len();
         assert!(self.from.iter().all(|x| x.len() == len));
-        let lanes = S::F32_LANES;
-        let fill = simd.splat_f32s(F::FILL);
-        let mut chains = [simd.splat_f32s(F::START); CHAINS];
-        let mut x = [fill; N];
-        let whole = len - len % (lanes * CHAINS);
-        for at in (0..whole).step_by(lanes * CHAINS) {
+        let mut chains = [[simd.splat_f32s(F::START); PARTS]; CHAINS];
+        let mut x = [simd.splat_f32s(F::FILL); N];
+        let whole = len - len % (LANES * CHAINS);
+        for at in (0..whole).step_by(LANES * CHAINS) {
             for (c, chain) in chains.iter_mut().enumerate() {
-                for (x, from) in x.iter_mut().zip(self.from) {
-                    // SAFETY: at + CHAINS * lanes <= whole <= the length.
-                    *x = unsafe { from.as_ptr().add(at + c * lanes).cast::<S::f32s>().read_unaligned() };
+                for (part, chain) in chain.iter_mut().enumerate() {
+                    for (x, from) in x.iter_mut().zip(self.from) {
+                        let at = at + c * LANES + part * S::F32_LANES;
+                        // SAFETY: at + F32_LANES <= whole <= the length, as there are PARTS in LANES.
+                        *x = unsafe { from.as_ptr().add(at).cast::<S::f32s>().read_unaligned() };
+                    }
+                    *chain = self.reduce.step(simd, *chain, x);
+                }
+            }
+        }
+        for (at, chain) in (whole..len).step_by(LANES).zip(&mut chains) {
+            let mut padded = [[F::FILL; LANES]; N];
+            for (padded, from) in padded.iter_mut().zip(self.from) {
+                let rest = &from[at..len.min(at + LANES)];
+                padded[..rest.len()].copy_from_slice(rest);
+            }
+            for (part, chain) in chain.iter_mut().enumerate() {
+                for (x, padded) in x.iter_mut().zip(&padded) {
+                    *x = load(simd, padded, part * S::F32_LANES);
                 }
                 *chain = self.reduce.step(simd, *chain, x);
             }
         }
-        for (c, at) in (whole..len).step_by(lanes).enumerate() {
-            let rest = (len - at).min(lanes);
-            for (x, from) in x.iter_mut().zip(self.from) {
-                let mut padded = fill;
-                bytemuck::cast_slice_mut(std::slice::from_mut(&mut padded))[..rest]
-                    .copy_from_slice(&from[at..at + rest]);
-                *x = padded;
-            }
-            chains[c] = self.reduce.step(simd, chains[c], x);
+        let [mut all, b, c, d] = chains;
+        for (part, all) in all.iter_mut().enumerate() {
+            *all = F::join(simd, F::join(simd, *all, b[part]), F::join(simd, c[part], d[part]));
         }
-        let [a, b, c, d] = chains;
-        F::finish(simd, F::join(simd, F::join(simd, a, b), F::join(simd, c, d)))
+        F::finish(lanes(simd, all))
     }
 }
 
@@ -235,8 +250,8 @@ macro_rules! sum {
             simd.add_f32s(a, b)
         }
         #[inline(always)]
-        fn finish<S: Simd>(simd: S, a: S::f32s) -> f32 {
-            simd.reduce_sum_f32s(a)
+        fn finish(lanes: [f32; LANES]) -> f32 {
+            total(lanes)
         }
     };
 }
@@ -251,7 +266,7 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
         sum!();
         #[inline(always)]
         fn step<S: Simd>(&self, simd: S, so_far: S::f32s, [a, b]: [S::f32s; 2]) -> S::f32s {
-            simd.mul_add_e_f32s(a, b, so_far)
+            simd.mul_add_f32s(a, b, so_far)
         }
     }
     dispatch(Fold { reduce: Dot, from: [a, b] })
@@ -291,8 +306,8 @@ pub fn max(x: &[f32]) -> f32 {
             simd.max_f32s(a, b)
         }
         #[inline(always)]
-        fn finish<S: Simd>(simd: S, a: S::f32s) -> f32 {
-            simd.reduce_max_f32s(a)
+        fn finish(lanes: [f32; LANES]) -> f32 {
+            lanes.into_iter().fold(f32::NEG_INFINITY, f32::max)
         }
     }
     dispatch(Fold { reduce: Max, from: [x] })
@@ -313,15 +328,15 @@ pub fn log_sum_exp(x: &[f32]) -> f32 {
             simd.add_f32s(a, b)
         }
         #[inline(always)]
-        fn finish<S: Simd>(simd: S, a: S::f32s) -> f32 {
-            simd.reduce_sum_f32s(a)
+        fn finish(lanes: [f32; LANES]) -> f32 {
+            total(lanes)
         }
     }
     let shift = max(x);
     if !shift.is_finite() {
         return if x.iter().any(|x| x.is_nan()) { f32::NAN } else { shift };
     }
-    shift + dispatch(Fold { reduce: SumExp(shift), from: [x] }).ln()
+    shift + libm::logf(dispatch(Fold { reduce: SumExp(shift), from: [x] }))
 }
 
 /// `x = scale · e^(x − shift)`, by way of a block that stays in the first-level cache.

@@ -37,7 +37,7 @@ impl Turn {
         let (sin, cos) = inv_freq
             .iter()
             .map(|&f| {
-                let (s, c) = (position as f32 * f).sin_cos();
+                let (s, c) = libm::sincosf(position as f32 * f);
                 (s * direction, c)
             })
             .unzip();

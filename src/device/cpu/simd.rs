@@ -7,6 +7,13 @@
 //! Weights stay 16-bit in memory. A vector of 32-bit words holds two of them a lane, and taking the low and
 //! the high halves needs no shuffle, only a shift and a mask; so the products read weights as *even* and *odd*
 //! vectors, and the activations they meet are arranged the same way once per product ([`Element::arrange`]).
+//!
+//! *Bits.* The same operations on the same numbers give the same bits on every processor as long as their order
+//! is the same, so nothing that rounds may follow the width of vectors. Sums over a slice go over [`LANES`]
+//! lanes, which are one vector or several, and are joined by halves ([`total`]). Where a product and a sum are
+//! fused they are so everywhere: `mul_add_f32s`, which without vectors is a call of `fma` (right, and slow), and
+//! never `mul_add_e_f32s`, which may or may not fuse. Plain `a * b + c` is never fused by the compiler.
+//! Logarithms and other functions that the C library would give are those of the `libm` crate.
 
 use half::{bf16, f16};
 use pulp::Simd;
@@ -15,6 +22,63 @@ use pulp::Simd;
 #[inline(always)]
 pub fn dispatch<Op: pulp::WithSimd>(op: Op) -> Op::Output {
     super::level::arch().dispatch(op)
+}
+
+/// Lanes over which sums over a slice are kept, whatever the vectors: element i goes to lane i modulo this.
+pub const LANES: usize = 16;
+
+/// The number of vectors that hold [`LANES`] lanes.
+pub const fn parts<S: Simd>() -> usize {
+    LANES / S::F32_LANES
+}
+
+/// Evaluates an expression in which `N` is [`parts`], as a constant.
+macro_rules! with_parts {
+    ($S:ty, $N:ident => $value:expr) => {
+        match <$S>::F32_LANES {
+            16 => {
+                const $N: usize = 1;
+                $value
+            }
+            8 => {
+                const $N: usize = 2;
+                $value
+            }
+            4 => {
+                const $N: usize = 4;
+                $value
+            }
+            1 => {
+                const $N: usize = 16;
+                $value
+            }
+            lanes => unreachable!("vectors of {lanes} lanes"),
+        }
+    };
+}
+pub(super) use with_parts;
+
+/// The sum of the lanes, joined by halves: i with i + 8, then i with i + 4, i + 2 and i + 1.
+#[inline(always)]
+pub fn total(lanes: [f32; LANES]) -> f32 {
+    let mut sums = lanes;
+    let mut half = LANES / 2;
+    while half > 0 {
+        for i in 0..half {
+            sums[i] += sums[i + half];
+        }
+        half /= 2;
+    }
+    sums[0]
+}
+
+/// The lanes of [`parts`] vectors.
+#[inline(always)]
+pub fn lanes<S: Simd, const N: usize>(_: S, vectors: [S::f32s; N]) -> [f32; LANES] {
+    assert!(N == parts::<S>());
+    let mut lanes = [0.0; LANES];
+    lanes.copy_from_slice(bytemuck::cast_slice(&vectors));
+    lanes
 }
 
 /// The vector at `x[at..]`.
@@ -37,18 +101,21 @@ pub fn store<S: Simd>(_: S, x: &mut [f32], at: usize, value: S::f32s) {
     unsafe { x[at..at + S::F32_LANES].as_mut_ptr().cast::<S::f32s>().write_unaligned(value) }
 }
 
+/// Weights that are read at a time: two to a lane.
+pub const PAIR: usize = 2 * LANES;
+
 /// A type that weights are stored in.
 pub trait Element: bytemuck::Pod + Sync {
-    /// The `2 * F32_LANES` weights at `at` as f32, in two vectors: even and odd ones for 16-bit types, first
-    /// and second half for f32. Exact, including infinities and NaN.
+    /// Part `part` of [`parts`] of each half of the [`PAIR`] weights at `at`, as f32. The halves are the even and
+    /// the odd ones for 16-bit types, the first and the last for f32. Exact, including infinities and NaN.
     ///
     /// # Safety
-    /// `at` must be valid for reading `2 * F32_LANES` elements. It need not be aligned.
-    unsafe fn load_pair<S: Simd>(simd: S, at: *const Self) -> [S::f32s; 2];
+    /// `at` must be valid for reading [`PAIR`] elements. It need not be aligned.
+    unsafe fn load_pair<S: Simd>(simd: S, at: *const Self, part: usize) -> [S::f32s; 2];
 
-    /// Writes `pair` (at most `2 * lanes` values, the rest taken as 0) to `to` (`2 * lanes`) in the order in
-    /// which [`Element::load_pair`] gives weights.
-    fn arrange(pair: &[f32], lanes: usize, to: &mut [f32]);
+    /// Writes `pair` (at most [`PAIR`] values, the rest taken as 0) to `to` (as many), one half after the other
+    /// as [`Element::load_pair`] has them.
+    fn arrange(pair: &[f32], to: &mut [f32]);
 
     /// The same number as f32.
     fn to_f32(self) -> f32;
@@ -65,8 +132,8 @@ pub trait Element: bytemuck::Pod + Sync {
 
 /// [`Element::arrange`] for types that load as even and odd vectors.
 #[inline(always)]
-fn arrange_even_odd(pair: &[f32], lanes: usize, to: &mut [f32]) {
-    let (even, odd) = to.split_at_mut(lanes);
+fn arrange_even_odd(pair: &[f32], to: &mut [f32]) {
+    let (even, odd) = to.split_at_mut(LANES);
     for (i, (e, o)) in even.iter_mut().zip(odd).enumerate() {
         *e = pair.get(2 * i).copied().unwrap_or(0.0);
         *o = pair.get(2 * i + 1).copied().unwrap_or(0.0);
@@ -75,13 +142,14 @@ fn arrange_even_odd(pair: &[f32], lanes: usize, to: &mut [f32]) {
 
 impl Element for f32 {
     #[inline(always)]
-    unsafe fn load_pair<S: Simd>(_: S, at: *const Self) -> [S::f32s; 2] {
+    unsafe fn load_pair<S: Simd>(_: S, at: *const Self, part: usize) -> [S::f32s; 2] {
         // SAFETY: the caller vouches for the elements; vectors of f32 hold any bits.
-        unsafe { [at.cast::<S::f32s>().read_unaligned(), at.cast::<S::f32s>().add(1).read_unaligned()] }
+        [0, LANES]
+            .map(|half| unsafe { at.add(half + part * S::F32_LANES).cast::<S::f32s>().read_unaligned() })
     }
 
     #[inline(always)]
-    fn arrange(pair: &[f32], _: usize, to: &mut [f32]) {
+    fn arrange(pair: &[f32], to: &mut [f32]) {
         let (head, tail) = to.split_at_mut(pair.len());
         head.copy_from_slice(pair);
         tail.fill(0.0);
@@ -105,17 +173,17 @@ impl Element for f32 {
 
 impl Element for bf16 {
     #[inline(always)]
-    unsafe fn load_pair<S: Simd>(simd: S, at: *const Self) -> [S::f32s; 2] {
+    unsafe fn load_pair<S: Simd>(simd: S, at: *const Self, part: usize) -> [S::f32s; 2] {
         // SAFETY: the caller vouches for the elements; vectors of u32 hold any bits.
-        let words = unsafe { at.cast::<S::u32s>().read_unaligned() };
+        let words = unsafe { at.cast::<S::u32s>().add(part).read_unaligned() };
         let even = simd.wrapping_dyn_shl_u32s(words, simd.splat_u32s(16));
         let odd = simd.and_u32s(words, simd.splat_u32s(0xffff_0000));
         [simd.transmute_f32s_u32s(even), simd.transmute_f32s_u32s(odd)]
     }
 
     #[inline(always)]
-    fn arrange(pair: &[f32], lanes: usize, to: &mut [f32]) {
-        arrange_even_odd(pair, lanes, to);
+    fn arrange(pair: &[f32], to: &mut [f32]) {
+        arrange_even_odd(pair, to);
     }
 
     #[inline(always)]
@@ -147,9 +215,9 @@ fn half_bits<S: Simd>(simd: S, magnitude: S::u32s, sign: S::u32s) -> S::f32s {
 
 impl Element for f16 {
     #[inline(always)]
-    unsafe fn load_pair<S: Simd>(simd: S, at: *const Self) -> [S::f32s; 2] {
+    unsafe fn load_pair<S: Simd>(simd: S, at: *const Self, part: usize) -> [S::f32s; 2] {
         // SAFETY: the caller vouches for the elements; vectors of u32 hold any bits.
-        let words = unsafe { at.cast::<S::u32s>().read_unaligned() };
+        let words = unsafe { at.cast::<S::u32s>().add(part).read_unaligned() };
         let (magnitude, sign) = (simd.splat_u32s(0x7fff), simd.splat_u32s(0x8000_0000));
         let even_sign = simd.and_u32s(simd.wrapping_dyn_shl_u32s(words, simd.splat_u32s(16)), sign);
         let high = simd.wrapping_dyn_shr_u32s(words, simd.splat_u32s(16));
@@ -160,8 +228,8 @@ impl Element for f16 {
     }
 
     #[inline(always)]
-    fn arrange(pair: &[f32], lanes: usize, to: &mut [f32]) {
-        arrange_even_odd(pair, lanes, to);
+    fn arrange(pair: &[f32], to: &mut [f32]) {
+        arrange_even_odd(pair, to);
     }
 
     #[inline(always)]
@@ -202,16 +270,21 @@ mod tests {
 
         fn with_simd<S: Simd>(self, simd: S) -> Vec<f32> {
             let mut out = Vec::new();
-            let mut arranged = vec![0.0; 2 * S::F32_LANES];
-            for pair in self.0.chunks_exact(2 * S::F32_LANES) {
-                // SAFETY: the chunk has 2 * F32_LANES elements.
-                let loaded = unsafe { T::load_pair(simd, pair.as_ptr()) };
+            let mut arranged = vec![0.0; PAIR];
+            for pair in self.0.chunks_exact(PAIR) {
+                let mut loaded = [0.0; PAIR];
+                for part in 0..parts::<S>() {
+                    // SAFETY: the chunk has PAIR elements.
+                    let halves = unsafe { T::load_pair(simd, pair.as_ptr(), part) };
+                    for (half, to) in halves.into_iter().zip(loaded.chunks_exact_mut(LANES)) {
+                        store(simd, to, part * S::F32_LANES, half);
+                    }
+                }
                 // The order of `arrange`, inverted, must give the pair back.
                 let index: Vec<f32> = (0..pair.len()).map(|i| i as f32).collect();
-                T::arrange(&index, S::F32_LANES, &mut arranged);
-                let loaded: &[f32] = bytemuck::cast_slice(&loaded);
+                T::arrange(&index, &mut arranged);
                 let mut back = vec![0.0; pair.len()];
-                arranged.iter().zip(loaded).for_each(|(&i, &v)| back[i as usize] = v);
+                arranged.iter().zip(loaded).for_each(|(&i, v)| back[i as usize] = v);
                 out.extend(back);
             }
             out
@@ -239,10 +312,23 @@ mod tests {
 
     #[test]
     fn a_short_pair_is_padded_with_zeros() {
-        let mut to = [f32::NAN; 8];
-        bf16::arrange(&[1.0, 2.0, 3.0], 4, &mut to);
-        assert_eq!(to, [1.0, 3.0, 0.0, 0.0, 2.0, 0.0, 0.0, 0.0]);
-        f32::arrange(&[1.0, 2.0, 3.0], 4, &mut to);
-        assert_eq!(to, [1.0, 2.0, 3.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
+        let (mut to, mut want) = ([f32::NAN; PAIR], [0.0; PAIR]);
+        bf16::arrange(&[1.0, 2.0, 3.0], &mut to);
+        (want[0], want[1], want[LANES]) = (1.0, 3.0, 2.0);
+        assert_eq!(to, want);
+        f32::arrange(&[1.0, 2.0, 3.0], &mut to);
+        want = [0.0; PAIR];
+        want[..3].copy_from_slice(&[1.0, 2.0, 3.0]);
+        assert_eq!(to, want);
+    }
+
+    #[test]
+    fn lanes_are_joined_by_halves() {
+        // Numbers that a sum in another order would lose.
+        let mut lanes = [0.0; LANES];
+        (lanes[0], lanes[8], lanes[4]) = (1e9, -1e9, 1.0);
+        assert_eq!(total(lanes), 1.0);
+        (lanes[0], lanes[8], lanes[4]) = (1e9, 1.0, -1e9);
+        assert_eq!(total(lanes), 0.0);
     }
 }

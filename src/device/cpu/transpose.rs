@@ -24,8 +24,8 @@ pub fn transpose<T: Element>(
     assert!(cols <= from_row && (rows - 1) * from_row + cols <= from.len());
     assert!(rows <= to_row && (cols - 1) * to_row + rows <= to.len());
     #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("avx2") {
-        // SAFETY: the machine has AVX2; both matrices fit, as just asserted.
+    if !matches!(super::level::arch(), pulp::Arch::Scalar) {
+        // SAFETY: all other levels of x86-64 have AVX2; both matrices fit, as just asserted.
         return unsafe { avx2::transpose(rows, cols, from, from_row, to, to_row) };
     }
     plain(0..rows, 0..cols, from, from_row, to, to_row);

@@ -103,14 +103,14 @@ impl RolloutStats {
         let entropies = || episodes.iter().flat_map(|e| &e.trace.entropy).map(|&x| f64::from(x));
         let entropy = entropies().sum::<f64>() / entropies().count().max(1) as f64;
         // Entropy is ½ + ½·log 2π + log sigma, elementwise.
-        let log_sigma = entropy - 0.5 - 0.5 * std::f64::consts::TAU.ln();
+        let log_sigma = entropy - 0.5 - 0.5 * libm::log(std::f64::consts::TAU);
         RolloutStats {
             reward: mean(&|e| f64::from(e.reward)),
             accuracy: mean(&|e| f64::from(u8::from(e.correct))),
             n_latents: mean(&|e| e.trace.latent_logprobs.len() as f64),
             answer_tokens: mean(&|e| e.trace.answer.len() as f64),
             entropy,
-            sigma: log_sigma.exp(),
+            sigma: libm::exp(log_sigma),
             informative: informative.iter().filter(|&&x| x).count() as f64 / groups.max(1) as f64,
             kl_latent: divergence(
                 episodes.iter().filter_map(|e| {
@@ -133,7 +133,7 @@ fn divergence<'a>(rollouts: impl Iterator<Item = (&'a Vec<f32>, &'a Vec<f32>)>) 
     for (policy, reference) in rollouts {
         for (&p, &r) in policy.iter().zip(reference) {
             let gap = f64::from(r) - f64::from(p);
-            sum += gap.exp() - gap - 1.0;
+            sum += libm::exp(gap) - gap - 1.0;
             count += 1;
         }
     }

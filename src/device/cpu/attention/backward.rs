@@ -8,7 +8,7 @@ use super::{Columns, ColumnsMut, HeadShape, Span, check, padded};
 use crate::device::cpu::math::{dot, exp_f32s};
 use crate::device::cpu::par;
 use crate::device::cpu::product::Product;
-use crate::device::cpu::simd::{dispatch, load, store};
+use crate::device::cpu::simd::{LANES, dispatch, load, store};
 use crate::device::cpu::transpose::transpose;
 
 /// Queries whose probabilities are worked on at a time: enough that adding a block's part to the gradients of
@@ -92,7 +92,7 @@ impl WithSimd for Task<'_> {
                 dv.row(row, own.clone()).fill(0.0);
             }
         }
-        let width = padded::<S>(span.k_len);
+        let width = padded(span.k_len);
         self.scratch.resize(self.scratch.len().max(2 * (dim + BLOCK) * width), 0.0);
         let (turned_k, rest) = self.scratch.split_at_mut(dim * width);
         let (turned_v, rest) = rest.split_at_mut(dim * width);
@@ -108,7 +108,7 @@ impl WithSimd for Task<'_> {
                 let (q_block, dout_block) = (q.from(row, columns.start), dout.from(row, columns.start));
 
                 // s = q·kᵀ and p' = o'·vᵀ, on whole vectors of keys.
-                let cols = seen.next_multiple_of(S::F32_LANES);
+                let cols = seen.next_multiple_of(LANES);
                 for (a, a_row, b, c) in
                     [(q_block, q.stride(), &*turned_k, &mut *p), (dout_block, dout.stride(), turned_v, ds)]
                 {
@@ -187,7 +187,7 @@ impl Backward<'_> {
         let scale = simd.splat_f32s(self.scale);
         let (lse, out_dot) = (simd.splat_f32s(-lse), simd.splat_f32s(out_dot));
         for at in (0..p.len()).step_by(S::F32_LANES) {
-            let prob = exp_f32s(simd, simd.mul_add_e_f32s(load(simd, p, at), scale, lse));
+            let prob = exp_f32s(simd, simd.mul_add_f32s(load(simd, p, at), scale, lse));
             let slope = simd.sub_f32s(load(simd, ds, at), out_dot);
             store(simd, p, at, prob);
             store(simd, ds, at, simd.mul_f32s(simd.mul_f32s(prob, scale), slope));

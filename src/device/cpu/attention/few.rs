@@ -6,12 +6,12 @@
 
 use std::cell::RefCell;
 
-use pulp::{MemMask, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 
 use super::{Forward, Span, padded, soften};
 use crate::device::cpu::par::{self, SharedMut};
 use crate::device::cpu::product::Product;
-use crate::device::cpu::simd::{dispatch, load};
+use crate::device::cpu::simd::{LANES, dispatch, load, parts, store, total};
 
 /// The most rows (queries times the heads that share their keys) that are few.
 pub(super) const MAX_ROWS: usize = 8;
@@ -92,7 +92,7 @@ impl WithSimd for Chunk<'_> {
         let (span, kv_head, group) = (self.unit.span, self.unit.kv_head, shape.group());
         let first = self.chunk * CHUNK;
         let keys = (span.k_len - first).min(CHUNK);
-        let width = padded::<S>(keys);
+        let width = padded(keys);
         let rows = span.q_len * group;
         self.scores.resize(self.scores.len().max(rows * width), 0.0);
         let scores = &mut self.scores[..rows * width];
@@ -158,8 +158,6 @@ impl Forward<'_> {
         scores: &mut [f32],
         width: usize,
     ) {
-        let whole = self.shape.head_dim - self.shape.head_dim % S::F32_LANES;
-        let mask = simd.mask_between_m32s(0, (self.shape.head_dim - whole) as u32);
         let columns = self.shape.columns(kv_head);
         let mut j = 0;
         while j + 4 <= keys {
@@ -167,7 +165,7 @@ impl Forward<'_> {
             for (i, line) in lines.iter_mut().enumerate() {
                 *line = self.k.row(first + j + i, columns.clone());
             }
-            let sums = dots(simd, queries, lines, whole, mask);
+            let sums = dots(simd, queries, lines);
             for (r, sums) in sums.iter().enumerate() {
                 scores[r * width + j..][..4].copy_from_slice(sums);
             }
@@ -175,51 +173,53 @@ impl Forward<'_> {
         }
         for j in j..keys {
             let line = self.k.row(first + j, columns.clone());
-            for (r, sums) in dots(simd, queries, [line], whole, mask).iter().enumerate() {
+            for (r, sums) in dots(simd, queries, [line]).iter().enumerate() {
                 scores[r * width + j] = sums[0];
             }
         }
     }
 }
 
-/// The dot products of `R` with `J` slices of one length: `whole`, a number of whole vectors, and a rest.
+/// The dot products of `R` with `J` slices of one length.
 #[inline(always)]
-fn dots<S: Simd, const R: usize, const J: usize>(
-    simd: S,
-    a: [&[f32]; R],
-    b: [&[f32]; J],
-    whole: usize,
-    rest: MemMask<S::m32s>,
-) -> [[f32; J]; R] {
-    let mut sums = [[simd.splat_f32s(0.0); J]; R];
-    let (mut x, mut y) = ([simd.splat_f32s(0.0); R], [simd.splat_f32s(0.0); J]);
-    for at in (0..whole).step_by(S::F32_LANES) {
-        for (x, a) in x.iter_mut().zip(a) {
-            *x = load(simd, a, at);
+fn dots<S: Simd, const R: usize, const J: usize>(simd: S, a: [&[f32]; R], b: [&[f32]; J]) -> [[f32; J]; R] {
+    let len = a[0].len();
+    let whole = len - len % LANES;
+    // Lanes are independent, so narrow vectors take some of them at a time and have the registers that it takes.
+    let mut lanes = [[[0.0; LANES]; J]; R];
+    for first in (0..parts::<S>()).map(|part| part * S::F32_LANES) {
+        let mut sums = [[simd.splat_f32s(0.0); J]; R];
+        let (mut x, mut y) = ([simd.splat_f32s(0.0); R], [simd.splat_f32s(0.0); J]);
+        for at in (first..whole).step_by(LANES) {
+            for (x, a) in x.iter_mut().zip(a) {
+                *x = load(simd, a, at);
+            }
+            for (y, b) in y.iter_mut().zip(b) {
+                *y = load(simd, b, at);
+            }
+            add_products(simd, x, y, &mut sums);
         }
-        for (y, b) in y.iter_mut().zip(b) {
-            *y = load(simd, b, at);
+        let at = whole + first;
+        if at < len {
+            let here = (len - at).min(S::F32_LANES);
+            let mask = simd.mask_between_m32s(0, here as u32);
+            for (x, a) in x.iter_mut().zip(a) {
+                // SAFETY: the mask covers what is left of the slice, or a whole vector of it.
+                *x = unsafe { simd.mask_load_ptr_f32s(mask, a[at..].as_ptr()) };
+            }
+            for (y, b) in y.iter_mut().zip(b) {
+                // SAFETY: as above; the slices have one length.
+                *y = unsafe { simd.mask_load_ptr_f32s(mask, b[at..].as_ptr()) };
+            }
+            add_products(simd, x, y, &mut sums);
         }
-        add_products(simd, x, y, &mut sums);
+        for (lanes, sums) in lanes.iter_mut().zip(sums) {
+            for (lanes, sum) in lanes.iter_mut().zip(sums) {
+                store(simd, lanes, first, sum);
+            }
+        }
     }
-    if whole < a[0].len() {
-        for (x, a) in x.iter_mut().zip(a) {
-            // SAFETY: the mask covers what is left of the slice.
-            *x = unsafe { simd.mask_load_ptr_f32s(rest, a[whole..].as_ptr()) };
-        }
-        for (y, b) in y.iter_mut().zip(b) {
-            // SAFETY: as above; the slices have one length.
-            *y = unsafe { simd.mask_load_ptr_f32s(rest, b[whole..].as_ptr()) };
-        }
-        add_products(simd, x, y, &mut sums);
-    }
-    let mut out = [[0.0; J]; R];
-    for (out, sums) in out.iter_mut().zip(sums) {
-        for (out, sum) in out.iter_mut().zip(sums) {
-            *out = simd.reduce_sum_f32s(sum);
-        }
-    }
-    out
+    lanes.map(|lanes| lanes.map(total))
 }
 
 #[inline(always)]
@@ -231,7 +231,7 @@ fn add_products<S: Simd, const R: usize, const J: usize>(
 ) {
     for (x, sums) in x.into_iter().zip(sums) {
         for (y, sum) in y.into_iter().zip(sums) {
-            *sum = simd.mul_add_e_f32s(x, y, *sum);
+            *sum = simd.mul_add_f32s(x, y, *sum);
         }
     }
 }
@@ -249,9 +249,9 @@ fn join(all: &Forward<'_>, unit: &Unit, parts: &[f32]) {
         let (row, head) = (unit.span.q_start + r / group, unit.kv_head * group + r % group);
         let max = (0..unit.chunks).map(|c| stats(c, r).0).fold(f32::NEG_INFINITY, f32::max);
         // A chunk that is not seen has a sum of 0 and a maximum of −∞: weight 0.
-        let weight = |chunk: usize| (stats(chunk, r).0 - max).exp();
+        let weight = |chunk: usize| libm::expf(stats(chunk, r).0 - max);
         let sum: f32 = (0..unit.chunks).map(|c| weight(c) * stats(c, r).1).sum();
-        all.set_lse(row, head, max + sum.ln());
+        all.set_lse(row, head, max + libm::logf(sum));
         // SAFETY: spans share no rows, and each row and head is in one unit.
         let out = unsafe { all.out.row(row, all.shape.columns(head)) };
         for chunk in 0..unit.chunks {

@@ -8,7 +8,7 @@ use pulp::{Simd, WithSimd};
 use super::{Forward, Span, padded, soften};
 use crate::device::cpu::par;
 use crate::device::cpu::product::Product;
-use crate::device::cpu::simd::dispatch;
+use crate::device::cpu::simd::{LANES, dispatch};
 use crate::device::cpu::transpose::transpose;
 
 /// Queries whose scores are worked on at a time. All see the keys of the last of them, so more would waste
@@ -69,7 +69,7 @@ impl WithSimd for Task<'_> {
         let (dim, span) = (shape.head_dim, self.span);
         let kv_column = self.heads.start / shape.group() * dim;
         let keys = span.sees(self.queries.end - 1);
-        let width = padded::<S>(keys);
+        let width = padded(keys);
         let block = if keys > LONG { LONG_BLOCK } else { BLOCK };
         self.scratch.resize(self.scratch.len().max((dim + block) * width), 0.0);
         let (turned, scores) = self.scratch.split_at_mut(dim * width);
@@ -82,7 +82,7 @@ impl WithSimd for Task<'_> {
                 let row = span.q_start + first;
                 let product = Product {
                     rows,
-                    cols: seen.next_multiple_of(S::F32_LANES),
+                    cols: seen.next_multiple_of(LANES),
                     inner: dim,
                     a: q.from(row, head * dim),
                     a_row: q.stride(),
@@ -98,9 +98,9 @@ impl WithSimd for Task<'_> {
 
                 let mut sums = [0.0; LONG_BLOCK];
                 for (r, sum) in sums[..rows].iter_mut().enumerate() {
-                    let scores = &mut scores[r * width..][..seen.next_multiple_of(S::F32_LANES)];
+                    let scores = &mut scores[r * width..][..seen.next_multiple_of(LANES)];
                     let (max, total) = soften(simd, scores, span.sees(first + r), *scale);
-                    self.all.set_lse(row + r, head, max + total.ln());
+                    self.all.set_lse(row + r, head, max + libm::logf(total));
                     *sum = total;
                 }
                 let product = Product {

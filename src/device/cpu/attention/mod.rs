@@ -25,7 +25,8 @@
 //! they see, so a block's scores stay in cache and its softmax is exact in two passes; keys are transposed
 //! once per head, so that vectors run along them. Few queries (`few`), the case of decoding, read keys
 //! and values once, as they lie, and cut long sequences into chunks of keys for the threads to share. All cuts
-//! follow from shapes alone, so no bit depends on the number of threads.
+//! follow from shapes alone and sums go over [`LANES`] lanes, so no bit depends on the number of threads or on the
+//! width of vectors.
 
 use std::ops::Range;
 
@@ -35,7 +36,7 @@ use super::CpuDevice;
 use super::buffer::CpuTensor;
 use super::math::exp_f32s;
 use super::par::SharedMut;
-use super::simd::{load, store};
+use super::simd::{LANES, lanes, load, store, total, with_parts};
 use crate::Result;
 use crate::device::attention::{AttentionOps, check_attention, check_attention_backward};
 use crate::device::shape::TensorInfo;
@@ -201,29 +202,38 @@ fn apart(ranges: impl Iterator<Item = Range<usize>>) {
     assert!(ranges.is_sorted_by(|a, b| a.end <= b.start), "spans share rows");
 }
 
-/// The length of a scratch row for `len` scores: whole vectors, and no multiple of 512 bytes, which would
-/// crowd a column of rows into a few sets of the cache.
-fn padded<S: Simd>(len: usize) -> usize {
-    let len = len.next_multiple_of(S::F32_LANES);
-    if len.is_multiple_of(128) { len + S::F32_LANES } else { len }
+/// The length of a scratch row for `len` scores: a multiple of [`LANES`], and none of 512 bytes, which would crowd
+/// a column of rows into a few sets of the cache.
+fn padded(len: usize) -> usize {
+    let len = len.next_multiple_of(LANES);
+    if len.is_multiple_of(128) { len + LANES } else { len }
 }
 
 /// Scores s of a row become `exp(scale·s − max)`, those from `sees` on 0. Returns max, the largest `scale·s`,
-/// and the sum of the exponentials. The row is a whole number of vectors; it sees at least one key.
+/// and the sum of the exponentials. The row is a multiple of [`LANES`] long; it sees at least one key.
 #[inline(always)]
 fn soften<S: Simd>(simd: S, row: &mut [f32], sees: usize, scale: f32) -> (f32, f32) {
     row[sees..].fill(f32::NEG_INFINITY);
+    with_parts!(S, PARTS => soften_parts::<S, PARTS>(simd, row, scale))
+}
+
+/// [`soften`] for a row whose unseen scores are −∞.
+#[inline(always)]
+fn soften_parts<S: Simd, const PARTS: usize>(simd: S, row: &mut [f32], scale: f32) -> (f32, f32) {
     let mut max = simd.splat_f32s(f32::NEG_INFINITY);
     for at in (0..row.len()).step_by(S::F32_LANES) {
         max = simd.max_f32s(load(simd, row, at), max);
     }
     let max = scale * simd.reduce_max_f32s(max);
     let (factor, shift) = (simd.splat_f32s(scale), simd.splat_f32s(-max));
-    let mut sum = simd.splat_f32s(0.0);
-    for at in (0..row.len()).step_by(S::F32_LANES) {
-        let p = exp_f32s(simd, simd.mul_add_e_f32s(load(simd, row, at), factor, shift));
-        sum = simd.add_f32s(sum, p);
-        store(simd, row, at, p);
+    let mut sums = [simd.splat_f32s(0.0); PARTS];
+    for at in (0..row.len()).step_by(LANES) {
+        for (part, sum) in sums.iter_mut().enumerate() {
+            let at = at + part * S::F32_LANES;
+            let p = exp_f32s(simd, simd.mul_add_f32s(load(simd, row, at), factor, shift));
+            *sum = simd.add_f32s(*sum, p);
+            store(simd, row, at, p);
+        }
     }
-    (max, simd.reduce_sum_f32s(sum))
+    (max, total(lanes(simd, sums)))
 }
