@@ -25,6 +25,7 @@ use colar_engine::model::params::{Grads, Params};
 use colar_engine::model::presets::Preset;
 use colar_engine::model::prompt::{Method, Segments};
 use colar_engine::model::transformer::Transformer;
+use colar_engine::model::weight_spec::{Group, Groups};
 use colar_engine::train::batch::{Batch, Packing};
 use colar_engine::train::optimizer::Optimizer;
 use colar_engine::train::sft::{Counts, Noise, Objective, run};
@@ -78,7 +79,7 @@ impl Model {
     /// Bytes of weights that a token's forward pass reads, the output head included and the latent head
     /// not; embeddings count once.
     fn weight_bytes(&self) -> u64 {
-        let params = self.colar.params.iter().filter(|(_, p)| !p.name.starts_with("latent_policy"));
+        let params = self.colar.params.iter().filter(|(_, p)| p.group != Group::LatentHead);
         params.map(|(_, p)| (p.value.rows() * p.value.cols() * p.value.dtype().size()) as u64).sum()
     }
 
@@ -181,7 +182,7 @@ fn sft(c: &mut Criterion) {
             let packing = Packing { method: Method::Colar, cf: 2, merge: m.colar.merge };
             batch.push(packing, &Segments { question, steps, answer }, None);
         }
-        let trained = |name: &str| name.contains("lora") || name.contains("latent_policy");
+        let trained = Groups::of(&[Group::Adapter, Group::LatentHead]);
         let mut grads = Grads::new(&m.device, &m.colar.params, trained).unwrap();
         let mut optimizer = Optimizer::new(&m.device, &m.colar.params, &grads).unwrap();
         let counts = Counts::of([&batch]);
@@ -209,7 +210,7 @@ fn chain(c: &mut Criterion) {
     for (preset, dtype) in MODELS {
         let m = model(preset, dtype, true);
         let vocab = m.colar.transformer.config.vocab_size as u32;
-        let mut grads = Grads::new(&m.device, &m.colar.params, |name| name.contains("lora")).unwrap();
+        let mut grads = Grads::new(&m.device, &m.colar.params, Groups::of(&[Group::Adapter])).unwrap();
         for count in [0, 6] {
             let mut batch = ThoughtBatch::new();
             for sample in 0..8 {

@@ -10,12 +10,13 @@
 template <class A, uint32_t M>
 __device__ __noinline__ void draw_latents(Work<A, M>& work, uint32_t step) {
     const Model<A>& model = work.model;
+    const Head<A>& head = model.head;
     const uint32_t k = model.hidden, inner = model.head_inner;
     const uint64_t before = uint64_t(step) * work.count * k;
     const Rows x = work.rows(k), wide = work.rows(inner);
-    const Successive<A> fc0{model.fc0, k, inner}, fc2{model.fc2, inner, inner};
+    const Successive<A> fc0{head.fc0, k, inner}, fc2{head.fc2, inner, inner};
     // A head without log_sigma draws its mean with a deviation that is next to nothing.
-    const Paired<A> both{model.mean, model.log_std == nullptr ? model.mean : model.log_std, inner};
+    const Paired<A> both{head.mean, head.log_std == nullptr ? head.mean : head.log_std, inner};
     product<M, A>(
         x, inner / J, k, fc0,
         [&](uint32_t from, uint32_t len) {
@@ -25,7 +26,7 @@ __device__ __noinline__ void draw_latents(Work<A, M>& work, uint32_t step) {
         [&](uint32_t unit, const Place<M>& place, float sum, float) {
             const uint32_t row = unit * J + place.j;
             if (!place.leads || !work.open(place.m)) return;
-            model.act[uint64_t(place.m) * inner + row] = exact_gelu(sum + model.fc0_bias[row]);
+            model.act[uint64_t(place.m) * inner + row] = exact_gelu(sum + head.fc0_bias[row]);
         });
     prefetch_units(inner / J, inner * sizeof(A), fc2);
     GRID_SYNC(work.grid);
@@ -38,7 +39,7 @@ __device__ __noinline__ void draw_latents(Work<A, M>& work, uint32_t step) {
         [&](uint32_t unit, const Place<M>& place, float sum, float) {
             const uint32_t row = unit * J + place.j;
             if (!place.leads || !work.open(place.m)) return;
-            model.outer[uint64_t(place.m) * inner + row] = sum + model.fc2_bias[row];
+            model.outer[uint64_t(place.m) * inner + row] = sum + head.fc2_bias[row];
         });
     prefetch_units(k, inner * sizeof(A), both);
     GRID_SYNC(work.grid);
@@ -47,12 +48,12 @@ __device__ __noinline__ void draw_latents(Work<A, M>& work, uint32_t step) {
         [&](uint32_t unit, const Place<M>& place, float mean, float log_sigma) {
             if (!place.leads || place.j != 0 || !work.open(place.m)) return;
             const Sequence& s = work.sequences[place.m];
-            float z = mean + model.mean_bias[unit];
+            float z = mean + head.mean_bias[unit];
             if (s.latent_temperature != 0.0f) {
                 float noise[4], sigma = DETERMINISTIC_SIGMA;
                 normals(philox(s.key[0], s.key[1], unit / 4, work.latent_purpose, s.drawn, 0), noise);
                 bool hit;
-                if (model.log_std != nullptr) sigma = expf(bounded(log_sigma + model.log_std_bias[unit], &hit));
+                if (head.log_std != nullptr) sigma = expf(bounded(log_sigma + head.log_std_bias[unit], &hit));
                 const uint32_t which = unit % 4;
                 const float eps = which == 0 ? noise[0] : which == 1 ? noise[1] : which == 2 ? noise[2] : noise[3];
                 z += sigma * (s.latent_temperature * eps);

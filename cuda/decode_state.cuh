@@ -1,9 +1,11 @@
 // What the decoding kernel (decode.cu) is called with and keeps, and how rows of activations are staged.
 #pragma once
 
+#include <stddef.h>
+
 #include "stream.cuh"
 
-// One layer's weights. Mirrored in src/device/cuda/decoder.rs, as the other structures here.
+// One layer's weights; a bias may be null. Mirrored in src/device/cuda/decoder.rs, as the structures that follow.
 template <class A>
 struct Layer {
     const float* input_norm;
@@ -20,6 +22,20 @@ struct Layer {
     const A* down;
 };
 
+// The latent head; log_std and its bias are null in a deterministic one, and all without one.
+template <class A>
+struct Head {
+    const A* fc0;
+    const float* fc0_bias;
+    const A* fc2;
+    const float* fc2_bias;
+    const float *norm, *norm_bias;
+    const A* mean;
+    const float* mean_bias;
+    const A* log_std;
+    const float* log_std_bias;
+};
+
 // The model, and what the phases leave each other.
 template <class A>
 struct Model {
@@ -29,15 +45,7 @@ struct Model {
     uint32_t staged, unused;
     const A *embed, *lm_head;
     const float *norm, *inv_freq;
-    const A* fc0;
-    const float* fc0_bias;
-    const A* fc2;
-    const float* fc2_bias;
-    const float *head_norm, *head_norm_bias;
-    const A* mean;
-    const float* mean_bias;
-    const A* log_std;
-    const float* log_std_bias;
+    Head<A> head;
     // [rows, hidden], [rows, heads * head_dim], [rows, heads, PARTS, head_dim + 2], [rows, inner or head_inner],
     // [rows, head_inner], [rows, vocab].
     float *stream, *q, *partials, *act, *outer, *logits;
@@ -61,6 +69,35 @@ struct Sequence {
     float latent_temperature, eol_temperature;
     uint32_t unused[2];
 };
+
+// Checks where a structure's fields stand, as `laid_out` of src/device/cuda/decoder.rs does for its mirror.
+#define FIELD(field, at) &&offsetof(Checked, field) == at
+#define LAID_OUT(size, fields) static_assert(sizeof(Checked) == size fields, "not as src/device/cuda/decoder.rs has it")
+namespace layer_table {
+using Checked = Layer<float>;
+LAID_OUT(96, FIELD(input_norm, 0) FIELD(q, 8) FIELD(q_bias, 16) FIELD(k, 24) FIELD(k_bias, 32) FIELD(v, 40));
+LAID_OUT(96, FIELD(v_bias, 48) FIELD(o, 56) FIELD(post_norm, 64) FIELD(gate, 72) FIELD(up, 80) FIELD(down, 88));
+}  // namespace layer_table
+namespace model_table {
+using Checked = Model<float>;
+LAID_OUT(232, FIELD(layers, 0) FIELD(hidden, 4) FIELD(heads, 8) FIELD(kv_heads, 12) FIELD(head_dim, 16));
+LAID_OUT(232, FIELD(inner, 20) FIELD(vocab, 24) FIELD(head_inner, 28) FIELD(eps, 32) FIELD(embeds_std, 36));
+LAID_OUT(232, FIELD(staged, 40) FIELD(embed, 48) FIELD(lm_head, 56) FIELD(norm, 64) FIELD(inv_freq, 72));
+LAID_OUT(232, FIELD(head, 80) FIELD(stream, 160) FIELD(q, 168) FIELD(partials, 176) FIELD(act, 184));
+LAID_OUT(232, FIELD(outer, 192) FIELD(logits, 200) FIELD(z, 208) FIELD(lost, 216) FIELD(shares, 224));
+}  // namespace model_table
+namespace head_table {
+using Checked = Head<float>;
+LAID_OUT(80, FIELD(fc0, 0) FIELD(fc0_bias, 8) FIELD(fc2, 16) FIELD(fc2_bias, 24) FIELD(norm, 32) FIELD(norm_bias, 40));
+LAID_OUT(80, FIELD(mean, 48) FIELD(mean_bias, 56) FIELD(log_std, 64) FIELD(log_std_bias, 72));
+}  // namespace head_table
+namespace sequence_words {
+using Checked = Sequence;
+LAID_OUT(48, FIELD(first, 0) FIELD(length, 4) FIELD(token, 8) FIELD(open, 12) FIELD(key, 16) FIELD(drawn, 24));
+LAID_OUT(48, FIELD(limit, 28) FIELD(latent_temperature, 32) FIELD(eol_temperature, 36));
+}  // namespace sequence_words
+#undef FIELD
+#undef LAID_OUT
 
 // What a kernel is called with, and its state: in shared memory, so that the phases, each a function with registers
 // of its own, find it there.
@@ -171,7 +208,7 @@ __device__ __forceinline__ void stage_layer_norm(const Work<A, M>& work, const R
 #pragma unroll
     for (uint32_t m = 0; m < M; m++) squares[m] = 1.0f / sqrtf(squares[m] / float(cols) + 1e-5f);
     for (uint32_t c = threadIdx.x; c < cols; c += blockDim.x) {
-        const float w = work.model.head_norm[c], b = work.model.head_norm_bias[c];
+        const float w = work.model.head.norm[c], b = work.model.head.norm_bias[c];
 #pragma unroll
         for (uint32_t m = 0; m < M; m++) {
             float& at = x.at()[m * x.stride + c];

@@ -29,14 +29,10 @@ use crate::model::adapter::AdapterConfig;
 use crate::model::config::ModelConfig;
 use crate::model::latent_head::LatentHeadConfig;
 use crate::model::open::{Additions, Opened, open};
+use crate::model::weight_spec::{Group, Groups};
 
-/// Prefix of the names of the latent head's weights.
-const LATENT_HEAD: &str = "latent_policy.";
-
-/// Whether a timed training step trains the weight of this name: adapter and latent head.
-fn trained(name: &str) -> bool {
-    name.contains(".lora_") || name.starts_with(LATENT_HEAD)
-}
+/// The weights that a timed training step trains.
+const TRAINED: Groups = Groups::of(&[Group::Adapter, Group::LatentHead]);
 
 /// Opens a bare model with a new adapter and a new latent head, `head_size` wide within (as wide as the model
 /// where `None`).
@@ -51,7 +47,7 @@ fn open_for_training<D: Device>(
         LatentHeadConfig { intermediate_size: head_size.unwrap_or(config.hidden_size), deterministic: false };
     let additions =
         Additions { lora: Some(lora.clone()), latent_head: Some(latent_head), ..Additions::default() };
-    open(device, model, None, &additions, &trained)
+    open(device, model, None, &additions, TRAINED)
 }
 
 /// The median of some seconds; 0 of none.
@@ -66,6 +62,6 @@ fn median(mut seconds: Vec<f64>) -> f64 {
 
 /// Bytes of the weights that a decoded token or latent reads, a tied matrix counted once.
 fn weight_bytes<D: Device>(opened: &Opened<D>, latent: bool) -> usize {
-    let read = opened.model.params.iter().filter(|(_, p)| latent || !p.name.starts_with(LATENT_HEAD));
+    let read = opened.model.params.iter().filter(|(_, p)| latent || p.group != Group::LatentHead);
     read.map(|(_, p)| p.value.rows() * p.value.cols() * p.value.dtype().size()).sum()
 }

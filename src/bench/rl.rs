@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::{median, open_for_training, trained};
+use super::{TRAINED, median, open_for_training};
 use crate::data;
 use crate::device::{AdamW, Device};
 use crate::infer::{Generation, Loaded, Sampling};
@@ -83,7 +83,7 @@ pub fn rl_step<D: Device>(device: &D, options: &RlStepOptions) -> Result<RlStepT
     opened.eos.stop.clear();
     let samples = data::load(&options.data, None)?;
     let question = samples.first().ok_or_else(|| Error::file(&options.data, "the data set is empty"))?;
-    let mut grads = Grads::new(device, &opened.model.params, trained)?;
+    let mut grads = Grads::new(device, &opened.model.params, TRAINED)?;
     let mut optimizer = Optimizer::new(device, &opened.model.params, &grads)?;
     let mut loaded = Loaded::from_opened(device.clone(), opened);
     let sampling = Sampling {

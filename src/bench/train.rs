@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::memory::peak_bytes;
-use super::{Product, Setting, Timer, median, open_for_training, product_ceiling, trained};
+use super::{Product, Setting, TRAINED, Timer, median, open_for_training, product_ceiling};
 use crate::data;
 use crate::device::{AdamW, Device, TensorInfo};
 use crate::model::ColarModel;
@@ -189,8 +189,8 @@ pub fn train_step<D: Device>(device: &D, options: &StepOptions) -> Result<StepTi
         let config = opened.model.transformer.config.clone();
         let ceiling = |seconds| product_ceiling(&mut Timer::new(device)?, &config, seconds);
         let product = options.product.map(ceiling).transpose()?;
-        device.reserve(&needs::state(device, &opened.model, trained, false))?;
-        let mut grads = Grads::new(device, &opened.model.params, trained)?;
+        device.reserve(&needs::state(device, &opened.model, TRAINED, false))?;
+        let mut grads = Grads::new(device, &opened.model.params, TRAINED)?;
         let mut optimizer = Optimizer::new(device, &opened.model.params, &grads)?;
         let objective = Objective::default();
         let (mut seconds, mut ce, mut latent) = (Vec::new(), Vec::new(), Vec::new());

@@ -6,34 +6,21 @@
 //! numbers of a seed; results agree up to rounding.
 
 use super::attention::HeadShape;
+use super::block::Block;
 use super::memory::MemoryOps;
 use super::sampling::TokenChoice;
 use crate::Result;
 
-/// A projection: weight `[out, in]` and bias `[1, out]`.
-pub type Projection<'a, D> = (&'a <D as MemoryOps>::Tensor, Option<&'a <D as MemoryOps>::Tensor>);
+/// A linear layer of a block.
+pub struct Projection<'a, D: MemoryOps> {
+    /// `[out, in]`.
+    pub weight: &'a D::Tensor,
+    /// `[1, out]`.
+    pub bias: Option<&'a D::Tensor>,
+}
 
 /// One block's weights.
-pub struct DecoderLayer<'a, D: MemoryOps> {
-    /// `[1, H]`, before attention.
-    pub input_norm: &'a D::Tensor,
-    /// Queries.
-    pub q: Projection<'a, D>,
-    /// Keys.
-    pub k: Projection<'a, D>,
-    /// Values.
-    pub v: Projection<'a, D>,
-    /// Attention's output, without bias.
-    pub o: &'a D::Tensor,
-    /// `[1, H]`, before the MLP.
-    pub post_norm: &'a D::Tensor,
-    /// `[I, H]`.
-    pub gate: &'a D::Tensor,
-    /// `[I, H]`.
-    pub up: &'a D::Tensor,
-    /// `[H, I]`.
-    pub down: &'a D::Tensor,
-}
+pub type DecoderLayer<'a, D> = Block<&'a <D as MemoryOps>::Tensor, Projection<'a, D>>;
 
 /// The latent head's weights (spec section 4), all with bias.
 pub struct DecoderHead<'a, D: MemoryOps> {

@@ -20,6 +20,7 @@
 
 mod activation;
 mod attention;
+pub mod block;
 mod choice;
 pub mod cpu;
 mod cross_entropy;

@@ -13,9 +13,14 @@ use serde::Serialize;
 use crate::data::Sample;
 use crate::data::answer::ANSWER_MARK;
 use crate::model::adapter::LoraTarget;
+use crate::model::block::Projection;
 use crate::model::config::ModelConfig;
+use crate::model::latent_head::LatentHeadConfig;
+use crate::model::operations;
 use crate::model::prompt::{Method, SEPARATOR, question_text};
+use crate::model::thoughts::Projector;
 use crate::model::tokenizer::Tokenizer;
+use crate::model::weight_spec::{Role, WeightSpec};
 use crate::train::defaults::{C_MAX, STAGES, THOUGHTS, THOUGHTS_PER_STEP};
 use crate::{Error, Result};
 
@@ -184,44 +189,37 @@ impl Totals {
 impl Scale {
     /// Weights of the linear layers of all layers.
     fn linear_weights(&self) -> usize {
-        let c = &self.model;
-        let (h, q, kv, i) = (c.hidden_size, c.q_size(), c.kv_size(), c.intermediate_size);
-        c.num_hidden_layers * (2 * h * q + 2 * h * kv + 3 * h * i)
+        let layer: usize = self.model.block().projections().into_iter().map(Projection::elements).sum();
+        self.model.num_hidden_layers * layer
     }
 
-    /// Weights of the adapters: `r·(in + out)` each.
+    /// Weights of the adapters.
     fn adapter_weights(&self) -> usize {
-        let c = &self.model;
-        let (h, q, kv, i) = (c.hidden_size, c.q_size(), c.kv_size(), c.intermediate_size);
-        let both = |target: &LoraTarget| match target {
-            LoraTarget::QProj | LoraTarget::OProj => h + q,
-            LoraTarget::KProj | LoraTarget::VProj => h + kv,
-            LoraTarget::GateProj | LoraTarget::UpProj | LoraTarget::DownProj => h + i,
-        };
-        c.num_hidden_layers * self.lora_r * self.lora_targets.iter().map(both).sum::<usize>()
+        let adapted = self.lora_targets.iter().map(|&target| self.model.projection(target));
+        self.model.num_hidden_layers * adapted.map(|p| p.adapter_elements(self.lora_r)).sum::<usize>()
     }
 
-    /// Weights of the matrices of the latent head: two layers, mean and deviation.
+    /// Weights of the matrices of the latent head.
     fn head_weights(&self) -> usize {
-        let (h, i) = (self.model.hidden_size, self.head_size);
-        h * i + i * i + 2 * i * h
+        let head = LatentHeadConfig { intermediate_size: self.head_size, deterministic: false };
+        matrices(&head.weights(self.model.hidden_size))
     }
 
     /// Weights of the matrices of the projector.
     fn projector_weights(&self) -> usize {
-        2 * self.model.hidden_size * self.model.hidden_size
+        matrices(&Projector::weights(self.model.hidden_size))
     }
 
     fn operations(&self, s: &Sequence) -> Operations {
         let c = &self.model;
-        let n = s.positions as f64;
-        let product = |rows: usize, weights: usize| 2.0 * rows as f64 * weights as f64;
+        let product = |rows: usize, weights: usize| operations::product(rows, weights as u64) as f64;
         // Times 2: forward, and the gradient of the input; times 3: that of the weights too.
         Operations {
             linear: 2.0 * product(s.positions, self.linear_weights()),
             adapter: 3.0 * product(s.positions, self.adapter_weights()),
-            // Scores and their use: each 2·width for each of n·(n + 1)/2 pairs; their gradients are twice that.
-            attention: 3.0 * c.num_hidden_layers as f64 * 4.0 * c.q_size() as f64 * n * (n + 1.0) / 2.0,
+            attention: 3.0
+                * c.num_hidden_layers as f64
+                * operations::attention(c.q_size(), s.positions) as f64,
             vocabulary: 2.0 * product(s.labelled, c.hidden_size * c.vocab_size),
             head: 3.0
                 * (product(s.latents, self.head_weights()) + product(s.projected, self.projector_weights())),
@@ -230,12 +228,11 @@ impl Scale {
 
     /// Bytes kept for the backward pass, and the logits.
     ///
-    /// A position keeps in bfloat16, a layer: the stream before and after attention, both norms' outputs, queries,
-    /// keys, values, the output of attention, gate, up and their product. A labelled one keeps its logits in
-    /// float32, which become their gradient.
+    /// A position keeps in bfloat16 what every layer keeps of a row and of its keys and values. A labelled one keeps its
+    /// logits in float32, which become their gradient.
     fn activation_bytes(&self, s: &Sequence) -> f64 {
         let c = &self.model;
-        let layer = 4 * c.hidden_size + 2 * (c.q_size() + c.kv_size()) + 3 * c.intermediate_size;
+        let layer = c.kept_of_row(true) + c.kept_of_key();
         let positions = 2.0 * (s.positions * c.num_hidden_layers * layer) as f64;
         positions + 4.0 * (s.labelled * c.vocab_size) as f64
     }
@@ -278,6 +275,11 @@ impl Scale {
             2.0 * self.model.num_parameters() as f64 + 16.0 * trained as f64 + self.batch_size as f64 * most;
         Ok(Totals { method, positions, operations, passes_in_sequence: sequential, trained, bytes })
     }
+}
+
+/// Elements of the matrices among weights.
+fn matrices(weights: &[WeightSpec]) -> usize {
+    weights.iter().filter(|w| w.role == Role::Matrix).map(WeightSpec::numel).sum()
 }
 
 /// Fails where the separator is not the single token that is counted for it.

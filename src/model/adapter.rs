@@ -13,10 +13,11 @@
 
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::config::ModelConfig;
+pub use super::lora_target::LoraTarget;
+use super::weight_spec::WeightSpec;
 use crate::files::json::{Fields, one_line, read_object};
 use crate::files::weights::Weights;
 use crate::{Error, Result};
@@ -25,86 +26,8 @@ use crate::{Error, Result};
 pub const ADAPTER_CONFIG_FILE: &str = "adapter_config.json";
 /// The name of an adapter's weights.
 pub const ADAPTER_WEIGHTS_FILE: &str = "adapter_model.safetensors";
-
-/// The projections of a layer that can carry an adapter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[cfg_attr(feature = "cli", derive(clap::ValueEnum), value(rename_all = "snake_case"))]
-#[serde(rename_all = "snake_case")]
-pub enum LoraTarget {
-    /// Queries.
-    QProj,
-    /// Keys.
-    KProj,
-    /// Values.
-    VProj,
-    /// Output of attention.
-    OProj,
-    /// Gate of the MLP.
-    GateProj,
-    /// Upward projection of the MLP.
-    UpProj,
-    /// Downward projection of the MLP.
-    DownProj,
-}
-
-impl LoraTarget {
-    /// All seven, in the order of the computation.
-    pub const ALL: [LoraTarget; 7] = [
-        LoraTarget::QProj,
-        LoraTarget::KProj,
-        LoraTarget::VProj,
-        LoraTarget::OProj,
-        LoraTarget::GateProj,
-        LoraTarget::UpProj,
-        LoraTarget::DownProj,
-    ];
-
-    /// The name in `target_modules`: `q_proj` and so on.
-    pub fn name(self) -> &'static str {
-        match self {
-            LoraTarget::QProj => "q_proj",
-            LoraTarget::KProj => "k_proj",
-            LoraTarget::VProj => "v_proj",
-            LoraTarget::OProj => "o_proj",
-            LoraTarget::GateProj => "gate_proj",
-            LoraTarget::UpProj => "up_proj",
-            LoraTarget::DownProj => "down_proj",
-        }
-    }
-
-    /// The inverse of [`name`](Self::name).
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|target| target.name() == name)
-    }
-
-    /// The part of the layer it belongs to.
-    fn parent(self) -> &'static str {
-        match self {
-            LoraTarget::QProj | LoraTarget::KProj | LoraTarget::VProj | LoraTarget::OProj => "self_attn",
-            LoraTarget::GateProj | LoraTarget::UpProj | LoraTarget::DownProj => "mlp",
-        }
-    }
-
-    /// Rows and columns `[out, in]` of the projection in a model.
-    pub fn dims(self, model: &ModelConfig) -> [usize; 2] {
-        let (hidden, inner) = (model.hidden_size, model.intermediate_size);
-        match self {
-            LoraTarget::QProj => [model.q_size(), hidden],
-            LoraTarget::KProj | LoraTarget::VProj => [model.kv_size(), hidden],
-            LoraTarget::OProj => [hidden, model.q_size()],
-            LoraTarget::GateProj | LoraTarget::UpProj => [inner, hidden],
-            LoraTarget::DownProj => [hidden, inner],
-        }
-    }
-
-    /// The names of the matrices A and B of layer `layer` in `adapter_model.safetensors`.
-    pub fn tensor_names(self, layer: usize) -> [String; 2] {
-        ["lora_A", "lora_B"].map(|which| {
-            let (parent, name) = (self.parent(), self.name());
-            format!("base_model.model.model.layers.{layer}.{parent}.{name}.{which}.weight")
-        })
-    }
-}
+/// PEFT's prefix to the names of adapted weights.
+pub const PEFT_PREFIX: &str = "base_model.model.";
 
 /// `adapter_config.json`.
 #[derive(Debug, Clone, PartialEq)]
@@ -209,19 +132,13 @@ impl AdapterConfig {
         })
     }
 
-    /// Every tensor of `adapter_model.safetensors`, name and shape: layer by layer, in the order of
-    /// [`target_modules`](Self::target_modules), A before B.
-    pub fn tensors(&self, model: &ModelConfig) -> Vec<(String, Vec<usize>)> {
-        let mut tensors = Vec::new();
-        for layer in 0..model.num_hidden_layers {
-            for target in &self.target_modules {
-                let [out, input] = target.dims(model);
-                let [a, b] = target.tensor_names(layer);
-                tensors.push((a, vec![self.r, input]));
-                tensors.push((b, vec![out, self.r]));
-            }
-        }
-        tensors
+    /// Every weight of the adapter: layer by layer, in the order of [`target_modules`](Self::target_modules), A
+    /// before B. In files their names have [`PEFT_PREFIX`] before them.
+    pub fn weights(&self, model: &ModelConfig) -> Vec<WeightSpec> {
+        let pairs = (0..model.num_hidden_layers).flat_map(|layer| {
+            self.target_modules.iter().flat_map(move |&t| model.projection(t).adapter(layer, self.r))
+        });
+        pairs.collect()
     }
 
     /// Maps `adapter_model.safetensors` of `dir` and checks that it holds this adapter for `model`:
@@ -236,7 +153,8 @@ impl AdapterConfig {
             return Err(Error::file(dir, what));
         }
         let weights = Weights::open_file(&path)?;
-        let expected: std::collections::BTreeMap<_, _> = self.tensors(model).into_iter().collect();
+        let stored = self.weights(model).into_iter().map(|w| (format!("{PEFT_PREFIX}{}", w.name), w.shape));
+        let expected: std::collections::BTreeMap<_, _> = stored.collect();
         // A tensor that is not applied would be a part of the adapter silently left out.
         if let Some(stray) = weights.names().find(|&name| !expected.contains_key(name)) {
             let what = "is no part of the adapter that adapter_config.json describes";
@@ -327,7 +245,6 @@ fn refuse_variants(fields: &Fields<'_>) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use clap::ValueEnum;
 
     use super::*;
     use crate::files::safetensors::{TensorData, save_safetensors};
@@ -371,9 +288,6 @@ mod tests {
             let error = parse(json!({"target_modules": bad})).unwrap_err().to_string();
             assert!(error.starts_with("a/adapter_config.json: target_modules"), "{error}");
         }
-        for target in LoraTarget::ALL {
-            assert_eq!(target.to_possible_value().unwrap().get_name(), target.name());
-        }
     }
 
     #[test]
@@ -411,7 +325,7 @@ mod tests {
             let shape = ModelConfig::load(&golden(model)).unwrap();
             let adapter = AdapterConfig::load(&dir).unwrap();
             let weights = adapter.open_weights(&dir, &shape).unwrap();
-            assert_eq!(weights.names().count(), adapter.tensors(&shape).len());
+            assert_eq!(weights.names().count(), adapter.weights(&shape).len());
             let wider = AdapterConfig { r: 8, ..adapter.clone() };
             let error = wider.open_weights(&dir, &shape).unwrap_err().to_string();
             assert!(error.contains("lora_A.weight: has shape [4, "), "{error}");
@@ -421,16 +335,6 @@ mod tests {
             let more = AdapterConfig { target_modules: LoraTarget::ALL.to_vec(), ..adapter };
             let error = more.open_weights(&dir, &shape).unwrap_err().to_string();
             assert!(error.ends_with("is missing"), "{error}");
-        }
-    }
-
-    #[test]
-    fn matrices_of_every_target_have_its_dims() {
-        let model = ModelConfig::load(&golden("llama-tiny")).unwrap();
-        for target in LoraTarget::ALL {
-            let [out, input] = target.dims(&model);
-            let name = format!("model.layers.0.{}.{}.weight", target.parent(), target.name());
-            assert!(model.tensors().contains(&(name, vec![out, input])));
         }
     }
 

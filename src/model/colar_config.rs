@@ -202,10 +202,10 @@ mod tests {
             assert_eq!((config.embeds_std, config.merge, config.method), (0.05, Merge::Sqrt, None));
             let weights = Weights::open_file(&dir.join("adapter").join(LATENT_HEAD_FILE)).unwrap();
             let hidden_size = ModelConfig::load(&dir).unwrap().hidden_size;
-            let tensors = config.latent_head.unwrap().tensors(hidden_size);
+            let tensors = config.latent_head.unwrap().weights(hidden_size);
             assert_eq!(tensors.len(), weights.names().count());
-            for (name, shape) in tensors {
-                weights.get(&name, &shape).unwrap();
+            for w in tensors {
+                weights.get(&w.name, &w.shape).unwrap();
             }
         }
     }

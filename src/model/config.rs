@@ -249,40 +249,6 @@ impl ModelConfig {
     pub fn kv_size(&self) -> usize {
         self.num_key_value_heads * self.head_dim
     }
-
-    /// Every tensor of the weights file, name and shape, in the order of the computation; linear
-    /// layers are `[out, in]`.
-    pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
-        let (h, i, q, kv) = (self.hidden_size, self.intermediate_size, self.q_size(), self.kv_size());
-        let mut tensors = vec![("model.embed_tokens.weight".to_owned(), vec![self.vocab_size, h])];
-        for layer in 0..self.num_hidden_layers {
-            let mut put = |name: &str, shape: &[usize]| {
-                tensors.push((format!("model.layers.{layer}.{name}"), shape.to_vec()));
-            };
-            put("input_layernorm.weight", &[h]);
-            for (name, rows) in [("q", q), ("k", kv), ("v", kv)] {
-                put(&format!("self_attn.{name}_proj.weight"), &[rows, h]);
-                if self.attention_bias {
-                    put(&format!("self_attn.{name}_proj.bias"), &[rows]);
-                }
-            }
-            put("self_attn.o_proj.weight", &[h, q]);
-            put("post_attention_layernorm.weight", &[h]);
-            put("mlp.gate_proj.weight", &[i, h]);
-            put("mlp.up_proj.weight", &[i, h]);
-            put("mlp.down_proj.weight", &[h, i]);
-        }
-        tensors.push(("model.norm.weight".to_owned(), vec![h]));
-        if !self.tie_word_embeddings {
-            tensors.push(("lm_head.weight".to_owned(), vec![self.vocab_size, h]));
-        }
-        tensors
-    }
-
-    /// Number of weights.
-    pub fn num_parameters(&self) -> u64 {
-        self.tensors().iter().map(|(_, shape)| shape.iter().map(|&n| n as u64).product::<u64>()).sum()
-    }
 }
 
 /// A float32 as the float64 with its short decimal form, so that 1e-6 is not written as 9.99…e-7.

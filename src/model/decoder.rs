@@ -2,8 +2,9 @@
 
 use super::ColarModel;
 use super::linear::Linear;
+use super::transformer::Layer;
 use crate::device::Device;
-use crate::device::decoder::{DecoderHead, DecoderLayer, DecoderModel};
+use crate::device::decoder::{DecoderHead, DecoderModel, Projection};
 
 impl<D: Device> ColarModel<D> {
     /// The weights, or `None` where adapters stand beside them, or the model thinks in continuous thoughts.
@@ -14,20 +15,10 @@ impl<D: Device> ColarModel<D> {
         {
             return None;
         }
-        let weight = |l: &Linear| params.get(l.weight);
-        let projection = |l: &Linear| (weight(l), l.bias.map(|b| params.get(b)));
-        let both = |l: &Linear| l.bias.map(|b| [weight(l), params.get(b)]);
-        let layers = t.layers.iter().map(|l| DecoderLayer {
-            input_norm: params.get(l.input_norm),
-            q: projection(&l.q),
-            k: projection(&l.k),
-            v: projection(&l.v),
-            o: weight(&l.o),
-            post_norm: params.get(l.post_norm),
-            gate: weight(&l.gate),
-            up: weight(&l.up),
-            down: weight(&l.down),
-        });
+        let projection =
+            |l: Linear| Projection { weight: params.get(l.weight), bias: l.bias.map(|b| params.get(b)) };
+        let layer = |l: &Layer| l.map_projections(projection).map_norms(|norm| params.get(norm));
+        let both = |l: &Linear| l.bias.map(|b| [params.get(l.weight), params.get(b)]);
         let head = match &self.head {
             Some(h) => Some(DecoderHead {
                 fc0: both(&h.fc0)?,
@@ -46,7 +37,7 @@ impl<D: Device> ColarModel<D> {
             lm_head: params.get(t.lm_head),
             norm: params.get(t.norm),
             inv_freq: &t.inv_freq,
-            layers: layers.collect(),
+            layers: t.layers.iter().map(layer).collect(),
             head,
         })
     }

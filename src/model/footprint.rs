@@ -3,15 +3,16 @@
 use super::config::ModelConfig;
 use super::params::{Grads, Params};
 use super::transformer::Transformer;
+use super::weight_spec::{Role, WeightSpec};
 use crate::device::{Device, Dtype, TensorInfo};
 
 /// Bytes of the weights of a decoder that is loaded to run: matrices in the compute dtype, vectors in float32.
 pub fn weight_bytes(config: &ModelConfig, compute: Dtype) -> usize {
-    let bytes = |shape: &[usize]| {
-        let dtype = if shape.len() == 2 { compute } else { Dtype::F32 };
-        shape.iter().fold(dtype.size(), |n, &d| n.saturating_mul(d))
+    let bytes = |weight: &WeightSpec| {
+        let dtype = if weight.role == Role::Matrix { compute } else { Dtype::F32 };
+        weight.shape.iter().fold(dtype.size(), |n, &d| n.saturating_mul(d))
     };
-    config.tensors().iter().fold(0, |sum: usize, (_, shape)| sum.saturating_add(bytes(shape)))
+    config.weights().iter().fold(0, |sum: usize, weight| sum.saturating_add(bytes(weight)))
 }
 
 impl<D: Device> Transformer<D> {
@@ -20,10 +21,7 @@ impl<D: Device> Transformer<D> {
     /// gives back.
     pub fn activation_bytes(&self, rows: usize, compute: Dtype) -> usize {
         let c = &self.config;
-        // Of the layer: stream before and after attention, both norms, the outputs of o and down; q, k, v and
-        // what attention made of them; gate, up and their product.
-        let layer = 6 * c.hidden_size + 2 * (c.q_size() + c.kv_size()) + 3 * c.intermediate_size;
-        rows.saturating_mul((layer + 2 * c.hidden_size) * compute.size())
+        rows.saturating_mul((c.passing_forward() + 2 * c.hidden_size) * compute.size())
     }
     /// Bytes of the activations alive at once in a forward and backward pass over `rows` rows, of which attention
     /// takes `keys` rows of keys and values (more than `rows` where sequences share their beginning): what the layers
@@ -37,31 +35,27 @@ impl<D: Device> Transformer<D> {
         compute: Dtype,
     ) -> usize {
         let c = &self.config;
-        let (h, q, kv, inner) = (c.hidden_size, c.q_size(), c.kv_size(), c.intermediate_size);
-        // Floats of a row that a layer keeps: its stream twice, both norms, queries, attention's result, gate and up
-        // and perhaps their product, and the products of adapters; its keys and values are counted apart.
+        let (h, kv) = (c.hidden_size, c.kept_of_key());
+        // With the products of adapters.
         let kept = |layer: &super::transformer::Layer| {
             let adapters = layer.projections().into_iter().filter_map(|linear| linear.lora);
             let low: usize = adapters.map(|lora| params.get(lora.a).rows()).sum();
-            let act = if layer.down.trained(grads) { inner } else { 0 };
-            4 * h + 2 * q + 2 * inner + act + low
+            c.kept_of_row(layer.down.trained(grads)) + low
         };
         let of_rows = |floats: usize| rows.saturating_mul(floats * compute.size());
         let of_keys = |floats: usize| keys.saturating_mul(floats * compute.size());
         // The log-sum-exps of a layer's attention.
         let sums = rows.saturating_mul(c.num_attention_heads * Dtype::F32.size());
-        let layer = |floats: usize| of_rows(floats).saturating_add(of_keys(2 * kv)).saturating_add(sums);
+        let layer = |floats: usize| of_rows(floats).saturating_add(of_keys(kv)).saturating_add(sums);
         let layers = if self.recompute {
             let largest = self.layers.iter().map(kept).max().unwrap_or(0);
             of_rows(h).saturating_mul(self.layers.len()).saturating_add(layer(largest))
         } else {
             self.layers.iter().fold(0, |sum: usize, l| sum.saturating_add(layer(kept(l))))
         };
-        // Backward takes the gradients of a layer's activations, of which gate and up pass into their own; forward
-        // takes less.
-        let copied = if keys > rows { 2 * kv } else { 0 };
-        let passing =
-            of_rows(2 * h + inner + 2 * q + copied).saturating_add(of_keys(2 * kv)).saturating_add(sums);
+        // Backward takes more than forward.
+        let copied = if keys > rows { kv } else { 0 };
+        let passing = of_rows(c.passing_backward() + copied).saturating_add(of_keys(kv)).saturating_add(sums);
         // The last stream, its norm, and the gradient of that.
         [layers, passing, of_rows(3 * h)].into_iter().fold(0, usize::saturating_add)
     }

@@ -16,6 +16,7 @@ use serde_json::json;
 use statrs::distribution::ContinuousCDF;
 
 use super::config::ModelConfig;
+use super::weight_spec::{Role, WeightSpec};
 use crate::Result;
 use crate::files::atomic::write_atomic;
 use crate::files::safetensors::{Dtype, TensorSpec, write_safetensors};
@@ -84,11 +85,14 @@ fn write_encoded<const N: usize>(
 ) -> Result<()> {
     let source = Source::new(init, encode);
     let dtype = init.dtype;
-    let specs = config.tensors().into_iter().map(|(name, shape)| TensorSpec { name, shape, dtype });
+    let specs = config.weights().into_iter().map(|w| {
+        let WeightSpec { name, shape, role, .. } = w;
+        (role, TensorSpec { name, shape, dtype })
+    });
     // The tensor's number in the whole model is part of the counter, so shards do not matter.
-    let mut shards: Vec<Vec<(u32, TensorSpec)>> = vec![Vec::new()];
+    let mut shards: Vec<Vec<Numbered>> = vec![Vec::new()];
     let (mut filled, mut total) = (0u64, 0u64);
-    for (number, spec) in (0u32..).zip(specs) {
+    for (number, (role, spec)) in (0u32..).zip(specs) {
         // The bounds of `ModelConfig` keep every product far below 2^64.
         let bytes = spec.bytes().unwrap_or(usize::MAX) as u64;
         if filled > 0 && filled + bytes > max_shard_bytes {
@@ -98,7 +102,7 @@ fn write_encoded<const N: usize>(
         filled += bytes;
         total += bytes;
         if let Some(shard) = shards.last_mut() {
-            shard.push((number, spec));
+            shard.push(Numbered { number, role, spec });
         }
     }
     if let [only] = shards.as_slice() {
@@ -108,10 +112,18 @@ fn write_encoded<const N: usize>(
     for (place, shard) in shards.iter().enumerate() {
         let file = format!("model-{:05}-of-{:05}.safetensors", place + 1, shards.len());
         source.write(&dir.join(&file), shard)?;
-        weight_map.extend(shard.iter().map(|(_, spec)| (spec.name.clone(), json!(file))));
+        weight_map.extend(shard.iter().map(|t| (t.spec.name.clone(), json!(file))));
     }
     let index = json!({"metadata": {"total_size": total}, "weight_map": weight_map});
     write_atomic(&dir.join(INDEX_FILE), |out| writeln!(out, "{index:#}"))
+}
+
+/// A tensor to write.
+struct Numbered {
+    /// Its number within the model.
+    number: u32,
+    role: Role,
+    spec: TensorSpec,
 }
 
 /// Where elements come from, encoded as `N` bytes each.
@@ -130,17 +142,17 @@ impl<const N: usize> Source<N> {
         Self { philox: Philox::new(init.seed), one: encode(1.0), zero: encode(0.0), normals }
     }
 
-    /// Writes one weights file; `tensors` are numbered within the model.
-    fn write(&self, path: &Path, tensors: &[(u32, TensorSpec)]) -> Result<()> {
-        let specs: Vec<TensorSpec> = tensors.iter().map(|(_, spec)| spec.clone()).collect();
+    /// Writes one weights file.
+    fn write(&self, path: &Path, tensors: &[Numbered]) -> Result<()> {
+        let specs: Vec<TensorSpec> = tensors.iter().map(|t| t.spec.clone()).collect();
         let mut bytes = Vec::new();
         write_safetensors(path, &specs, &[("format", "pt")], |index, out| {
-            let (number, spec) = &tensors[index];
+            let Numbered { number, role, spec } = &tensors[index];
             let elements: usize = spec.shape.iter().product();
             for start in (0..elements).step_by(BLOCK) {
                 bytes.resize(BLOCK.min(elements - start) * N, 0);
                 bytes.par_chunks_mut(PIECE * N).enumerate().for_each(|(piece, bytes)| {
-                    self.fill(&spec.name, *number, start + piece * PIECE, bytes);
+                    self.fill(*role, *number, start + piece * PIECE, bytes);
                 });
                 out.write_all(&bytes)?;
             }
@@ -148,12 +160,13 @@ impl<const N: usize> Source<N> {
         })
     }
 
-    /// Fills `bytes` with the elements from place `start` on, a multiple of eight, of the tensor `name`.
-    fn fill(&self, name: &str, tensor: u32, start: usize, bytes: &mut [u8]) {
-        let constant = match name {
-            name if name.ends_with("norm.weight") => Some(&self.one),
-            name if name.ends_with(".bias") => Some(&self.zero),
-            _ => None,
+    /// Fills `bytes` with the elements from place `start` on, a multiple of eight, of the tensor of this role and
+    /// number.
+    fn fill(&self, role: Role, tensor: u32, start: usize, bytes: &mut [u8]) {
+        let constant = match role {
+            Role::Norm => Some(&self.one),
+            Role::Bias => Some(&self.zero),
+            Role::Matrix => None,
         };
         if let Some(constant) = constant {
             bytes.chunks_exact_mut(N).for_each(|element| element.copy_from_slice(constant));
@@ -200,10 +213,10 @@ mod tests {
         )
         .unwrap();
         let weights = Weights::open(dir.path()).unwrap();
-        for (name, shape) in config.tensors() {
-            assert_eq!(weights.get(&name, &shape).unwrap().dtype(), dtype);
+        for w in config.weights() {
+            assert_eq!(weights.get(&w.name, &w.shape).unwrap().dtype(), dtype);
         }
-        assert_eq!(weights.names().count(), config.tensors().len());
+        assert_eq!(weights.names().count(), config.weights().len());
         (dir, weights)
     }
 

@@ -6,6 +6,7 @@
 
 use super::linear::Linear;
 use super::params::{Grads, ParamId, Params};
+use super::weight_spec::{Group, Role, WeightSpec};
 use crate::device::{Device, TensorInfo};
 use crate::files::weights::Weights;
 use crate::random::Philox;
@@ -21,26 +22,21 @@ pub struct LatentHeadConfig {
 }
 
 impl LatentHeadConfig {
-    /// Every tensor of `latent_head.safetensors`, name and shape, for a model of width `hidden_size`.
-    pub fn tensors(&self, hidden_size: usize) -> Vec<(String, Vec<usize>)> {
+    /// Every tensor of `latent_head.safetensors` for a model of width `hidden_size`: weight and bias of each layer.
+    pub fn weights(&self, hidden_size: usize) -> Vec<WeightSpec> {
         let (h, i) = (hidden_size, self.intermediate_size);
-        let mut layers = vec![
-            ("fc.0", vec![i, h], i),
-            ("fc.2", vec![i, i], i),
-            // The LayerNorm.
-            ("fc.3", vec![i], i),
-            ("mean", vec![h, i], h),
-        ];
+        let name = |layer: &str, part: &str| format!("latent_policy.{layer}.{part}");
+        let bias = |layer, len| WeightSpec::bias(name(layer, "bias"), len, Group::LatentHead);
+        let linear = |layer, [out, input]: [usize; 2]| {
+            [WeightSpec::matrix(name(layer, "weight"), [out, input], Group::LatentHead), bias(layer, out)]
+        };
+        // fc.3 is the LayerNorm.
+        let norm = [WeightSpec::norm(name("fc.3", "weight"), i, Group::LatentHead), bias("fc.3", i)];
+        let mut layers = vec![linear("fc.0", [i, h]), linear("fc.2", [i, i]), norm, linear("mean", [h, i])];
         if !self.deterministic {
-            layers.push(("log_std", vec![h, i], h));
+            layers.push(linear("log_std", [h, i]));
         }
-        layers
-            .into_iter()
-            .flat_map(|(name, weight, bias)| {
-                let name = format!("latent_policy.{name}");
-                [(format!("{name}.weight"), weight), (format!("{name}.bias"), vec![bias])]
-            })
-            .collect()
+        layers.into_iter().flatten().collect()
     }
 }
 
@@ -106,11 +102,11 @@ impl LatentHead {
         hidden: usize,
     ) -> Result<Self> {
         let mut ids = Vec::new();
-        for (name, shape) in config.tensors(hidden) {
-            let values = weights.get(&name, &shape)?.to_f32_vec();
-            let (rows, cols) = if let [r, c] = *shape { (r, c) } else { (1, shape[0]) };
+        for w in config.weights(hidden) {
+            let values = weights.get(&w.name, &w.shape)?.to_f32_vec();
+            let [rows, cols] = w.dims();
             let value = device.upload(rows, cols, &values)?;
-            ids.push(params.add(name, &shape, value));
+            ids.push(params.add(w, value));
         }
         Self::from_ids(&ids)
     }
@@ -127,16 +123,19 @@ impl LatentHead {
         seed: u64,
     ) -> Result<Self> {
         let mut ids = Vec::new();
-        for (i, (name, shape)) in config.tensors(hidden).into_iter().enumerate() {
-            let (rows, cols) = if let [r, c] = *shape { (r, c) } else { (1, shape[0]) };
+        let mut of_norm = false;
+        for (i, w) in config.weights(hidden).into_iter().enumerate() {
+            let [rows, cols] = w.dims();
             let fan_in = if i < 2 { hidden } else { config.intermediate_size };
-            let values = match name.as_str() {
-                "latent_policy.fc.3.weight" => vec![1.0; cols],
-                "latent_policy.fc.3.bias" => vec![0.0; cols],
-                _ => uniform_values(rows * cols, 1.0 / (fan_in as f32).sqrt(), seed, i as u32),
+            // A bias follows the weight that it belongs to.
+            of_norm = w.role == Role::Norm || of_norm && w.role == Role::Bias;
+            let values = match w.role {
+                Role::Norm => vec![1.0; cols],
+                Role::Bias if of_norm => vec![0.0; cols],
+                _ => uniform_values(w.numel(), 1.0 / (fan_in as f32).sqrt(), seed, i as u32),
             };
             let value = device.upload(rows, cols, &values)?;
-            ids.push(params.add(name, &shape, value));
+            ids.push(params.add(w, value));
         }
         Self::from_ids(&ids)
     }

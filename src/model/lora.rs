@@ -1,17 +1,15 @@
 //! LoRA adapters of a decoder (spec section 7): attached beside its projections, or merged into them.
 
-use super::adapter::{AdapterConfig, LoraTarget};
+use super::adapter::{AdapterConfig, LoraTarget, PEFT_PREFIX};
 use super::latent_head::uniform_values;
-use super::linear::{Linear, Lora};
+use super::linear::Lora;
 use super::params::Params;
-use super::transformer::{Layer, Transformer};
+use super::transformer::Transformer;
+use super::weight_spec::WeightSpec;
 use crate::Result;
 use crate::device::{Device, TensorInfo};
 use crate::files::mapped::MappedTensor;
 use crate::files::weights::Weights;
-
-/// PEFT's prefix to the names of adapted weights.
-pub const PEFT_PREFIX: &str = "base_model.model.";
 
 /// Where the values of new adapters come from.
 pub enum LoraInit<'a> {
@@ -36,28 +34,29 @@ pub fn attach<D: Device>(
     let scale = config.scale();
     for i in 0..transformer.layers.len() {
         for &target in &config.target_modules {
-            let [out, input] = target.dims(&transformer.config);
-            let [a_name, b_name] = target.tensor_names(i);
-            let (a_shape, b_shape) = ([config.r, input], [out, config.r]);
-            let (a, b) = match init {
+            let [a, b] = transformer.config.projection(target).adapter(i, config.r);
+            let [a_values, b_values] = match init {
                 LoraInit::Random(seed) => {
                     let stream = (i * LoraTarget::ALL.len() + target as usize) as u32;
+                    let [_, input] = a.dims();
                     let bound = 1.0 / (input as f32).sqrt();
                     // The latent head's streams of the same seed start at 0.
-                    let a = uniform_values(config.r * input, bound, *seed, 0x100 + stream);
-                    (a, vec![0.0; out * config.r])
+                    [uniform_values(a.numel(), bound, *seed, 0x100 + stream), vec![0.0; b.numel()]]
                 }
-                LoraInit::File(weights) => (
-                    weights.get(&a_name, &a_shape)?.to_f32_vec(),
-                    weights.get(&b_name, &b_shape)?.to_f32_vec(),
-                ),
+                LoraInit::File(weights) => {
+                    let read = |w: &WeightSpec| -> Result<_> {
+                        Ok(weights.get(&format!("{PEFT_PREFIX}{}", w.name), &w.shape)?.to_f32_vec())
+                    };
+                    [read(&a)?, read(&b)?]
+                }
             };
-            let mut add = |name: &str, shape: [usize; 2], values: &[f32]| -> Result<_> {
-                let value = device.upload(shape[0], shape[1], values)?;
-                Ok(params.add(name.trim_start_matches(PEFT_PREFIX), &shape, value))
+            let mut add = |w: WeightSpec, values: &[f32]| -> Result<_> {
+                let [rows, cols] = w.dims();
+                let value = device.upload(rows, cols, values)?;
+                Ok(params.add(w, value))
             };
-            let lora = Lora { a: add(&a_name, a_shape, &a)?, b: add(&b_name, b_shape, &b)?, scale };
-            projection(&mut transformer.layers[i], target).lora = Some(lora);
+            let lora = Lora { a: add(a, &a_values)?, b: add(b, &b_values)?, scale };
+            transformer.layers[i].projections_mut()[target as usize].lora = Some(lora);
         }
     }
     Ok(())
@@ -107,16 +106,4 @@ pub fn merge<D: Device>(
     let (a, b) = (device.upload(w.cols(), config.r, &a)?, device.upload(w.rows(), config.r, &b)?);
     device.matmul_nt(config.scale(), &b, &a, 1.0, &mut w)?;
     Ok(w)
-}
-
-fn projection(layer: &mut Layer, target: LoraTarget) -> &mut Linear {
-    match target {
-        LoraTarget::QProj => &mut layer.q,
-        LoraTarget::KProj => &mut layer.k,
-        LoraTarget::VProj => &mut layer.v,
-        LoraTarget::OProj => &mut layer.o,
-        LoraTarget::GateProj => &mut layer.gate,
-        LoraTarget::UpProj => &mut layer.up,
-        LoraTarget::DownProj => &mut layer.down,
-    }
 }

@@ -5,6 +5,7 @@
 //! weights ([`params`]) and run on any [`Device`].
 
 pub mod adapter;
+pub mod block;
 pub mod colar_config;
 pub mod config;
 mod decoder;
@@ -16,6 +17,7 @@ pub mod latent_head;
 pub mod layout;
 pub mod linear;
 pub mod lora;
+mod lora_target;
 pub mod merge;
 pub mod open;
 pub mod operations;
@@ -27,6 +29,7 @@ pub mod thoughts;
 pub mod tokenizer;
 mod tokenizer_outline;
 pub mod transformer;
+pub mod weight_spec;
 
 use crate::device::Device;
 use crate::{Error, Result};

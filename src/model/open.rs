@@ -20,6 +20,7 @@ use super::prompt::{Method, SEPARATOR};
 use super::thoughts::{PROJECTOR_FILE, Projector, Thoughts, ThoughtsConfig};
 use super::tokenizer::{EosTokens, Tokenizer};
 use super::transformer::Transformer;
+use super::weight_spec::{Groups, Role, WeightSpec};
 use crate::device::{Device, Dtype, Need, Stay};
 use crate::files::mapped::MappedTensor;
 use crate::files::weights::{INDEX_FILE, WEIGHTS_FILE, Weights};
@@ -63,7 +64,7 @@ pub struct Opened<D: Device> {
     pub model_dir: PathBuf,
 }
 
-/// Opens `model_dir`, with `checkpoint` over it, for training. Weights that `trained` names, adapters and
+/// Opens `model_dir`, with `checkpoint` over it, for training. Weights of the groups `trained`, adapters and
 /// latent head become float32 copies; the others have the dtype of the file.
 ///
 /// # Errors
@@ -74,9 +75,9 @@ pub fn open<D: Device>(
     model_dir: &Path,
     checkpoint: Option<&Path>,
     additions: &Additions,
-    trained: &dyn Fn(&str) -> bool,
+    trained: Groups,
 ) -> Result<Opened<D>> {
-    open_for(device, model_dir, checkpoint, additions, &Purpose::Training(trained))
+    open_for(device, model_dir, checkpoint, additions, Purpose::Training(trained))
 }
 
 /// Opens `model_dir`, with `checkpoint` over it, to run as it is: every matrix in the form that the device
@@ -91,13 +92,14 @@ pub fn open_frozen<D: Device>(
     additions: &Additions,
     lora: LoraMode,
 ) -> Result<Opened<D>> {
-    open_for(device, model_dir, checkpoint, additions, &Purpose::Inference(lora))
+    open_for(device, model_dir, checkpoint, additions, Purpose::Inference(lora))
 }
 
 /// What a model is opened for.
-enum Purpose<'a> {
-    /// To train the weights of these names.
-    Training(&'a dyn Fn(&str) -> bool),
+#[derive(Clone, Copy)]
+enum Purpose {
+    /// To train the weights of these groups.
+    Training(Groups),
     /// To run as it is.
     Inference(LoraMode),
 }
@@ -107,7 +109,7 @@ fn open_for<D: Device>(
     model_dir: &Path,
     checkpoint: Option<&Path>,
     additions: &Additions,
-    purpose: &Purpose<'_>,
+    purpose: Purpose,
 ) -> Result<Opened<D>> {
     for dir in [Some(model_dir), checkpoint].into_iter().flatten() {
         if !dir.is_dir() {
@@ -132,17 +134,16 @@ fn open_for<D: Device>(
         None
     };
     let merged = matches!(purpose, Purpose::Inference(LoraMode::Merge));
-    let take = |name: &str, weight: MappedTensor| match purpose {
-        Purpose::Training(trained) if trained(name) => device.widen(device.adopt(weight)?),
+    let take = |spec: &WeightSpec, weight: MappedTensor| match purpose {
+        Purpose::Training(trained) if trained.contains(spec.group) => device.widen(device.adopt(weight)?),
         Purpose::Training(_) => device.adopt(weight),
         Purpose::Inference(_) => {
-            let matrix = weight.shape().len() == 2;
             let w = match &stored {
-                Some((adapter, file)) if merged => merge(device, name, weight, adapter, file)?,
+                Some((adapter, file)) if merged => merge(device, &spec.name, weight, adapter, file)?,
                 _ => device.adopt(weight)?,
             };
             // Here and not at the end, so that no two copies of all weights are ever in memory.
-            if matrix { device.freeze(w) } else { Ok(w) }
+            if spec.role == Role::Matrix { device.freeze(w) } else { Ok(w) }
         }
     };
     if matches!(purpose, Purpose::Inference(_)) {

@@ -7,7 +7,7 @@
 use super::latent_head::LatentHead;
 use super::linear::Linear;
 use super::params::{Grads, ParamId, Params};
-use super::transformer::{Layer, Transformer};
+use super::transformer::{Layer, Transformer, untrained};
 use crate::device::{Device, TensorInfo};
 
 /// Operations of a step's forward and backward pass.
@@ -24,6 +24,18 @@ impl StepOperations {
     pub fn total(&self) -> u64 {
         self.products + self.attention
     }
+}
+
+/// Operations of a product of `rows` rows with a weight of so many elements.
+pub(crate) fn product(rows: usize, elements: u64) -> u64 {
+    2 * rows as u64 * elements
+}
+
+/// Operations of causal attention in one layer over a sequence of `len` positions: for each pair that see each other
+/// a product with the key and one with the value. Back there are two for each of these.
+pub(crate) fn attention(q_size: usize, len: usize) -> u64 {
+    let pairs = (len * (len + 1) / 2) as u64;
+    2 * product(1, pairs * q_size as u64)
 }
 
 /// What the products of a model with its gradients are counted over.
@@ -49,7 +61,7 @@ impl<D: Device> Count<'_, D> {
             let back = input || self.grads.trains(lora.a) || self.grads.trains(lora.b);
             a + b + u64::from(back) * b + u64::from(input) * a + trains(lora.a) * a + trains(lora.b) * b
         });
-        2 * rows as u64 * (weight + adapter)
+        product(rows, weight + adapter)
     }
 
     fn layer(&self, layer: &Layer, rows: usize, below: bool) -> u64 {
@@ -80,7 +92,7 @@ impl<D: Device> Transformer<D> {
         let rows = lens.iter().sum();
         let lowest = match grads.trains(self.embed) {
             true => 0,
-            false => self.layers.iter().take_while(|l| !l.trained(grads)).count(),
+            false => untrained(&self.layers, grads),
         };
         let below = |i: usize| grads.trains(self.embed) || i > lowest;
         let forward = |layer: &Layer| {
@@ -88,20 +100,18 @@ impl<D: Device> Transformer<D> {
                 let lora = l.lora.map(|lora| [lora.a, lora.b]);
                 [l.weight].into_iter().chain(lora.into_iter().flatten())
             });
-            2 * rows as u64 * weights.map(|id| count.size(id)).sum::<u64>()
+            product(rows, weights.map(|id| count.size(id)).sum::<u64>())
         };
         let layers = self.layers.iter().enumerate().map(|(i, layer)| match i < lowest {
             true => forward(layer),
             false => count.layer(layer, rows, below(i)),
         });
         let trained_head = u64::from(grads.trains(self.lm_head));
-        let output = 2 * labels as u64 * count.size(self.lm_head) * (2 + trained_head);
+        let output = product(labels, count.size(self.lm_head)) * (2 + trained_head);
         let latent = head.map_or(0, |head| count.head(head, latents));
-        // A product with keys and one with values for each pair; back, two for each of these.
-        let pairs: u64 = lens.iter().map(|&n| (n * (n + 1) / 2) as u64).sum();
         let back = self.layers.len() - lowest;
         let passes = (self.layers.len() + 2 * back) as u64;
-        let attention = 4 * pairs * self.heads().q_width() as u64 * passes;
+        let attention = passes * lens.iter().map(|&n| attention(self.heads().q_width(), n)).sum::<u64>();
         StepOperations { products: layers.sum::<u64>() + output + latent, attention }
     }
 }

@@ -4,6 +4,7 @@
 //! checkpoint is a walk over names, and "is this trained?" has one answer: whether [`Grads`] has a
 //! slot for it.
 
+use super::weight_spec::{Group, Groups, WeightSpec};
 use crate::device::{Device, TensorInfo};
 use crate::{Error, Result};
 
@@ -17,6 +18,8 @@ pub struct Param<D: Device> {
     pub name: String,
     /// Shape in the files: one or two dimensions.
     pub shape: Vec<usize>,
+    /// The group it is trained and stored with.
+    pub group: Group,
     /// The values; a vector is one row.
     pub value: D::Tensor,
 }
@@ -34,8 +37,8 @@ impl<D: Device> Default for Params<D> {
 
 impl<D: Device> Params<D> {
     /// Adds a weight and returns its number.
-    pub fn add(&mut self, name: impl Into<String>, shape: &[usize], value: D::Tensor) -> ParamId {
-        self.entries.push(Param { name: name.into(), shape: shape.to_vec(), value });
+    pub fn add(&mut self, WeightSpec { name, shape, group, .. }: WeightSpec, value: D::Tensor) -> ParamId {
+        self.entries.push(Param { name, shape, group, value });
         ParamId(self.entries.len() - 1)
     }
 
@@ -101,18 +104,22 @@ pub struct Grads<D: Device> {
 }
 
 impl<D: Device> Grads<D> {
-    /// A zero gradient for each weight whose name `trained` accepts.
+    /// A zero gradient for each weight of the groups `trained`.
     ///
     /// # Errors
     /// When nothing is trained, or memory is short.
-    pub fn new(device: &D, params: &Params<D>, trained: impl Fn(&str) -> bool) -> Result<Self> {
+    pub fn new(device: &D, params: &Params<D>, trained: Groups) -> Result<Self> {
+        Self::selected(device, params, |p| trained.contains(p.group))
+    }
+
+    /// A zero gradient for each weight that `trained` accepts.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn selected(device: &D, params: &Params<D>, trained: impl Fn(&Param<D>) -> bool) -> Result<Self> {
         let mut slots = Vec::new();
         for (_, p) in params.iter() {
-            slots.push(if trained(&p.name) {
-                Some(device.zeros(p.value.rows(), p.value.cols())?)
-            } else {
-                None
-            });
+            slots.push(if trained(p) { Some(device.zeros(p.value.rows(), p.value.cols())?) } else { None });
         }
         if slots.iter().all(Option::is_none) {
             return Err(Error::other("nothing to train: no weight is selected"));

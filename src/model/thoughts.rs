@@ -13,11 +13,12 @@
 use super::latent_head::uniform_values;
 use super::linear::Linear;
 use super::params::{Grads, Params};
+use super::weight_spec::{Group, WeightSpec};
 use crate::Result;
 use crate::device::{Device, TensorInfo};
 use crate::files::weights::Weights;
 
-/// The name of the projector's weights in a checkpoint: float32, shaped as [`Projector::tensors`] says.
+/// The name of the projector's weights in a checkpoint: float32, shaped as [`Projector::weights`] says.
 pub const PROJECTOR_FILE: &str = "thought_projector.safetensors";
 
 /// First of the Philox streams of a new projector; those of the latent head begin at 0, those of
@@ -66,27 +67,30 @@ pub struct ProjectorSaved<D: Device> {
 }
 
 impl Projector {
-    /// Names and shapes of its tensors, in files and in [`Params`].
-    pub fn tensors(hidden: usize) -> Vec<(String, Vec<usize>)> {
-        ["fc.0", "fc.2"]
-            .into_iter()
-            .flat_map(|layer| [("weight", vec![hidden, hidden]), ("bias", vec![hidden])].map(|x| (layer, x)))
-            .map(|(layer, (part, shape))| (format!("thought_projector.{layer}.{part}"), shape))
-            .collect()
+    /// Its weights, in files and in [`Params`].
+    pub fn weights(hidden: usize) -> Vec<WeightSpec> {
+        let layers = ["fc.0", "fc.2"].into_iter().flat_map(|layer| {
+            let name = |part: &str| format!("thought_projector.{layer}.{part}");
+            [
+                WeightSpec::matrix(name("weight"), [hidden; 2], Group::Projector),
+                WeightSpec::bias(name("bias"), hidden, Group::Projector),
+            ]
+        });
+        layers.collect()
     }
 
-    /// Adds its four tensors to `params`, each with the values that `values` gives for its index, name and shape.
+    /// Adds its four tensors to `params`, each with the values that `values` gives for its index.
     fn add<D: Device>(
         device: &D,
         params: &mut Params<D>,
         hidden: usize,
-        mut values: impl FnMut(usize, &str, &[usize]) -> Result<Vec<f32>>,
+        values: impl Fn(usize, &WeightSpec) -> Result<Vec<f32>>,
     ) -> Result<Self> {
         let mut ids = Vec::with_capacity(4);
-        for (i, (name, shape)) in Self::tensors(hidden).into_iter().enumerate() {
-            let rows = if shape.len() == 2 { hidden } else { 1 };
-            let value = device.upload(rows, hidden, &values(i, &name, &shape)?)?;
-            ids.push(params.add(name, &shape, value));
+        for (i, w) in Self::weights(hidden).into_iter().enumerate() {
+            let [rows, cols] = w.dims();
+            let value = device.upload(rows, cols, &values(i, &w)?)?;
+            ids.push(params.add(w, value));
         }
         let linear = |i: usize| Linear { weight: ids[i], bias: Some(ids[i + 1]), lora: None };
         Ok(Projector { fc0: linear(0), fc2: linear(2) })
@@ -102,7 +106,7 @@ impl Projector {
         weights: &Weights,
         hidden: usize,
     ) -> Result<Self> {
-        Self::add(device, params, hidden, |_, name, shape| Ok(weights.get(name, shape)?.to_f32_vec()))
+        Self::add(device, params, hidden, |_, w| Ok(weights.get(&w.name, &w.shape)?.to_f32_vec()))
     }
 
     /// A new projector: weights and biases uniform in ±1/√H, which is PyTorch's default (Kaiming, a = √5).
@@ -111,8 +115,8 @@ impl Projector {
     /// What the device says.
     pub fn random<D: Device>(device: &D, params: &mut Params<D>, hidden: usize, seed: u64) -> Result<Self> {
         let bound = 1.0 / (hidden as f32).sqrt();
-        Self::add(device, params, hidden, |i, _, shape| {
-            Ok(uniform_values(shape.iter().product(), bound, seed, STREAM + i as u32))
+        Self::add(device, params, hidden, |i, w| {
+            Ok(uniform_values(w.numel(), bound, seed, STREAM + i as u32))
         })
     }
 
@@ -170,12 +174,12 @@ mod tests {
         let device = CpuDevice::new(1).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(PROJECTOR_FILE);
-        let stored: Vec<(String, Vec<usize>, Vec<f32>)> = Projector::tensors(2)
+        let stored: Vec<(String, Vec<usize>, Vec<f32>)> = Projector::weights(2)
             .into_iter()
             .enumerate()
-            .map(|(i, (name, shape))| {
-                let values = (0..shape.iter().product()).map(|j: usize| (10 * i + j) as f32).collect();
-                (name, shape, values)
+            .map(|(i, w)| {
+                let values = (0..w.numel()).map(|j| (10 * i + j) as f32).collect();
+                (w.name, w.shape, values)
             })
             .collect();
         let names: Vec<&str> = stored.iter().map(|(name, ..)| name.as_str()).collect();
@@ -226,7 +230,7 @@ mod tests {
         let device = CpuDevice::new(1).unwrap();
         let mut params = Params::default();
         let values = [vec![1.0, 0.0, 0.5, -1.0], vec![0.0, 0.25], vec![2.0, 1.0, 0.0, -1.0], vec![0.5, 1.0]];
-        let projector = Projector::add(&device, &mut params, 2, |i, _, _| Ok(values[i].clone())).unwrap();
+        let projector = Projector::add(&device, &mut params, 2, |i, _| Ok(values[i].clone())).unwrap();
         let h = device.upload(1, 2, &[1.0, -0.5]).unwrap();
         let (z, _) = projector.forward(&device, &params, h).unwrap();
         // inner = (1, 0.5 + 0.5 + 0.25); gelu(1) = 0.8413447, gelu(1.25) = 1.1179377

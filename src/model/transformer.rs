@@ -20,31 +20,26 @@ mod forward;
 mod place;
 mod taps;
 
+use std::collections::BTreeSet;
+
+use super::block::Projection;
 use super::config::ModelConfig;
 use super::linear::Linear;
 use super::params::{Grads, ParamId, Params};
-use crate::Result;
+use super::weight_spec::WeightSpec;
+use crate::device::block::Block;
 use crate::device::{Device, HeadShape};
+use crate::files::json::one_line;
 use crate::files::mapped::MappedTensor;
 use crate::files::weights::Weights;
+use crate::{Error, Result};
 
 pub use chain::{ChainLayout, ChainSaved};
 pub use forward::ForwardSaved;
 pub use taps::{TapGrads, Taps};
 
-/// One block's weights.
-#[derive(Debug, Clone)]
-pub struct Layer {
-    pub(super) input_norm: ParamId,
-    pub(super) q: Linear,
-    pub(super) k: Linear,
-    pub(super) v: Linear,
-    pub(super) o: Linear,
-    pub(super) post_norm: ParamId,
-    pub(super) gate: Linear,
-    pub(super) up: Linear,
-    pub(super) down: Linear,
-}
+/// One block: numbers of its weights.
+pub type Layer = Block<ParamId, Linear>;
 
 /// The decoder's structure; its numbers are in [`Params`].
 pub struct Transformer<D: Device> {
@@ -63,54 +58,43 @@ pub struct Transformer<D: Device> {
 }
 
 impl<D: Device> Transformer<D> {
-    /// Takes the weights from `weights` into `params`, each in the form that `take` makes of its name
-    /// and values.
+    /// Takes the weights from `weights` into `params`, each in the form that `take` makes of it.
     ///
     /// # Errors
-    /// A missing tensor, a wrong shape, or what `take` and the device say.
+    /// A missing tensor, one of a block that the configuration does not give it, a wrong shape, or what `take` and
+    /// the device say.
     pub fn load(
         device: &D,
         config: &ModelConfig,
         weights: &Weights,
         params: &mut Params<D>,
-        take: &dyn Fn(&str, MappedTensor) -> Result<D::Tensor>,
+        take: &dyn Fn(&WeightSpec, MappedTensor) -> Result<D::Tensor>,
     ) -> Result<Self> {
-        let mut get = |name: String, shape: &[usize]| -> Result<ParamId> {
-            let value = take(&name, weights.get(&name, shape)?)?;
-            Ok(params.add(name, shape, value))
+        check_strays(config, weights)?;
+        let mut get = |w: WeightSpec| -> Result<ParamId> {
+            let value = take(&w, weights.get(&w.name, &w.shape)?)?;
+            Ok(params.add(w, value))
         };
-        let c = config;
-        let (q_width, kv_width) = (c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim);
-        let embed = get("model.embed_tokens.weight".into(), &[c.vocab_size, c.hidden_size])?;
-        let mut layers = Vec::with_capacity(c.num_hidden_layers);
-        for i in 0..c.num_hidden_layers {
-            let p = format!("model.layers.{i}");
-            let mut linear = |part: &str, out: usize, input: usize, bias: bool| -> Result<Linear> {
-                let weight = get(format!("{p}.{part}.weight"), &[out, input])?;
-                let bias = if bias { Some(get(format!("{p}.{part}.bias"), &[out])?) } else { None };
-                Ok(Linear { weight, bias, lora: None })
+        // Weights are numbered in this order, which is that of sums over all gradients: another would give a run of
+        // full fine-tuning other bits.
+        let embed = get(config.embed_tokens())?;
+        let block = config.block();
+        let layers = (0..config.num_hidden_layers).map(|i| {
+            let linear = |p: Projection| {
+                Ok(Linear {
+                    weight: get(p.weight(i))?,
+                    bias: p.bias(i).map(&mut get).transpose()?,
+                    lora: None,
+                })
             };
-            let (h, inner) = (c.hidden_size, c.intermediate_size);
-            let q = linear("self_attn.q_proj", q_width, h, c.attention_bias)?;
-            let k = linear("self_attn.k_proj", kv_width, h, c.attention_bias)?;
-            let v = linear("self_attn.v_proj", kv_width, h, c.attention_bias)?;
-            let o = linear("self_attn.o_proj", h, q_width, false)?;
-            let gate = linear("mlp.gate_proj", inner, h, false)?;
-            let up = linear("mlp.up_proj", inner, h, false)?;
-            let down = linear("mlp.down_proj", h, inner, false)?;
-            let input_norm = get(format!("{p}.input_layernorm.weight"), &[h])?;
-            let post_norm = get(format!("{p}.post_attention_layernorm.weight"), &[h])?;
-            layers.push(Layer { input_norm, q, k, v, o, post_norm, gate, up, down });
-        }
-        let norm = get("model.norm.weight".into(), &[c.hidden_size])?;
-        let lm_head = if c.tie_word_embeddings {
-            embed
-        } else {
-            get("lm_head.weight".into(), &[c.vocab_size, c.hidden_size])?
-        };
-        let inv_freq = c.rope_inv_freq();
+            block.map_projections(linear).map_norms(|norm| get(norm.weight(i))).transpose()
+        });
+        let layers = layers.collect::<Result<Vec<Layer>>>()?;
+        let norm = get(config.final_norm())?;
+        let lm_head = config.lm_head().map_or(Ok(embed), get)?;
+        let inv_freq = config.rope_inv_freq();
         let inv_freq = device.upload(1, inv_freq.len(), &inv_freq)?;
-        Ok(Transformer { config: c.clone(), embed, lm_head, layers, norm, inv_freq, recompute: false })
+        Ok(Transformer { config: config.clone(), embed, lm_head, layers, norm, inv_freq, recompute: false })
     }
 
     pub(super) fn heads(&self) -> HeadShape {
@@ -122,15 +106,74 @@ impl<D: Device> Transformer<D> {
     }
 }
 
-impl Layer {
-    /// The seven projections, in the order q, k, v, o, gate, up, down.
-    pub(super) fn projections(&self) -> [&Linear; 7] {
-        [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down]
+/// Refuses a tensor of a block that the configuration does not give it, for the block would then compute something
+/// else than the file was made for; warns of others that nothing reads.
+fn check_strays(config: &ModelConfig, weights: &Weights) -> Result<()> {
+    let known: BTreeSet<String> = config.weights().into_iter().map(|w| w.name).collect();
+    // Some writers store what follows from the rest: frequencies, and the matrix of a tied output head.
+    let redundant = |name: &str| name.ends_with("rotary_emb.inv_freq") || name == "lm_head.weight";
+    let strays: Vec<&str> =
+        weights.names().filter(|name| !known.contains(*name) && !redundant(name)).collect();
+    let layer = |name: &str| name.strip_prefix("model.layers.")?.split('.').next()?.parse::<usize>().ok();
+    let of_block = |name: &&&str| layer(name).is_some_and(|layer| layer < config.num_hidden_layers);
+    if let Some(stray) = strays.iter().find(of_block) {
+        let what =
+            format!("is no part of a {} block with this configuration", config.model_type.model_type());
+        return Err(Error::tensor(weights.path(), one_line(stray), what));
+    }
+    if let [first, ..] = strays.as_slice() {
+        let (path, count) = (weights.path().display(), strays.len());
+        tracing::warn!("{path}: {count} tensors are not part of the model, {} among them", one_line(first));
+    }
+    Ok(())
+}
+
+/// Whether any weight of the block is trained.
+fn trained<D: Device>(layer: &Layer, grads: &Grads<D>) -> bool {
+    layer.norms().any(|&norm| grads.trains(norm)) || layer.projections().iter().any(|l| l.trained(grads))
+}
+
+/// Blocks below the lowest one with a trained weight.
+pub(super) fn untrained<D: Device>(layers: &[Layer], grads: &Grads<D>) -> usize {
+    layers.iter().take_while(|layer| !trained(layer, grads)).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::MemoryOps;
+    use crate::device::cpu::CpuDevice;
+    use crate::files::safetensors::Dtype;
+    use crate::model::init::{RandomInit, write_random_weights};
+    use crate::model::presets::Preset;
+
+    /// Loads weights made for one configuration with another.
+    fn load(written: &ModelConfig, read: &ModelConfig) -> Result<usize> {
+        let dir = tempfile::tempdir().unwrap();
+        let init = RandomInit { dtype: Dtype::F32, std: 0.1, seed: 1 };
+        write_random_weights(dir.path(), written, &init, u64::MAX).unwrap();
+        let device = CpuDevice::new(1).unwrap();
+        let mut params = Params::default();
+        Transformer::load(&device, read, &Weights::open(dir.path())?, &mut params, &|_, t| device.adopt(t))?;
+        Ok(params.iter().count())
     }
 
-    pub(super) fn trained<D: Device>(&self, grads: &Grads<D>) -> bool {
-        grads.trains(self.input_norm)
-            || grads.trains(self.post_norm)
-            || self.projections().iter().any(|l| l.trained(grads))
+    #[test]
+    fn weights_are_those_of_the_configuration() {
+        let tiny = ModelConfig { num_hidden_layers: 2, ..Preset::Tiny.config() };
+        assert_eq!(load(&tiny, &tiny).unwrap(), tiny.weights().len());
+        let biased = ModelConfig { attention_bias: true, ..tiny.clone() };
+        let error = load(&tiny, &biased).unwrap_err().to_string();
+        assert!(error.ends_with("model.layers.0.self_attn.q_proj.bias: is missing"), "{error}");
+        // A bias that would not be added.
+        let error = load(&biased, &tiny).unwrap_err().to_string();
+        let what =
+            "model.layers.0.self_attn.k_proj.bias: is no part of a llama block with this configuration";
+        assert!(error.ends_with(what), "{error}");
+        // A head that is the embeddings, and a layer that is not run.
+        let whole = ModelConfig { tie_word_embeddings: false, ..tiny.clone() };
+        assert!(load(&whole, &tiny).is_ok() && load(&tiny, &whole).is_err());
+        let one = ModelConfig { num_hidden_layers: 1, ..tiny.clone() };
+        assert!(load(&tiny, &one).is_ok() && load(&one, &tiny).is_err());
     }
 }

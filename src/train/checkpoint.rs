@@ -15,13 +15,13 @@ use crate::files::atomic::{StagedDir, recover_dir, remove_leftovers, write_atomi
 use crate::files::lock::DirLock;
 use crate::files::safetensors::{Dtype, TensorSpec, write_safetensors};
 use crate::files::weights::{WEIGHTS_FILE, Weights};
-use crate::model::adapter::{ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE};
+use crate::model::adapter::{ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, PEFT_PREFIX};
 use crate::model::colar_config::{ColarConfig, LATENT_HEAD_FILE};
-use crate::model::lora::PEFT_PREFIX;
 use crate::model::open::{Opened, embeds_std};
 use crate::model::params::ParamId;
 use crate::model::prompt::{Method, SEPARATOR};
 use crate::model::thoughts::{PROJECTOR_FILE, Thoughts};
+use crate::model::weight_spec::{Group, Groups};
 use crate::{Error, Result};
 
 const MOMENTS_FILE: &str = "optimizer.safetensors";
@@ -82,23 +82,23 @@ pub fn write_files<D: Device>(
     full: bool,
     dir: &Path,
 ) -> Result<()> {
-    let all = |keep: &dyn Fn(&str) -> bool, prefix: &str| -> Vec<(String, Vec<usize>, &D::Tensor)> {
-        let params = opened.model.params.iter().filter(|(_, p)| keep(&p.name));
+    let all = |groups: Groups, prefix: &str| -> Vec<(String, Vec<usize>, &D::Tensor)> {
+        let params = opened.model.params.iter().filter(|(_, p)| groups.contains(p.group));
         params.map(|(_, p)| (format!("{prefix}{}", p.name), p.shape.clone(), &p.value)).collect()
     };
-    let is_lora = |name: &str| name.contains(".lora_");
-    let is_head = |name: &str| name.starts_with("latent_policy.");
-    let is_projector = |name: &str| name.starts_with("thought_projector.");
     if let Some(adapter) = &opened.adapter {
-        write_tensors(device, &dir.join(ADAPTER_WEIGHTS_FILE), &all(&is_lora, PEFT_PREFIX))?;
+        write_tensors(
+            device,
+            &dir.join(ADAPTER_WEIGHTS_FILE),
+            &all(Groups::of(&[Group::Adapter]), PEFT_PREFIX),
+        )?;
         let mut adapter = adapter.clone();
         adapter.base_model_name_or_path = Some(opened.model_dir.display().to_string());
         let text = format!("{:#}\n", adapter.to_json());
         write_atomic(&dir.join(ADAPTER_CONFIG_FILE), |out| out.write_all(text.as_bytes()))?;
     }
     if full {
-        let base = all(&|n: &str| !is_lora(n) && !is_head(n) && !is_projector(n), "");
-        write_tensors(device, &dir.join(WEIGHTS_FILE), &base)?;
+        write_tensors(device, &dir.join(WEIGHTS_FILE), &all(Groups::BASE, ""))?;
         // With these beside its weights the checkpoint is a model directory of its own.
         for file in ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"] {
             let from = opened.model_dir.join(file);
@@ -108,10 +108,10 @@ pub fn write_files<D: Device>(
         }
     }
     if opened.latent_head.is_some() {
-        write_tensors(device, &dir.join(LATENT_HEAD_FILE), &all(&is_head, ""))?;
+        write_tensors(device, &dir.join(LATENT_HEAD_FILE), &all(Groups::of(&[Group::LatentHead]), ""))?;
     }
     if opened.model.thoughts.as_ref().is_some_and(|t| t.projector.is_some()) {
-        write_tensors(device, &dir.join(PROJECTOR_FILE), &all(&is_projector, ""))?;
+        write_tensors(device, &dir.join(PROJECTOR_FILE), &all(Groups::of(&[Group::Projector]), ""))?;
     }
     let model = &opened.model;
     ColarConfig {

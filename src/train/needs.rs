@@ -7,6 +7,7 @@ use crate::device::{Device, Dtype, Need, Stay, TensorInfo};
 use crate::infer::needs::weights;
 use crate::model::ColarModel;
 use crate::model::params::{Grads, Params};
+use crate::model::weight_spec::Groups;
 
 /// What a forward and backward pass is over.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -30,16 +31,11 @@ pub(crate) const SMALLER_BATCH: &str = "a smaller `batch_size` with a larger `ac
 /// What has a smaller step of reinforcement learning.
 pub(crate) const SMALLER_MINIBATCH: &str = "a smaller `exp_batch_size`, or `recompute`,";
 
-/// What stays from step to step beside the weights: the gradients and moments of those that `trained` names, and
+/// What stays from step to step beside the weights: the gradients and moments of those of the groups `trained`, and
 /// their copies in the dtype that products take.
-pub(crate) fn state<D: Device>(
-    device: &D,
-    model: &ColarModel<D>,
-    trained: impl Fn(&str) -> bool,
-    full: bool,
-) -> [Need; 2] {
+pub(crate) fn state<D: Device>(device: &D, model: &ColarModel<D>, trained: Groups, full: bool) -> [Need; 2] {
     let (mut count, mut bytes) = (0, 0usize);
-    for (_, p) in model.params.iter().filter(|(_, p)| trained(&p.name)) {
+    for (_, p) in model.params.iter().filter(|(_, p)| trained.contains(p.group)) {
         let n = p.value.rows() * p.value.cols();
         count += n;
         bytes = bytes.saturating_add(3 * n * Dtype::F32.size());

@@ -94,8 +94,8 @@ impl<D: Device> Trainer<D> {
         if let Some(checkpoint) = checkpoint {
             checkpoint::check_base(&options.run.model, checkpoint, options.run.full)?;
         }
-        let trained = |name: &str| options.run.trains(name);
-        let mut opened = open(&device, &options.run.model, checkpoint, &additions, &trained)?;
+        let trained = options.run.trained();
+        let mut opened = open(&device, &options.run.model, checkpoint, &additions, trained)?;
         opened.model.transformer.recompute = options.run.recompute;
         device.reserve(&needs::state(&device, &opened.model, trained, options.run.full))?;
         let grads = Grads::new(&device, &opened.model.params, trained)?;

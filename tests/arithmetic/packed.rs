@@ -8,6 +8,7 @@ use colar_engine::device::{DeviceKind, LatentLoss};
 use colar_engine::model::open::{Additions, Opened, open};
 use colar_engine::model::params::Grads;
 use colar_engine::model::prompt::{Method, Segments, training};
+use colar_engine::model::weight_spec::{Group, Groups};
 use colar_engine::random::Stream;
 use colar_engine::train::batch::{Batch, Packing};
 use colar_engine::train::sft::{Counts, LossSums, Noise, Objective, run};
@@ -34,9 +35,7 @@ struct Trainee {
     opened: Opened<CpuDevice>,
 }
 
-fn trained(name: &str) -> bool {
-    name.contains("lora") || name.contains("latent_policy") || name.contains("embed_tokens")
-}
+const TRAINED: Groups = Groups::of(&[Group::Adapter, Group::LatentHead, Group::Embedding]);
 
 fn trainee(index: usize) -> &'static Trainee {
     static OPENED: [OnceLock<Trainee>; 2] = [const { OnceLock::new() }; 2];
@@ -44,7 +43,7 @@ fn trainee(index: usize) -> &'static Trainee {
         let dir = golden(MODELS[index]);
         let device = CpuDevice::new(2).unwrap();
         let checkpoint = dir.join("adapter");
-        let opened = open(&device, &dir, Some(&checkpoint), &Additions::default(), &trained).unwrap();
+        let opened = open(&device, &dir, Some(&checkpoint), &Additions::default(), TRAINED).unwrap();
         Trainee { device, opened }
     })
 }
@@ -80,7 +79,7 @@ impl Trainee {
     /// Runs the batches one after the other, each latent row with the noise of its place in the step.
     fn sums(&self, objective: &Objective, batches: &[Batch]) -> Sums {
         let counts = Counts::of(batches);
-        let mut grads = Grads::new(&self.device, &self.opened.model.params, trained).unwrap();
+        let mut grads = Grads::new(&self.device, &self.opened.model.params, TRAINED).unwrap();
         let mut losses = LossSums::default();
         let mut first_row = 0;
         for batch in batches {
@@ -188,7 +187,7 @@ proptest! {
         let run_quietly = |items: &[Item]| {
             let batch = t.batch(packing, items);
             let counts = Counts::of([&batch]);
-            let mut grads = Grads::new(&t.device, &t.opened.model.params, trained).unwrap();
+            let mut grads = Grads::new(&t.device, &t.opened.model.params, TRAINED).unwrap();
             let mut losses = LossSums::default();
             let model = &t.opened.model;
             losses.add(

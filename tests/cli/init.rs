@@ -8,6 +8,7 @@ use colar_engine::files::safetensors::Dtype;
 use colar_engine::files::weights::Weights;
 use colar_engine::model::config::ModelConfig;
 use colar_engine::model::tokenizer::Tokenizer;
+use colar_engine::model::weight_spec::WeightSpec;
 
 use crate::common::golden;
 
@@ -26,7 +27,7 @@ fn a_preset_takes_the_vocabulary_of_its_tokenizer() {
     assert_eq!(config.vocab_size, tokenizer.vocab_size());
     assert_eq!(tokenizer.eos(&config).unwrap().stop, [1]);
     let weights = Weights::open(&out).unwrap();
-    for (name, shape) in config.tensors() {
+    for WeightSpec { name, shape, .. } in config.weights() {
         assert_eq!(weights.get(&name, &shape).unwrap().dtype(), Dtype::F32);
     }
     let files: Vec<_> = fs::read_dir(dir.path()).unwrap().collect();

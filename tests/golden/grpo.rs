@@ -9,6 +9,7 @@ use colar_engine::files::weights::Weights;
 use colar_engine::infer::Trace;
 use colar_engine::model::open::{Additions, Opened, open};
 use colar_engine::model::params::Grads;
+use colar_engine::model::weight_spec::{Group, Groups};
 use colar_engine::train::rl::objective::{PolicyLossOptions, PolicyPass, run};
 use colar_engine::train::rl::{Episode, PolicyStats, advantages};
 
@@ -17,9 +18,7 @@ use crate::common::{self, Bounds, Compared, golden, ints, relative, scalar};
 /// Rollouts of a question in the fixtures.
 const GROUP: usize = 4;
 
-fn trained(name: &str) -> bool {
-    name.contains("lora") || name.contains("latent_policy")
-}
+const TRAINED: Groups = Groups::of(&[Group::Adapter, Group::LatentHead]);
 
 /// One averaging mode of a golden model.
 struct Case {
@@ -105,8 +104,13 @@ fn check_pass(case: &Case, which: &str, pass: &PolicyPass, bounds: Bounds) {
 
 /// Puts the moved adapter and head of the case in place.
 fn move_policy<D: Device>(device: &D, opened: &mut Opened<D>, case: &Case) {
-    let names: Vec<_> =
-        opened.model.params.iter().map(|(id, p)| (id, p.name.clone())).filter(|(_, n)| trained(n)).collect();
+    let names: Vec<_> = opened
+        .model
+        .params
+        .iter()
+        .filter(|(_, p)| TRAINED.contains(p.group))
+        .map(|(id, p)| (id, p.name.clone()))
+        .collect();
     for (id, name) in names {
         let values = case.floats(&format!("weight.{name}"));
         device.write(opened.model.params.get_mut(id), &values).unwrap();
@@ -117,7 +121,7 @@ fn check_model<D: Device>(device: &D, name: &str) {
     let (dir, bounds) = (golden(name), Bounds::of(device));
     for (prefix, average_per_token_loss) in [("avg_true.", true), ("avg_false.", false)] {
         let adapter = dir.join("adapter");
-        let mut opened = open(device, &dir, Some(&adapter), &Additions::default(), &trained).unwrap();
+        let mut opened = open(device, &dir, Some(&adapter), &Additions::default(), TRAINED).unwrap();
         let width = opened.model.transformer.config.hidden_size;
         let case = Case::new(&dir, prefix, width);
         let (episodes, latents) = case.experience(opened.model.embeds_std);
@@ -130,7 +134,7 @@ fn check_model<D: Device>(device: &D, name: &str) {
         check_pass(&case, "old", &go(&opened, None), bounds);
 
         move_policy(device, &mut opened, &case);
-        let mut grads = Grads::new(device, &opened.model.params, trained).unwrap();
+        let mut grads = Grads::new(device, &opened.model.params, TRAINED).unwrap();
         let pass = go(&opened, Some(&mut grads));
         check_pass(&case, "new", &pass, bounds);
         // The terms of the losses have the size of the advantages and either sign, so that their sum nearly cancels:
@@ -202,7 +206,7 @@ fn gradient<D: Device>(
     only: Option<usize>,
 ) -> Vec<f32> {
     let dir = golden(name);
-    let mut opened = open(device, &dir, Some(&dir.join("adapter")), &Additions::default(), &trained).unwrap();
+    let mut opened = open(device, &dir, Some(&dir.join("adapter")), &Additions::default(), TRAINED).unwrap();
     let width = opened.model.transformer.config.hidden_size;
     let case = Case::new(&dir, prefix, width);
     let (episodes, latents) = case.experience(opened.model.embeds_std);
@@ -211,7 +215,7 @@ fn gradient<D: Device>(
     let listed: Vec<&Episode> =
         (0..).zip(&episodes).filter(|(i, _)| only.is_none_or(|o| o == *i)).map(|(_, e)| e).collect();
     let options = PolicyLossOptions { average_per_token_loss, ..PolicyLossOptions::default() };
-    let mut grads = Grads::new(device, &opened.model.params, trained).unwrap();
+    let mut grads = Grads::new(device, &opened.model.params, TRAINED).unwrap();
     run(device, &opened.model, &options, &latents, &listed, episodes.len(), Some(&mut grads)).unwrap();
     grads.tensors().into_iter().flat_map(|grad| device.read(grad).unwrap()).collect()
 }

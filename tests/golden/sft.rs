@@ -9,6 +9,7 @@ use colar_engine::files::weights::Weights;
 use colar_engine::model::open::{Additions, open};
 use colar_engine::model::params::Grads;
 use colar_engine::model::prompt::{Method, training};
+use colar_engine::model::weight_spec::{Group, Groups};
 use colar_engine::train::batch::{Batch, Packing};
 use colar_engine::train::sft::{Counts, LossSums, Noise, Objective, run};
 use serde_json::Value;
@@ -32,14 +33,10 @@ fn check_case<D: Device>(device: &D, dir: &Path, cases: &Value, case: &Value, ve
     let full = key == "full";
     let cf = case["cf"].as_u64().unwrap() as usize;
     let sample = common::sample(&cases["samples"][case["sample"].as_u64().unwrap() as usize]);
-    let trained: Box<dyn Fn(&str) -> bool> = if full {
-        Box::new(|_| true)
-    } else {
-        Box::new(|n: &str| n.contains("lora") || n.contains("latent_policy"))
-    };
+    let trained = if full { Groups::ALL } else { Groups::of(&[Group::Adapter, Group::LatentHead]) };
     // The full case is fine-tuning of the bare model, whose head comes from the checkpoint all the same.
     let checkpoint = if full { common::head_only(dir) } else { common::Dir::Given(dir.join("adapter")) };
-    let mut opened = open(device, dir, Some(checkpoint.path()), &Additions::default(), &*trained).unwrap();
+    let mut opened = open(device, dir, Some(checkpoint.path()), &Additions::default(), trained).unwrap();
     opened.model.embeds_std = cases["embeds_std"].as_f64().unwrap() as f32;
 
     let segments =
@@ -65,7 +62,7 @@ fn check_case<D: Device>(device: &D, dir: &Path, cases: &Value, case: &Value, ve
         ..Objective::default()
     };
     let eps = common::activations(device, vectors, &format!("{}.eps", key.replace("nll", "mse")));
-    let mut grads = Grads::new(device, &opened.model.params, &*trained).unwrap();
+    let mut grads = Grads::new(device, &opened.model.params, trained).unwrap();
     let losses = run(
         device,
         &opened.model,

@@ -13,6 +13,7 @@ use colar_engine::model::params::Grads;
 use colar_engine::model::prompt::{Method, Segments};
 use colar_engine::model::thoughts::{Projector, Thoughts};
 use colar_engine::model::transformer::{ChainLayout, Taps};
+use colar_engine::model::weight_spec::{Group, Groups};
 use colar_engine::train::batch::{Batch, Packing};
 use colar_engine::train::sft::{self, LossSums, Noise, Objective};
 use colar_engine::train::thoughts::{
@@ -64,17 +65,21 @@ impl Fixture {
         }
     }
 
-    /// Whether a case holds a gradient of the weight.
-    fn trained(&self, case: &Value, name: &str) -> bool {
-        self.vectors.contains(&format!("{}.grad.{name}", text(case, "key")))
+    /// The weights of which a case holds gradients.
+    fn trained(&self, case: &Value) -> Groups {
+        if case["full"].as_bool().unwrap() {
+            Groups::BASE
+        } else {
+            Groups::of(&[Group::Adapter, Group::Projector])
+        }
     }
 
     fn setup<D: Device>(&self, device: &D, case: &Value) -> Setup<D> {
         let full = case["full"].as_bool().unwrap();
         let checkpoint = if full { head_only(&self.dir) } else { Dir::Given(self.dir.join("adapter")) };
-        let trained = |name: &str| self.trained(case, name);
         let mut opened =
-            open(device, &self.dir, Some(checkpoint.path()), &Additions::default(), &trained).unwrap();
+            open(device, &self.dir, Some(checkpoint.path()), &Additions::default(), self.trained(case))
+                .unwrap();
         let (count, hidden) = (number(case, "thoughts"), opened.model.transformer.config.hidden_size);
         let projector = (case["method"] == "distill")
             .then(|| Projector::load(device, &mut opened.model.params, &self.vectors, hidden).unwrap());
@@ -211,7 +216,7 @@ fn check_model<D: Device>(device: &D, name: &str) {
         let key = text(case, "key");
         let setup = fixture.setup(device, case);
         let params = &setup.opened.model.params;
-        let mut grads = Grads::new(device, params, |name| fixture.trained(case, name)).unwrap();
+        let mut grads = Grads::new(device, params, fixture.trained(case)).unwrap();
         let losses = if case["method"] == "icot" {
             without_thoughts(&setup, case, Some(&mut grads))
         } else {
@@ -250,7 +255,7 @@ fn thoughts_in_bf16() {
         let case = fixture.case(key);
         let setup = fixture.setup(&device, case);
         let params = &setup.opened.model.params;
-        let mut grads = Grads::new(&device, params, |name| fixture.trained(case, name)).unwrap();
+        let mut grads = Grads::new(&device, params, fixture.trained(case)).unwrap();
         for (what, got) in with_thoughts(&setup, &fixture.objective(), case, Some(&mut grads)) {
             let want = case["losses"][what].as_f64().unwrap();
             assert!((got - want).abs() < 2e-2 * want, "{key} {what}: {got} instead of {want}");
@@ -274,7 +279,7 @@ fn no_thoughts_are_chain_of_thought() {
     let fixture = Fixture::new("qwen2-tiny");
     let case = fixture.case("icot.1");
     let setup = fixture.setup(&common::cpu(), case);
-    let new = || Grads::new(&setup.device, &setup.opened.model.params, |n| fixture.trained(case, n)).unwrap();
+    let new = || Grads::new(&setup.device, &setup.opened.model.params, fixture.trained(case)).unwrap();
     let (mut whole, mut phases) = (new(), new());
     let want = without_thoughts(&setup, case, Some(&mut whole));
     let got = with_thoughts(&setup, &fixture.objective(), case, Some(&mut phases));
@@ -297,7 +302,7 @@ fn batches_of_a_step_add_up() {
         let parts: Vec<ThoughtBatch> =
             examples(case).iter().map(|e| batch(std::slice::from_ref(e))).collect();
         let counts = ThoughtCounts::of(&parts);
-        let new = || Grads::new(device, &opened.model.params, |n| fixture.trained(case, n)).unwrap();
+        let new = || Grads::new(device, &opened.model.params, fixture.trained(case)).unwrap();
         let step = |batches: &[ThoughtBatch], mut grads: Option<&mut Grads<CpuDevice>>| {
             let mut sums = ThoughtSums::default();
             for batch in batches {

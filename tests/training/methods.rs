@@ -11,6 +11,7 @@ use colar_engine::model::open::{Additions, Opened, open};
 use colar_engine::model::prompt::{Method, inference};
 use colar_engine::model::thoughts::{Projector, Thoughts};
 use colar_engine::model::transformer::ChainLayout;
+use colar_engine::model::weight_spec::Groups;
 use colar_engine::train::{Progress, TrainFlags, Trainer};
 
 use crate::common::cli::materials;
@@ -91,7 +92,8 @@ fn thinker(name: &str, count: usize, projector: bool) -> Opened<CpuDevice> {
     let dir = golden(name);
     let adapter = dir.join("adapter");
     let additions = Additions::default();
-    let mut opened = open(&device, &dir, Some(adapter.as_path() as &Path), &additions, &|_| false).unwrap();
+    let mut opened =
+        open(&device, &dir, Some(adapter.as_path() as &Path), &additions, Groups::of(&[])).unwrap();
     let hidden = opened.model.transformer.config.hidden_size;
     let projector =
         projector.then(|| Projector::random(&device, &mut opened.model.params, hidden, 7).unwrap());

@@ -128,16 +128,10 @@ impl<D: Device> Table<'_, D> {
 
     fn products(&mut self) {
         let c = self.config;
-        let (h, i) = (c.hidden_size, c.intermediate_size);
-        let parts = [
-            ("q_proj", [c.q_size(), h]),
-            ("k_proj", [c.kv_size(), h]),
-            ("o_proj", [h, c.q_size()]),
-            ("gate_proj", [i, h]),
-            ("down_proj", [h, i]),
-        ];
+        let h = c.hidden_size;
         let mut seen = Vec::new();
-        for (part, shape) in parts {
+        for p in c.block().projections() {
+            let (part, shape) = (p.target.name(), [p.out, p.input]);
             // Where two layers have one shape, the first stands for both.
             if seen.contains(&shape) {
                 continue;

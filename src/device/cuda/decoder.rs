@@ -47,27 +47,70 @@ const STEP: usize = 256;
 /// Shared memory left to arrays of fixed size.
 const FIXED_SHARED: usize = 4 << 10;
 
-/// `Layer` of the kernel: addresses in its order.
-type LayerTable = [u64; 12];
+/// `Layer` of the kernel: addresses, 0 for a bias that is not there.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct LayerTable {
+    input_norm: u64,
+    q: u64,
+    q_bias: u64,
+    k: u64,
+    k_bias: u64,
+    v: u64,
+    v_bias: u64,
+    o: u64,
+    post_norm: u64,
+    gate: u64,
+    up: u64,
+    down: u64,
+}
 
-/// `Model` of the kernel.
+/// `Model` of the kernel: sizes, addresses, and 0 for what is not there.
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct ModelTable {
-    /// Layers, hidden, heads, kv_heads, head_dim, inner, vocab, inner width of the latent head.
-    sizes: [u32; 8],
+    layers: u32,
+    hidden: u32,
+    heads: u32,
+    kv_heads: u32,
+    head_dim: u32,
+    inner: u32,
+    vocab: u32,
+    head_inner: u32,
     eps: f32,
     embeds_std: f32,
     staged: u32,
     unused: u32,
-    /// Embeddings, output head, last norm, inv_freq.
-    ends: [u64; 4],
-    /// Weight and bias of fc0, fc2, the norm, mean and log_std; zeros where there is none.
-    head: [[u64; 2]; 5],
-    /// Stream, queries, partial attention, activations, the head's outer layer, logits.
-    floats: [u64; 6],
-    /// Running Z, rows that lost, shares of Z.
-    event: [u64; 3],
+    embed: u64,
+    lm_head: u64,
+    norm: u64,
+    inv_freq: u64,
+    head: HeadTable,
+    stream: u64,
+    q: u64,
+    partials: u64,
+    act: u64,
+    outer: u64,
+    logits: u64,
+    z: u64,
+    lost: u64,
+    shares: u64,
+}
+
+/// `Head` of the kernel: the latent head's addresses, 0 for what is not there.
+#[repr(C)]
+#[derive(Clone, Copy, Default, Pod, Zeroable)]
+struct HeadTable {
+    fc0: u64,
+    fc0_bias: u64,
+    fc2: u64,
+    fc2_bias: u64,
+    norm: u64,
+    norm_bias: u64,
+    mean: u64,
+    mean_bias: u64,
+    log_std: u64,
+    log_std_bias: u64,
 }
 
 /// `Sequence` of the kernel.
@@ -86,7 +129,23 @@ struct SequenceWords {
     unused: [u32; 2],
 }
 
-const _: () = assert!(offset_of!(ModelTable, ends) == 48 && offset_of!(ModelTable, event) == 208);
+/// Checks where a table's fields stand, as `LAID_OUT` of the kernel's headers does for its mirror.
+macro_rules! laid_out {
+    ($table:ty, $size:literal, $($field:ident $at:literal),*) => {
+        const _: () = assert!(size_of::<$table>() == $size $(&& offset_of!($table, $field) == $at)*);
+    };
+}
+
+laid_out!(LayerTable, 96, input_norm 0, q 8, q_bias 16, k 24, k_bias 32, v 40, v_bias 48, o 56, post_norm 64);
+laid_out!(LayerTable, 96, gate 72, up 80, down 88);
+laid_out!(ModelTable, 232, layers 0, hidden 4, heads 8, kv_heads 12, head_dim 16, inner 20, vocab 24);
+laid_out!(ModelTable, 232, head_inner 28, eps 32, embeds_std 36, staged 40, embed 48, lm_head 56, norm 64);
+laid_out!(ModelTable, 232, inv_freq 72, head 80, stream 160, q 168, partials 176, act 184, outer 192);
+laid_out!(ModelTable, 232, logits 200, z 208, lost 216, shares 224);
+laid_out!(HeadTable, 80, fc0 0, fc0_bias 8, fc2 16, fc2_bias 24, norm 32, norm_bias 40, mean 48);
+laid_out!(HeadTable, 80, mean_bias 56, log_std 64, log_std_bias 72);
+laid_out!(SequenceWords, 48, first 0, length 4, token 8, open 12, key 16, drawn 24, limit 28);
+laid_out!(SequenceWords, 48, latent_temperature 32, eol_temperature 36);
 
 /// Sizes of a model, and what of a launch follows from them.
 #[derive(Debug, Clone, Copy)]
@@ -134,8 +193,7 @@ impl<R: Driver> DecoderOps for CudaDevice<R> {
     fn decoder_bytes(&self, model: &DecoderModel<'_, Self>, rows: usize, steps: usize) -> usize {
         let Some(plan) = self.plan(model, rows) else { return 0 };
         let kept = (2 * steps + 2) * plan.hidden * self.compute.size();
-        let a_row =
-            scratch(model, self.driver.limits()).iter().sum::<usize>() + plan.vocab * size_of::<f32>();
+        let a_row = Scratch::of(model, self.driver.limits()).bytes() + plan.vocab * size_of::<f32>();
         rows * (a_row + kept) + 16 * plan.layers * size_of::<LayerTable>()
     }
 }
@@ -144,13 +202,19 @@ impl<R: Driver> CudaDevice<R> {
     fn plan(&self, model: &DecoderModel<'_, Self>, rows: usize) -> Option<Plan> {
         let heads = model.heads;
         let first = model.layers.first()?;
-        let (hidden, inner) = (model.embed.cols(), first.gate.rows());
+        let (hidden, inner) = (model.embed.cols(), first.gate.weight.rows());
         let head_inner = model.head.as_ref().map_or(LANE, |h| h.fc0[0].rows());
         let widths = [hidden, inner, head_inner, heads.q_width(), heads.head_dim];
         if widths.iter().any(|w| w % LANE != 0) || heads.head_dim > MAX_DIM {
             return None;
         }
         if matrices(model).any(|w| w.dtype() != self.compute) {
+            return None;
+        }
+        // The kernel adds biases where it rotates.
+        let biased =
+            |l: &DecoderLayer<'_, Self>| [&l.o, &l.gate, &l.up, &l.down].iter().any(|p| p.bias.is_some());
+        if model.layers.iter().any(biased) {
             return None;
         }
         let limits = self.driver.limits();
@@ -170,26 +234,49 @@ impl<R: Driver> CudaDevice<R> {
     }
 }
 
-/// Bytes a sequence of what the phases of a step leave each other, in the order of the model's table; the logits
-/// stand beside them.
-fn scratch<R: Driver>(model: &DecoderModel<'_, CudaDevice<R>>, limits: Limits) -> [usize; 8] {
-    let heads = model.heads;
-    let inner = model.layers.first().map_or(0, |l| l.gate.rows());
-    let head_inner = model.head.as_ref().map_or(0, |h| h.fc0[0].rows());
-    let partials = heads.heads * PARTS * (heads.head_dim + 2);
-    let [stream, q, partials, act, outer] =
-        [model.embed.cols(), heads.q_width(), partials, inner.max(head_inner), head_inner]
-            .map(|floats| floats * size_of::<f32>());
-    let warps = (limits.blocks * limits.threads / 32) as usize;
-    let event = [size_of::<f64>(), size_of::<u32>(), 2 * warps * size_of::<f64>()];
-    [stream, q, partials, act, outer, event[0], event[1], event[2]]
+/// Bytes a sequence of what the phases of a step leave each other, named as in the kernel's `Model`; the logits stand
+/// beside them.
+struct Scratch {
+    stream: usize,
+    q: usize,
+    partials: usize,
+    act: usize,
+    outer: usize,
+    z: usize,
+    lost: usize,
+    shares: usize,
+}
+
+impl Scratch {
+    fn of<R: Driver>(model: &DecoderModel<'_, CudaDevice<R>>, limits: Limits) -> Self {
+        let heads = model.heads;
+        let inner = model.layers.first().map_or(0, |l| l.gate.weight.rows());
+        let head_inner = model.head.as_ref().map_or(0, |h| h.fc0[0].rows());
+        let warps = (limits.blocks * limits.threads / 32) as usize;
+        let floats = |n: usize| n * size_of::<f32>();
+        Scratch {
+            stream: floats(model.embed.cols()),
+            q: floats(heads.q_width()),
+            partials: floats(heads.heads * PARTS * (heads.head_dim + 2)),
+            act: floats(inner.max(head_inner)),
+            outer: floats(head_inner),
+            z: size_of::<f64>(),
+            lost: size_of::<u32>(),
+            shares: 2 * warps * size_of::<f64>(),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        let Scratch { stream, q, partials, act, outer, z, lost, shares } = self;
+        stream + q + partials + act + outer + z + lost + shares
+    }
 }
 
 /// The matrices that kernels read in the compute dtype.
 fn matrices<'b, R: Driver>(
     model: &'b DecoderModel<'_, CudaDevice<R>>,
 ) -> impl Iterator<Item = &'b CudaTensor<R>> {
-    let layers = model.layers.iter().flat_map(|l| [l.q.0, l.k.0, l.v.0, l.o, l.gate, l.up, l.down]);
+    let layers = model.layers.iter().flat_map(|l| l.projections().map(|p| p.weight));
     let head = model.head.iter().flat_map(|h| {
         [Some(h.fc0[0]), Some(h.fc2[0]), Some(h.mean[0]), h.log_std.map(|l| l[0])].into_iter().flatten()
     });
@@ -210,82 +297,93 @@ impl<'a, R: Driver> CudaDecoder<'a, R> {
         let Plan { hidden, vocab, rows, staged, .. } = plan;
         let heads = model.heads;
         let (q_width, kv_width) = (heads.q_width(), heads.kv_width());
-        let inner = model.layers[0].gate.rows();
+        let inner = model.layers[0].gate.weight.rows();
         let vector = |name: &str, t: &CudaTensor<R>, cols: usize| address(name, t, 1, cols, Dtype::F32);
         let matrix =
             |name: &str, t: &CudaTensor<R>, rows: usize, cols: usize| address(name, t, rows, cols, compute);
-        let projection = |name: &str, (w, bias): Projection<'_, CudaDevice<R>>, rows: usize| -> Result<_> {
-            Ok([matrix(name, w, rows, hidden)?, bias.map_or(Ok(0), |b| vector(name, b, rows))?])
+        let bias = |name: &str, p: &Projection<'_, CudaDevice<R>>, len: usize| {
+            p.bias.map_or(Ok(0), |bias| vector(name, bias, len))
         };
         let layer = |l: &DecoderLayer<'_, CudaDevice<R>>| -> Result<LayerTable> {
-            let [q, q_bias] = projection("q", l.q, q_width)?;
-            let [k, k_bias] = projection("k", l.k, kv_width)?;
-            let [v, v_bias] = projection("v", l.v, kv_width)?;
-            Ok([
-                vector("input_norm", l.input_norm, hidden)?,
-                q,
-                q_bias,
-                k,
-                k_bias,
-                v,
-                v_bias,
-                matrix("o", l.o, hidden, q_width)?,
-                vector("post_norm", l.post_norm, hidden)?,
-                matrix("gate", l.gate, inner, hidden)?,
-                matrix("up", l.up, inner, hidden)?,
-                matrix("down", l.down, hidden, inner)?,
-            ])
+            Ok(LayerTable {
+                input_norm: vector("input_norm", l.input_norm, hidden)?,
+                q: matrix("q", l.q.weight, q_width, hidden)?,
+                q_bias: bias("q_bias", &l.q, q_width)?,
+                k: matrix("k", l.k.weight, kv_width, hidden)?,
+                k_bias: bias("k_bias", &l.k, kv_width)?,
+                v: matrix("v", l.v.weight, kv_width, hidden)?,
+                v_bias: bias("v_bias", &l.v, kv_width)?,
+                o: matrix("o", l.o.weight, hidden, q_width)?,
+                post_norm: vector("post_norm", l.post_norm, hidden)?,
+                gate: matrix("gate", l.gate.weight, inner, hidden)?,
+                up: matrix("up", l.up.weight, inner, hidden)?,
+                down: matrix("down", l.down.weight, hidden, inner)?,
+            })
         };
         let layers = model.layers.iter().map(layer).collect::<Result<Vec<LayerTable>>>()?;
         let head_inner = model.head.as_ref().map_or(0, |h| h.fc0[0].rows());
-        let head = |h: &DecoderHead<'_, CudaDevice<R>>| -> Result<[[u64; 2]; 5]> {
-            let pair =
-                |name: &str, [w, b]: [&CudaTensor<R>; 2], rows: usize, cols: usize| -> Result<[u64; 2]> {
-                    Ok([matrix(name, w, rows, cols)?, vector(name, b, rows)?])
-                };
-            Ok([
-                pair("fc0", h.fc0, head_inner, hidden)?,
-                pair("fc2", h.fc2, head_inner, head_inner)?,
-                [vector("norm", h.norm[0], head_inner)?, vector("norm", h.norm[1], head_inner)?],
-                pair("mean", h.mean, hidden, head_inner)?,
-                h.log_std.map_or(Ok([0; 2]), |l| pair("log_std", l, hidden, head_inner))?,
-            ])
+        let head = |h: &DecoderHead<'_, CudaDevice<R>>| -> Result<HeadTable> {
+            let pair = |name: &str, [w, b]: [&CudaTensor<R>; 2], rows: usize, cols: usize| {
+                Ok::<_, Error>([matrix(name, w, rows, cols)?, vector(name, b, rows)?])
+            };
+            let [fc0, fc0_bias] = pair("fc0", h.fc0, head_inner, hidden)?;
+            let [fc2, fc2_bias] = pair("fc2", h.fc2, head_inner, head_inner)?;
+            let [norm, norm_bias] =
+                [vector("norm", h.norm[0], head_inner)?, vector("norm", h.norm[1], head_inner)?];
+            let [mean, mean_bias] = pair("mean", h.mean, hidden, head_inner)?;
+            let [log_std, log_std_bias] =
+                h.log_std.map_or(Ok([0; 2]), |l| pair("log_std", l, hidden, head_inner))?;
+            Ok(HeadTable {
+                fc0,
+                fc0_bias,
+                fc2,
+                fc2_bias,
+                norm,
+                norm_bias,
+                mean,
+                mean_bias,
+                log_std,
+                log_std_bias,
+            })
         };
         let driver = &device.driver;
         let limits = driver.limits();
         let logits = device.tensor(OP, rows, vocab, Dtype::F32)?;
-        let scratch = scratch(&model, limits).map(|bytes| driver.alloc(rows * bytes));
-        let scratch = scratch.into_iter().collect::<Result<Vec<_>>>()?;
-        let at: Vec<u64> = scratch.iter().map(Memory::address).collect();
-        let sizes = [
-            model.layers.len(),
-            hidden,
-            heads.heads,
-            heads.kv_heads,
-            heads.head_dim,
-            inner,
-            vocab,
-            head_inner,
-        ];
-        let mut table = ModelTable {
-            sizes: [0; 8],
+        let scratch = Scratch::of(&model, limits);
+        let mut memory = Vec::new();
+        let mut alloc = |bytes: usize| -> Result<u64> {
+            memory.push(driver.alloc(rows * bytes)?);
+            Ok(memory.last().map_or(0, Memory::address))
+        };
+        let size = |n: usize| count32(OP, n);
+        let table = ModelTable {
+            layers: size(model.layers.len())?,
+            hidden: size(hidden)?,
+            heads: size(heads.heads)?,
+            kv_heads: size(heads.kv_heads)?,
+            head_dim: size(heads.head_dim)?,
+            inner: size(inner)?,
+            vocab: size(vocab)?,
+            head_inner: size(head_inner)?,
             eps: model.rms_norm_eps,
             embeds_std: model.embeds_std,
-            staged: count32(OP, staged)?,
+            staged: size(staged)?,
             unused: 0,
-            ends: [
-                matrix("embed", model.embed, vocab, hidden)?,
-                matrix("lm_head", model.lm_head, vocab, hidden)?,
-                vector("norm", model.norm, hidden)?,
-                vector("inv_freq", model.inv_freq, heads.head_dim / 2)?,
-            ],
-            head: model.head.as_ref().map_or(Ok([[0; 2]; 5]), head)?,
-            floats: [at[0], at[1], at[2], at[3], at[4], logits.memory.address()],
-            event: [at[5], at[6], at[7]],
+            embed: matrix("embed", model.embed, vocab, hidden)?,
+            lm_head: matrix("lm_head", model.lm_head, vocab, hidden)?,
+            norm: vector("norm", model.norm, hidden)?,
+            inv_freq: vector("inv_freq", model.inv_freq, heads.head_dim / 2)?,
+            head: model.head.as_ref().map_or(Ok(HeadTable::default()), head)?,
+            stream: alloc(scratch.stream)?,
+            q: alloc(scratch.q)?,
+            partials: alloc(scratch.partials)?,
+            act: alloc(scratch.act)?,
+            outer: alloc(scratch.outer)?,
+            logits: logits.memory.address(),
+            z: alloc(scratch.z)?,
+            lost: alloc(scratch.lost)?,
+            shares: alloc(scratch.shares)?,
         };
-        for (to, size) in table.sizes.iter_mut().zip(sizes) {
-            *to = count32(OP, size)?;
-        }
         Ok(CudaDecoder {
             device,
             _model: model,
@@ -293,7 +391,7 @@ impl<'a, R: Driver> CudaDecoder<'a, R> {
             model: upload(driver, &[table])?,
             layers: upload(driver, &layers)?,
             logits,
-            _scratch: scratch,
+            _scratch: memory,
             arrived: driver.alloc(size_of::<u32>())?,
             cache: None,
         })

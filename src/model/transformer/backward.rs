@@ -3,7 +3,7 @@
 use super::block::{LayerSaved, nothing_kept};
 use super::forward::{ForwardSaved, Kept, PassSaved};
 use super::place::{KvTarget, Place};
-use super::{TapGrads, Transformer};
+use super::{TapGrads, Transformer, untrained};
 use crate::Result;
 use crate::device::{Device, HeadShape, Span, TensorInfo};
 use crate::model::layout::{Layout, SharedKeys};
@@ -149,7 +149,7 @@ impl<D: Device> Transformer<D> {
         let norm = params.get(self.norm);
         device.rms_norm_backward(dhidden, &saved.stream, norm, eps, &mut d, grads.get_mut(self.norm))?;
         let lowest = match reach {
-            Reach::Weights => self.layers.iter().take_while(|l| !l.trained(grads)).count(),
+            Reach::Weights => untrained(&self.layers, grads),
             Reach::Keys | Reach::Input => 0,
         };
         while let (Some(kept), i) = (saved.layers.pop(), saved.layers.len())

@@ -6,6 +6,7 @@ use super::flags::{TrainFlags, check};
 use crate::Result;
 use crate::device::{ComputeDtype, DeviceKind};
 use crate::model::adapter::{AdapterConfig, LoraTarget};
+use crate::model::weight_spec::{Group, Groups};
 use crate::train::schedule::Schedule;
 
 /// The options that the stages share: model and data, weights, optimiser, and how the run is kept.
@@ -230,13 +231,12 @@ impl RunOptions {
         check(self.full || !self.freeze_embedding, "`freeze_embedding` goes with `full`")
     }
 
-    /// Whether the weight of this name is trained: adapters, latent head and projector always, the others with
-    /// `full`.
-    pub(crate) fn trains(&self, name: &str) -> bool {
-        let added = ["latent_policy.", "thought_projector."];
-        if added.iter().any(|part| name.starts_with(part)) || name.contains(".lora_") {
-            return true;
+    /// The weights that are trained: adapters, latent head and projector always, the others with `full`.
+    pub(crate) fn trained(&self) -> Groups {
+        match (self.full, self.freeze_embedding) {
+            (false, _) => Groups::ADDED,
+            (true, false) => Groups::ALL,
+            (true, true) => Groups::ALL.without(Group::Embedding),
         }
-        self.full && !(self.freeze_embedding && name == "model.embed_tokens.weight")
     }
 }

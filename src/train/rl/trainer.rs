@@ -100,8 +100,8 @@ impl<D: Device> RlTrainer<D> {
         };
         let checkpoint = last.as_deref().unwrap_or(&options.adapter);
         checkpoint::check_base(&options.run.model, checkpoint, options.run.full)?;
-        let trained = |name: &str| options.run.trains(name);
-        let mut opened = open(&device, &options.run.model, Some(checkpoint), &additions, &trained)?;
+        let trained = options.run.trained();
+        let mut opened = open(&device, &options.run.model, Some(checkpoint), &additions, trained)?;
         opened.model.transformer.recompute = options.run.recompute;
         if let Some(method) = opened.method.filter(|&m| m != Method::Colar) {
             return Err(Error::usage(format!(

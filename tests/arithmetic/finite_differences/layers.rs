@@ -5,11 +5,17 @@ use colar_engine::model::latent_head::LatentHead;
 use colar_engine::model::latent_head::LatentHeadConfig;
 use colar_engine::model::linear::{Linear, Lora};
 use colar_engine::model::params::{Grads, ParamId, Params};
+use colar_engine::model::weight_spec::{Group, Groups, WeightSpec};
 
 use super::common::float64::Float64;
 use super::common::gradient::{check_inputs, weighted};
 use super::common::host::{Host, poisoned, read};
 use super::cpu;
+
+/// A weight that is trained, whatever its group.
+fn spec(name: &str, rows: usize, cols: usize) -> WeightSpec {
+    WeightSpec::matrix(name, [rows, cols], Group::Adapter)
+}
 
 #[test]
 fn linear_with_bias_and_adapter() {
@@ -31,12 +37,12 @@ fn linear<D: Device>(d: &D) {
     let ids: Vec<ParamId> = ["w", "b", "lora_a", "lora_b"]
         .into_iter()
         .zip(&inputs[1..])
-        .map(|(name, x)| params.add(name, &[x.rows, x.cols], x.up(d)))
+        .map(|(name, x)| params.add(spec(name, x.rows, x.cols), x.up(d)))
         .collect();
     let lora = Lora { a: ids[2], b: ids[3], scale: 0.25 };
     let layer = Linear { weight: ids[0], bias: Some(ids[1]), lora: Some(lora) };
 
-    let mut grads = Grads::new(d, &params, |_| true).unwrap();
+    let mut grads = Grads::new(d, &params, Groups::ALL).unwrap();
     let x = inputs[0].up(d);
     let (_, saved) = layer.forward(d, &params, &x).unwrap();
     let mut dx = poisoned(d, rows, input);
@@ -54,7 +60,7 @@ fn linear<D: Device>(d: &D) {
     check_inputs("linear", &inputs, &gradients, |x| {
         let mut params = Params::default();
         for x in &x[1..] {
-            params.add("", &[x.rows(), x.cols()], x.clone());
+            params.add(spec("", x.rows(), x.cols()), x.clone());
         }
         let (y, _) = layer.forward(&wide, &params, &x[0]).unwrap();
         weighted(&weights, &y)
@@ -89,7 +95,7 @@ fn head<D: Device>(d: &D, deterministic: bool) {
     for (&id, x) in ids.iter().zip(&inputs[1..]) {
         d.write(params.get_mut(id), &x.values).unwrap();
     }
-    let mut grads = Grads::new(d, &params, |_| true).unwrap();
+    let mut grads = Grads::new(d, &params, Groups::ALL).unwrap();
     let (dist, saved) = head.forward(d, &params, inputs[0].up(d)).unwrap();
     assert_eq!(dist.log_sigma.is_none(), deterministic);
     let dls = (!deterministic).then(|| outputs[1].up(d));

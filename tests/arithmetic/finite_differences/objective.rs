@@ -5,6 +5,7 @@ use colar_engine::device::LatentLoss;
 use colar_engine::device::prelude::*;
 use colar_engine::model::ColarModel;
 use colar_engine::model::prompt::{Method, Segments, training};
+use colar_engine::model::weight_spec::{Group, Groups};
 use colar_engine::random::Stream;
 use colar_engine::train::batch::{Batch, Packing};
 use colar_engine::train::sft::{Counts, LossSums, Noise, Objective, begin, run};
@@ -61,8 +62,8 @@ fn wide_loss(device: &Float64, model: &ColarModel<Float64>, objective: &Objectiv
 }
 
 impl Setup {
-    /// Checks the gradients of all weights that `trained` names.
-    fn check(self, objective: &Objective, trained: &dyn Fn(&str) -> bool) {
+    /// Checks the gradients of these weights.
+    fn check(self, objective: &Objective, trained: Groups) {
         let Setup { mut both, batch } = self;
         let mut grads = both.grads(trained);
         let (model, counts) = (&both.opened.model, Counts::of([&batch]));
@@ -83,31 +84,29 @@ fn all_terms(latent_loss: LatentLoss) -> Objective {
     }
 }
 
-fn adapter(name: &str) -> bool {
-    name.contains("lora") || name.contains("latent_policy")
-}
+const ADAPTER: Groups = Groups::of(&[Group::Adapter, Group::LatentHead]);
 
 #[test]
 fn adapter_and_head_soft_mse() {
-    setup("llama-tiny", false, 2, true).check(&all_terms(LatentLoss::Mse), &adapter);
+    setup("llama-tiny", false, 2, true).check(&all_terms(LatentLoss::Mse), ADAPTER);
 }
 
 #[test]
 fn adapter_and_head_nll() {
-    setup("llama-tiny", false, 3, false).check(&all_terms(LatentLoss::Nll), &adapter);
+    setup("llama-tiny", false, 3, false).check(&all_terms(LatentLoss::Nll), ADAPTER);
 }
 
 #[test]
 fn adapter_and_head_expected_mse() {
-    setup("qwen2-tiny", false, 2, false).check(&all_terms(LatentLoss::MseExpected), &adapter);
+    setup("qwen2-tiny", false, 2, false).check(&all_terms(LatentLoss::MseExpected), ADAPTER);
 }
 
 #[test]
 fn every_weight() {
-    setup("llama-tiny", true, 2, false).check(&all_terms(LatentLoss::Mse), &|_| true);
+    setup("llama-tiny", true, 2, false).check(&all_terms(LatentLoss::Mse), Groups::ALL);
 }
 
 #[test]
 fn every_weight_of_a_tied_model_with_biases() {
-    setup("qwen2-tiny", true, 3, true).check(&all_terms(LatentLoss::Mse), &|_| true);
+    setup("qwen2-tiny", true, 3, true).check(&all_terms(LatentLoss::Mse), Groups::ALL);
 }

@@ -6,6 +6,7 @@ use colar_engine::device::{PolicyElement, PolicyObjective};
 use colar_engine::infer::Trace;
 use colar_engine::model::ColarModel;
 use colar_engine::model::params::Grads;
+use colar_engine::model::weight_spec::{Group, Groups};
 use colar_engine::random::Stream;
 use colar_engine::train::rl::objective::{PolicyLossOptions, PolicyPass, begin, run};
 use colar_engine::train::rl::{Episode, PolicyStats};
@@ -125,7 +126,8 @@ fn check(name: &str, full: bool, average_per_token_loss: bool) {
     };
     let (_, pass) = go(&episodes, None);
     set_old(&mut episodes, &pass);
-    let mut grads = both.grads(&|n| full || n.contains("lora") || n.contains("latent_policy"));
+    let mut grads =
+        both.grads(if full { Groups::ALL } else { Groups::of(&[Group::Adapter, Group::LatentHead]) });
     let (stats, pass) = go(&episodes, Some(&mut grads));
     let entropy = pass.entropy.iter().map(|&x| f64::from(x)).sum::<f64>() / pass.entropy.len() as f64;
     let total = stats.total(&options) + f64::from(options.entropy_weight) * entropy;

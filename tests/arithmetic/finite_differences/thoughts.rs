@@ -1,9 +1,11 @@
 //! The objectives with continuous thoughts on the golden models: gradients through the whole chain.
 
+use colar_engine::device::cpu::CpuDevice;
 use colar_engine::device::prelude::*;
 use colar_engine::model::ColarModel;
-use colar_engine::model::params::Params;
+use colar_engine::model::params::{Grads, Param, Params};
 use colar_engine::model::thoughts::{Projector, Thoughts};
+use colar_engine::model::weight_spec::{Group, Groups};
 use colar_engine::train::thoughts::{
     Lesson, ThoughtBatch, ThoughtCounts, ThoughtExample, ThoughtObjective, ThoughtSums, begin, run,
 };
@@ -67,12 +69,17 @@ fn distances(student: &[Vec<f64>], teacher: &[Vec<f64>], samples: usize) -> f64 
 }
 
 impl Setup {
-    /// Checks the gradients of all weights that `trained` names.
-    fn check(self, trained: &dyn Fn(&str) -> bool) {
+    /// Checks the gradients of these weights.
+    fn check(self, trained: Groups) {
+        self.check_selected(|p| trained.contains(p.group));
+    }
+
+    /// Checks the gradients of all weights that `trained` accepts.
+    fn check_selected(self, trained: impl Fn(&Param<CpuDevice>) -> bool) {
         let Setup { mut both, batch, thoughts, objective } = self;
         let counts = ThoughtCounts::of([&batch]);
         let mut sums = ThoughtSums::default();
-        let mut grads = both.grads(trained);
+        let mut grads = Grads::selected(&both.device, &both.opened.model.params, trained).unwrap();
         let (device, model) = (&both.device, &both.opened.model);
         sums.add(&run(device, model, &objective, &batch, thoughts, counts, Some(&mut grads)).unwrap());
         assert_eq!(sums.counts, counts);
@@ -97,52 +104,49 @@ impl Setup {
     }
 }
 
-fn adapter(name: &str) -> bool {
-    name.contains("lora") || name.contains("thought_projector")
-}
+const ADAPTER: Groups = Groups::of(&[Group::Adapter, Group::Projector]);
 
 /// All but the latent head, which these objectives do not touch.
-fn every(name: &str) -> bool {
-    !name.contains("latent_policy")
-}
+const EVERY: Groups = Groups::ALL.without(Group::LatentHead);
 
 #[test]
 fn adapter_without_thoughts() {
-    setup("llama-tiny", false, 0, false).check(&adapter);
+    setup("llama-tiny", false, 0, false).check(ADAPTER);
 }
 
 #[test]
 fn adapter_and_hidden_states_fed_back() {
     for thoughts in [1, 2, 6] {
-        setup("llama-tiny", false, thoughts, false).check(&adapter);
+        setup("llama-tiny", false, thoughts, false).check(ADAPTER);
     }
-    setup("qwen2-tiny", false, 2, false).check(&adapter);
+    setup("qwen2-tiny", false, 2, false).check(ADAPTER);
 }
 
 /// Where only a layer above the lowest is trained, gradients of thoughts still pass through all layers.
 #[test]
 fn one_layer_of_the_adapter() {
-    setup("llama-tiny", false, 2, false).check(&|name| name.contains("layers.1.self_attn.v_proj.lora"));
+    setup("llama-tiny", false, 2, false)
+        .check_selected(|p| p.name.contains("layers.1.self_attn.v_proj.lora"));
 }
 
 #[test]
 fn every_weight_with_hidden_states_fed_back() {
-    setup("llama-tiny", true, 2, false).check(&every);
-    setup("qwen2-tiny", true, 6, false).check(&every);
+    setup("llama-tiny", true, 2, false).check(EVERY);
+    setup("qwen2-tiny", true, 6, false).check(EVERY);
 }
 
 #[test]
 fn adapter_and_projector_distilled() {
     for thoughts in [1, 2, 6] {
-        setup("llama-tiny", false, thoughts, true).check(&adapter);
+        setup("llama-tiny", false, thoughts, true).check(ADAPTER);
     }
-    setup("qwen2-tiny", false, 6, true).check(&adapter);
+    setup("qwen2-tiny", false, 6, true).check(ADAPTER);
 }
 
 #[test]
 fn every_weight_distilled() {
-    setup("llama-tiny", true, 6, true).check(&every);
-    setup("qwen2-tiny", true, 2, true).check(&every);
+    setup("llama-tiny", true, 6, true).check(EVERY);
+    setup("qwen2-tiny", true, 2, true).check(EVERY);
 }
 
 /// A layer that is run again, keys and values of earlier phases beside it, leaves the same bits.
@@ -150,7 +154,7 @@ fn every_weight_distilled() {
 fn recomputed_layers() {
     for (full, distilled) in [(false, false), (true, true)] {
         let Setup { mut both, batch, thoughts, objective } = setup("qwen2-tiny", full, 3, distilled);
-        let trained: &dyn Fn(&str) -> bool = if full { &every } else { &adapter };
+        let trained = if full { EVERY } else { ADAPTER };
         let mut gradients = |recompute| {
             both.opened.model.transformer.recompute = recompute;
             let mut grads = both.grads(trained);

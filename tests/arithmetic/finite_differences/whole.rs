@@ -5,6 +5,7 @@ use colar_engine::device::prelude::*;
 use colar_engine::model::ColarModel;
 use colar_engine::model::open::{Additions, Opened, open};
 use colar_engine::model::params::{Grads, ParamId};
+use colar_engine::model::weight_spec::{Group, Groups};
 
 use super::common::float64::Float64;
 use super::common::gradient::{check, rms};
@@ -31,14 +32,14 @@ pub fn both(name: &str, full: bool) -> Both {
 
 fn opened<D: Device>(device: &D, name: &str, full: bool) -> Opened<D> {
     let dir = golden(name);
-    let trained = move |n: &str| full || n.contains("lora") || n.contains("latent_policy");
+    let trained = if full { Groups::ALL } else { Groups::of(&[Group::Adapter, Group::LatentHead]) };
     let checkpoint = if full { head_only(&dir) } else { Dir::Given(dir.join("adapter")) };
-    open(device, &dir, Some(checkpoint.path()), &Additions::default(), &trained).unwrap()
+    open(device, &dir, Some(checkpoint.path()), &Additions::default(), trained).unwrap()
 }
 
 impl Both {
-    /// Gradients of zero for the weights that `trained` names.
-    pub fn grads(&self, trained: &dyn Fn(&str) -> bool) -> Grads<CpuDevice> {
+    /// Gradients of zero for these weights.
+    pub fn grads(&self, trained: Groups) -> Grads<CpuDevice> {
         Grads::new(&self.device, &self.opened.model.params, trained).unwrap()
     }
 

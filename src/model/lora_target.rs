@@ -1,0 +1,82 @@
+//! The linear layers of a block by name: in weights files, in adapters, on the command line.
+
+use serde::{Deserialize, Serialize};
+
+/// A linear layer of a block. All seven can carry an adapter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum), value(rename_all = "snake_case"))]
+#[serde(rename_all = "snake_case")]
+pub enum LoraTarget {
+    /// Queries.
+    QProj,
+    /// Keys.
+    KProj,
+    /// Values.
+    VProj,
+    /// Output of attention.
+    OProj,
+    /// Gate of the MLP.
+    GateProj,
+    /// Upward projection of the MLP.
+    UpProj,
+    /// Downward projection of the MLP.
+    DownProj,
+}
+
+impl LoraTarget {
+    /// All seven, in the order of the computation.
+    pub const ALL: [LoraTarget; 7] = [
+        LoraTarget::QProj,
+        LoraTarget::KProj,
+        LoraTarget::VProj,
+        LoraTarget::OProj,
+        LoraTarget::GateProj,
+        LoraTarget::UpProj,
+        LoraTarget::DownProj,
+    ];
+
+    /// The part of a block it belongs to, and its name there: in `target_modules` of an adapter, and on the command
+    /// line.
+    fn path(self) -> (&'static str, &'static str) {
+        match self {
+            LoraTarget::QProj => ("self_attn", "q_proj"),
+            LoraTarget::KProj => ("self_attn", "k_proj"),
+            LoraTarget::VProj => ("self_attn", "v_proj"),
+            LoraTarget::OProj => ("self_attn", "o_proj"),
+            LoraTarget::GateProj => ("mlp", "gate_proj"),
+            LoraTarget::UpProj => ("mlp", "up_proj"),
+            LoraTarget::DownProj => ("mlp", "down_proj"),
+        }
+    }
+
+    /// The name in `target_modules`: `q_proj` and so on.
+    pub fn name(self) -> &'static str {
+        self.path().1
+    }
+
+    /// The inverse of [`name`](Self::name).
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|target| target.name() == name)
+    }
+
+    /// The name of its tensors in layer `layer`, without `.weight` and the like.
+    pub fn module(self, layer: usize) -> String {
+        let (parent, name) = self.path();
+        format!("model.layers.{layer}.{parent}.{name}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::ValueEnum;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_has_pefts_names() {
+        for target in LoraTarget::ALL {
+            assert_eq!(target.to_possible_value().unwrap().get_name(), target.name());
+            assert_eq!(LoraTarget::from_name(target.name()), Some(target));
+        }
+    }
+}
