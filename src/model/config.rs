@@ -27,7 +27,7 @@ const MAX_HEAD_DIM: usize = 1 << 10;
 const MAX_VOCAB: usize = 1 << 24;
 const MAX_POSITIONS: usize = 1 << 30;
 
-/// The families of models: what stands in `model_type`.
+/// The families of models, as `model_type` names them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Architecture {
     /// Llama 2 and 3 and what shares their layers (SmolLM2, TinyLlama): no biases.
@@ -36,21 +36,55 @@ pub enum Architecture {
     Qwen2,
 }
 
-impl Architecture {
+/// The facts of a family that `config.json` does not state.
+struct Family {
     /// The value of `model_type`.
-    pub fn model_type(self) -> &'static str {
+    model_type: &'static str,
+    /// The value of `architectures`.
+    class: &'static str,
+    /// Whether the query, key and value projections have biases.
+    qkv_bias: bool,
+    /// Width of a head where the file does not give it; `None`: the hidden size, divided among the heads.
+    head_dim: Option<usize>,
+    /// Positions where the file does not give them.
+    max_position_embeddings: usize,
+    /// Settings that are off in the models that the engine runs.
+    off: &'static [&'static str],
+}
+
+impl Architecture {
+    /// All families.
+    pub const ALL: [Architecture; 2] = [Architecture::Llama, Architecture::Qwen2];
+
+    fn family(self) -> &'static Family {
         match self {
-            Architecture::Llama => "llama",
-            Architecture::Qwen2 => "qwen2",
+            Architecture::Llama => &Family {
+                model_type: "llama",
+                class: "LlamaForCausalLM",
+                qkv_bias: false,
+                head_dim: None,
+                max_position_embeddings: 2048,
+                off: &["attention_bias", "mlp_bias"],
+            },
+            Architecture::Qwen2 => &Family {
+                model_type: "qwen2",
+                class: "Qwen2ForCausalLM",
+                qkv_bias: true,
+                head_dim: None,
+                max_position_embeddings: 32768,
+                off: &["use_sliding_window"],
+            },
         }
     }
 
-    /// The value of `architectures`.
-    fn class(self) -> &'static str {
-        match self {
-            Architecture::Llama => "LlamaForCausalLM",
-            Architecture::Qwen2 => "Qwen2ForCausalLM",
-        }
+    /// The value of `model_type`.
+    pub fn model_type(self) -> &'static str {
+        self.family().model_type
+    }
+
+    /// The inverse of [`model_type`](Self::model_type).
+    pub fn from_model_type(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|architecture| architecture.model_type() == name)
     }
 }
 
@@ -127,15 +161,13 @@ impl ModelConfig {
     /// [`Error::File`](crate::Error::File) naming `path` and the field at fault.
     pub fn from_map(path: &Path, map: &Map<String, Value>) -> Result<Self> {
         let fields = Fields::new(path, map);
-        let model_type = match fields.str("model_type")? {
-            "llama" => Architecture::Llama,
-            "qwen2" => Architecture::Qwen2,
-            other => {
-                let what = format!("\"{}\" is not supported (llama and qwen2 are)", one_line(other));
-                return Err(fields.error("model_type", what));
-            }
-        };
-        refuse_unsupported(&fields, model_type)?;
+        let name = fields.str("model_type")?;
+        let model_type = Architecture::from_model_type(name).ok_or_else(|| {
+            let known = Architecture::ALL.map(Architecture::model_type).join(", ");
+            fields.error("model_type", format!("\"{}\" is not supported ({known} are)", one_line(name)))
+        })?;
+        let family = model_type.family();
+        refuse_unsupported(&fields, family)?;
 
         let hidden_size = fields.size("hidden_size", MAX_HIDDEN)?;
         let num_hidden_layers = fields.size("num_hidden_layers", MAX_LAYERS)?;
@@ -147,7 +179,7 @@ impl ModelConfig {
                 format!("{num_key_value_heads} does not divide num_attention_heads, {num_attention_heads}");
             return Err(fields.error("num_key_value_heads", what));
         }
-        let head_dim = match fields.opt_size("head_dim", MAX_HEAD_DIM)? {
+        let head_dim = match fields.opt_size("head_dim", MAX_HEAD_DIM)?.or(family.head_dim) {
             Some(head_dim) => head_dim,
             None if hidden_size.is_multiple_of(num_attention_heads) => hidden_size / num_attention_heads,
             None => {
@@ -160,12 +192,9 @@ impl ModelConfig {
             return Err(fields.error("head_dim", what));
         }
         let vocab_size = fields.size("vocab_size", MAX_VOCAB)?;
-        let default_positions = match model_type {
-            Architecture::Llama => 2048,
-            Architecture::Qwen2 => 32768,
-        };
-        let max_position_embeddings =
-            fields.opt_size("max_position_embeddings", MAX_POSITIONS)?.unwrap_or(default_positions);
+        let max_position_embeddings = fields
+            .opt_size("max_position_embeddings", MAX_POSITIONS)?
+            .unwrap_or(family.max_position_embeddings);
         refuse_sliding_window(&fields, num_hidden_layers, max_position_embeddings)?;
         let rms_norm_eps = fields.opt_positive("rms_norm_eps")?.unwrap_or(1e-6) as f32;
         if !(rms_norm_eps > 0.0 && rms_norm_eps < 1.0) {
@@ -184,7 +213,7 @@ impl ModelConfig {
             rms_norm_eps,
             rope: RopeConfig::from_fields(&fields)?,
             tie_word_embeddings: fields.opt_bool("tie_word_embeddings")?.unwrap_or(false),
-            attention_bias: model_type == Architecture::Qwen2,
+            attention_bias: family.qkv_bias,
             max_position_embeddings,
             bos_token_id: fields.token_ids("bos_token_id", vocab_size)?.first().copied(),
             eos_token_ids: fields.token_ids("eos_token_id", vocab_size)?,
@@ -196,7 +225,7 @@ impl ModelConfig {
     pub fn to_json(&self) -> Value {
         let mut map = Map::new();
         let mut put = |name: &str, value: Value| map.insert(name.to_owned(), value);
-        put("architectures", json!([self.model_type.class()]));
+        put("architectures", json!([self.model_type.family().class]));
         put("model_type", json!(self.model_type.model_type()));
         put("hidden_size", json!(self.hidden_size));
         put("intermediate_size", json!(self.intermediate_size));
@@ -211,11 +240,8 @@ impl ModelConfig {
         put("rope_theta", json!(self.rope.theta));
         put("rope_scaling", self.rope.scaling_json());
         put("tie_word_embeddings", json!(self.tie_word_embeddings));
-        if self.model_type == Architecture::Llama {
-            put("attention_bias", json!(false));
-            put("mlp_bias", json!(false));
-        } else {
-            put("use_sliding_window", json!(false));
+        for name in self.model_type.family().off {
+            put(name, json!(false));
         }
         put("initializer_range", json!(0.02));
         put("bos_token_id", json!(self.bos_token_id));
@@ -257,7 +283,7 @@ pub(crate) fn shortest(x: f32) -> f64 {
 }
 
 /// Settings that change what the layers compute and that the engine does not have.
-fn refuse_unsupported(fields: &Fields<'_>, model_type: Architecture) -> Result<()> {
+fn refuse_unsupported(fields: &Fields<'_>, family: &Family) -> Result<()> {
     for name in ["hidden_act", "hidden_activation"] {
         match fields.opt_str(name)? {
             None | Some("silu" | "swish") => {}
@@ -268,8 +294,9 @@ fn refuse_unsupported(fields: &Fields<'_>, model_type: Architecture) -> Result<(
         }
     }
     // Qwen2 has its biases whatever this field says.
-    if model_type == Architecture::Llama && fields.opt_bool("attention_bias")? == Some(true) {
-        return Err(fields.error("attention_bias", "is not supported for llama models"));
+    if family.off.contains(&"attention_bias") && fields.opt_bool("attention_bias")? == Some(true) {
+        let what = format!("is not supported for {} models", family.model_type);
+        return Err(fields.error("attention_bias", what));
     }
     if fields.opt_bool("mlp_bias")? == Some(true) {
         return Err(fields.error("mlp_bias", "is not supported"));

@@ -18,6 +18,7 @@ mod block;
 mod chain;
 mod forward;
 mod place;
+mod qkv;
 mod taps;
 
 use std::collections::BTreeSet;

@@ -186,8 +186,8 @@ impl<D: Device> Transformer<D> {
     ) -> Result<()> {
         let (eps, heads, layer) = (self.config.rms_norm_eps, self.heads(), &self.layers[i]);
         let (t, h) = (d.rows(), d.cols());
-        let LayerSaved { stream1, n1, q, kv: own, attn, lse, n2, mut gate, mut up, act, low } = s;
-        let [q_low, k_low, v_low, o_low, gate_low, up_low, down_low] = low;
+        let LayerSaved { stream1, n1, q, kv: own, qkv, attn, lse, n2, mut gate, mut up, act, low } = s;
+        let [o_low, gate_low, up_low, down_low] = low;
 
         let mut dact = device.empty(t, self.config.intermediate_size)?;
         let act = act.as_ref().unwrap_or(&gate); // read only where down is trained, and then kept
@@ -202,16 +202,10 @@ impl<D: Device> Transformer<D> {
         let mut dattn = device.empty(t, heads.q_width())?;
         layer.o.backward(device, params, grads, &attn, &o_low, d, Some((&mut dattn, 0.0)))?;
         let attention = AttentionSaved { q: &q, kv: own.as_ref(), attn: &attn, lse: &lse, dattn: &dattn };
-        let [mut dq, mut dk, dv] = kv.attention(device, heads, spans, i, attention)?;
-        device.rotary(&mut dq, positions, &self.inv_freq, -1.0)?;
-        device.rotary(&mut dk, positions, &self.inv_freq, -1.0)?;
+        let dqkv = kv.attention(device, heads, spans, i, attention)?;
         let input = below || grads.trains(layer.input_norm);
-        for (linear, low, dy, beta) in
-            [(&layer.q, &q_low, &dq, 0.0), (&layer.k, &k_low, &dk, 1.0), (&layer.v, &v_low, &dv, 1.0)]
-        {
-            let dx = if input { Some((&mut dn, beta)) } else { None };
-            linear.backward(device, params, grads, &n1, low, dy, dx)?;
-        }
+        let dn1 = input.then_some(&mut dn);
+        self.qkv_backward(device, params, grads, i, &n1, &qkv, positions, dqkv, dn1)?;
         if input {
             let input_norm = params.get(layer.input_norm);
             device.rms_norm_backward(&dn, &stream1, input_norm, eps, d, grads.get_mut(layer.input_norm))?;

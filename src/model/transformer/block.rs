@@ -1,6 +1,7 @@
 //! One block, forward: as far as its last product, so that a backward pass which runs it again need not finish it.
 
 use super::place::{KvTarget, Place};
+use super::qkv::{Qkv, QkvSaved};
 use super::{Layer, Transformer};
 use crate::device::{Device, TensorInfo};
 use crate::model::linear::LinearSaved;
@@ -14,6 +15,7 @@ pub(super) struct LayerSaved<D: Device> {
     pub(super) q: D::Tensor,
     /// Keys and values as attention took them, where they are the pass's own.
     pub(super) kv: Option<[D::Tensor; 2]>,
+    pub(super) qkv: QkvSaved<D>,
     pub(super) attn: D::Tensor,
     pub(super) lse: D::Tensor,
     pub(super) n2: D::Tensor,
@@ -21,15 +23,15 @@ pub(super) struct LayerSaved<D: Device> {
     pub(super) up: D::Tensor,
     /// SwiGLU's output, kept only where the down projection is trained.
     pub(super) act: Option<D::Tensor>,
-    /// Adapter products of q, k, v, o, gate, up and down.
-    pub(super) low: [LinearSaved<D>; 7],
+    /// Adapter products of o, gate, up and down.
+    pub(super) low: [LinearSaved<D>; 4],
 }
 
 impl<D: Device> LayerSaved<D> {
     /// Adds what the backward pass of the down projection needs.
     pub(super) fn keep_down(&mut self, layer: &Layer, grads: &Grads<D>, act: D::Tensor, low: LinearSaved<D>) {
         self.act = layer.down.trained(grads).then_some(act);
-        self.low[6] = low;
+        self.low[3] = low;
     }
 }
 
@@ -60,30 +62,13 @@ impl<D: Device> Transformer<D> {
         let (t, h) = (stream1.rows(), stream1.cols());
         let mut attn = device.empty(t, heads.q_width())?;
         let mut lse = if with_grads { Some(device.zeros(t, heads.heads)?) } else { None };
-        let (q, kv, [q_low, k_low, v_low]) = match target {
-            KvTarget::Own { shared } => {
-                let (mut q, q_low) = layer.q.forward(device, params, &n1)?;
-                let (mut k, k_low) = layer.k.forward(device, params, &n1)?;
-                let (mut v, v_low) = layer.v.forward(device, params, &n1)?;
-                device.rotary(&mut q, positions, &self.inv_freq, 1.0)?;
-                device.rotary(&mut k, positions, &self.inv_freq, 1.0)?;
-                if let Some(shared) = shared {
-                    (k, v) = (shared.spread(device, &k)?, shared.spread(device, &v)?);
-                }
-                device.attention(heads, spans, &q, &k, &v, &mut attn, lse.as_mut())?;
-                (q, Some([k, v]), [q_low, k_low, v_low])
-            }
-            KvTarget::Beside { keys, values, rows } => {
-                let (mut q, q_bias, q_low) = layer.q.forward_but_bias(device, params, &n1)?;
-                let (mut k, k_bias, k_low) = layer.k.forward_but_bias(device, params, &n1)?;
-                let (mut v, v_bias, v_low) = layer.v.forward_but_bias(device, params, &n1)?;
-                let (qkv, biases) = ([&mut q, &mut k, &mut v], [q_bias, k_bias, v_bias]);
-                let cached = [&mut keys[i], &mut values[i]];
-                device.rotary_append(qkv, biases, positions, &self.inv_freq, rows, cached)?;
-                device.attention(heads, spans, &q, &keys[i], &values[i], &mut attn, lse.as_mut())?;
-                (q, None, [q_low, k_low, v_low])
-            }
+        let Qkv { q, kv, saved: qkv } = self.qkv(device, params, i, &n1, positions, target)?;
+        let [k, v] = match (&kv, &*target) {
+            (Some([k, v]), _) => [k, v],
+            (None, KvTarget::Beside { keys, values, .. }) => [&keys[i], &values[i]],
+            (None, KvTarget::Own { .. }) => return Err(nothing_kept()),
         };
+        device.attention(heads, spans, &q, k, v, &mut attn, lse.as_mut())?;
         let (o, o_low) = layer.o.forward(device, params, &attn)?;
         let mut stream2 = device.empty(t, h)?;
         let mut n2 = device.empty(t, h)?;
@@ -93,8 +78,8 @@ impl<D: Device> Transformer<D> {
         let mut act = device.empty(t, self.config.intermediate_size)?;
         device.swiglu(&gate, &up, &mut act)?;
         let saved = lse.map(|lse| {
-            let low = [q_low, k_low, v_low, o_low, gate_low, up_low, None];
-            LayerSaved { stream1, n1, q, kv, attn, lse, n2, gate, up, act: None, low }
+            let low = [o_low, gate_low, up_low, None];
+            LayerSaved { stream1, n1, q, kv, qkv, attn, lse, n2, gate, up, act: None, low }
         });
         Ok(BeforeDown { stream2, act, saved })
     }
