@@ -9,10 +9,10 @@
 //   LayerNorm:  dx = r * (g - mean(g) - n * mean(g * n)), n the normalised row
 // and, summed over all rows, dw = dout * n and db = dout; of RMSNorm n is s * r.
 //
-// A block takes one row. Each thread keeps its columns in no registers but reads them again from the first-level
-// cache: rows are at most some tens of KiB. Where the weights' gradients are wanted, a block takes `each` rows and
-// adds up their parts in shared memory, every thread those of its own columns; norm_backward_weights then adds the
-// blocks'.
+// A block takes one row, or one head of it where heads are normalised one by one. Each thread keeps its columns in no
+// registers but reads them again from the first-level cache: rows are at most some tens of KiB. Where the weights'
+// gradients are wanted, a block takes `each` rows and adds up their parts in shared memory, every thread those of its
+// own columns; norm_backward_weights then adds the blocks'.
 #include "common.cuh"
 
 template <class A>

@@ -9,7 +9,8 @@ pub(crate) const LAYER_NORM_EPS: f32 = 1e-5;
 
 /// Normalisation of rows. `T` is the number of packed rows, `H` their width; weights are `[1, H]`, float32.
 pub trait NormOps: MemoryOps {
-    /// RMSNorm: `out[t,:] = x[t,:] / sqrt(mean(x[t,:]²) + eps) · w`.
+    /// RMSNorm: `out[t,:] = x[t,:] / sqrt(mean(x[t,:]²) + eps) · w`. Where `w` is narrower than a row, as that of one
+    /// head is, every group of so many columns is normalised by itself.
     fn rms_norm(&self, x: &Self::Tensor, w: &Self::Tensor, eps: f32, out: &mut Self::Tensor) -> Result<()>;
     /// Fused residual addition and RMSNorm: `sum = x + delta`, `out = RMSNorm(sum)`.
     fn add_rms_norm(
@@ -53,9 +54,8 @@ pub trait NormOps: MemoryOps {
 
 pub(crate) fn check_rms_norm<T: TensorInfo>(x: &T, w: &T, out: &T) -> Result<Checked> {
     let all = Checked::of("rms_norm", x);
-    all.row("w", w)?;
     all.same("out", out)?;
-    Ok(all)
+    all.groups("w", w)
 }
 
 pub(crate) fn check_add_rms_norm<T: TensorInfo>(
@@ -81,11 +81,11 @@ pub(crate) fn check_rms_norm_backward<T: TensorInfo>(
     dw: Option<&T>,
 ) -> Result<Checked> {
     let all = Checked::of("rms_norm_backward", x);
-    all.row("w", w)?;
     all.same("dout", dout)?;
     all.same("dx", dx)?;
-    all.row_if("dw", dw)?;
-    Ok(all)
+    let groups = all.groups("w", w)?;
+    groups.row_if("dw", dw)?;
+    Ok(groups)
 }
 
 pub(crate) fn check_layer_norm<T: TensorInfo>(x: &T, w: &T, b: &T, out: &T) -> Result<Checked> {

@@ -45,6 +45,19 @@ impl Checked {
         check(self.op, name, t, 1, self.cols)
     }
 
+    /// The same elements with as many columns a row as `t` has, which must be one row and a part of these.
+    pub(super) fn groups(self, name: &str, t: &impl TensorInfo) -> Result<Self> {
+        let (rows, cols) = (t.rows(), t.cols());
+        if rows == 1 && cols == self.cols {
+            return Ok(self);
+        }
+        if rows == 1 && cols > 0 && self.cols.is_multiple_of(cols) {
+            return Ok(Checked { op: self.op, rows: self.rows * (self.cols / cols), cols });
+        }
+        let what = format!("{name} is [{rows}, {cols}], needs [1, {}] or a part of it", self.cols);
+        Err(Error::Shape { op: self.op, what })
+    }
+
     /// As `row`, for an operand that may be left out.
     pub(super) fn row_if(&self, name: &str, t: Option<&impl TensorInfo>) -> Result<()> {
         t.map_or(Ok(()), |t| self.row(name, t))
@@ -73,6 +86,19 @@ pub(crate) fn check(
         return Ok(());
     }
     Err(Error::Shape { op, what: format!("{name} is [{}, {}], needs [{rows}, {cols}]", t.rows(), t.cols()) })
+}
+
+/// Fails unless the columns of `x` are groups of those of `w`, which is one row. Gives the number of groups of all
+/// rows.
+pub(crate) fn check_groups(op: &'static str, x: &impl TensorInfo, w: &impl TensorInfo) -> Result<usize> {
+    let (cols, size) = (x.cols(), w.cols());
+    if w.rows() == 1 && cols == size {
+        return Ok(x.rows());
+    }
+    if w.rows() == 1 && size > 0 && cols.is_multiple_of(size) {
+        return Ok(x.rows() * (cols / size));
+    }
+    Err(Error::Shape { op, what: format!("w is [{}, {size}], needs [1, {cols}] or a part of it", w.rows()) })
 }
 
 /// Fails unless a vector has `needed` entries.

@@ -1,13 +1,8 @@
-//! The decoder: Llama and Qwen2 blocks over packed sequences, forward and backward.
+//! The decoder: [blocks](crate::device::block) over packed sequences, forward and backward.
 //!
 //! Rows of different sequences stand end to end, with no padding; [spans](crate::device::Span) keep their attention
-//! apart. A block is
-//!
-//! ```text
-//! n1 = RMSNorm(x)         q, k, v = n1·Wq, n1·Wk, n1·Wv (+ bias)      q, k = rotary(q), rotary(k)
-//! x' = x + attention(q, k, v)·Wo
-//! n2 = RMSNorm(x')        x'' = x' + (silu(n2·Wgate) · (n2·Wup))·Wdown
-//! ```
+//! apart. The parts of a block are those that the configuration gives it (`block.rs` beside this file); its forward and
+//! backward pass are written out in the files of this module.
 //!
 //! One pass runs some rows of each sequence through all blocks. Most are whole sequences at once; a cache
 //! of keys and values lets later passes go on where earlier ones ended, in generation, and in a

@@ -73,8 +73,8 @@ impl<R: Driver> NormOps for CudaDevice<R> {
             Arg::from(dx.write(op, "dx", dtype)?),
             Arg::from(partials.as_ref()),
         ];
-        // SAFETY: the checks above: all matrices have the shape and dtype of `x`, `w` a row of it in float32.
-        // `partials` is freed in the order of launches.
+        // SAFETY: the checks above: all matrices have the shape and dtype of `x`, which is `rows` rows of `w`, in
+        // float32. `partials` is freed in the order of launches.
         unsafe { self.launch(kernel, [deal.blocks, 1], deal.threads, deal.shared, &args) }?;
         match (dw, &partials) {
             (Some(dw), Some(partials)) => self.add_sums(op, &deal, cols, partials, [dw, Arg::Pointer(0)], 1),
@@ -183,7 +183,7 @@ impl<R: Driver> CudaDevice<R> {
             sum,
             out.write(op, "out", dtype)?.into(),
         ];
-        // SAFETY: what was checked: all matrices have the shape and dtype of `x`, `w` a row of it in float32.
+        // SAFETY: what was checked: all matrices have the shape and dtype of `x`, which is `rows` rows of `w`, in float32.
         unsafe { self.launch_rows(op, kernel, rows, cols, &args) }
     }
 

@@ -56,29 +56,32 @@ fn weight_backward(dout: &Host, rows: &[(Vec<f64>, f64)]) -> Want {
         .collect()
 }
 
-fn rms_norms<D: Device>(d: &D, rows: usize, cols: usize, seed: u64) {
+/// RMSNorm of whole rows, with a residual, and of groups of columns: the same values in rows `groups` times as wide.
+fn rms_norms<D: Device>(d: &D, rows: usize, cols: usize, groups: usize, seed: u64) {
+    let (wide, narrow) = (cols * groups, rows * groups);
     let eps = 1e-5f32;
-    let [x, delta, dout] = [0, 1, 2].map(|i| Host::normal(rows, cols, 1.0, seed + i));
+    let [x, delta, dout] = [0, 1, 2].map(|i| Host::normal(narrow, cols, 1.0, seed + i));
+    let up = |h: &Host| Host::new(rows, wide, h.values.clone()).up(d);
     let w = Host::normal(1, cols, 1.0, seed + 3);
     let scaled = |rows: &[(Vec<f64>, f64)]| -> Want {
         rows.iter().flat_map(|(n, _)| n.iter().zip(w.row(0)).map(|(n, w)| (n * w, (n * w).abs()))).collect()
     };
     let normal = normalised(&x, f64::from(eps), false);
-    let mut out = poisoned(d, rows, cols);
-    d.rms_norm(&x.up(d), &w.up(d), eps, &mut out).unwrap();
+    let mut out = poisoned(d, rows, wide);
+    d.rms_norm(&up(&x), &w.up(d), eps, &mut out).unwrap();
     close("rms_norm", &read(d, &out), &scaled(&normal), TOLERANCE);
 
     let sum: Vec<f32> = x.values.iter().zip(&delta.values).map(|(x, y)| x + y).collect();
-    let (mut got_sum, mut out) = (poisoned(d, rows, cols), poisoned(d, rows, cols));
+    let (mut got_sum, mut out) = (poisoned(d, narrow, cols), poisoned(d, narrow, cols));
     d.add_rms_norm(&x.up(d), &delta.up(d), &w.up(d), eps, &mut got_sum, &mut out).unwrap();
     assert_eq!(read(d, &got_sum), sum, "add_rms_norm: sum");
-    let of_sum = normalised(&Host::new(rows, cols, sum), f64::from(eps), false);
+    let of_sum = normalised(&Host::new(narrow, cols, sum), f64::from(eps), false);
     close("add_rms_norm", &read(d, &out), &scaled(&of_sum), TOLERANCE);
 
     for with_weight in [true, false] {
-        let (mut dx, mut dw) = (delta.up(d), w.up(d));
+        let (mut dx, mut dw) = (up(&delta), w.up(d));
         let wanted = with_weight.then_some(&mut dw);
-        d.rms_norm_backward(&dout.up(d), &x.up(d), &w.up(d), eps, &mut dx, wanted).unwrap();
+        d.rms_norm_backward(&up(&dout), &up(&x), &w.up(d), eps, &mut dx, wanted).unwrap();
         let want = plus(&delta, norm_backward(&dout, &w, &normal, false));
         close("rms_norm_backward, dx", &read(d, &dx), &want, TOLERANCE);
         if with_weight {
@@ -244,8 +247,8 @@ proptest! {
     #![proptest_config(config(48))]
 
     #[test]
-    fn rms_norm(rows in size(), cols in size(), seed in any::<u32>()) {
-        device().scope(|| rms_norms(device(), rows, cols, u64::from(seed)));
+    fn rms_norm(rows in size(), cols in size(), groups in 1..5usize, seed in any::<u32>()) {
+        device().scope(|| rms_norms(device(), rows, cols, groups, u64::from(seed)));
     }
 
     #[test]
@@ -288,9 +291,10 @@ fn activations_at_extremes() {
 #[test]
 fn larger_norms() {
     device().scope(|| {
-        rms_norms(device(), 200, 576, 1);
+        rms_norms(device(), 200, 576, 1, 1);
         layer_norms(device(), 200, 576, 2);
-        rms_norms(device(), 1300, 5, 3);
+        rms_norms(device(), 1300, 5, 1, 3);
+        rms_norms(device(), 70, 128, 24, 3);
         layer_norms(device(), 1300, 5, 4);
     });
 }

@@ -88,16 +88,25 @@ fn rotary<D: Device>(d: &D, scaling: RopeScaling) {
 #[test]
 fn rms_norm() {
     for (rows, cols) in [(1, 1), (3, 17), (9, 64)] {
-        rms_norm_of(&cpu(), rows, cols);
+        rms_norm_of(&cpu(), rows, cols, cols);
     }
 }
 
-fn rms_norm_of<D: Device>(d: &D, rows: usize, cols: usize) {
+/// As of the queries and keys of a block whose heads are normalised.
+#[test]
+fn rms_norm_of_heads() {
+    for (rows, heads, dim) in [(1, 2, 1), (3, 5, 6), (4, 3, 16)] {
+        rms_norm_of(&cpu(), rows, heads * dim, dim);
+    }
+}
+
+/// Of every `size` columns.
+fn rms_norm_of<D: Device>(d: &D, rows: usize, cols: usize, size: usize) {
     // A large eps, so that its place in the formula matters.
     let eps = 0.1;
-    let inputs = [Host::normal(rows, cols, 1.0, 6), Host::normal(1, cols, 1.0, 7)];
+    let inputs = [Host::normal(rows, cols, 1.0, 6), Host::normal(1, size, 1.0, 7)];
     let weights = Host::normal(rows, cols, 1.0, 8);
-    let (mut dx, mut dw) = (d.zeros(rows, cols).unwrap(), d.zeros(1, cols).unwrap());
+    let (mut dx, mut dw) = (d.zeros(rows, cols).unwrap(), d.zeros(1, size).unwrap());
     let [x, w] = [inputs[0].up(d), inputs[1].up(d)];
     d.rms_norm_backward(&weights.up(d), &x, &w, eps, &mut dx, Some(&mut dw)).unwrap();
     let wide = Float64::default();
