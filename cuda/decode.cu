@@ -4,16 +4,7 @@
 //   a latent step   latent head and draw -> input -> layers -> hidden state -> does the chain end here?
 //   a token step    embedding -> layers -> hidden state -> logits
 //
-// Layers are those of src/model/transformer.rs, a phase for each product and one for attention:
-//
-//   qkv       RMSNorm staged; rotation, bias and the appends to the cache in the product's end
-//   attend    each warp takes a row, a query head and a part of the keys
-//   o         the parts are merged while they are staged; added to the stream in the product's end
-//   gate/up   RMSNorm staged; SwiGLU in the product's end
-//   down      added to the stream in the product's end
-//
-// Before each wait every warp asks for the first weights that it will read after it, so the memory goes on working
-// while blocks wait and stage (prefetch_units).
+// The phases of layers are in decode_layers.cuh, those of a chain in decode_chain.cuh.
 //
 // The chain's end: the event "the token is the separator", u < exp(l) / Z for its logit l (spec section 5, 2). Z only
 // grows as tokens are added, so the scan stops as soon as u is not less than exp(l) / Z so far.

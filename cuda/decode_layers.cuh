@@ -1,4 +1,15 @@
 // The decoder's layers as phases of the decoding kernel (decode.cu), from the stream to hidden states and logits.
+//
+// Layers are those of src/model/transformer.rs, a phase for each product and one for attention:
+//
+//   qkv       RMSNorm staged; rotation, bias and the appends to the cache in the product's end
+//   attend    each warp takes a row, a query head and a part of the keys
+//   o         the parts are merged while they are staged; added to the stream in the product's end
+//   gate/up   RMSNorm staged; SwiGLU in the product's end
+//   down      added to the stream in the product's end
+//
+// Before each wait every warp asks for the first weights that it will read after it, so the memory goes on working
+// while blocks wait and stage (prefetch_units).
 #pragma once
 
 #include "attend.cuh"
