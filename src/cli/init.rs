@@ -22,9 +22,10 @@ Examples:
   colar-engine init --config tiny --tokenizer tokenizer.json --out models/tiny
   colar-engine init --config my-config.json --dtype f32 --seed 7 --out models/mine")]
 pub struct InitArgs {
-    /// A known shape or a file of config.json's form. Known: llama-3.2-1b, llama-3.2-3b, llama-3.1-8b,
-    /// qwen2.5-1.5b, deepseek-r1-distill-qwen-1.5b, smollm2-135m, tiny
-    #[arg(long, value_name = "NAME|FILE")]
+    /// A known shape or a file of config.json's form
+    #[arg(long, value_name = "NAME|FILE", help = format!(
+        "A known shape or a file of config.json's form. Known: {}", Preset::names()
+    ))]
     pub config: String,
     /// The directory to make; it must not exist or be empty
     #[arg(long, value_name = "DIR")]
@@ -121,7 +122,7 @@ fn load_config(path: &Path) -> Result<ModelConfig> {
     if path.exists() {
         return ModelConfig::load_file(path);
     }
-    let known = Preset::ALL.map(Preset::name).join(", ");
+    let known = Preset::names();
     Err(Error::usage(format!("--config {}: neither a file nor one of {known}", path.display())))
 }
 
