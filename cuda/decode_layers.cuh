@@ -3,6 +3,7 @@
 // Layers are those of src/model/transformer.rs, a phase for each product and one for attention:
 //
 //   qkv       RMSNorm staged; rotation, bias and the appends to the cache in the product's end
+//   heads     only where heads of queries and keys are normalised: RMSNorm, rotation, the appends of keys
 //   attend    each warp takes a row, a query head and a part of the keys
 //   o         the parts are merged while they are staged; added to the stream in the product's end
 //   gate/up   RMSNorm staged; SwiGLU in the product's end
@@ -81,7 +82,8 @@ __device__ __noinline__ void qkv(Work<A, M>& work, uint32_t l) {
             const Sequence& s = work.sequences[place.m];
             const QkvRow at = weight.row(unit, place.j);
             sum += weight.bias(at);
-            if (at.which < 2) {
+            const bool normed = weight.layer.q_norm != nullptr;
+            if (at.which < 2 && !normed) {
                 partner += weight.bias(weight.row(unit, 1 - place.j));
                 float sine, cosine;
                 rotation(float(s.length) * model.inv_freq[at.row % half], &sine, &cosine);
@@ -89,11 +91,45 @@ __device__ __noinline__ void qkv(Work<A, M>& work, uint32_t l) {
             }
             if (at.which == 0) {
                 model.q[uint64_t(place.m) * model.heads * dim + at.row] = sum;
+            } else if (at.which == 1 && normed) {
+                model.k[uint64_t(place.m) * model.kv_heads * dim + at.row] = sum;
             } else {
                 A* cache = (at.which == 1 ? work.keys : work.values)[l];
                 cache[uint64_t(s.first + s.length) * model.kv_heads * dim + at.row] = from_float<A>(sum);
             }
         });
+}
+
+// Normalises and rotates the heads of queries, and those of keys into the cache. A warp takes one head at a time.
+template <class A, uint32_t M>
+__device__ __noinline__ void norm_heads(Work<A, M>& work, uint32_t l) {
+    const Model<A>& model = work.model;
+    const uint32_t dim = model.head_dim, half = dim / 2, heads = model.heads + model.kv_heads, lane = threadIdx.x % 32;
+    for (uint32_t unit = grid_warp(); unit < work.count * heads; unit += grid_warps()) {
+        const uint32_t m = unit / heads, head = unit % heads;
+        if (!work.open(m)) continue;
+        const Sequence& s = work.sequences[m];
+        const bool query = head < model.heads;
+        float* x = query ? model.q + (uint64_t(m) * model.heads + head) * dim
+                         : model.k + (uint64_t(m) * model.kv_heads + head - model.heads) * dim;
+        const float* w = query ? work.layers[l].q_norm : work.layers[l].k_norm;
+        float squares = 0.0f;
+        for (uint32_t c = lane; c < dim; c += 32) squares += x[c] * x[c];
+        const float r = 1.0f / sqrtf(warp_sum(squares) / float(dim) + model.eps);
+        A* cached = work.keys[l] + uint64_t(s.first + s.length) * model.kv_heads * dim;
+        for (uint32_t j = lane; j < half; j += 32) {
+            const float left = x[j] * r * w[j], right = x[j + half] * r * w[j + half];
+            float sine, cosine;
+            rotation(float(s.length) * model.inv_freq[j], &sine, &cosine);
+            const float turned[2] = {left * cosine - right * sine, right * cosine + left * sine};
+            if (query) {
+                x[j] = turned[0], x[j + half] = turned[1];
+            } else {
+                A* to = cached + (head - model.heads) * dim;
+                to[j] = from_float<A>(turned[0]), to[j + half] = from_float<A>(turned[1]);
+            }
+        }
+    }
 }
 
 // The cut of the keys of all sequences, the one that this step appends among them.
@@ -209,6 +245,10 @@ __device__ __forceinline__ void run_layers(Work<A, M>& work, uint32_t step) {
         qkv(work, l);
         prefetch_units(k / J, o.k * sizeof(A), o);
         GRID_SYNC(work.grid);
+        if (layer.q_norm != nullptr) {
+            norm_heads(work, l);
+            GRID_SYNC(work.grid);
+        }
         attend(work, l);
         GRID_SYNC(work.grid);
         project_attention(work, l);

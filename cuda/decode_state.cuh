@@ -5,7 +5,8 @@
 
 #include "stream.cuh"
 
-// One layer's weights; a bias may be null. Mirrored in src/device/cuda/decoder.rs, as the structures that follow.
+// One layer's weights; biases and the norms of heads may be null. Mirrored in src/device/cuda/decoder.rs, as the
+// structures that follow.
 template <class A>
 struct Layer {
     const float* input_norm;
@@ -15,6 +16,7 @@ struct Layer {
     const float* k_bias;
     const A* v;
     const float* v_bias;
+    const float *q_norm, *k_norm;
     const A* o;
     const float* post_norm;
     const A* gate;
@@ -46,9 +48,9 @@ struct Model {
     const A *embed, *lm_head;
     const float *norm, *inv_freq;
     Head<A> head;
-    // [rows, hidden], [rows, heads * head_dim], [rows, heads, PARTS, head_dim + 2], [rows, inner or head_inner],
-    // [rows, head_inner], [rows, vocab].
-    float *stream, *q, *partials, *act, *outer, *logits;
+    // [rows, hidden], [rows, heads * head_dim], [rows, kv_heads * head_dim] before their norm where they have one,
+    // [rows, heads, PARTS, head_dim + 2], [rows, inner or head_inner], [rows, head_inner], [rows, vocab].
+    float *stream, *q, *k, *partials, *act, *outer, *logits;
     // [rows], [rows], [rows, warps of the grid].
     double* z;
     uint32_t* lost;
@@ -75,16 +77,18 @@ struct Sequence {
 #define LAID_OUT(size, fields) static_assert(sizeof(Checked) == size fields, "not as src/device/cuda/decoder.rs has it")
 namespace layer_table {
 using Checked = Layer<float>;
-LAID_OUT(96, FIELD(input_norm, 0) FIELD(q, 8) FIELD(q_bias, 16) FIELD(k, 24) FIELD(k_bias, 32) FIELD(v, 40));
-LAID_OUT(96, FIELD(v_bias, 48) FIELD(o, 56) FIELD(post_norm, 64) FIELD(gate, 72) FIELD(up, 80) FIELD(down, 88));
+LAID_OUT(112, FIELD(input_norm, 0) FIELD(q, 8) FIELD(q_bias, 16) FIELD(k, 24) FIELD(k_bias, 32) FIELD(v, 40));
+LAID_OUT(112, FIELD(v_bias, 48) FIELD(q_norm, 56) FIELD(k_norm, 64) FIELD(o, 72) FIELD(post_norm, 80));
+LAID_OUT(112, FIELD(gate, 88) FIELD(up, 96) FIELD(down, 104));
 }  // namespace layer_table
 namespace model_table {
 using Checked = Model<float>;
-LAID_OUT(232, FIELD(layers, 0) FIELD(hidden, 4) FIELD(heads, 8) FIELD(kv_heads, 12) FIELD(head_dim, 16));
-LAID_OUT(232, FIELD(inner, 20) FIELD(vocab, 24) FIELD(head_inner, 28) FIELD(eps, 32) FIELD(embeds_std, 36));
-LAID_OUT(232, FIELD(staged, 40) FIELD(embed, 48) FIELD(lm_head, 56) FIELD(norm, 64) FIELD(inv_freq, 72));
-LAID_OUT(232, FIELD(head, 80) FIELD(stream, 160) FIELD(q, 168) FIELD(partials, 176) FIELD(act, 184));
-LAID_OUT(232, FIELD(outer, 192) FIELD(logits, 200) FIELD(z, 208) FIELD(lost, 216) FIELD(shares, 224));
+LAID_OUT(240, FIELD(layers, 0) FIELD(hidden, 4) FIELD(heads, 8) FIELD(kv_heads, 12) FIELD(head_dim, 16));
+LAID_OUT(240, FIELD(inner, 20) FIELD(vocab, 24) FIELD(head_inner, 28) FIELD(eps, 32) FIELD(embeds_std, 36));
+LAID_OUT(240, FIELD(staged, 40) FIELD(embed, 48) FIELD(lm_head, 56) FIELD(norm, 64) FIELD(inv_freq, 72));
+LAID_OUT(240, FIELD(head, 80) FIELD(stream, 160) FIELD(q, 168) FIELD(k, 176) FIELD(partials, 184));
+LAID_OUT(240, FIELD(act, 192) FIELD(outer, 200) FIELD(logits, 208) FIELD(z, 216) FIELD(lost, 224));
+LAID_OUT(240, FIELD(shares, 232));
 }  // namespace model_table
 namespace head_table {
 using Checked = Head<float>;

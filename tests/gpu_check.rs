@@ -8,6 +8,7 @@ mod cuda_host;
 mod golden {
     mod generate;
     mod grpo;
+    mod qwen3;
     mod sft;
     mod thoughts;
 }

@@ -1,11 +1,11 @@
 //! The parts of a decoder's block, in whatever form: shapes, numbers of weights, tensors on a device.
 //!
 //! ```text
-//! n1 = input_norm(x)        x' = x + o(attention(q(n1), k(n1), v(n1)))
+//! n1 = input_norm(x)        x' = x + o(attention(rotary(q_norm(q(n1))), rotary(k_norm(k(n1))), v(n1)))
 //! n2 = post_norm(x')        x'' = x' + down(silu(gate(n2)) · up(n2))
 //! ```
 //!
-//! All models have these parts; `src/model/block.rs` says which shapes and biases a configuration gives them.
+//! `src/model/block.rs` says which of these parts a configuration has, with which shapes and biases.
 
 use crate::Result;
 
@@ -20,6 +20,10 @@ pub struct Block<N, P> {
     pub k: P,
     /// Values.
     pub v: P,
+    /// RMSNorm of each head of the queries, over the width of a head.
+    pub q_norm: Option<N>,
+    /// RMSNorm of each head of the keys, likewise.
+    pub k_norm: Option<N>,
     /// Attention's output.
     pub o: P,
     /// RMSNorm before the MLP, over the hidden size.
@@ -54,14 +58,17 @@ impl<N, P> Block<N, P> {
 
     /// The norms, in the order of the computation.
     pub fn norms(&self) -> impl Iterator<Item = &N> {
-        [&self.input_norm, &self.post_norm].into_iter()
+        [Some(&self.input_norm), self.q_norm.as_ref(), self.k_norm.as_ref(), Some(&self.post_norm)]
+            .into_iter()
+            .flatten()
     }
 
     /// All parts, in the order of the computation.
     pub fn parts(&self) -> impl Iterator<Item = Part<&N, &P>> {
         let [q, k, v, o, gate, up, down] = self.projections().map(Part::Projection);
         let [before, after] = [&self.input_norm, &self.post_norm].map(Part::Norm);
-        [before, q, k, v, o, after, gate, up, down].into_iter()
+        let heads = [&self.q_norm, &self.k_norm].into_iter().flatten().map(Part::Norm);
+        [before, q, k, v].into_iter().chain(heads).chain([o, after, gate, up, down])
     }
 
     /// The same block with every linear layer made into something else, in the order of the computation.
@@ -71,6 +78,8 @@ impl<N, P> Block<N, P> {
             q: f(self.q),
             k: f(self.k),
             v: f(self.v),
+            q_norm: self.q_norm,
+            k_norm: self.k_norm,
             o: f(self.o),
             post_norm: self.post_norm,
             gate: f(self.gate),
@@ -86,6 +95,8 @@ impl<N, P> Block<N, P> {
             q: self.q,
             k: self.k,
             v: self.v,
+            q_norm: self.q_norm.map(&mut f),
+            k_norm: self.k_norm.map(&mut f),
             o: self.o,
             post_norm: f(self.post_norm),
             gate: self.gate,
@@ -106,6 +117,8 @@ impl<N, P> Block<Result<N>, Result<P>> {
             q: self.q?,
             k: self.k?,
             v: self.v?,
+            q_norm: self.q_norm.transpose()?,
+            k_norm: self.k_norm.transpose()?,
             o: self.o?,
             post_norm: self.post_norm?,
             gate: self.gate?,

@@ -1,8 +1,8 @@
 //! The weights of a model, from its configuration: the one list that loading, random weights, adapters, checkpoints,
 //! memory and operation counts follow.
 //!
-//! All architectures have the block of [`Block`]; what differs between them (biases, sizes, a tied output head) is in
-//! the configuration, and becomes here a shape or its absence.
+//! All architectures have the block of [`Block`]; the differences between them (biases, norms of heads, sizes, a tied
+//! output head) are in the configuration, and become here a shape or its absence.
 
 use super::config::ModelConfig;
 use super::lora_target::LoraTarget;
@@ -85,6 +85,8 @@ impl ModelConfig {
             q: biased(linear(LoraTarget::QProj, [q, h])),
             k: biased(linear(LoraTarget::KProj, [kv, h])),
             v: biased(linear(LoraTarget::VProj, [kv, h])),
+            q_norm: self.qk_norm.then(|| norm("self_attn.q_norm", self.head_dim)),
+            k_norm: self.qk_norm.then(|| norm("self_attn.k_norm", self.head_dim)),
             o: linear(LoraTarget::OProj, [h, q]),
             post_norm: norm("post_attention_layernorm", h),
             gate: linear(LoraTarget::GateProj, [inner, h]),
@@ -99,11 +101,16 @@ impl ModelConfig {
     }
 
     /// Numbers that a block keeps of a row for its backward pass: the stream before and after attention, both norms,
-    /// queries, what attention made of them, gate and up, and with `act` their product. Of keys and values it keeps
-    /// [`kept_of_key`](Self::kept_of_key).
+    /// queries, what attention made of them, gate and up, and with `act` their product; and queries and keys before
+    /// their norms. Of keys and values it keeps [`kept_of_key`](Self::kept_of_key).
     pub fn kept_of_row(&self, act: bool) -> usize {
         let mlp = if act { 3 } else { 2 } * self.intermediate_size;
-        4 * self.hidden_size + 2 * self.q_size() + mlp
+        4 * self.hidden_size + 2 * self.q_size() + mlp + self.before_head_norms()
+    }
+
+    /// Numbers of a row of queries and one of keys, if they are normalised.
+    fn before_head_norms(&self) -> usize {
+        if self.qk_norm { self.q_size() + self.kv_size() } else { 0 }
     }
 
     /// Numbers that a block keeps of a row of keys and values.
@@ -115,14 +122,15 @@ impl ModelConfig {
     /// and norms, the outputs of `o` and `down`; queries, keys, values and what attention made of them; gate, up and
     /// their product.
     pub fn passing_forward(&self) -> usize {
-        6 * self.hidden_size + 2 * (self.q_size() + self.kv_size()) + 3 * self.intermediate_size
+        let attention = 2 * (self.q_size() + self.kv_size()) + self.before_head_norms();
+        6 * self.hidden_size + attention + 3 * self.intermediate_size
     }
 
     /// As [`passing_forward`](Self::passing_forward) backward: the gradients of stream and norm, of gate and up's
-    /// product, of attention's result and of the queries. Gate and up pass into their own gradients. Keys and values
-    /// have [`kept_of_key`](Self::kept_of_key).
+    /// product, of attention's result and of the queries, and of queries and keys before their norms. Gate and up pass
+    /// into their own gradients. Keys and values have [`kept_of_key`](Self::kept_of_key).
     pub fn passing_backward(&self) -> usize {
-        2 * self.hidden_size + self.intermediate_size + 2 * self.q_size()
+        2 * self.hidden_size + self.intermediate_size + 2 * self.q_size() + self.before_head_norms()
     }
 
     /// The input embeddings.

@@ -34,6 +34,8 @@ pub enum Architecture {
     Llama,
     /// Qwen2 and Qwen2.5: biases on the query, key and value projections.
     Qwen2,
+    /// Qwen3: norms of the heads of queries and keys, whose width the hidden size does not tell; no biases.
+    Qwen3,
 }
 
 /// The facts of a family that `config.json` does not state.
@@ -44,6 +46,8 @@ struct Family {
     class: &'static str,
     /// Whether the query, key and value projections have biases.
     qkv_bias: bool,
+    /// Whether the heads of queries and keys are normalised.
+    qk_norm: bool,
     /// Width of a head where the file does not give it; `None`: the hidden size, divided among the heads.
     head_dim: Option<usize>,
     /// Positions where the file does not give them.
@@ -54,7 +58,7 @@ struct Family {
 
 impl Architecture {
     /// All families.
-    pub const ALL: [Architecture; 2] = [Architecture::Llama, Architecture::Qwen2];
+    pub const ALL: [Architecture; 3] = [Architecture::Llama, Architecture::Qwen2, Architecture::Qwen3];
 
     fn family(self) -> &'static Family {
         match self {
@@ -62,6 +66,7 @@ impl Architecture {
                 model_type: "llama",
                 class: "LlamaForCausalLM",
                 qkv_bias: false,
+                qk_norm: false,
                 head_dim: None,
                 max_position_embeddings: 2048,
                 off: &["attention_bias", "mlp_bias"],
@@ -70,9 +75,19 @@ impl Architecture {
                 model_type: "qwen2",
                 class: "Qwen2ForCausalLM",
                 qkv_bias: true,
+                qk_norm: false,
                 head_dim: None,
                 max_position_embeddings: 32768,
                 off: &["use_sliding_window"],
+            },
+            Architecture::Qwen3 => &Family {
+                model_type: "qwen3",
+                class: "Qwen3ForCausalLM",
+                qkv_bias: false,
+                qk_norm: true,
+                head_dim: Some(128),
+                max_position_embeddings: 32768,
+                off: &["attention_bias", "use_sliding_window"],
             },
         }
     }
@@ -115,6 +130,9 @@ pub struct ModelConfig {
     pub tie_word_embeddings: bool,
     /// Whether the query, key and value projections have biases: true for Qwen2.
     pub attention_bias: bool,
+    /// Whether an RMSNorm of its own weight goes over each head of queries and of keys, before the rotary embedding:
+    /// true for Qwen3.
+    pub qk_norm: bool,
     /// Longest sequence the model was made for, in positions.
     pub max_position_embeddings: usize,
     /// Token that begins a text, if the model has one. The prompts of spec section 1 do not use it.
@@ -214,6 +232,7 @@ impl ModelConfig {
             rope: RopeConfig::from_fields(&fields)?,
             tie_word_embeddings: fields.opt_bool("tie_word_embeddings")?.unwrap_or(false),
             attention_bias: family.qkv_bias,
+            qk_norm: family.qk_norm,
             max_position_embeddings,
             bos_token_id: fields.token_ids("bos_token_id", vocab_size)?.first().copied(),
             eos_token_ids: fields.token_ids("eos_token_id", vocab_size)?,
@@ -388,6 +407,22 @@ mod tests {
     }
 
     #[test]
+    fn qwen3_has_normalised_heads_of_a_width_of_their_own() {
+        let config = parse(&with(json!({"model_type": "qwen3", "head_dim": 32}))).unwrap();
+        assert!(config.qk_norm && !config.attention_bias);
+        assert_eq!((config.head_dim, config.q_size(), config.kv_size()), (32, 128, 64));
+        let config = parse(&with(json!({"model_type": "qwen3", "max_position_embeddings": null}))).unwrap();
+        assert_eq!((config.head_dim, config.max_position_embeddings), (128, 32768));
+        let names: Vec<String> = config.weights().into_iter().map(|w| w.name).collect();
+        assert!(names.contains(&"model.layers.1.self_attn.k_norm.weight".to_owned()));
+        let message = fault(json!({"model_type": "qwen3", "attention_bias": true}));
+        assert!(message.contains("attention_bias: is not supported for qwen3 models"), "{message}");
+        let window = json!({"model_type": "qwen3", "use_sliding_window": true, "sliding_window": 8,
+            "max_window_layers": 1});
+        assert!(fault(window).contains("use_sliding_window"));
+    }
+
+    #[test]
     fn both_spellings_of_the_rotary_settings_mean_the_same() {
         let scaling = json!({"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0,
             "high_freq_factor": 4.0, "original_max_position_embeddings": 8192});
@@ -483,6 +518,7 @@ mod tests {
             json!({"rope_scaling": scaling, "torch_dtype": "bfloat16", "bos_token_id": 0}),
             json!({"model_type": "qwen2", "eos_token_id": 5, "rms_norm_eps": 1e-6}),
             json!({"eos_token_id": null, "tie_word_embeddings": false, "head_dim": 32}),
+            json!({"model_type": "qwen3", "head_dim": 8}),
         ] {
             let config = parse(&with(change)).unwrap();
             let json = config.to_json();

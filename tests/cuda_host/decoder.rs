@@ -6,6 +6,7 @@ use colar_engine::device::cuda::{CudaDevice, CudaTensor};
 use colar_engine::device::decoder::{CacheMut, CachedRows, Chain, ChainEnd, Decoder};
 use colar_engine::device::prelude::*;
 use colar_engine::device::{Draw, Dtype, TokenChoice};
+use colar_engine::files::mapped::MappedTensor;
 use colar_engine::files::safetensors::Dtype as FileDtype;
 use colar_engine::files::weights::Weights;
 use colar_engine::infer::Loaded;
@@ -18,6 +19,7 @@ use colar_engine::model::latent_head::LatentHeadConfig;
 use colar_engine::model::merge::Merge;
 use colar_engine::model::params::Params;
 use colar_engine::model::transformer::Transformer;
+use colar_engine::model::weight_spec::{Role, WeightSpec};
 use colar_engine::{Engine, EngineOptions, Prompt, Request};
 
 use super::common::driver::{TestDriver, limited};
@@ -45,10 +47,11 @@ struct Shape {
     head_inner: usize,
     vocab: usize,
     bias: bool,
+    qk_norm: bool,
     deterministic: bool,
 }
 
-const SHAPES: [Shape; 4] = [
+const SHAPES: [Shape; 7] = [
     Shape {
         hidden: 40,
         heads: 3,
@@ -58,6 +61,7 @@ const SHAPES: [Shape; 4] = [
         head_inner: 48,
         vocab: 101,
         bias: true,
+        qk_norm: false,
         deterministic: false,
     },
     Shape {
@@ -69,6 +73,7 @@ const SHAPES: [Shape; 4] = [
         head_inner: 8,
         vocab: 1,
         bias: false,
+        qk_norm: false,
         deterministic: true,
     },
     Shape {
@@ -80,6 +85,7 @@ const SHAPES: [Shape; 4] = [
         head_inner: 16,
         vocab: 38,
         bias: false,
+        qk_norm: false,
         deterministic: false,
     },
     Shape {
@@ -91,6 +97,44 @@ const SHAPES: [Shape; 4] = [
         head_inner: 64,
         vocab: 300,
         bias: true,
+        qk_norm: false,
+        deterministic: false,
+    },
+    // Normalised heads, together wider than the model, as wide, and narrower.
+    Shape {
+        hidden: 24,
+        heads: 6,
+        kv_heads: 2,
+        head_dim: 16,
+        inner: 40,
+        head_inner: 16,
+        vocab: 77,
+        bias: false,
+        qk_norm: true,
+        deterministic: false,
+    },
+    Shape {
+        hidden: 120,
+        heads: 3,
+        kv_heads: 3,
+        head_dim: 40,
+        inner: 88,
+        head_inner: 24,
+        vocab: 60,
+        bias: true,
+        qk_norm: true,
+        deterministic: true,
+    },
+    Shape {
+        hidden: 264,
+        heads: 2,
+        kv_heads: 1,
+        head_dim: 128,
+        inner: 72,
+        head_inner: 8,
+        vocab: 39,
+        bias: false,
+        qk_norm: true,
         deterministic: false,
     },
 ];
@@ -106,12 +150,23 @@ fn model<D: Device>(d: &D, shape: &Shape, dtype: FileDtype) -> ColarModel<D> {
     config.head_dim = shape.head_dim;
     config.vocab_size = shape.vocab;
     config.attention_bias = shape.bias;
+    config.qk_norm = shape.qk_norm;
     config.tie_word_embeddings = false;
     let dir = tempfile::tempdir().unwrap();
     write_random_model(dir.path(), &config, &RandomInit { dtype, std: 0.1, seed: 5 }).unwrap();
     let weights = Weights::open(dir.path()).unwrap();
     let mut params = Params::default();
-    let transformer = Transformer::load(d, &config, &weights, &mut params, &|_, t| d.adopt(t)).unwrap();
+    // Vectors are made new all 1 or all 0, which would hide where they are used.
+    let take = |spec: &WeightSpec, t: MappedTensor| match spec.role {
+        Role::Matrix => d.adopt(t),
+        Role::Bias | Role::Norm => {
+            let seed = spec.name.bytes().fold(7, |seed: u64, byte| seed.wrapping_mul(31) + u64::from(byte));
+            let values = Host::normal(1, spec.numel(), 0.3, seed).values;
+            let one = t.to_f32_vec().into_iter().zip(values).map(|(x, y)| x + y).collect::<Vec<_>>();
+            d.upload(1, spec.numel(), &one)
+        }
+    };
+    let transformer = Transformer::load(d, &config, &weights, &mut params, &take).unwrap();
     let head = LatentHeadConfig { intermediate_size: shape.head_inner, deterministic: shape.deterministic };
     let head = LatentHead::random(d, &mut params, &head, shape.hidden, 6).unwrap();
     ColarModel { transformer, head: Some(head), thoughts: None, params, embeds_std: 0.1, merge: Merge::Sqrt }

@@ -41,7 +41,7 @@ fn adapter(r: usize) -> AdapterConfig {
 fn counted_operations_are_those_asked_for() {
     let (device, asked) = counted(Dtype::F32, 1);
     let (steps, sequences) = (1, Sequences { count: 3, rows: 48 });
-    for model in ["llama-tiny", "qwen2-tiny"] {
+    for model in ["llama-tiny", "qwen2-tiny", "qwen3-tiny"] {
         let options = StepOptions {
             model: golden(model),
             batch: StepBatch::Invented(sequences),

@@ -47,7 +47,7 @@ const STEP: usize = 256;
 /// Shared memory left to arrays of fixed size.
 const FIXED_SHARED: usize = 4 << 10;
 
-/// `Layer` of the kernel: addresses, 0 for a bias that is not there.
+/// `Layer` of the kernel: addresses, 0 for what is not there.
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct LayerTable {
@@ -58,6 +58,8 @@ struct LayerTable {
     k_bias: u64,
     v: u64,
     v_bias: u64,
+    q_norm: u64,
+    k_norm: u64,
     o: u64,
     post_norm: u64,
     gate: u64,
@@ -88,6 +90,7 @@ struct ModelTable {
     head: HeadTable,
     stream: u64,
     q: u64,
+    k: u64,
     partials: u64,
     act: u64,
     outer: u64,
@@ -136,12 +139,12 @@ macro_rules! laid_out {
     };
 }
 
-laid_out!(LayerTable, 96, input_norm 0, q 8, q_bias 16, k 24, k_bias 32, v 40, v_bias 48, o 56, post_norm 64);
-laid_out!(LayerTable, 96, gate 72, up 80, down 88);
-laid_out!(ModelTable, 232, layers 0, hidden 4, heads 8, kv_heads 12, head_dim 16, inner 20, vocab 24);
-laid_out!(ModelTable, 232, head_inner 28, eps 32, embeds_std 36, staged 40, embed 48, lm_head 56, norm 64);
-laid_out!(ModelTable, 232, inv_freq 72, head 80, stream 160, q 168, partials 176, act 184, outer 192);
-laid_out!(ModelTable, 232, logits 200, z 208, lost 216, shares 224);
+laid_out!(LayerTable, 112, input_norm 0, q 8, q_bias 16, k 24, k_bias 32, v 40, v_bias 48, q_norm 56, k_norm 64);
+laid_out!(LayerTable, 112, o 72, post_norm 80, gate 88, up 96, down 104);
+laid_out!(ModelTable, 240, layers 0, hidden 4, heads 8, kv_heads 12, head_dim 16, inner 20, vocab 24);
+laid_out!(ModelTable, 240, head_inner 28, eps 32, embeds_std 36, staged 40, embed 48, lm_head 56, norm 64);
+laid_out!(ModelTable, 240, inv_freq 72, head 80, stream 160, q 168, k 176, partials 184, act 192, outer 200);
+laid_out!(ModelTable, 240, logits 208, z 216, lost 224, shares 232);
 laid_out!(HeadTable, 80, fc0 0, fc0_bias 8, fc2 16, fc2_bias 24, norm 32, norm_bias 40, mean 48);
 laid_out!(HeadTable, 80, mean_bias 56, log_std 64, log_std_bias 72);
 laid_out!(SequenceWords, 48, first 0, length 4, token 8, open 12, key 16, drawn 24, limit 28);
@@ -214,7 +217,9 @@ impl<R: Driver> CudaDevice<R> {
         // The kernel adds biases where it rotates.
         let biased =
             |l: &DecoderLayer<'_, Self>| [&l.o, &l.gate, &l.up, &l.down].iter().any(|p| p.bias.is_some());
-        if model.layers.iter().any(biased) {
+        // Heads of queries and of keys are normalised together, or neither.
+        let half_normed = |l: &DecoderLayer<'_, Self>| l.q_norm.is_some() != l.k_norm.is_some();
+        if model.layers.iter().any(|l| biased(l) || half_normed(l)) {
             return None;
         }
         let limits = self.driver.limits();
@@ -239,6 +244,7 @@ impl<R: Driver> CudaDevice<R> {
 struct Scratch {
     stream: usize,
     q: usize,
+    k: usize,
     partials: usize,
     act: usize,
     outer: usize,
@@ -252,11 +258,14 @@ impl Scratch {
         let heads = model.heads;
         let inner = model.layers.first().map_or(0, |l| l.gate.weight.rows());
         let head_inner = model.head.as_ref().map_or(0, |h| h.fc0[0].rows());
+        // Keys stand in the cache at once unless they are normalised first.
+        let normed = model.layers.iter().any(|l| l.k_norm.is_some());
         let warps = (limits.blocks * limits.threads / 32) as usize;
         let floats = |n: usize| n * size_of::<f32>();
         Scratch {
             stream: floats(model.embed.cols()),
             q: floats(heads.q_width()),
+            k: if normed { floats(heads.kv_width()) } else { 0 },
             partials: floats(heads.heads * PARTS * (heads.head_dim + 2)),
             act: floats(inner.max(head_inner)),
             outer: floats(head_inner),
@@ -267,8 +276,8 @@ impl Scratch {
     }
 
     fn bytes(&self) -> usize {
-        let Scratch { stream, q, partials, act, outer, z, lost, shares } = self;
-        stream + q + partials + act + outer + z + lost + shares
+        let Scratch { stream, q, k, partials, act, outer, z, lost, shares } = self;
+        stream + q + k + partials + act + outer + z + lost + shares
     }
 }
 
@@ -313,6 +322,8 @@ impl<'a, R: Driver> CudaDecoder<'a, R> {
                 k_bias: bias("k_bias", &l.k, kv_width)?,
                 v: matrix("v", l.v.weight, kv_width, hidden)?,
                 v_bias: bias("v_bias", &l.v, kv_width)?,
+                q_norm: l.q_norm.map_or(Ok(0), |norm| vector("q_norm", norm, heads.head_dim))?,
+                k_norm: l.k_norm.map_or(Ok(0), |norm| vector("k_norm", norm, heads.head_dim))?,
                 o: matrix("o", l.o.weight, hidden, q_width)?,
                 post_norm: vector("post_norm", l.post_norm, hidden)?,
                 gate: matrix("gate", l.gate.weight, inner, hidden)?,
@@ -376,6 +387,7 @@ impl<'a, R: Driver> CudaDecoder<'a, R> {
             head: model.head.as_ref().map_or(Ok(HeadTable::default()), head)?,
             stream: alloc(scratch.stream)?,
             q: alloc(scratch.q)?,
+            k: alloc(scratch.k)?,
             partials: alloc(scratch.partials)?,
             act: alloc(scratch.act)?,
             outer: alloc(scratch.outer)?,

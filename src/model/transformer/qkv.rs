@@ -1,16 +1,17 @@
 //! Queries, keys and values of a block: from its normalised input to what attention takes, and back.
 
 use super::Transformer;
+use super::block::nothing_kept;
 use super::place::KvTarget;
 use crate::Result;
-use crate::device::Device;
-use crate::model::linear::LinearSaved;
-use crate::model::params::{Grads, Params};
+use crate::device::{Device, TensorInfo};
+use crate::model::linear::{Linear, LinearSaved};
+use crate::model::params::{Grads, ParamId, Params};
 
-/// Queries, rotated, with the keys and values of a pass where they are its own.
+/// Queries, normalised and rotated, with the keys and values of a pass where they are its own.
 pub(super) struct Qkv<D: Device> {
     pub(super) q: D::Tensor,
-    /// Keys, rotated, and values; `None` where they went beside those of earlier passes.
+    /// Keys, likewise, and values; `None` where they went beside those of earlier passes.
     pub(super) kv: Option<[D::Tensor; 2]>,
     pub(super) saved: QkvSaved<D>,
 }
@@ -19,6 +20,8 @@ pub(super) struct Qkv<D: Device> {
 pub(super) struct QkvSaved<D: Device> {
     /// Adapter products of q, k and v.
     low: [LinearSaved<D>; 3],
+    /// Queries and keys before the norms of their heads, where they have some.
+    before_norms: [Option<D::Tensor>; 2],
 }
 
 impl<D: Device> Transformer<D> {
@@ -35,26 +38,70 @@ impl<D: Device> Transformer<D> {
         let layer = &self.layers[i];
         match target {
             KvTarget::Own { shared } => {
-                let (mut q, q_low) = layer.q.forward(device, params, n1)?;
-                let (mut k, k_low) = layer.k.forward(device, params, n1)?;
+                let (q, q_low) = layer.q.forward(device, params, n1)?;
+                let (k, k_low) = layer.k.forward(device, params, n1)?;
                 let (mut v, v_low) = layer.v.forward(device, params, n1)?;
+                let (mut q, q_before) = self.head_norm(device, params, layer.q_norm, q)?;
+                let (mut k, k_before) = self.head_norm(device, params, layer.k_norm, k)?;
                 device.rotary(&mut q, positions, &self.inv_freq, 1.0)?;
                 device.rotary(&mut k, positions, &self.inv_freq, 1.0)?;
                 if let Some(shared) = shared {
                     (k, v) = (shared.spread(device, &k)?, shared.spread(device, &v)?);
                 }
-                Ok(Qkv { q, kv: Some([k, v]), saved: QkvSaved { low: [q_low, k_low, v_low] } })
+                let saved = QkvSaved { low: [q_low, k_low, v_low], before_norms: [q_before, k_before] };
+                Ok(Qkv { q, kv: Some([k, v]), saved })
             }
             KvTarget::Beside { keys, values, rows } => {
-                let (mut q, q_bias, q_low) = layer.q.forward_but_bias(device, params, n1)?;
-                let (mut k, k_bias, k_low) = layer.k.forward_but_bias(device, params, n1)?;
-                let (mut v, v_bias, v_low) = layer.v.forward_but_bias(device, params, n1)?;
+                // A norm takes the sum with the bias, which can else wait for the rotation.
+                let product = |linear: &Linear, norm: Option<ParamId>| match norm {
+                    Some(_) => linear.forward(device, params, n1).map(|(y, low)| (y, None, low)),
+                    None => linear.forward_but_bias(device, params, n1),
+                };
+                let (q, q_bias, q_low) = product(&layer.q, layer.q_norm)?;
+                let (k, k_bias, k_low) = product(&layer.k, layer.k_norm)?;
+                let (mut v, v_bias, v_low) = product(&layer.v, None)?;
+                let (mut q, q_before) = self.head_norm(device, params, layer.q_norm, q)?;
+                let (mut k, k_before) = self.head_norm(device, params, layer.k_norm, k)?;
                 let (qkv, biases) = ([&mut q, &mut k, &mut v], [q_bias, k_bias, v_bias]);
                 let cached = [&mut keys[i], &mut values[i]];
                 device.rotary_append(qkv, biases, positions, &self.inv_freq, rows, cached)?;
-                Ok(Qkv { q, kv: None, saved: QkvSaved { low: [q_low, k_low, v_low] } })
+                let saved = QkvSaved { low: [q_low, k_low, v_low], before_norms: [q_before, k_before] };
+                Ok(Qkv { q, kv: None, saved })
             }
         }
+    }
+
+    /// The heads of `x[T, heads·head_dim]`, each normalised, and `x` itself for the backward pass; `x` as it is where
+    /// there is no norm.
+    fn head_norm(
+        &self,
+        device: &D,
+        params: &Params<D>,
+        norm: Option<ParamId>,
+        x: D::Tensor,
+    ) -> Result<(D::Tensor, Option<D::Tensor>)> {
+        let Some(norm) = norm else { return Ok((x, None)) };
+        let mut out = device.empty(x.rows(), x.cols())?;
+        device.rms_norm(&x, params.get(norm), self.config.rms_norm_eps, &mut out)?;
+        Ok((out, Some(x)))
+    }
+
+    /// The gradient before the norm of the heads of `x`, given that after it; adds to that of the norm's weight.
+    fn head_norm_backward(
+        &self,
+        device: &D,
+        params: &Params<D>,
+        grads: &mut Grads<D>,
+        norm: Option<ParamId>,
+        x: Option<&D::Tensor>,
+        dout: D::Tensor,
+    ) -> Result<D::Tensor> {
+        let Some(norm) = norm else { return Ok(dout) };
+        let x = x.ok_or_else(nothing_kept)?;
+        let (w, eps) = (params.get(norm), self.config.rms_norm_eps);
+        let mut dx = device.cleared(x.rows(), x.cols())?;
+        device.rms_norm_backward(&dout, x, w, eps, &mut dx, grads.get_mut(norm))?;
+        Ok(dx)
     }
 
     /// Adds to the gradients of the three projections of layer `i`, given those of its rotated queries and keys and of
@@ -75,6 +122,9 @@ impl<D: Device> Transformer<D> {
         let layer = &self.layers[i];
         device.rotary(&mut dq, positions, &self.inv_freq, -1.0)?;
         device.rotary(&mut dk, positions, &self.inv_freq, -1.0)?;
+        let [q, k] = saved.before_norms.each_ref().map(Option::as_ref);
+        let dq = self.head_norm_backward(device, params, grads, layer.q_norm, q, dq)?;
+        let dk = self.head_norm_backward(device, params, grads, layer.k_norm, k, dk)?;
         let [q_low, k_low, v_low] = &saved.low;
         for (linear, low, dy, beta) in
             [(&layer.q, q_low, &dq, 0.0), (&layer.k, k_low, &dk, 1.0), (&layer.v, v_low, &dv, 1.0)]

@@ -149,3 +149,8 @@ fn every_weight() {
 fn every_weight_of_a_tied_model_with_biases() {
     check("qwen2-tiny", true, true);
 }
+
+#[test]
+fn every_weight_of_a_model_with_normalised_heads() {
+    check("qwen3-tiny", true, false);
+}

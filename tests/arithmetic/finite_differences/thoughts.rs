@@ -147,13 +147,16 @@ fn adapter_and_projector_distilled() {
 fn every_weight_distilled() {
     setup("llama-tiny", true, 6, true).check(EVERY);
     setup("qwen2-tiny", true, 2, true).check(EVERY);
+    setup("qwen3-tiny", true, 2, true).check(EVERY);
 }
 
 /// A layer that is run again, keys and values of earlier phases beside it, leaves the same bits.
 #[test]
 fn recomputed_layers() {
-    for (full, distilled) in [(false, false), (true, true)] {
-        let Setup { mut both, batch, thoughts, objective } = setup("qwen2-tiny", full, 3, distilled);
+    for (name, full, distilled) in
+        [("qwen2-tiny", false, false), ("qwen2-tiny", true, true), ("qwen3-tiny", true, false)]
+    {
+        let Setup { mut both, batch, thoughts, objective } = setup(name, full, 3, distilled);
         let trained = if full { EVERY } else { ADAPTER };
         let mut gradients = |recompute| {
             both.opened.model.transformer.recompute = recompute;
