@@ -88,19 +88,6 @@ pub(crate) fn check(
     Err(Error::Shape { op, what: format!("{name} is [{}, {}], needs [{rows}, {cols}]", t.rows(), t.cols()) })
 }
 
-/// Fails unless the columns of `x` are groups of those of `w`, which is one row. Gives the number of groups of all
-/// rows.
-pub(crate) fn check_groups(op: &'static str, x: &impl TensorInfo, w: &impl TensorInfo) -> Result<usize> {
-    let (cols, size) = (x.cols(), w.cols());
-    if w.rows() == 1 && cols == size {
-        return Ok(x.rows());
-    }
-    if w.rows() == 1 && size > 0 && cols.is_multiple_of(size) {
-        return Ok(x.rows() * (cols / size));
-    }
-    Err(Error::Shape { op, what: format!("w is [{}, {size}], needs [1, {cols}] or a part of it", w.rows()) })
-}
-
 /// Fails unless a vector has `needed` entries.
 pub(crate) fn check_len(op: &'static str, name: &str, len: usize, needed: usize) -> Result<()> {
     if len == needed {
