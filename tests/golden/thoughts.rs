@@ -67,10 +67,11 @@ impl Fixture {
 
     /// The weights of which a case holds gradients.
     fn trained(&self, case: &Value) -> Groups {
+        let projector = Groups::of(&[Group::Projector]);
         if case["full"].as_bool().unwrap() {
-            Groups::BASE
+            Groups::BASE.with(projector)
         } else {
-            Groups::of(&[Group::Adapter, Group::Projector])
+            Groups::of(&[Group::Adapter]).with(projector)
         }
     }
 

@@ -69,13 +69,21 @@ impl NormOps for Float64 {
     }
 }
 
-/// `out = x / sqrt(mean(x²) + eps) · w`, row by row.
+/// `out = x / sqrt(mean(x²) + eps) · w`, by groups of as many columns as `w` has.
 fn rms_norm(x: &Float64Tensor, w: &Float64Tensor, eps: f64, out: &mut Float64Tensor) {
-    assert_eq!((w.rows, w.cols), (1, x.cols));
+    assert!(
+        w.rows == 1 && x.cols.is_multiple_of(w.cols),
+        "w is [{}, {}], x has {} columns",
+        w.rows,
+        w.cols,
+        x.cols
+    );
     for (x, out) in x.row_pairs(out) {
-        let r = 1.0 / (x.iter().map(|x| x * x).sum::<f64>() / x.len() as f64 + eps).sqrt();
-        for ((out, x), w) in out.iter_mut().zip(x).zip(&w.values) {
-            *out = x * r * w;
+        for (x, out) in x.chunks_exact(w.cols).zip(out.chunks_exact_mut(w.cols)) {
+            let r = 1.0 / (x.iter().map(|x| x * x).sum::<f64>() / x.len() as f64 + eps).sqrt();
+            for ((out, x), w) in out.iter_mut().zip(x).zip(&w.values) {
+                *out = x * r * w;
+            }
         }
     }
 }
