@@ -29,7 +29,8 @@ const FACTORS: &str = "compression factors must lie in 1..=1024 (`c_max`, `cf_li
 /// The options of a supervised run.
 ///
 /// ```
-/// use colar_engine::train::{Method, TrainOptions};
+/// use colar_engine::model::prompt::Method;
+/// use colar_engine::train::TrainOptions;
 ///
 /// let mut options = TrainOptions::new("models/SmolLM2-135M", "train.jsonl", "runs/cot");
 /// options.method = Method::Cot;
