@@ -1,6 +1,6 @@
 //! Matrix products: the forward of a linear layer and its two backwards.
 //!
-//! An output is cut into tiles, each computed whole by one thread ([`panels`](super::panels)): one product
+//! An output is cut into tiles, each computed whole by one thread (`panels`): one product
 //! shared between threads would have them wait for each other. Weights in 16 bits stay so in memory, where
 //! they may be a mapped file; a tile widens the block of weights that it needs into scratch that stays in the
 //! second-level cache, and multiplies from there. Few rows go to [`gemv`], which widens in registers.
