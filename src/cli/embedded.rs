@@ -64,7 +64,7 @@ fn train<D: Device>(device: &D, options: &EmbeddedOptions, stop: &Stop) -> Resul
                 if let Some((_, bar)) = shown.take() {
                     bar.finish();
                 }
-                shown = Some((name.to_owned(), Shown::new(name)));
+                shown = Some((name.to_owned(), Shown::new(name).followed_by(embedded::time_after(name))));
             }
             if let Some((_, bar)) = &mut shown {
                 bar.update(&progress);

@@ -16,6 +16,8 @@ pub(super) struct Shown {
     bar: ProgressBar,
     name: String,
     pace: Option<Pace>,
+    /// What follows these steps, if anything does: its time as a multiple of theirs.
+    after: Option<f64>,
 }
 
 /// When the steps that are shown began, and how often they are written down.
@@ -28,17 +30,24 @@ struct Pace {
 }
 
 impl Pace {
-    /// The time that the steps after `step` will take, if they take as long as those before.
-    fn left(&self, step: u64) -> Duration {
+    /// The time that is left after `step`, if the other steps take as long as those so far and what follows all of them
+    /// takes `after` times as long as they do.
+    fn left(&self, step: u64, after: f64) -> Duration {
         let done = (step - self.before).max(1);
-        self.started.elapsed().mul_f64((self.total - step) as f64 / done as f64)
+        let steps = (self.total - step) as f64 + after * self.total as f64;
+        self.started.elapsed().mul_f64(steps / done as f64)
     }
 }
 
 impl Shown {
     pub(super) fn new(name: &str) -> Self {
         let (bar, name) = (ProgressBar::no_length(), name.to_owned());
-        Shown { bar, name, pace: None }
+        Shown { bar, name, pace: None, after: None }
+    }
+
+    /// Steps after which a run goes on: with something that takes `after` times as long as they do.
+    pub(super) fn followed_by(self, after: f64) -> Self {
+        Shown { after: Some(after), ..self }
     }
 
     pub(super) fn update(&mut self, progress: &Progress) {
@@ -82,13 +91,14 @@ impl Shown {
             self.begin(total, step, seconds);
         }
         let Some(pace) = &mut self.pace else { return };
-        let left = HumanDuration(pace.left(step));
+        let left = HumanDuration(pace.left(step, self.after.unwrap_or(0.0)));
+        let of = if self.after.is_some() { " in all" } else { "" };
         if !self.bar.is_hidden() {
             self.bar.set_position(step);
-            self.bar.set_message(format!("{figures}  {left} left"));
+            self.bar.set_message(format!("{figures}  {left} left{of}"));
         } else if pace.written.is_none_or(|at| at.elapsed() >= LINE_EVERY) {
             pace.written = Some(Instant::now());
-            let line = format!("{}: step {step} of {total}: {figures}  {left} left", self.name);
+            let line = format!("{}: step {step} of {total}: {figures}  {left} left{of}", self.name);
             self.line(&line);
         }
     }
@@ -119,5 +129,23 @@ impl Shown {
 
     pub(super) fn finish(&self) {
         self.bar.finish_and_clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_left_counts_what_follows() {
+        let started = Instant::now().checked_sub(Duration::from_secs(10)).unwrap();
+        let pace = Pace { total: 50, before: 20, started, written: None };
+        for (after, seconds) in [(0.0, 20.0), (2.0, 120.0)] {
+            let left = pace.left(30, after).as_secs_f64();
+            assert!(
+                (seconds..1.5 * seconds).contains(&left),
+                "{left} s with {after} times as much to follow"
+            );
+        }
     }
 }
