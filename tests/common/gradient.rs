@@ -17,7 +17,7 @@ use super::host::Host;
 
 /// Largest error of a gradient along a direction, of its norm along it. A gradient is float32 sums of products of
 /// float32 activations, each with a relative error of about 1e-7, some ten operations deep: the checks of this
-/// repository see 5e-6 at most. Another order of sums has other errors of that size, not ten times as large.
+/// repository see 6.5e-6 at most. Another order of sums has other errors of that size, not ten times as large.
 const TOLERANCE: f64 = 5e-5;
 
 /// Largest uncertainty of a slope, in the same unit.
