@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::weight_bytes;
+use super::opened::weight_bytes;
 use crate::device::decoder::Decoder;
 use crate::device::{Device, Draw, TensorInfo, TokenChoice};
 use crate::infer::Loaded;

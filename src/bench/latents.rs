@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::weight_bytes;
+use super::opened::weight_bytes;
 use crate::Result;
 use crate::device::Device;
 use crate::infer::{Loaded, Request, Sampling};

@@ -8,7 +8,8 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::{TRAINED, median, open_for_training};
+use super::opened::{TRAINED, open_for_training};
+use super::timer::median;
 use crate::data;
 use crate::device::{AdamW, Device};
 use crate::infer::{Generation, Loaded, Sampling};

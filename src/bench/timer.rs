@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::median;
 use crate::Result;
 use crate::device::Device;
 
@@ -150,5 +149,15 @@ impl<D: Device> Timer<D> {
         let most = means.iter().copied().fold(0.0, f64::max);
         let batches = means.len();
         Ok(Timing { median_us: 1e6 * median(means), min_us: 1e6 * least, max_us: 1e6 * most, batches, calls })
+    }
+}
+
+/// The median of some seconds; 0 of none.
+pub(super) fn median(mut seconds: Vec<f64>) -> f64 {
+    seconds.sort_by(f64::total_cmp);
+    match seconds.len() {
+        0 => 0.0,
+        n if n % 2 == 1 => seconds[n / 2],
+        n => 0.5 * (seconds[n / 2 - 1] + seconds[n / 2]),
     }
 }

@@ -6,7 +6,9 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::memory::peak_bytes;
-use super::{Product, Setting, TRAINED, Timer, median, open_for_training, product_ceiling};
+use super::opened::{TRAINED, open_for_training};
+use super::timer::median;
+use super::{Product, Setting, Timer, product_ceiling};
 use crate::data;
 use crate::device::{AdamW, Device, TensorInfo};
 use crate::model::ColarModel;

@@ -129,6 +129,11 @@ fn trained<D: Device>(layer: &Layer, grads: &Grads<D>) -> bool {
     layer.norms().any(|&norm| grads.trains(norm)) || layer.projections().iter().any(|l| l.trained(grads))
 }
 
+/// The error of a backward pass whose forward pass left less than it needs.
+pub(super) fn nothing_kept() -> Error {
+    Error::other("a layer kept nothing to go back by")
+}
+
 /// Blocks below the lowest one with a trained weight.
 pub(super) fn untrained<D: Device>(layers: &[Layer], grads: &Grads<D>) -> usize {
     layers.iter().take_while(|layer| !trained(layer, grads)).count()

@@ -5,6 +5,7 @@
 //! tests on texts that break its rule.
 
 mod citations;
+mod imports;
 mod links;
 mod mentions;
 mod options;
@@ -12,3 +13,4 @@ mod prose;
 #[cfg(unix)]
 mod rebuilds;
 mod repository;
+mod sources;

@@ -1,9 +1,9 @@
 //! The backward pass: the blocks in reverse, for the rows of one pass.
 
-use super::block::{LayerSaved, nothing_kept};
+use super::block::LayerSaved;
 use super::forward::{ForwardSaved, Kept, PassSaved};
 use super::place::{KvTarget, Place};
-use super::{TapGrads, Transformer, untrained};
+use super::{TapGrads, Transformer, nothing_kept, untrained};
 use crate::Result;
 use crate::device::{Device, HeadShape, Span, TensorInfo};
 use crate::model::layout::{Layout, SharedKeys};

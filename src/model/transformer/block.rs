@@ -2,11 +2,11 @@
 
 use super::place::{KvTarget, Place};
 use super::qkv::{Qkv, QkvSaved};
-use super::{Layer, Transformer};
+use super::{Layer, Transformer, nothing_kept};
+use crate::Result;
 use crate::device::{Device, TensorInfo};
 use crate::model::linear::LinearSaved;
 use crate::model::params::{Grads, Params};
-use crate::{Error, Result};
 
 /// What one block keeps for its backward pass.
 pub(super) struct LayerSaved<D: Device> {
@@ -105,11 +105,6 @@ impl<D: Device> Transformer<D> {
         saved.keep_down(layer, grads, block.act, low);
         Ok((saved, block.stream2))
     }
-}
-
-/// The error of a backward pass whose forward pass left less than it needs.
-pub(super) fn nothing_kept() -> Error {
-    Error::other("a layer kept nothing to go back by")
 }
 
 /// What [`normalise`] returns.

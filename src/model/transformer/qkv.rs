@@ -1,8 +1,7 @@
 //! Queries, keys and values of a block: from its normalised input to what attention takes, and back.
 
-use super::Transformer;
-use super::block::nothing_kept;
 use super::place::KvTarget;
+use super::{Transformer, nothing_kept};
 use crate::Result;
 use crate::device::{Device, TensorInfo};
 use crate::model::linear::{Linear, LinearSaved};

@@ -4,7 +4,10 @@ use std::cell::RefCell;
 
 use pulp::{Simd, WithSimd};
 
-use super::{Columns, ColumnsMut, HeadShape, Span, check, padded};
+use super::check::check;
+use super::columns::{Columns, ColumnsMut};
+use super::softmax::padded;
+use crate::device::attention::{HeadShape, Span};
 use crate::device::cpu::math::{dot, exp_f32s};
 use crate::device::cpu::par;
 use crate::device::cpu::product::Product;

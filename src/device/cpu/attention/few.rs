@@ -8,7 +8,9 @@ use std::cell::RefCell;
 
 use pulp::{Simd, WithSimd};
 
-use super::{Forward, Span, padded, soften};
+use super::pass::Forward;
+use super::softmax::{padded, soften};
+use crate::device::attention::Span;
 use crate::device::cpu::par::{self, SharedMut};
 use crate::device::cpu::product::Product;
 use crate::device::cpu::simd::{LANES, dispatch, load, parts, store, total};

@@ -5,7 +5,9 @@ use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
 
-use super::{Forward, Span, padded, soften};
+use super::pass::Forward;
+use super::softmax::{padded, soften};
+use crate::device::attention::Span;
 use crate::device::cpu::par;
 use crate::device::cpu::product::Product;
 use crate::device::cpu::simd::{LANES, dispatch};

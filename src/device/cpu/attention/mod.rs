@@ -25,32 +25,32 @@
 //! they see, so a block's scores stay in cache and its softmax is exact in two passes; keys are transposed
 //! once per head, so that vectors run along them. Few queries (`few`), the case of decoding, read keys
 //! and values once, as they lie, and cut long sequences into chunks of keys for the threads to share. All cuts
-//! follow from shapes alone and sums go over [`LANES`] lanes, so no bit depends on the number of threads or on the
+//! follow from shapes alone and sums go over [`LANES`](super::simd::LANES) lanes, so no bit depends on the number of threads or on the
 //! width of vectors.
-
-use std::ops::Range;
-
-use pulp::Simd;
 
 use super::CpuDevice;
 use super::buffer::CpuTensor;
-use super::math::exp_f32s;
 use super::par::SharedMut;
-use super::simd::{LANES, lanes, load, store, total, with_parts};
 use crate::Result;
 use crate::device::attention::{AttentionOps, check_attention, check_attention_backward};
 use crate::device::shape::TensorInfo;
 
 mod backward;
+mod check;
 mod columns;
 mod few;
 mod forward;
+mod pass;
+mod softmax;
 #[cfg(test)]
 mod tests;
 
 pub use crate::device::attention::{HeadShape, Span};
 pub use backward::attention_backward;
 pub use columns::{Columns, ColumnsMut};
+
+use check::check;
+use pass::Forward;
 
 impl AttentionOps for CpuDevice {
     fn attention(
@@ -115,29 +115,6 @@ fn columns_mut<'a>(op: &'static str, t: &'a mut CpuTensor) -> Result<ColumnsMut<
     Ok(ColumnsMut::new(t.f32_mut(op)?, stride))
 }
 
-/// What all tasks of a forward share.
-struct Forward<'a> {
-    shape: HeadShape,
-    scale: f32,
-    q: Columns<'a>,
-    k: Columns<'a>,
-    v: Columns<'a>,
-    out: ColumnsMut<'a>,
-    /// `[rows of q, heads]`
-    lse: Option<SharedMut<'a, f32>>,
-}
-
-impl Forward<'_> {
-    /// Writes a row's log-sum-exp where it is wanted.
-    fn set_lse(&self, row: usize, head: usize, value: f32) {
-        if let Some(lse) = &self.lse {
-            let at = row * self.shape.heads + head;
-            // SAFETY: the task that owns (row, head) of the output owns this element too.
-            unsafe { lse.slice(at..at + 1)[0] = value };
-        }
-    }
-}
-
 /// Attention of every span, into its rows of `out`; other rows are left as they are.
 ///
 /// `q` and `out` have rows of at least `heads * head_dim` numbers, `k` and `v` of `kv_heads * head_dim`.
@@ -167,73 +144,4 @@ pub fn attention(
         spans.iter().filter(|s| s.q_len > 0).partition(|s| s.q_len * shape.group() <= few::MAX_ROWS);
     few::run(&all, &few);
     forward::run(&all, &many);
-}
-
-/// Checks all that the unsafe code of this module relies on.
-fn check(
-    shape: HeadShape,
-    scale: f32,
-    spans: &[Span],
-    q: &[&Columns<'_>],
-    kv: &[&Columns<'_>],
-    q_out: &[&ColumnsMut<'_>],
-    kv_out: &[&ColumnsMut<'_>],
-) {
-    let HeadShape { heads, kv_heads, head_dim } = shape;
-    assert!(kv_heads > 0 && heads.is_multiple_of(kv_heads), "{heads} heads over {kv_heads}");
-    assert!(scale > 0.0, "scale {scale}");
-    for s in spans {
-        assert!(s.q_len <= s.k_len, "{} queries, {} keys", s.q_len, s.k_len);
-        q.iter().for_each(|q| q.check(s.q_start, s.q_len, heads * head_dim));
-        kv.iter().for_each(|k| k.check(s.k_start, s.k_len, kv_heads * head_dim));
-        q_out.iter().for_each(|q| q.check(s.q_start, s.q_len, heads * head_dim));
-        kv_out.iter().for_each(|k| k.check(s.k_start, s.k_len, kv_heads * head_dim));
-    }
-    apart(spans.iter().map(|s| s.q_start..s.q_start + s.q_len));
-    if !kv_out.is_empty() {
-        apart(spans.iter().map(|s| s.k_start..s.k_start + s.k_len));
-    }
-}
-
-/// Asserts that no two ranges meet.
-fn apart(ranges: impl Iterator<Item = Range<usize>>) {
-    let mut ranges: Vec<_> = ranges.filter(|r| !r.is_empty()).collect();
-    ranges.sort_by_key(|r| r.start);
-    assert!(ranges.is_sorted_by(|a, b| a.end <= b.start), "spans share rows");
-}
-
-/// The length of a scratch row for `len` scores: a multiple of [`LANES`], and none of 512 bytes, which would crowd
-/// a column of rows into a few sets of the cache.
-fn padded(len: usize) -> usize {
-    let len = len.next_multiple_of(LANES);
-    if len.is_multiple_of(128) { len + LANES } else { len }
-}
-
-/// Scores s of a row become `exp(scale·s − max)`, those from `sees` on 0. Returns max, the largest `scale·s`,
-/// and the sum of the exponentials. The row is a multiple of [`LANES`] long; it sees at least one key.
-#[inline(always)]
-fn soften<S: Simd>(simd: S, row: &mut [f32], sees: usize, scale: f32) -> (f32, f32) {
-    row[sees..].fill(f32::NEG_INFINITY);
-    with_parts!(S, PARTS => soften_parts::<S, PARTS>(simd, row, scale))
-}
-
-/// [`soften`] for a row whose unseen scores are −∞.
-#[inline(always)]
-fn soften_parts<S: Simd, const PARTS: usize>(simd: S, row: &mut [f32], scale: f32) -> (f32, f32) {
-    let mut max = simd.splat_f32s(f32::NEG_INFINITY);
-    for at in (0..row.len()).step_by(S::F32_LANES) {
-        max = simd.max_f32s(load(simd, row, at), max);
-    }
-    let max = scale * simd.reduce_max_f32s(max);
-    let (factor, shift) = (simd.splat_f32s(scale), simd.splat_f32s(-max));
-    let mut sums = [simd.splat_f32s(0.0); PARTS];
-    for at in (0..row.len()).step_by(LANES) {
-        for (part, sum) in sums.iter_mut().enumerate() {
-            let at = at + part * S::F32_LANES;
-            let p = exp_f32s(simd, simd.mul_add_f32s(load(simd, row, at), factor, shift));
-            *sum = simd.add_f32s(*sum, p);
-            store(simd, row, at, p);
-        }
-    }
-    (max, total(lanes(simd, sums)))
 }

@@ -5,6 +5,7 @@
 //! next owner's work comes after theirs. Activations lie in one block that is sized before a run (`arena`); weights,
 //! and what does not fit the block, come from the stream's pool.
 
+mod error;
 mod product;
 
 use std::collections::HashMap;
@@ -21,6 +22,7 @@ use super::driver::{Driver, Launch, Limits, Memory, Product};
 use super::kernels::Kernel;
 use crate::device::{Description, Room};
 use crate::{Error, Result};
+use error::failed;
 use product::Library;
 
 /// The machine code of every file of `cuda/`, by its name.
@@ -90,11 +92,6 @@ impl Gpu {
     fn block(&self) -> MutexGuard<'_, Option<Block>> {
         self.block.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn failed(what: &str, e: DriverError) -> Error {
-    let text = e.error_string().map_or_else(|_| format!("{:?}", e.0), |s| s.to_string_lossy().into_owned());
-    Error::other(format!("cuda: {what}: {text}"))
 }
 
 impl GpuDriver {

@@ -14,7 +14,6 @@ use cudarc::driver::result as driver;
 use cudarc::driver::sys::{CUdeviceptr, CUstream};
 
 use super::super::driver::{Form, Memory, Part, Product};
-use super::GpuMemory;
 use crate::device::Dtype;
 use crate::{Error, Result};
 
@@ -101,7 +100,7 @@ impl Library {
         let handle = lt::create_handle().map_err(failed)?;
         // SAFETY: a live stream; the memory is freed by `close`.
         let workspace = unsafe { driver::malloc_async(stream, WORKSPACE) }
-            .map_err(|e| super::failed("scratch memory for cuBLASLt", e))?;
+            .map_err(|e| super::error::failed("scratch memory for cuBLASLt", e))?;
         Ok(Library { handle, stream, workspace, algorithms: Mutex::default() })
     }
 
@@ -117,7 +116,7 @@ impl Library {
         }
     }
 
-    pub(super) fn product(&self, p: &Product<'_, GpuMemory>) -> Result<()> {
+    pub(super) fn product<M: Memory>(&self, p: &Product<'_, M>) -> Result<()> {
         let (dtype, out) = (data_type(p.dtype)?, data_type(p.out)?);
         // Not TF32: in float32 this device must agree with the others.
         let compute = sys::cublasComputeType_t::CUBLAS_COMPUTE_32F;
@@ -150,9 +149,7 @@ impl Library {
         let a = if p.form == Form::Tn { [p.m, p.k] } else { [p.k, p.m] };
         let (b, a) = (Layout::new(dtype, b[0], b[1])?, Layout::new(dtype, a[0], a[1])?);
         let y = Layout::new(out, p.n, p.m)?;
-        let at = |part: Part<'_, GpuMemory>, dtype: Dtype| {
-            part.memory.address() + (part.from * dtype.size()) as u64
-        };
+        let at = |part: Part<'_, M>, dtype: Dtype| part.memory.address() + (part.from * dtype.size()) as u64;
         let (b_at, a_at, y_at) = (at(p.b, p.dtype), at(p.a, p.dtype), at(p.y, p.out));
         // The lowest bit that is set in any of them.
         let aligned = 1u32 << (b_at | a_at | y_at | MOST_ALIGNED).trailing_zeros();
