@@ -74,7 +74,7 @@ __device__ __forceinline__ void gradients(const uint32_t* tiles, float scale, ui
     const Tile tile(tiles, kv_heads, group);
     const uint32_t count = min(OWN, (KEYS ? tile.k_len : tile.pairs()) - tile.first);
     const uint32_t before = tile.k_len - tile.q_len;
-    // What the block's rows meet of the other side: all pairs from the first query on that sees the first key, or the
+    // The pairs of the other side that the block's rows meet: all from the first query on that sees the first key, or the
     // keys that the last pair sees.
     uint32_t from = 0, to = tile.pairs();
     if (KEYS) {

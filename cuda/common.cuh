@@ -1,4 +1,4 @@
-// What every kernel file shares: how a kernel is declared, the storage types, and reductions.
+// The parts common to every kernel file: how a kernel is declared, the storage types, and reductions.
 //
 // Each .cu file is compiled twice: by nvcc for the GPU, and by the C++ compiler for the device `cuda-host`,
 // where host/shim.h stands in for CUDA and every thread of a block is a coroutine. So kernels keep to the

@@ -1,4 +1,4 @@
-// What the decoding kernel (decode.cu) is called with and keeps, and how rows of activations are staged.
+// Arguments and state of the decoding kernel (decode.cu), and how rows of activations are staged.
 #pragma once
 
 #include <stddef.h>
@@ -103,7 +103,7 @@ LAID_OUT(48, FIELD(limit, 28) FIELD(latent_temperature, 32) FIELD(eol_temperatur
 #undef FIELD
 #undef LAID_OUT
 
-// What a kernel is called with, and its state: in shared memory, so that the phases, each a function with registers
+// A kernel's arguments and state: in shared memory, so that the phases, each a function with registers
 // of its own, find it there.
 template <class A, uint32_t M>
 struct Work {

@@ -1,4 +1,4 @@
-// What attention on the tensor cores shares, forward and backward: tiles of bf16 in shared memory, and which part of
+// The parts common to attention on the tensor cores, forward and backward: tiles of bf16 in shared memory, and which part of
 // a span is a block's.
 #pragma once
 

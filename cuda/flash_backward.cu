@@ -81,7 +81,7 @@ __device__ __forceinline__ void gradients(const uint32_t* tiles, float scale, ui
         }
         copy_commit();
     };
-    // What thread t has of the numbers of a step: lse of pair t, or D of pair t - STEP.
+    // Thread t's number of a step: lse of pair t, or D of pair t - STEP.
     const auto number = [&](uint32_t at) {
         const uint32_t pair = at + threadIdx.x % STEP;
         if (threadIdx.x >= 2 * STEP || pair >= to) return 0.0f;

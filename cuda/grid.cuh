@@ -1,4 +1,4 @@
-// What a kernel needs whose blocks all run at the same time and wait for each other.
+// Barriers of kernels whose blocks all run at the same time and wait for each other.
 #pragma once
 
 #include "common.cuh"

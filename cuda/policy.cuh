@@ -8,7 +8,7 @@
 
 #include "common.cuh"
 
-// What all elements share. Parameters of kernels are scalars, so it is put together there.
+// Constants that all elements share. Parameters of kernels are scalars, so it is put together there.
 struct Objective {
     float clip_eps, kl_weight;
 };

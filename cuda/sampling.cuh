@@ -1,4 +1,4 @@
-// What the draws of tokens and of the end-of-latent event share.
+// The parts common to the draws of tokens and of the end-of-latent event.
 #pragma once
 
 #include "philox.cuh"

@@ -16,7 +16,7 @@ pub(super) struct Shown {
     bar: ProgressBar,
     name: String,
     pace: Option<Pace>,
-    /// What follows these steps, if anything does: its time as a multiple of theirs.
+    /// Time of the work that follows these steps, if any does, as a multiple of theirs.
     after: Option<f64>,
 }
 

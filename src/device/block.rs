@@ -38,7 +38,7 @@ pub struct Block<N, P> {
 
 /// A part of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part<N, P> {
+pub enum BlockPart<N, P> {
     /// The weight of a norm.
     Norm(N),
     /// A linear layer.
@@ -64,10 +64,10 @@ impl<N, P> Block<N, P> {
     }
 
     /// All parts, in the order of the computation.
-    pub fn parts(&self) -> impl Iterator<Item = Part<&N, &P>> {
-        let [q, k, v, o, gate, up, down] = self.projections().map(Part::Projection);
-        let [before, after] = [&self.input_norm, &self.post_norm].map(Part::Norm);
-        let heads = [&self.q_norm, &self.k_norm].into_iter().flatten().map(Part::Norm);
+    pub fn parts(&self) -> impl Iterator<Item = BlockPart<&N, &P>> {
+        let [q, k, v, o, gate, up, down] = self.projections().map(BlockPart::Projection);
+        let [before, after] = [&self.input_norm, &self.post_norm].map(BlockPart::Norm);
+        let heads = [&self.q_norm, &self.k_norm].into_iter().flatten().map(BlockPart::Norm);
         [before, q, k, v].into_iter().chain(heads).chain([o, after, gate, up, down])
     }
 

@@ -5,9 +5,9 @@ use super::policy::{PolicyTerms, check_policy};
 use super::shape::{Checked, TensorInfo, check, check_below, check_offsets};
 use crate::{Error, Result};
 
-/// What [`CrossEntropyOps::cross_entropy`] differentiates.
+/// Gradients that [`CrossEntropyOps::cross_entropy`] writes.
 pub struct CrossEntropyGrads<'a, D: MemoryOps> {
-    /// What reaches each row's loss.
+    /// The gradient that reaches each row's loss.
     pub upstream: Upstream<'a, D>,
     /// `[N,H]`: gradient of the hidden states, overwritten.
     pub dh: &'a mut D::Tensor,
@@ -15,7 +15,7 @@ pub struct CrossEntropyGrads<'a, D: MemoryOps> {
     pub dw: Option<&'a mut D::Tensor>,
 }
 
-/// What is made of the rows' losses of [`CrossEntropyOps::cross_entropy`].
+/// The objective that the rows' losses of [`CrossEntropyOps::cross_entropy`] enter.
 pub enum Upstream<'a, D: MemoryOps> {
     /// A weighted sum: `[N,1]`, a factor a row.
     Scale(&'a D::Tensor),

@@ -92,7 +92,7 @@ pub struct Chain {
     pub eol_temperature: f32,
 }
 
-/// What ends chains of latents (spec section 5, 2).
+/// The rule that ends chains of latents (spec section 5, 2).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ChainEnd {
     /// The separator.
@@ -105,7 +105,7 @@ pub struct ChainEnd {
     pub event_purpose: u32,
 }
 
-/// What [`Decoder::latents`] drew.
+/// Draws of [`Decoder::latents`].
 pub struct Drawn<D: MemoryOps> {
     /// `[steps · B, H]`, step by step: latents in units of `embeds_std`. Chains that had ended leave their rows undefined.
     pub latents: D::Tensor,
@@ -151,7 +151,7 @@ pub trait Decoder<D: MemoryOps> {
 
 /// A device's own decoder, where it has one.
 pub trait DecoderOps: MemoryOps {
-    /// What decodes a few sequences faster than the other families' operations one by one.
+    /// Decodes a few sequences faster than the other families' operations one by one.
     type Decoder<'a>: Decoder<Self>;
 
     /// A decoder of a model for `rows` sequences, or as many of them as it takes at a time, where the device has one.

@@ -36,7 +36,7 @@ pub enum LatentLoss {
     MseExpected,
 }
 
-/// What [`LatentOps::latent_logprob`] differentiates.
+/// Gradients that [`LatentOps::latent_logprob`] writes.
 pub struct LatentPolicyGrads<'a, D: MemoryOps> {
     /// The objective, an element a latent.
     pub terms: PolicyTerms<'a, D>,

@@ -1,4 +1,4 @@
-//! What a device holds: matrices of floats, vectors of indices, and their way there and back.
+//! Memory of a device: matrices of floats, vectors of indices, and their way there and back.
 
 use super::need::Need;
 use super::shape::{Checked, TensorInfo, check_len};

@@ -1,4 +1,4 @@
-//! What a device can do, and the devices.
+//! The operations of a device, and the devices.
 //!
 //! Everything above this module (layers, losses, generation, training) is written once, against
 //! [`Device`]. A device owns memory, in the form of [`MemoryOps::Tensor`] (a row-major matrix of
@@ -75,7 +75,7 @@ pub mod prelude {
     };
 }
 
-/// What a device is made of.
+/// Names and sizes of a device's hardware.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Description {
     /// The processor, as its maker calls it.
@@ -102,7 +102,7 @@ pub trait Device:
     /// Short name, as on the command line.
     fn name(&self) -> &'static str;
 
-    /// What it is made of, for reports of measurements.
+    /// Its hardware, for reports of measurements.
     fn description(&self) -> Description;
 
     /// Runs `lead`, then `f`, and gives the time that the device took from the end of the one to the end of the

@@ -1,4 +1,4 @@
-//! What a run needs of a device's memory, part by part, so that what does not fit is said before it begins.
+//! Memory that a run needs on a device, part by part, so that a run that does not fit is refused before it begins.
 
 use crate::{Error, Result};
 
@@ -16,20 +16,20 @@ pub enum Stay {
 /// A part of the memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Need {
-    /// What takes it, for a message: "the key-value cache of 300 positions for a batch of 8".
+    /// Its purpose, for a message: "the key-value cache of 300 positions for a batch of 8".
     pub what: String,
     /// How many bytes.
     pub bytes: usize,
     /// How long.
     pub stay: Stay,
-    /// What needs less, for a message: "a smaller `batch_size`".
+    /// Advice to need less, for a message: "a smaller `batch_size`".
     pub less: &'static str,
 }
 
 /// Free and present memory of a device, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Room {
-    /// What new buffers can have.
+    /// Bytes left for new buffers.
     pub free: usize,
     /// All there is.
     pub total: usize,

@@ -39,16 +39,16 @@ pub fn run_on_device<T: DeviceTask>(
     task: T,
 ) -> Result<T::Output> {
     match find(kind, dtype, threads)? {
-        Found::Cpu(device) => task.run(device),
+        OpenDevice::Cpu(device) => task.run(device),
         #[cfg(cuda_kernels)]
-        Found::Cuda(device) => task.run(device),
+        OpenDevice::Cuda(device) => task.run(device),
         #[cfg(cuda_host)]
-        Found::CudaHost(device) => task.run(device),
+        OpenDevice::CudaHost(device) => task.run(device),
     }
 }
 
 /// The device that was asked for.
-enum Found {
+enum OpenDevice {
     Cpu(CpuDevice),
     #[cfg(cuda_kernels)]
     Cuda(GpuDevice),
@@ -56,7 +56,7 @@ enum Found {
     CudaHost(CudaHostDevice),
 }
 
-fn find(kind: DeviceKind, dtype: Option<ComputeDtype>, threads: usize) -> Result<Found> {
+fn find(kind: DeviceKind, dtype: Option<ComputeDtype>, threads: usize) -> Result<OpenDevice> {
     match kind {
         DeviceKind::Auto => wherever(dtype, threads),
         DeviceKind::Cpu => cpu(dtype, threads),
@@ -65,17 +65,17 @@ fn find(kind: DeviceKind, dtype: Option<ComputeDtype>, threads: usize) -> Result
     }
 }
 
-fn cpu(dtype: Option<ComputeDtype>, threads: usize) -> Result<Found> {
+fn cpu(dtype: Option<ComputeDtype>, threads: usize) -> Result<OpenDevice> {
     if dtype == Some(ComputeDtype::Bf16) {
         return Err(Error::usage("`dtype` bf16 is for CUDA devices: the CPU computes in f32"));
     }
-    Ok(Found::Cpu(CpuDevice::new(threads)?))
+    Ok(OpenDevice::Cpu(CpuDevice::new(threads)?))
 }
 
 /// A GPU if there is one that serves, else the CPU. Why not is a warning, unless the machine or the build has
 /// nothing to do with GPUs at all.
 #[cfg(cuda_kernels)]
-fn wherever(dtype: Option<ComputeDtype>, threads: usize) -> Result<Found> {
+fn wherever(dtype: Option<ComputeDtype>, threads: usize) -> Result<OpenDevice> {
     if !GpuDriver::is_installed() {
         tracing::info!("running on the CPU: this machine has no NVIDIA driver");
         return cpu(dtype, threads);
@@ -90,19 +90,19 @@ fn wherever(dtype: Option<ComputeDtype>, threads: usize) -> Result<Found> {
 }
 
 #[cfg(not(cuda_kernels))]
-fn wherever(dtype: Option<ComputeDtype>, threads: usize) -> Result<Found> {
+fn wherever(dtype: Option<ComputeDtype>, threads: usize) -> Result<OpenDevice> {
     tracing::info!("running on the CPU: this build has no kernels for a GPU");
     cpu(dtype, threads)
 }
 
 #[cfg(cuda_kernels)]
-fn gpu(dtype: Option<ComputeDtype>) -> Result<Found> {
+fn gpu(dtype: Option<ComputeDtype>) -> Result<OpenDevice> {
     let dtype = dtype.unwrap_or(ComputeDtype::Bf16);
-    Ok(Found::Cuda(CudaDevice::new(GpuDriver::new()?, dtype.into())))
+    Ok(OpenDevice::Cuda(CudaDevice::new(GpuDriver::new()?, dtype.into())))
 }
 
 #[cfg(not(cuda_kernels))]
-fn gpu(_: Option<ComputeDtype>) -> Result<Found> {
+fn gpu(_: Option<ComputeDtype>) -> Result<OpenDevice> {
     Err(Error::other(if cfg!(feature = "cuda") {
         "`device` cuda is not in this build, as there was no nvcc; run scripts/fetch-nvcc, or install CUDA 13, and \
              build again"
@@ -112,13 +112,13 @@ fn gpu(_: Option<ComputeDtype>) -> Result<Found> {
 }
 
 #[cfg(cuda_host)]
-fn host(dtype: Option<ComputeDtype>, threads: usize) -> Result<Found> {
+fn host(dtype: Option<ComputeDtype>, threads: usize) -> Result<OpenDevice> {
     let dtype = dtype.unwrap_or(ComputeDtype::F32);
-    Ok(Found::CudaHost(CudaDevice::new(HostDriver::new(threads, 0)?, dtype.into())))
+    Ok(OpenDevice::CudaHost(CudaDevice::new(HostDriver::new(threads, 0)?, dtype.into())))
 }
 
 #[cfg(not(cuda_host))]
-fn host(_: Option<ComputeDtype>, _: usize) -> Result<Found> {
+fn host(_: Option<ComputeDtype>, _: usize) -> Result<OpenDevice> {
     Err(Error::other(if cfg!(feature = "cuda-host") {
         "`device` cuda-host is not in this build, as there was no C++ compiler; install one (on Debian the package \
              g++) and build again"

@@ -24,7 +24,7 @@ pub struct PolicyElement {
     pub weight: f32,
 }
 
-/// What all elements of the objective share.
+/// Constants that all elements of the objective share.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PolicyObjective {
     /// ε: the ratio of new to old probability counts only within 1 − ε … 1 + ε.
@@ -37,7 +37,7 @@ pub struct PolicyObjective {
 pub struct PolicyTerms<'a, D: MemoryOps> {
     /// `[N,4]`: a [`PolicyElement`] a row.
     pub rows: &'a D::Tensor,
-    /// What they share.
+    /// The constants that they share.
     pub objective: PolicyObjective,
 }
 

@@ -15,10 +15,10 @@ pub trait RotaryOps: RowOps {
         inv_freq: &Self::Tensor,
         direction: f32,
     ) -> Result<()>;
-    /// What stands between the projections `q[T, q_width]`, `k` and `v` (`[T, kv_width]`) of a cached block and
+    /// The work between the projections `q[T, q_width]`, `k` and `v` (`[T, kv_width]`) of a cached block and
     /// its attention: adds each bias that is given (`[1, width]`), rotates `q` in place and `k` as
     /// [`rotary`](RotaryOps::rotary) does forward, and writes row `t` of `k` and of `v` to row `rows[t]` of the
-    /// cached `[keys, values]`; the rows must be distinct. What it leaves in `k` and `v` is undefined.
+    /// cached `[keys, values]`; the rows must be distinct. The contents of `k` and `v` afterwards are undefined.
     ///
     /// It is the composition of [`add_bias`](RowOps::add_bias), [`rotary`](RotaryOps::rotary) and
     /// [`scatter_rows`](RowOps::scatter_rows); a device that can do it in one pass rounds in between less often.

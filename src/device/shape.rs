@@ -1,11 +1,11 @@
-//! What a matrix tells about itself, and what the checks of the operations are made of.
+//! Shapes and dtypes of matrices, and the building blocks of the operations' checks.
 //!
 //! Each operation has one check, beside its declaration in the file of its family; every device begins with it.
 
 use crate::files::safetensors::Dtype;
 use crate::{Error, Result};
 
-/// What every device's matrix can tell about itself.
+/// Shape and dtype of a matrix, on every device.
 pub trait TensorInfo: Send + Sync {
     /// Number of rows.
     fn rows(&self) -> usize;

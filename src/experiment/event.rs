@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 /// Progress of an experiment. Jobs that run side by side have numbers from 0.
 #[derive(Debug, Clone)]
-pub enum Event {
+pub enum ExperimentEvent {
     /// The parts are known.
     Planned {
         /// Number of parts, done ones included.
@@ -46,4 +46,4 @@ pub enum Event {
 }
 
 /// Called with events, from several threads.
-pub type Listener<'a> = dyn Fn(Event) + Sync + 'a;
+pub type Listener<'a> = dyn Fn(ExperimentEvent) + Sync + 'a;

@@ -8,7 +8,7 @@ use serde_json::json;
 
 pub use report::{FactorRow, FactorsReport};
 
-use super::event::{Event, Listener};
+use super::event::{ExperimentEvent, Listener};
 use super::existing::{FACTORS, TABLE1};
 use super::figures::Figures;
 use super::inputs::{Machine, TestSet};
@@ -87,7 +87,7 @@ pub fn factors(options: FactorsOptions, on_event: &Listener<'_>) -> Result<Facto
             parts.extend((0..ready.tests.len()).map(|test| Part { factor, subject, test }));
         }
     }
-    on_event(Event::Planned { parts: parts.len(), jobs, threads });
+    on_event(ExperimentEvent::Planned { parts: parts.len(), jobs, threads });
     let list = List { open: parts.into_iter().rev().collect(), done: Vec::new() };
     let done = work(jobs, list, |job, part| ready.ask(job, threads, part, on_event))?.done;
     let rows = (0..o.factors.len()).map(|factor| ready.row(factor, &done)).collect();
@@ -98,7 +98,7 @@ pub fn factors(options: FactorsOptions, on_event: &Listener<'_>) -> Result<Facto
         rows,
     };
     let svg = plot::factors(&report)?;
-    on_event(Event::Written(write_report(&o.out, "factors", &report.markdown(), &report, &svg)?));
+    on_event(ExperimentEvent::Written(write_report(&o.out, "factors", &report.markdown(), &report, &svg)?));
     Ok(report)
 }
 
@@ -241,7 +241,7 @@ impl Ready {
         let name = format!("c = {speed} on {test}, seed {}", s.seed);
         let (new, m) = asked.ask(job, &name, &o.machine, threads, on_event)?;
         let result = format!("accuracy {:.1} %, #L {:.1}", 100.0 * m.accuracy, m.mean_length);
-        on_event(Event::Finished { job, name: new.then_some(name), result });
+        on_event(ExperimentEvent::Finished { job, name: new.then_some(name), result });
         Ok(m)
     }
 

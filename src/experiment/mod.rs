@@ -25,10 +25,10 @@ mod train;
 pub mod variants;
 mod written;
 
-pub use event::{Event, Listener};
+pub use event::{ExperimentEvent, Listener};
 pub use factors::{FactorRow, FactorsOptions, FactorsReport, FactorsSource, factors};
 pub use figures::Figures;
 pub use inputs::{AVERAGE, Given, Machine, TestSet};
 pub use plan::{Plan, Table1Options};
-pub use report::{Found, Row, Table1};
+pub use report::{RateSearch, Row, Table1};
 pub use run::table1;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::event::{Event, Listener};
+use super::event::{ExperimentEvent, Listener};
 use super::inputs::Machine;
 use super::measure::{Measured, Setting, checksum, kept, measure};
 use crate::Result;
@@ -49,7 +49,7 @@ impl Asked<'_> {
         if let Some(measured) = kept(&self.file, &self.setting) {
             return Ok((false, measured));
         }
-        on_event(Event::Begun { job, name: name.to_owned() });
+        on_event(ExperimentEvent::Begun { job, name: name.to_owned() });
         let task = Ask { asked: self, job, on_event };
         let measured = run_on_device(machine.device.for_training(), machine.dtype, threads, task)?;
         Ok((true, measured))
@@ -71,7 +71,7 @@ impl DeviceTask for Ask<'_> {
         let loaded = Loaded::new(device, q.model, Some(&q.checkpoint))?;
         let (job, of) = (self.job, samples.len() as u64);
         measure(&loaded, samples, &q.setting, q.batch, &q.file, &mut |done| {
-            (self.on_event)(Event::At { job, done: done as u64, of, loss: None });
+            (self.on_event)(ExperimentEvent::At { job, done: done as u64, of, loss: None });
         })
     }
 }

@@ -39,7 +39,7 @@ impl Row {
 
 /// The result of the search for a learning rate.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Found {
+pub struct RateSearch {
     /// The method's name on the command line.
     pub method: String,
     /// Its name in the table.
@@ -74,7 +74,7 @@ pub struct Table1 {
     /// The table.
     pub rows: Vec<Row>,
     /// The search.
-    pub search: Vec<Found>,
+    pub search: Vec<RateSearch>,
 }
 
 /// Collects the figures. `chosen` has, for each variant, the chosen rate's place and the accuracies of the search;
@@ -107,7 +107,7 @@ pub(super) fn collect(
         }
         let dirs: Vec<PathBuf> = p.seeds.iter().map(|&seed| p.run_dir(v, lr, seed)).collect();
         let seconds: Vec<f64> = dirs.iter().filter_map(|dir| seconds_per_step(dir)).collect();
-        search.push(Found {
+        search.push(RateSearch {
             method: v.name.into(),
             label: v.label.into(),
             lrs: p.lrs.iter().map(|&lr| shortest(lr)).collect(),
@@ -151,12 +151,12 @@ impl Table1 {
         let mut heads = vec!["validation accuracy (%) at".to_owned()];
         heads.extend(first.lrs.iter().map(|lr| format!("{lr:e}")));
         heads.push("s an update".to_owned());
-        let cell = |f: &Found, i: usize| match f.accuracies[i] {
+        let cell = |f: &RateSearch, i: usize| match f.accuracies[i] {
             None => "diverged".to_owned(),
             Some(a) if f.lrs[i] == f.chosen => format!("**{:.1}**", 100.0 * a),
             Some(a) => format!("{:.1}", 100.0 * a),
         };
-        let cells = |f: &Found| {
+        let cells = |f: &RateSearch| {
             let mut row = vec![f.label.clone()];
             row.extend((0..f.lrs.len()).map(|i| cell(f, i)));
             row.push(f.seconds_per_update.map_or("–".to_owned(), |s| format!("{s:.3}")));
@@ -205,7 +205,7 @@ pub(super) mod tests {
             results.extend(Figures::average(&results));
             Row { method: method.into(), label: label.into(), speed: speed.into(), compressed, results }
         };
-        let found = |method: &str, label: &str, accuracies: [Option<f64>; 2], chosen| Found {
+        let found = |method: &str, label: &str, accuracies: [Option<f64>; 2], chosen| RateSearch {
             method: method.into(),
             label: label.into(),
             lrs: vec![0.001, 0.002],

@@ -1,13 +1,13 @@
 //! `experiment table1`, from an empty or unfinished directory to its report.
 
-use super::event::{Event, Listener};
+use super::event::{ExperimentEvent, Listener};
 use super::existing::TABLE1;
 use super::inputs::{Given, TestSet};
 use super::measure::{Measured, Setting, kept};
 use super::plan::{Plan, Table1Options};
 use super::questions::{Asked, Questions};
 use super::report::{self, Table1};
-use super::search::{Part, Progress, Shape, Task};
+use super::search::{Part, Progress, ReadyPart, Shape};
 use super::train::{Ended, ended, train};
 use super::variants::Variant;
 use super::written::write_report;
@@ -40,7 +40,7 @@ pub fn table1(options: Table1Options, on_event: &Listener<'_>) -> Result<Table1>
         speeds: p.variants.iter().map(|v| v.speeds(&p.factors).len()).collect(),
     };
     let (jobs, threads) = p.machine.split(p.embedded);
-    on_event(Event::Planned { parts: shape.parts().len(), jobs, threads });
+    on_event(ExperimentEvent::Planned { parts: shape.parts().len(), jobs, threads });
     let board = Progress::new(shape, p.variants.iter().map(|v| v.name).collect());
     let board = jobs::work(jobs, board, |job, task| experiment.perform(job, task, on_event))?;
     let chosen = (0..p.variants.len())
@@ -51,7 +51,7 @@ pub fn table1(options: Table1Options, on_event: &Listener<'_>) -> Result<Table1>
         experiment.result(variant, lr, seed, test, speed)
     })?;
     let svg = plot::table1(&table)?;
-    on_event(Event::Written(write_report(&p.root, "table1", &table.markdown(), &table, &svg)?));
+    on_event(ExperimentEvent::Written(write_report(&p.root, "table1", &table.markdown(), &table, &svg)?));
     Ok(table)
 }
 
@@ -111,7 +111,7 @@ impl Experiment {
         Ok(Experiment { plan, val, tests: questions, _lock: lock })
     }
 
-    fn perform(&self, job: usize, task: Task, on_event: &Listener<'_>) -> Result<Option<f64>> {
+    fn perform(&self, job: usize, task: ReadyPart, on_event: &Listener<'_>) -> Result<Option<f64>> {
         let (p, part, lr) = (&self.plan, task.part, self.plan.lrs[task.lr]);
         let name = self.name(part);
         let mut outcome = None;
@@ -155,7 +155,7 @@ impl Experiment {
                 (new, format!("accuracy {:.1} %, #L {:.1}", 100.0 * m.accuracy, m.mean_length))
             }
         };
-        on_event(Event::Finished { job, name: new.then_some(name), result });
+        on_event(ExperimentEvent::Finished { job, name: new.then_some(name), result });
         Ok(outcome)
     }
 
@@ -191,7 +191,7 @@ impl Experiment {
         if let Some(end) = ended(&dir)? {
             return Ok((false, end));
         }
-        on_event(Event::Begun { job, name: name.to_owned() });
+        on_event(ExperimentEvent::Begun { job, name: name.to_owned() });
         Ok((true, train(flags, job, on_event)?))
     }
 

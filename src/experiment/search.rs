@@ -22,7 +22,7 @@ pub(super) enum Part {
 
 /// A part that may be begun, with its learning rate's place: the one searched, or the one chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Task {
+pub(super) struct ReadyPart {
     pub part: Part,
     pub lr: usize,
 }
@@ -98,7 +98,7 @@ impl Progress {
     }
 
     /// The part as a task, if what it needs is done.
-    fn task(&self, part: Part) -> Option<Task> {
+    fn task(&self, part: Part) -> Option<ReadyPart> {
         let warm = |seed| self.done.contains(&Part::WarmUp { seed });
         let (may_begin, lr) = match part {
             Part::WarmUp { .. } => (true, Some(0)),
@@ -109,23 +109,23 @@ impl Progress {
                 (self.done.contains(&Part::Train { variant, seed }), self.chosen(variant))
             }
         };
-        lr.filter(|_| may_begin).map(|lr| Task { part, lr })
+        lr.filter(|_| may_begin).map(|lr| ReadyPart { part, lr })
     }
 }
 
 impl Board for Progress {
-    type Part = Task;
+    type Part = ReadyPart;
     /// The accuracy on the validation split of a run of the search, `None` if it diverged; `None` for other parts.
     type Outcome = Option<f64>;
 
-    fn take(&mut self) -> Option<Task> {
+    fn take(&mut self) -> Option<ReadyPart> {
         let found = self.open.iter().enumerate().find_map(|(place, part)| Some((place, self.task(*part)?)));
         let (place, task) = found?;
         self.open.remove(place);
         Some(task)
     }
 
-    fn put(&mut self, Task { part, .. }: Task, outcome: Option<f64>) -> Result<()> {
+    fn put(&mut self, ReadyPart { part, .. }: ReadyPart, outcome: Option<f64>) -> Result<()> {
         self.done.insert(part);
         if let Part::Search { variant, lr } = part {
             self.found.insert((variant, lr), outcome);
@@ -167,7 +167,7 @@ mod tests {
     }
 
     fn put(p: &mut Progress, part: Part, outcome: Option<f64>) -> Result<()> {
-        p.put(Task { part, lr: 0 }, outcome)
+        p.put(ReadyPart { part, lr: 0 }, outcome)
     }
 
     #[test]
@@ -185,10 +185,10 @@ mod tests {
         assert_eq!(take(&mut p), None, "half a search chooses nothing");
         put(&mut p, Part::Search { variant: 1, lr: 1 }, Some(0.7)).unwrap();
         // The rate that was chosen comes with every later part.
-        assert_eq!(p.take(), Some(Task { part: Part::Train { variant: 1, seed: 1 }, lr: 1 }));
+        assert_eq!(p.take(), Some(ReadyPart { part: Part::Train { variant: 1, seed: 1 }, lr: 1 }));
         // The third seed is not warm; what the first has found may be tested.
         let test = |seed| Part::Test { variant: 1, seed, test: 0, speed: 0 };
-        assert_eq!(p.take(), Some(Task { part: test(0), lr: 1 }));
+        assert_eq!(p.take(), Some(ReadyPart { part: test(0), lr: 1 }));
         put(&mut p, warm[2], None).unwrap();
         assert_eq!(take(&mut p), Some(Part::Train { variant: 1, seed: 2 }));
         let tests: Vec<Part> = std::iter::from_fn(|| take(&mut p)).collect();

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::event::{Event, Listener};
+use super::event::{ExperimentEvent, Listener};
 use super::measure::write_json;
 use crate::device::{Device, DeviceTask, run_on_device};
 use crate::files::atomic::recover_dir;
@@ -74,7 +74,7 @@ impl DeviceTask for Run<'_> {
         trainer.run(&mut |progress| {
             if let Progress::Step(s) = progress {
                 let (job, loss) = (self.job, Some(s.loss));
-                (self.on_event)(Event::At { job, done: s.step, of: s.total, loss });
+                (self.on_event)(ExperimentEvent::At { job, done: s.step, of: s.total, loss });
             }
         })?;
         Ok(())

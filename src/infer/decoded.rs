@@ -1,8 +1,8 @@
 //! Generation by a device's decoder: after the prefill, first all chains of latents to their ends, then all texts
 //! token by token.
 //!
-//! What a request gives does not depend on the order of the work, since its draws are counted by its own
-//! positions; so it gives here what it gives step by step, up to rounding.
+//! The result of a request does not depend on the order of the work, since its draws are counted by its own
+//! positions; so it is the same here as step by step, up to rounding.
 
 use super::request::Event;
 use super::rollout::Recorder;

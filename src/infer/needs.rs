@@ -1,4 +1,4 @@
-//! What a run takes of the device's memory, known before it begins.
+//! Memory that generation needs on the device, known before it begins.
 
 use super::decoded;
 use super::generate::{PREFILL_ROWS, room};
@@ -18,7 +18,7 @@ pub(crate) fn weights<D: Device>(model: &ColarModel<D>) -> Need {
     }
 }
 
-/// What a batch needs from its prefill to its end, beside the weights.
+/// Memory of a batch from its prefill to its end, beside the weights.
 pub(super) fn generation<D: Device>(device: &D, model: &ColarModel<D>, requests: &[Prepared]) -> Vec<Need> {
     let (slots, capacity) = (requests.len(), requests.iter().map(room).max().unwrap_or(0));
     let cache = Need {
@@ -45,7 +45,7 @@ pub(super) fn generation<D: Device>(device: &D, model: &ColarModel<D>, requests:
     parts.into_iter().filter(|part| part.bytes > 0).collect()
 }
 
-/// What a forward pass of `rows` rows needs, of which `outputs` reach the output head together.
+/// Memory of a forward pass of `rows` rows, of which `outputs` reach the output head together.
 pub(crate) fn activations<D: Device>(
     device: &D,
     model: &ColarModel<D>,

@@ -1,4 +1,4 @@
-//! What is asked of the engine, and what it answers.
+//! Requests to the engine, and their results.
 
 use serde::{Deserialize, Serialize};
 
@@ -78,7 +78,7 @@ impl Sampling {
     }
 }
 
-/// What stands before the generated tokens.
+/// The text before the generated tokens.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Prompt {
     /// A question, put into the layout of spec section 1 and answered by the method.
@@ -134,7 +134,7 @@ pub struct TraceToken {
     pub cosine: f32,
 }
 
-/// What came out of a [`Request`].
+/// The result of a [`Request`].
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Generation {
     /// The question or raw prompt.
@@ -146,7 +146,7 @@ pub struct Generation {
     /// The generated text, without special tokens: the answer, after the written chain and the separator where
     /// there is one (under any method but CoLaR).
     pub text: String,
-    /// What follows `Answer:`, if anything does.
+    /// The text after `Answer:`, if there is any.
     pub answer: Option<String>,
     /// The generated tokens: those of the answer; under any method but CoLaR, the written chain's and the
     /// separator before them.
@@ -190,7 +190,7 @@ impl Generation {
     }
 }
 
-/// What happens while a batch runs, for streaming.
+/// Progress of a running batch, for streaming.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
     /// A latent was drawn, or a thought formed, and fed.

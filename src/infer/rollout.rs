@@ -12,7 +12,7 @@ use crate::{Error, Result};
 
 /// A batch of rollouts.
 pub struct Rollouts<D: Device> {
-    /// What was generated, in the order of the requests.
+    /// The generations, in the order of the requests.
     pub generations: Vec<Generation>,
     /// The latents of all rollouts, end to end: `[Σ n_latents, D]`, in units of `embeds_std`.
     pub latents: D::Tensor,
@@ -20,7 +20,7 @@ pub struct Rollouts<D: Device> {
     pub traces: Vec<Trace>,
 }
 
-/// What was drawn in a rollout, with its log-probabilities under the policy that drew it.
+/// The draws of a rollout, with their log-probabilities under the policy that drew them.
 ///
 /// The log-probabilities are those of temperature 1 and the whole vocabulary, whatever the rollout was
 /// sampled with.

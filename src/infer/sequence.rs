@@ -10,7 +10,7 @@ use crate::device::{Device, Draw, TokenChoice};
 use crate::model::ColarModel;
 use crate::model::tokenizer::Tokenizer;
 
-/// What a draw is for: word 1 of its counter.
+/// Purposes of draws: word 1 of their counters.
 pub(super) mod purpose {
     pub const LATENT: u32 = 0x10;
     pub const END_OF_LATENT: u32 = 0x11;
@@ -143,7 +143,7 @@ pub(super) fn accept<D: Device>(
     }
 }
 
-/// What came of a sequence that is done.
+/// The generation of a sequence that is done.
 pub(super) fn finish<D: Device>(parts: &Parts<'_, D>, s: Sequence<'_>, start: Instant) -> Result<Generation> {
     let text = parts.tokenizer.decode(&s.token_ids, true)?;
     let ms = |from: Instant, to: Instant| to.saturating_duration_since(from).as_secs_f64() * 1e3;

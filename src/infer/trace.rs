@@ -1,4 +1,4 @@
-//! What a latent silently says: the tokens whose input embeddings point its way.
+//! The words nearest to a latent: the tokens whose input embeddings point its way.
 
 use std::sync::OnceLock;
 

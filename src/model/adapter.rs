@@ -58,7 +58,7 @@ impl Default for AdapterConfig {
 }
 
 impl AdapterConfig {
-    /// What B·(A·x) is multiplied by.
+    /// The factor of B·(A·x).
     pub fn scale(&self) -> f32 {
         let r = self.r as f64;
         (self.lora_alpha / if self.use_rslora { r.sqrt() } else { r }) as f32
@@ -196,7 +196,7 @@ fn targets(fields: &Fields<'_>) -> Result<Vec<LoraTarget>> {
 
 /// Refuses every setting under which PEFT computes something other than plain LoRA.
 fn refuse_variants(fields: &Fields<'_>) -> Result<()> {
-    // What each of these holds when it is off: false, null, or an empty list or object.
+    // Each of these is off when it holds false, null, or an empty list or object.
     let off = |value: &Value| match value {
         Value::Bool(on) => !on,
         Value::Array(list) => list.is_empty(),

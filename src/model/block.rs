@@ -7,7 +7,7 @@
 use super::config::ModelConfig;
 use super::lora_target::LoraTarget;
 use super::weight_spec::{Group, WeightSpec};
-use crate::device::block::{Block, Part};
+use crate::device::block::{Block, BlockPart};
 
 /// The input embeddings, `[vocab_size, hidden_size]`.
 pub const EMBED_TOKENS: &str = "model.embed_tokens.weight";
@@ -154,8 +154,8 @@ impl ModelConfig {
         let block = self.block();
         let layers = (0..self.num_hidden_layers).flat_map(|layer| {
             block.parts().flat_map(move |part| match part {
-                Part::Norm(norm) => [Some(norm.weight(layer)), None],
-                Part::Projection(p) => [Some(p.weight(layer)), p.bias(layer)],
+                BlockPart::Norm(norm) => [Some(norm.weight(layer)), None],
+                BlockPart::Projection(p) => [Some(p.weight(layer)), p.bias(layer)],
             })
         });
         let ends = [Some(self.final_norm()), self.lm_head()];

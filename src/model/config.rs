@@ -139,7 +139,7 @@ pub struct ModelConfig {
     pub bos_token_id: Option<u32>,
     /// Tokens that end a text, those of `generation_config.json` included; may be empty.
     pub eos_token_ids: Vec<u32>,
-    /// What the weights are said to be stored in; the weights file itself decides.
+    /// Dtype of the weights by the configuration; the weights file itself decides.
     pub torch_dtype: Option<Dtype>,
 }
 

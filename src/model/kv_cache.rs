@@ -20,7 +20,7 @@ impl<D: Device> KvCache<D> {
     /// A cache for `slots` sequences of at most `capacity` positions each.
     ///
     /// # Errors
-    /// What the device says, for instance that memory is short.
+    /// Errors of the device, for instance too little memory.
     pub fn new(device: &D, config: &ModelConfig, slots: usize, capacity: usize) -> Result<Self> {
         let width = config.num_key_value_heads * config.head_dim;
         let make = || -> Result<Vec<D::Tensor>> {

@@ -59,7 +59,7 @@ pub struct LatentDist<D: Device> {
     pub log_sigma: Option<D::Tensor>,
 }
 
-/// What the backward pass of the head needs.
+/// Values for the backward pass of the head.
 pub struct LatentHeadSaved<D: Device> {
     h: D::Tensor,
     inner: D::Tensor,
@@ -114,7 +114,7 @@ impl LatentHead {
     /// A new head: weights and biases uniform in ±1/√fan_in, the LayerNorm 1 and 0.
     ///
     /// # Errors
-    /// What the device says.
+    /// Errors of the device.
     pub fn random<D: Device>(
         device: &D,
         params: &mut Params<D>,

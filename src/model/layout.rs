@@ -14,7 +14,7 @@ use crate::device::{Device, Span, TensorInfo};
 pub struct Layout<D: Device> {
     /// Position of each row in its sequence.
     pub positions: D::Index,
-    /// What each sequence, trunk or branch attends to.
+    /// The rows that each sequence, trunk or branch attends to.
     pub spans: Vec<Span>,
     /// Where keys are shared: how they are copied for attention.
     pub(super) shared: Option<SharedKeys<D>>,
@@ -33,7 +33,7 @@ impl<D: Device> Layout<D> {
     /// Whole sequences of these lengths, end to end, each from position 0.
     ///
     /// # Errors
-    /// What the device says.
+    /// Errors of the device.
     pub fn packed(device: &D, lens: &[usize]) -> Result<Self> {
         let trees: Vec<Tree> = lens.iter().map(|&len| Tree { trunk: 0, branches: vec![len] }).collect();
         Self::branched(device, &trees)
@@ -42,7 +42,7 @@ impl<D: Device> Layout<D> {
     /// Trees end to end: of each the trunk's rows, then its branches'.
     ///
     /// # Errors
-    /// What the device says.
+    /// Errors of the device.
     pub fn branched(device: &D, trees: &[Tree]) -> Result<Self> {
         let mut spans = Vec::new();
         let mut positions = Vec::new();

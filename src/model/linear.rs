@@ -27,10 +27,10 @@ pub struct Linear {
     pub lora: Option<Lora>,
 }
 
-/// What a linear layer's backward needs beside its input: A·x, `[T, r]`.
+/// The product A·x, `[T, r]`, which a linear layer's backward pass needs beside its input.
 pub type LinearSaved<D> = Option<<D as MemoryOps>::Tensor>;
 
-/// What [`Linear::forward_but_bias`] returns: `y[T, out]`, the bias to add, and what the backward needs.
+/// Result of [`Linear::forward_but_bias`]: `y[T, out]`, the bias to add, and the product to keep for the backward pass.
 pub type ButBias<'a, D> = (<D as MemoryOps>::Tensor, Option<&'a <D as MemoryOps>::Tensor>, LinearSaved<D>);
 
 impl Linear {

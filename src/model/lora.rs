@@ -62,7 +62,7 @@ pub fn attach<D: Device>(
     Ok(())
 }
 
-/// What a checkpoint's adapter becomes when a model is loaded to run.
+/// Whether a checkpoint's adapter is merged into the weights when a model is loaded to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum LoraMode {
@@ -73,7 +73,7 @@ pub enum LoraMode {
 }
 
 impl LoraMode {
-    /// What suits a device: [`Merge`](LoraMode::Merge) where weights are copied anyway, and
+    /// The choice that suits a device: [`Merge`](LoraMode::Merge) where weights are copied anyway, and
     /// [`Apart`](LoraMode::Apart) where they stay in the mapped file.
     pub fn best_for<D: Device>(device: &D) -> Self {
         if device.maps_weights() { LoraMode::Apart } else { LoraMode::Merge }
@@ -84,7 +84,7 @@ impl LoraMode {
 /// adopted, where `file` has none for it.
 ///
 /// # Errors
-/// What the file and the device say.
+/// Errors of the file and of the device.
 pub fn merge<D: Device>(
     device: &D,
     name: &str,

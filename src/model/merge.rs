@@ -27,7 +27,7 @@ impl Merge {
         }
     }
 
-    /// What the sum over a chunk of `k` tokens is multiplied by at compression factor `c`.
+    /// The factor of the sum over a chunk of `k` tokens at compression factor `c`.
     pub fn scale(self, k: usize, c: usize) -> f32 {
         if c == 1 {
             return 1.0;

@@ -26,7 +26,7 @@ use crate::files::mapped::MappedTensor;
 use crate::files::weights::{INDEX_FILE, WEIGHTS_FILE, Weights};
 use crate::{Error, Result};
 
-/// What to do with the parts that a training run adds to a model.
+/// The parts that a training run adds to a model.
 #[derive(Debug, Clone, Default)]
 pub struct Additions {
     /// A new adapter, where the checkpoint has none.
@@ -95,7 +95,7 @@ pub fn open_frozen<D: Device>(
     open_for(device, model_dir, checkpoint, additions, Purpose::Inference(lora))
 }
 
-/// What a model is opened for.
+/// The use that a model is opened for.
 #[derive(Clone, Copy)]
 enum Purpose {
     /// To train the weights of these groups.
@@ -248,7 +248,7 @@ fn open_for<D: Device>(
 /// The standard deviation of a model's input embeddings (spec section 3).
 ///
 /// # Errors
-/// What the device says.
+/// Errors of the device.
 pub fn embeds_std<D: Device>(device: &D, params: &Params<D>, transformer: &Transformer<D>) -> Result<f32> {
     Ok(standard_deviation(&device.read(params.get(transformer.embed))?))
 }

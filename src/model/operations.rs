@@ -38,7 +38,7 @@ pub(crate) fn attention(q_size: usize, len: usize) -> u64 {
     2 * product(1, pairs * q_size as u64)
 }
 
-/// What the products of a model with its gradients are counted over.
+/// The weights and gradients whose products are counted.
 struct Count<'a, D: Device> {
     params: &'a Params<D>,
     grads: &'a Grads<D>,

@@ -82,7 +82,7 @@ impl<D: Device> Params<D> {
     /// float32.
     ///
     /// # Errors
-    /// What the device says.
+    /// Errors of the device.
     pub fn freeze(&mut self, device: &D) -> Result<()> {
         let entries = std::mem::take(&mut self.entries).into_iter().map(|p| {
             let value = if p.shape.len() == 2 { device.freeze(p.value)? } else { p.value };
@@ -161,7 +161,7 @@ impl<D: Device> Grads<D> {
     /// Sets all gradients to zero.
     ///
     /// # Errors
-    /// What the device says.
+    /// Errors of the device.
     pub fn clear(&mut self, device: &D) -> Result<()> {
         self.slots.iter_mut().flatten().try_for_each(|g| device.clear(g))
     }

@@ -124,7 +124,7 @@ impl Preset {
     }
 }
 
-/// What the Llama 3 models share; sizes `[hidden, intermediate]`, heads `[query, key-value, width]`.
+/// The settings common to the Llama 3 models; sizes `[hidden, intermediate]`, heads `[query, key-value, width]`.
 fn llama3(sizes: [usize; 2], layers: usize, heads: [usize; 3]) -> ModelConfig {
     ModelConfig {
         model_type: Architecture::Llama,

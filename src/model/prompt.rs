@@ -91,7 +91,7 @@ pub const AUTO: &str = "auto";
 /// A compression factor as the prompt takes it: a number above 0 in plain decimals, or `auto`.
 ///
 /// # Errors
-/// What is wrong with the text.
+/// The fault of the text.
 pub fn parse_speed(text: &str) -> Result<String, String> {
     let text = text.trim();
     let plain = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
@@ -106,7 +106,7 @@ pub fn parse_speed(text: &str) -> Result<String, String> {
 /// The tokens of an inference prompt: the question segment and the separator, as one string.
 ///
 /// # Errors
-/// What the tokenizer says.
+/// Errors of the tokenizer.
 pub fn inference(tokenizer: &Tokenizer, question: &str, speed: &str) -> Result<Vec<u32>> {
     tokenizer.encode(&format!("{}{}", question_text(question, speed), SEPARATOR))
 }
@@ -131,7 +131,7 @@ pub const SEPARATOR: &str = "###";
 /// The tokens of a training example with all its steps: compressible ones under CoLaR, else a written chain.
 ///
 /// # Errors
-/// What the tokenizer says.
+/// Errors of the tokenizer.
 pub fn training(
     tokenizer: &Tokenizer,
     eos: u32,
@@ -162,7 +162,7 @@ pub fn training(
 /// between two separators, and with none left the separators stand alone. The prompt says `auto`.
 ///
 /// # Errors
-/// What the tokenizer says.
+/// Errors of the tokenizer.
 pub fn shortened(
     tokenizer: &Tokenizer,
     eos: u32,

@@ -39,12 +39,12 @@ pub struct ThoughtsConfig {
 pub struct Thoughts {
     /// Thoughts between the question and what follows.
     pub count: usize,
-    /// What makes a thought of a hidden state; without it the state itself is the thought.
+    /// Turns a hidden state into a thought; without it the state itself is the thought.
     pub projector: Option<Projector>,
 }
 
 impl Thoughts {
-    /// What a checkpoint says of them.
+    /// Their description in a checkpoint.
     pub fn config(&self) -> ThoughtsConfig {
         ThoughtsConfig { count: self.count, projector: self.projector.is_some() }
     }
@@ -59,7 +59,7 @@ pub struct Projector {
     pub fc2: Linear,
 }
 
-/// What the backward pass of the projector needs.
+/// Values kept for the backward pass of the projector.
 pub struct ProjectorSaved<D: Device> {
     h: D::Tensor,
     inner: D::Tensor,
@@ -112,7 +112,7 @@ impl Projector {
     /// A new projector: weights and biases uniform in ±1/√H, which is PyTorch's default (Kaiming, a = √5).
     ///
     /// # Errors
-    /// What the device says.
+    /// Errors of the device.
     pub fn random<D: Device>(device: &D, params: &mut Params<D>, hidden: usize, seed: u64) -> Result<Self> {
         let bound = 1.0 / (hidden as f32).sqrt();
         Self::add(device, params, hidden, |i, w| {

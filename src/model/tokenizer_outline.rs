@@ -1,4 +1,4 @@
-//! What a `tokenizer.json` must satisfy before the `tokenizers` crate sees it.
+//! Checks of a `tokenizer.json` before the `tokenizers` crate sees it.
 //!
 //! That crate panics on some contents (a merge that yields a token longer than all others, a word
 //! prefix longer than a token, a malformed precompiled normaliser) and accepts others that make no
@@ -20,7 +20,7 @@ pub struct AddedToken {
     pub content: String,
 }
 
-/// What the checks keep.
+/// The few facts that the checks keep.
 #[derive(Debug)]
 pub struct Outline {
     /// The tokens beside the model's own.
@@ -144,7 +144,7 @@ impl<'de> Deserialize<'de> for Length {
 /// Checks the content of a `tokenizer.json`.
 ///
 /// # Errors
-/// What is wrong, in one line without the file's name.
+/// The first fault, in one line without the file's name.
 pub fn check(json: &[u8]) -> Result<Outline, String> {
     let file: File = serde_json::from_slice(json).map_err(|e| e.to_string())?;
     let model = &file.model;

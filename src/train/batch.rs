@@ -1,6 +1,6 @@
 //! From tokenised examples to one packed batch.
 //!
-//! A [`Batch`] is the host's plan of a training step: every sequence end to end, no padding, with the
+//! A [`Batch`] is the host's rendering of a training step: every sequence end to end, no padding, with the
 //! rows that each loss looks at. Under any method but CoLaR every chunk is one token and
 //! there are no latent rows.
 
@@ -8,7 +8,7 @@ use crate::model::merge::{Merge, chunks};
 use crate::model::prompt::{Method, Segments};
 use crate::random::Stream;
 
-/// What label a compressed position predicts (spec section 3).
+/// The label that a compressed position predicts (spec section 3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]

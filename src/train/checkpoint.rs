@@ -29,7 +29,7 @@ const STATE_FILE: &str = "train_state.json";
 
 /// A kept checkpoint and what it was kept for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Kept {
+pub struct KeptCheckpoint {
     /// Step after which it was written.
     pub step: u64,
     /// The monitored value: higher is better.
@@ -48,7 +48,7 @@ pub struct TrainState {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unvalidated: bool,
     /// The best checkpoints, best first.
-    pub best: Vec<Kept>,
+    pub best: Vec<KeptCheckpoint>,
 }
 
 fn is_zero(n: &u64) -> bool {
@@ -205,8 +205,8 @@ pub fn keep<D: Device>(
     method: Method,
     full: bool,
     dir: &RunDir,
-    best: &mut Vec<Kept>,
-    kept: Kept,
+    best: &mut Vec<KeptCheckpoint>,
+    kept: KeptCheckpoint,
     top_k: usize,
 ) -> Result<()> {
     // A resumed run meets steps again that it had validated before it was killed.

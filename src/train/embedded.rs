@@ -50,7 +50,7 @@ const TABLE_FACTORS: [&str; 4] = ["1", "2", "3", "5"];
 /// Questions that are evaluated together.
 pub(crate) const EVAL_BATCH: usize = 128;
 
-/// What the default run may be told.
+/// Options of the default run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EmbeddedOptions {
     /// Run directory.
@@ -63,7 +63,7 @@ pub struct EmbeddedOptions {
     pub shorten: u64,
 }
 
-/// What happens during the run.
+/// Events of the run.
 pub enum Stage<'a> {
     /// Data and model are there: samples of the three splits, and weights of the model.
     Prepared {

@@ -3,8 +3,8 @@
 //! Everything is a function of the seed and the step, so a resumed run sees what an unbroken one would.
 
 use super::batch::{ChunkLabels, Labels};
+use super::batches::Batches;
 use super::options::TrainOptions;
-use super::plan::Plan;
 use super::recipe::Recipe;
 use crate::data::Sample;
 use crate::device::Device;
@@ -28,10 +28,10 @@ pub(crate) struct Feed<'a> {
     order: (u64, Vec<u32>),
 }
 
-/// What a step of training is made of.
+/// Samples and batches of a training step.
 pub(crate) struct Step {
     /// Its batches.
-    pub plan: Plan,
+    pub batches: Batches,
     /// Their compression factor.
     pub cf: usize,
     /// The stage that the run is in, counted from 1.
@@ -66,7 +66,7 @@ impl<'a> Feed<'a> {
     /// The batches of step `step`, counted from 0.
     ///
     /// # Errors
-    /// What the tokenizer says.
+    /// Errors of the tokenizer.
     pub fn step<D: Device>(&mut self, step: u64, opened: &Opened<D>) -> Result<Step> {
         let o = self.options;
         let (seed, per_step) = (o.run.seed, o.run.batch_size * o.accumulate);
@@ -90,7 +90,7 @@ impl<'a> Feed<'a> {
         };
         let chosen = &self.order.1[within * per_step..((within + 1) * per_step).min(self.samples.len())];
         let chosen: Vec<&Sample> = chosen.iter().map(|&i| &self.samples[i as usize]).collect();
-        let plan = recipe.plan(&chosen, o.run.batch_size, &mut labels)?;
-        Ok(Step { plan, cf, stage })
+        let batches = recipe.batches(&chosen, o.run.batch_size, &mut labels)?;
+        Ok(Step { batches, cf, stage })
     }
 }

@@ -1,4 +1,4 @@
-//! What the embedded runs train on: data sets of arithmetic word problems and a small model with random
+//! Materials of the embedded runs: data sets of arithmetic word problems and a small model with random
 //! weights, in one directory.
 
 use std::path::{Path, PathBuf};
@@ -41,7 +41,7 @@ impl Materials {
     /// Makes the data sets, unless they are there: all of them or none.
     ///
     /// # Errors
-    /// What `sets` says; [`Error::Io`](crate::Error::Io) naming the file.
+    /// Errors of `sets`; [`Error::Io`](crate::Error::Io) naming the file.
     pub fn make_data(&self, sets: impl FnOnce() -> Result<Vec<(&'static str, Vec<Sample>)>>) -> Result<()> {
         let dir = self.root.join("data");
         if dir.exists() {

@@ -1,4 +1,4 @@
-//! What a run records: one JSON object a step in `metrics.jsonl`, and TensorBoard scalars.
+//! The records of a run: one JSON object a step in `metrics.jsonl`, and TensorBoard scalars.
 
 use std::io::Write;
 use std::path::PathBuf;

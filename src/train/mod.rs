@@ -1,6 +1,7 @@
 //! Training: batches, the objective, the run, and what it leaves behind.
 
 pub mod batch;
+mod batches;
 pub mod checkpoint;
 pub mod embedded;
 mod feed;
@@ -9,7 +10,6 @@ mod metrics;
 pub(crate) mod needs;
 pub mod optimizer;
 mod options;
-mod plan;
 mod progress;
 pub(crate) mod recipe;
 pub mod rl;

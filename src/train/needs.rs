@@ -1,4 +1,4 @@
-//! What training takes of the device's memory, known before it takes it.
+//! Memory that training needs on the device, known before it is taken.
 
 use super::batch::Batch;
 use super::sft::Objective;
@@ -9,7 +9,7 @@ use crate::model::ColarModel;
 use crate::model::params::{Grads, Params};
 use crate::model::weight_spec::Groups;
 
-/// What a forward and backward pass is over.
+/// Size of a forward and backward pass.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PassSize {
     /// Packed rows.
@@ -25,13 +25,13 @@ pub struct PassSize {
 /// Bytes of a row in lists of ids, offsets, scales, positions and places: eight numbers.
 const LISTED: usize = 32;
 
-/// What has a smaller step of a supervised run.
+/// Advice for a supervised run whose step does not fit.
 pub(crate) const SMALLER_BATCH: &str = "a smaller `batch_size` with a larger `accumulate`, or `recompute`,";
 
-/// What has a smaller step of reinforcement learning.
+/// Advice for reinforcement learning whose step does not fit.
 pub(crate) const SMALLER_MINIBATCH: &str = "a smaller `exp_batch_size`, or `recompute`,";
 
-/// What stays from step to step beside the weights: the gradients and moments of those of the groups `trained`, and
+/// Memory that stays taken from step to step beside the weights: the gradients and moments of those of the groups `trained`, and
 /// their copies in the dtype that products take.
 pub(crate) fn state<D: Device>(device: &D, model: &ColarModel<D>, trained: Groups, full: bool) -> [Need; 2] {
     let (mut count, mut bytes) = (0, 0usize);
@@ -58,7 +58,7 @@ fn copies<D: Device>(device: &D, params: &Params<D>) -> usize {
     other.map(|(_, p)| p.value.rows() * p.value.cols() * Dtype::Bf16.size()).sum()
 }
 
-/// What a forward and backward pass takes, with a second forward on predicted embeddings where `second`.
+/// Memory of a forward and backward pass, with a second forward on predicted embeddings where `second`.
 pub(crate) fn pass<D: Device>(
     device: &D,
     model: &ColarModel<D>,
@@ -95,7 +95,7 @@ pub(crate) fn pass<D: Device>(
     Need { what: format!("the activations of a step of {rows} rows"), bytes, stay: Stay::Run, less }
 }
 
-/// What the largest of a step's batches takes, beside what is there.
+/// Memory of the largest of a step's batches, beside the memory already taken.
 pub(crate) fn supervised<D: Device>(
     device: &D,
     model: &ColarModel<D>,

@@ -24,7 +24,7 @@ impl<D: Device> Optimizer<D> {
     /// Moments of zero.
     ///
     /// # Errors
-    /// What the device says.
+    /// Errors of the device.
     pub fn new(device: &D, params: &Params<D>, grads: &Grads<D>) -> Result<Self> {
         let ids: Vec<ParamId> = grads.ids().collect();
         let zeros = || -> Result<Vec<D::Tensor>> {
@@ -58,7 +58,7 @@ impl<D: Device> Optimizer<D> {
     /// changed either where `watched`, the losses, is not finite.
     ///
     /// # Errors
-    /// What the device says.
+    /// Errors of the device.
     pub fn begin(
         &mut self,
         device: &D,

@@ -1,7 +1,7 @@
 //! How samples become batches at some point of a run.
 
 use super::batch::{Batch, Labels, Packing};
-use super::plan::Plan;
+use super::batches::Batches;
 use super::stages::Stages;
 use super::thoughts::{ThoughtBatch, ThoughtExample};
 use crate::Result;
@@ -11,7 +11,7 @@ use crate::model::open::Opened;
 use crate::model::prompt::{Method, Segments, shortened, training};
 use crate::model::tokenizer::Tokenizer;
 
-/// What decides the batches of given samples.
+/// The choices that decide the batches of given samples.
 #[derive(Clone, Copy)]
 pub(crate) struct Recipe<'a> {
     /// The model's tokenizer.
@@ -47,7 +47,7 @@ impl<'a> Recipe<'a> {
     /// The tokens of a sample, of a method whose sequences hold tokens and latents alone.
     ///
     /// # Errors
-    /// What the tokenizer says.
+    /// Errors of the tokenizer.
     pub fn segments(&self, sample: &Sample) -> Result<Segments> {
         let method = self.packing.method;
         match method {
@@ -64,8 +64,8 @@ impl<'a> Recipe<'a> {
     /// The batches of these samples, `per_batch` to each.
     ///
     /// # Errors
-    /// What the tokenizer says.
-    pub fn plan(&self, samples: &[&Sample], per_batch: usize, labels: &mut Labels<'_>) -> Result<Plan> {
+    /// Errors of the tokenizer.
+    pub fn batches(&self, samples: &[&Sample], per_batch: usize, labels: &mut Labels<'_>) -> Result<Batches> {
         let parts = samples.chunks(per_batch.max(1));
         match self.packing.method {
             Method::Colar | Method::Cot | Method::Icot => {
@@ -76,7 +76,7 @@ impl<'a> Recipe<'a> {
                     }
                     Ok(batch)
                 };
-                Ok(Plan::Sft(parts.map(&mut pack).collect::<Result<_>>()?))
+                Ok(Batches::Sft(parts.map(&mut pack).collect::<Result<_>>()?))
             }
             Method::Coconut | Method::Distill => {
                 let pack = |part: &[&Sample]| {
@@ -86,7 +86,7 @@ impl<'a> Recipe<'a> {
                     }
                     Ok(batch)
                 };
-                Ok(Plan::Thoughts(parts.map(pack).collect::<Result<_>>()?))
+                Ok(Batches::Thoughts(parts.map(pack).collect::<Result<_>>()?))
             }
         }
     }
@@ -94,7 +94,7 @@ impl<'a> Recipe<'a> {
     /// A sample with thoughts: as distillation has it, or else Coconut.
     ///
     /// # Errors
-    /// What the tokenizer says.
+    /// Errors of the tokenizer.
     pub fn example(&self, sample: &Sample) -> Result<ThoughtExample> {
         match self.packing.method {
             Method::Distill => self.distilled(sample),

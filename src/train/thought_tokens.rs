@@ -12,7 +12,7 @@ impl Recipe<'_> {
     /// A sample of Coconut: after the thoughts come the steps that the stage has left, the separator, the answer.
     ///
     /// # Errors
-    /// What the tokenizer says.
+    /// Errors of the tokenizer.
     pub fn coconut(&self, sample: &Sample) -> Result<ThoughtExample> {
         let removed = self.stages.removed(self.stage, sample.steps.len());
         let mut tail = self.chain(&sample.steps[removed..])?;
@@ -23,7 +23,7 @@ impl Recipe<'_> {
     /// A sample of distillation: after the thoughts comes the answer, and the teacher has all steps before it.
     ///
     /// # Errors
-    /// What the tokenizer says.
+    /// Errors of the tokenizer.
     pub fn distilled(&self, sample: &Sample) -> Result<ThoughtExample> {
         let answer = self.answer(sample)?;
         let colon = colon(self.tokenizer, &answer)?;

@@ -3,14 +3,14 @@
 use std::time::Instant;
 
 use super::batch::{ChunkLabels, Labels};
-use super::checkpoint::{self, Kept, RunDir, TrainState};
+use super::batches::{Batches, Losses};
+use super::checkpoint::{self, KeptCheckpoint, RunDir, TrainState};
 use super::defaults::MOST_HEAD_SIZE;
 use super::feed::{Feed, Step};
 use super::metrics::Metrics;
 use super::needs;
 use super::optimizer::{Optimizer, finite_norm};
 use super::options::{LatentNoise, Monitor, TrainFlags, TrainOptions};
-use super::plan::{Losses, Plan};
 use super::progress::{Progress, StepReport, Validation};
 use super::recipe::Recipe;
 use super::stop::Stop;
@@ -33,7 +33,7 @@ pub struct Summary {
     /// The total loss of the last step, if one was run.
     pub last_loss: Option<f64>,
     /// The best validation, if there was one.
-    pub best: Option<Kept>,
+    pub best: Option<KeptCheckpoint>,
     /// log_sigma values that met their bound over the run (since the start or the last resume).
     pub bounded: u64,
 }
@@ -176,11 +176,11 @@ impl<D: Device> Trainer<D> {
             self.stop.check(self.state.step)?;
             let started = Instant::now();
             let step = self.state.step + 1;
-            let Step { plan, cf, stage } = feed.step(self.state.step, &self.loaded.opened)?;
+            let Step { batches, cf, stage } = feed.step(self.state.step, &self.loaded.opened)?;
             let thoughts = self.enter(stage);
             let lr = options.run.schedule.lr(options.run.lr, step, options.run.warmup, total);
-            let (losses, norm) = self.step(&plan, step, lr)?;
-            let (loss, rows) = (losses.total, plan.rows(thoughts));
+            let (losses, norm) = self.step(&batches, step, lr)?;
+            let (loss, rows) = (losses.total, batches.rows(thoughts));
             self.state.step = step;
             let seconds = started.elapsed().as_secs_f64();
             let tokens_per_second = rows as f64 / seconds;
@@ -256,16 +256,16 @@ impl<D: Device> Trainer<D> {
     }
 
     /// Forward, backward and update over the batches of one step; returns its losses and the gradient's norm.
-    fn step(&mut self, plan: &Plan, step: u64, lr: f32) -> Result<(Losses, f64)> {
+    fn step(&mut self, batches: &Batches, step: u64, lr: f32) -> Result<(Losses, f64)> {
         let o = &self.options;
         let (device, model) = (&self.loaded.device, &self.loaded.opened.model);
-        device.reserve(&plan.needs(device, model, &self.grads, &o.objectives()))?;
+        device.reserve(&batches.needs(device, model, &self.grads, &o.objectives()))?;
         self.grads.clear(device)?;
         let noise = match o.latent_noise {
             LatentNoise::Sample => Some((o.run.seed, step as u32)),
             LatentNoise::Expected => None,
         };
-        let pending = plan.begin(device, model, &o.objectives(), noise, Some(&mut self.grads))?;
+        let pending = batches.begin(device, model, &o.objectives(), noise, Some(&mut self.grads))?;
         let hyper = AdamW::new(lr, o.run.weight_decay, step);
         let params = &mut self.loaded.opened.model.params;
         let norm =
@@ -308,10 +308,10 @@ impl<D: Device> Trainer<D> {
             ChunkLabels::None => Labels::Absent,
         };
         let samples: Vec<&Sample> = self.val.iter().collect();
-        let plan = recipe.plan(&samples, o.run.batch_size, &mut labels)?;
+        let batches = recipe.batches(&samples, o.run.batch_size, &mut labels)?;
         let mut objectives = o.objectives();
         objectives.sft.pred_embed_forward_weight = 0.0;
-        let losses = plan.run(&self.loaded.device, &opened.model, &objectives, None)?;
+        let losses = batches.run(&self.loaded.device, &opened.model, &objectives, None)?;
         let loss = losses.total;
         let mut values = vec![("loss", loss)];
         values.extend(losses.terms);
@@ -353,7 +353,7 @@ impl<D: Device> Trainer<D> {
             o.run.full,
             &self.dir,
             &mut self.state.best,
-            Kept { step: validation.step, monitor },
+            KeptCheckpoint { step: validation.step, monitor },
             o.run.save_top_k,
         )
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use colar_engine::Result;
 use colar_engine::device::cuda::CudaDevice;
-use colar_engine::device::cuda::driver::{Driver, Launch, Limits, Memory, Part, Product};
+use colar_engine::device::cuda::driver::{Driver, Launch, Limits, Memory, Operand, Product};
 #[cfg(cuda_kernels)]
 use colar_engine::device::cuda::gpu::{GpuDriver, GpuMemory};
 use colar_engine::device::cuda::host::{HostDriver, HostMemory};
@@ -235,9 +235,9 @@ impl Driver for TestDriver {
             k: p.k,
             alpha: p.alpha,
             beta: p.beta,
-            a: Part { memory: a, from: p.a.from },
-            b: Part { memory: b, from: p.b.from },
-            y: Part { memory: y, from: p.y.from },
+            a: Operand { memory: a, from: p.a.from },
+            b: Operand { memory: b, from: p.b.from },
+            y: Operand { memory: y, from: p.y.from },
             dtype: p.dtype,
             out: p.out,
         }))

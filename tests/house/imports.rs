@@ -13,7 +13,7 @@ use crate::sources::{self, Source};
 /// Files that put the others together.
 const ROOTS: [&str; 2] = ["src/lib.rs", "src/main.rs"];
 
-/// What a file takes from another: the line and the name of the first import.
+/// For each file and another that it takes names from, the line and the name of the first import.
 type Arrows = BTreeMap<(String, String), (usize, String)>;
 
 /// The arrows between files, those of re-exported names to where they are defined.
@@ -219,7 +219,7 @@ mod tests {
         assert!(order.is_empty());
         assert_eq!(circles.len(), 1);
         assert!(circles[0].contains("src/mid/part.rs:1: super::SIZE, of src/mid/mod.rs"), "{circles:?}");
-        // What is only passed on is no circle, nor is what only tests use, nor a path through a parent to a sibling.
+        // A name that is only passed on makes no circle, nor does one that only tests use, nor a path through a parent.
         let passing = [
             ("src/mid/mod.rs", "mod part; mod size; pub use part::Part; pub use size::*;"),
             ("src/mid/part.rs", "use super::SIZE; pub struct Part([u8; SIZE]);"),

@@ -8,7 +8,7 @@ use std::{env, fs};
 
 use crate::repository::root;
 
-/// What a command that succeeds wrote to standard output and standard error.
+/// Standard output and standard error of a command that succeeds.
 fn written(command: &mut Command) -> (String, String) {
     let Output { status, stdout, stderr } = command.output().unwrap();
     let (out, err) = (String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap());

@@ -1,4 +1,4 @@
-//! What a Rust file defines and imports, read from its tokens.
+//! Definitions and imports of a Rust file, read from its tokens.
 
 use std::collections::BTreeSet;
 

@@ -49,16 +49,16 @@ struct Measured {
     copy_gb_per_s: Option<f64>,
 }
 
-struct Task<'a> {
+struct DecodeTask<'a> {
     args: &'a DecodeArgs,
     started: Instant,
 }
 
-impl DeviceTask for Task<'_> {
+impl DeviceTask for DecodeTask<'_> {
     type Output = Measured;
 
     fn run<D: Device>(self, device: D) -> Result<Measured> {
-        let Task { args, started } = self;
+        let DecodeTask { args, started } = self;
         let setting = Setting::of(&device);
         let loaded = Loaded::new(device.clone(), &args.model, None)?;
         let config = loaded.opened.model.transformer.config.clone();
@@ -87,7 +87,7 @@ impl DeviceTask for Task<'_> {
 /// # Errors
 /// Bad model files, and errors of the device.
 pub fn run(args: &DecodeArgs, started: Instant) -> Result<()> {
-    let m = args.on.run(Task { args, started })?;
+    let m = args.on.run(DecodeTask { args, started })?;
     let share = |speed: f64| m.copy_gb_per_s.map(|copy| speed / copy);
     if args.on.json {
         let mut line = with_setting(&m.setting, &m.tokens)?;

@@ -33,12 +33,12 @@ fn seconds(text: &str) -> std::result::Result<f64, String> {
     }
 }
 
-struct Task {
+struct KernelsTask {
     options: KernelOptions,
     json: bool,
 }
 
-impl DeviceTask for Task {
+impl DeviceTask for KernelsTask {
     type Output = KernelReport;
 
     fn run<D: Device>(self, device: D) -> Result<KernelReport> {
@@ -96,7 +96,7 @@ pub fn run(args: &KernelsArgs) -> Result<()> {
     })?;
     let options =
         KernelOptions { config: preset.config(), filter: args.filter.clone(), seconds: args.seconds };
-    let report = args.on.run(Task { options, json: args.on.json })?;
+    let report = args.on.run(KernelsTask { options, json: args.on.json })?;
     if args.on.json {
         terminal::print(&format!("{}\n", as_json(&report)?))?;
     }

@@ -32,13 +32,13 @@ pub struct RlArgs {
     answer_tokens: usize,
 }
 
-struct Task<'a>(&'a RlArgs);
+struct RlTask<'a>(&'a RlArgs);
 
-impl DeviceTask for Task<'_> {
+impl DeviceTask for RlTask<'_> {
     type Output = (Setting, RlStepTiming);
 
     fn run<D: Device>(self, device: D) -> Result<Self::Output> {
-        let Task(args) = self;
+        let RlTask(args) = self;
         let t = &args.training;
         let options = RlStepOptions {
             model: args.model.clone(),
@@ -63,7 +63,7 @@ pub fn run(args: &RlArgs) -> Result<()> {
     if args.group_size < 2 {
         return Err(Error::usage("--group-size must be at least 2"));
     }
-    let (setting, timing) = args.training.on.run(Task(args))?;
+    let (setting, timing) = args.training.on.run(RlTask(args))?;
     if args.training.on.json {
         return terminal::print(&format!("{}\n", with_setting(&setting, &timing)?));
     }

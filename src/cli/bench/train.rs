@@ -44,16 +44,16 @@ pub struct StepArgs {
     no_product: bool,
 }
 
-struct Task<'a> {
+struct TrainTask<'a> {
     args: &'a StepArgs,
     model: PathBuf,
 }
 
-impl DeviceTask for Task<'_> {
+impl DeviceTask for TrainTask<'_> {
     type Output = StepTiming;
 
     fn run<D: Device>(self, device: D) -> Result<StepTiming> {
-        let Task { args, model } = self;
+        let TrainTask { args, model } = self;
         let batch = match &args.data {
             Some(data) => StepBatch::Samples { data: data.clone(), count: args.batch_size },
             None => {
@@ -98,7 +98,7 @@ pub fn run(args: &StepArgs) -> Result<()> {
             out
         }
     };
-    let timing = args.training.on.run(Task { args, model })?;
+    let timing = args.training.on.run(TrainTask { args, model })?;
     if args.training.on.json {
         return terminal::print(&format!("{}\n", as_json(&timing)?));
     }

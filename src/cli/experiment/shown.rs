@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::super::terminal;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use crate::experiment::Event;
+use crate::experiment::ExperimentEvent;
 
 /// The bars of an experiment on standard error; where that is no terminal, a line a finished part.
 pub(super) struct Shown {
@@ -34,10 +34,10 @@ impl Shown {
     }
 
     /// Shows an event.
-    pub fn on(&self, event: Event) {
+    pub fn on(&self, event: ExperimentEvent) {
         let mut s = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         match event {
-            Event::Planned { parts, jobs, threads } => {
+            ExperimentEvent::Planned { parts, jobs, threads } => {
                 let s_of = |n: usize| if n == 1 { "" } else { "s" };
                 self.line(&format!(
                     "{parts} parts, {jobs} at a time, {threads} thread{} each",
@@ -55,7 +55,7 @@ impl Shown {
                     s.names.push(String::new());
                 }
             }
-            Event::Begun { job, name } => {
+            ExperimentEvent::Begun { job, name } => {
                 if let (Some(bar), Some(last)) = (s.jobs.get(job).cloned(), s.names.get_mut(job))
                     && *last != name
                 {
@@ -65,7 +65,7 @@ impl Shown {
                     *last = name;
                 }
             }
-            Event::At { job, done, of, loss } => {
+            ExperimentEvent::At { job, done, of, loss } => {
                 if let Some(bar) = s.jobs.get(job) {
                     if bar.length() != Some(of) {
                         bar.reset();
@@ -75,7 +75,7 @@ impl Shown {
                     bar.set_message(loss.map_or(String::new(), |loss| format!("loss {loss:.4}")));
                 }
             }
-            Event::Finished { name, result, .. } => {
+            ExperimentEvent::Finished { name, result, .. } => {
                 if let Some(all) = &s.all {
                     all.inc(1);
                 }
@@ -84,7 +84,7 @@ impl Shown {
                     self.line(&format!("{name}: {result}"));
                 }
             }
-            Event::Written(paths) => s.written = paths,
+            ExperimentEvent::Written(paths) => s.written = paths,
         }
     }
 

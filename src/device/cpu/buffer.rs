@@ -65,7 +65,7 @@ impl Shelf {
         let class = values.len();
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.live_floats -= class;
-        // What lies idle never exceeds what was once needed at the same time.
+        // Idle buffers never exceed what was once in use at the same time.
         if state.free_floats + state.live_floats + class <= state.peak_floats {
             state.free_floats += class;
             state.free.entry(class).or_default().push(values);

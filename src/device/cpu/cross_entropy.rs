@@ -52,7 +52,7 @@ fn chunk_rows(rows: usize, vocab: usize) -> usize {
     (CHUNK_FLOATS / vocab.max(1)).clamp(1, rows.max(1))
 }
 
-/// What reaches the rows' losses.
+/// The gradients that reach the rows' losses.
 enum Factor<'a> {
     /// `[N]`
     Scale(&'a [f32]),

@@ -75,7 +75,7 @@ pub fn level() -> Result<Level> {
     chosen().as_ref().copied().map_err(Error::usage)
 }
 
-/// What dispatches to the level in force.
+/// Dispatches to the level in force.
 ///
 /// # Panics
 /// When there is none: every device and the command line ask for [`level`] before they run a loop.

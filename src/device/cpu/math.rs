@@ -172,9 +172,9 @@ pub fn swiglu_backward(gate: &[f32], up: &[f32], dout: &[f32], dgate: &mut [f32]
     dispatch(Run { map: Backward, from: [gate, up, dout], to: [dgate, dup] });
 }
 
-/// What a sum adds up or a maximum compares, given elements of `N` slices.
+/// The terms of a sum or maximum, made from elements of `N` slices.
 trait Reduce<const N: usize> {
-    /// What every lane starts from.
+    /// The start value of every lane.
     const START: f32;
     /// An element that leaves a result as it is, to fill the last vector.
     const FILL: f32;

@@ -74,7 +74,7 @@ const TILES_PER_THREAD: usize = 4;
 /// Multiply-adds below which a tile is not worth a thread's attention.
 const TILE_WORK: usize = 1 << 19;
 
-/// What the width of a tile is a multiple of: a panel of AVX-512, three of AVX2.
+/// The width of a tile is a multiple of this: a panel of AVX-512, three of AVX2.
 const EDGE: usize = 48;
 
 /// `y[m,n] = beta·y + alpha · x[m,k]·w[n,k]ᵀ`: a linear layer. With `beta` 0 what `y` held is not read.

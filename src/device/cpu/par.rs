@@ -39,8 +39,8 @@ const SPIN: Duration = Duration::from_micros(100);
 /// Blocks per thread in [`for_blocks`]: some slack for a thread that comes late, at little cost.
 const BLOCKS_PER_THREAD: usize = 4;
 
-/// What one task of a loop runs, given its number.
-type Task<'a> = dyn Fn(usize) + Sync + 'a;
+/// The body of a loop, given the task's number.
+type LoopBody<'a> = dyn Fn(usize) + Sync + 'a;
 
 thread_local! {
     static CURRENT: RefCell<Option<Arc<Inner>>> = const { RefCell::new(None) };
@@ -53,7 +53,7 @@ pub struct Pool {
     workers: Vec<JoinHandle<()>>,
 }
 
-/// What the threads of a pool share.
+/// State that the threads of a pool share.
 struct Inner {
     threads: usize,
     /// Whether waiting threads may spin: not when there are more of them than cores.
@@ -64,7 +64,7 @@ struct Inner {
     /// Tasks of the current loop that have not returned.
     unfinished: AtomicUsize,
     /// Written by the owner of `owner` while no task is unfinished.
-    task: UnsafeCell<Option<&'static Task<'static>>>,
+    task: UnsafeCell<Option<&'static LoopBody<'static>>>,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     /// Held by the thread whose loop runs.
     owner: Mutex<()>,
@@ -231,7 +231,7 @@ impl Inner {
     }
 
     /// Runs `task` for 0..n as the owner of the loop.
-    fn run(&self, n: u32, task: &Task<'_>) {
+    fn run(&self, n: u32, task: &LoopBody<'_>) {
         let _owner = match self.owner.try_lock() {
             Ok(guard) => guard,
             Err(TryLockError::Poisoned(guard)) => guard.into_inner(),
@@ -239,7 +239,7 @@ impl Inner {
         };
         // SAFETY: only the lifetime changes. No thread uses the reference once `unfinished` is 0, and this
         // function does not return, nor unwind, before that.
-        let task = unsafe { std::mem::transmute::<&Task<'_>, &'static Task<'static>>(task) };
+        let task = unsafe { std::mem::transmute::<&LoopBody<'_>, &'static LoopBody<'static>>(task) };
         // SAFETY: this thread holds `owner` and no loop is under way, so no thread holds a ticket.
         unsafe { *self.task.get() = Some(task) };
         self.unfinished.store(n as usize, Ordering::SeqCst);

@@ -1,4 +1,4 @@
-//! What several tests need.
+//! Helpers of several tests.
 
 /// Numbers that 8 bits of mantissa hold, so that every dtype holds them.
 pub fn numbers(len: usize, seed: u64) -> Vec<f32> {

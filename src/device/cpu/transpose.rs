@@ -6,7 +6,7 @@
 use super::simd::Element;
 
 /// Writes the transpose of a `rows` by `cols` matrix: `to[c * to_row + r] = from[r * from_row + c]`.
-/// What lies between the rows of `to` is left as it is.
+/// Elements between the rows of `to` are left as they are.
 ///
 /// # Panics
 /// When a matrix does not fit in its slice.

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-/// What every part begins at a multiple of: the widest that a kernel or library asks for.
+/// Alignment of every part: the widest that a kernel or library asks for.
 const ALIGN: usize = 256;
 
 /// The gaps of a block.
@@ -142,7 +142,7 @@ mod tests {
                 } else {
                     let (at, bytes) = live.swap_remove(which.index(live.len()));
                     arena.give_back(at, bytes);
-                    // What was just given back is there to be taken.
+                    // Bytes that were just given back are there to be taken.
                     prop_assert!(arena.gaps.values().any(|&gap| gap >= size(bytes).unwrap()));
                 }
                 let taken: usize = live.iter().map(|&(_, bytes)| size(bytes).unwrap()).sum();

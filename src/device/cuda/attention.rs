@@ -32,8 +32,8 @@ const PART_KEYS: usize = 256;
 /// Tiles of a span up to which its keys are cut into parts.
 const FEW_TILES: usize = 4;
 
-/// What each block does, ten words a tile as `Tile` of the kernel reads them.
-struct Plan {
+/// The work of each block, ten words a tile as `Tile` of the kernel reads them.
+struct Tiling {
     tiles: Vec<u32>,
     /// The tiles that were cut: their first parts.
     cut: Vec<u32>,
@@ -41,8 +41,8 @@ struct Plan {
     parts: usize,
 }
 
-fn plan(op: &'static str, group: usize, spans: &[Span]) -> Result<Plan> {
-    let mut plan = Plan { tiles: Vec::new(), cut: Vec::new(), parts: 0 };
+fn plan(op: &'static str, group: usize, spans: &[Span]) -> Result<Tiling> {
+    let mut plan = Tiling { tiles: Vec::new(), cut: Vec::new(), parts: 0 };
     for s in spans.iter().filter(|s| s.q_len > 0) {
         let rows = s.q_len * group;
         let tiles = rows.div_ceil(ROWS);

@@ -5,7 +5,7 @@
 //! takes the same memory. The output matrix is read once a chunk in each product, so a chunk must have some hundreds
 //! of rows for the tensor cores to set the pace and not the memory.
 
-use super::driver::{Arg, Driver, Form, Part, Product};
+use super::driver::{Arg, Driver, Operand, Product, ProductForm};
 use super::kernels::{by_activation, kernels};
 use super::policy::policy;
 use super::{CudaDevice, CudaIndex, CudaTensor, LOGITS_FLOATS, count32, row_threads};
@@ -56,7 +56,7 @@ impl<R: Driver> CrossEntropyOps for CudaDevice<R> {
         let chunk = chunk_rows(floats, rows, vocab);
         let chunk = if chunk > CHUNK_ROWS { chunk - chunk % CHUNK_ROWS } else { chunk };
         let mut space = None;
-        let w = Part::from(&self.in_dtype(w, dtype, &mut space)?.memory);
+        let w = Operand::from(&self.in_dtype(w, dtype, &mut space)?.memory);
         let logits = self.tensor(op, chunk, vocab, Dtype::F32)?;
         let dlogits = match wanted {
             Some(_) => Some(self.tensor(op, chunk, vocab, dtype)?),
@@ -69,8 +69,8 @@ impl<R: Driver> CrossEntropyOps for CudaDevice<R> {
                 let product = Product { form, m, n, k, alpha: 1.0, beta, a, b, y, dtype, out };
                 self.driver.product(&product)
             };
-            let (logits, h_part) = (&logits.memory, Part { memory: &h.memory, from: start * hidden });
-            product(Form::Nt, [n, vocab, hidden], 0.0, h_part, w, logits.into(), Dtype::F32)?;
+            let (logits, h_part) = (&logits.memory, Operand { memory: &h.memory, from: start * hidden });
+            product(ProductForm::Nt, [n, vocab, hidden], 0.0, h_part, w, logits.into(), Dtype::F32)?;
             let grid = [count32(op, n)?, 1];
             let labels = [
                 Arg::from(logits),
@@ -90,11 +90,19 @@ impl<R: Driver> CrossEntropyOps for CudaDevice<R> {
             let args = [&labels[..], &wanted.upstream, &results].concat();
             // SAFETY: as above; the upstream has a row for each of `h`, and `dlogits` the shape of the logits.
             unsafe { self.launch(gradient, grid, threads, 0, &args) }?;
-            let (dlogits, dh) = (Part::from(&dlogits.memory), &wanted.dh.memory);
-            let dh = Part { memory: dh, from: start * hidden };
-            product(Form::Nn, [n, hidden, vocab], 0.0, dlogits, w, dh, dtype)?;
+            let (dlogits, dh) = (Operand::from(&dlogits.memory), &wanted.dh.memory);
+            let dh = Operand { memory: dh, from: start * hidden };
+            product(ProductForm::Nn, [n, hidden, vocab], 0.0, dlogits, w, dh, dtype)?;
             if let Some(dw) = wanted.dw {
-                product(Form::Tn, [vocab, hidden, n], 1.0, dlogits, h_part, (&dw.memory).into(), Dtype::F32)?;
+                product(
+                    ProductForm::Tn,
+                    [vocab, hidden, n],
+                    1.0,
+                    dlogits,
+                    h_part,
+                    (&dw.memory).into(),
+                    Dtype::F32,
+                )?;
             }
         }
         Ok(())
@@ -111,7 +119,7 @@ fn chunk_rows(floats: usize, rows: usize, vocab: usize) -> usize {
     rows.min((floats / vocab.max(1)).max(1))
 }
 
-/// What a gradient is made of and written to, in the dtypes that the kernels take.
+/// Inputs and outputs of a gradient, in the dtypes that the kernels take.
 fn wanted<'a, R: Driver>(
     op: &'static str,
     dtype: Dtype,

@@ -35,7 +35,7 @@ const PARTS: usize = 16;
 /// Sequences that a kernel is compiled for.
 const FORMS: [usize; 4] = [1, 2, 4, 8];
 
-/// What widths must be a multiple of: the elements that a lane takes of a row at once.
+/// Elements that a lane takes of a row at once; widths must be a multiple of it.
 const LANE: usize = 8;
 
 /// Widest head, as of `attend_part`.
@@ -152,7 +152,7 @@ laid_out!(SequenceWords, 48, latent_temperature 32, eol_temperature 36);
 
 /// Sizes of a model, and what of a launch follows from them.
 #[derive(Debug, Clone, Copy)]
-struct Plan {
+struct DecoderSizes {
     hidden: usize,
     kv_width: usize,
     vocab: usize,
@@ -168,7 +168,7 @@ pub struct CudaDecoder<'a, R: Driver> {
     device: &'a CudaDevice<R>,
     // The tables hold the addresses of what this borrows.
     _model: DecoderModel<'a, CudaDevice<R>>,
-    plan: Plan,
+    plan: DecoderSizes,
     model: R::Memory,
     layers: R::Memory,
     logits: CudaTensor<R>,
@@ -202,7 +202,7 @@ impl<R: Driver> DecoderOps for CudaDevice<R> {
 }
 
 impl<R: Driver> CudaDevice<R> {
-    fn plan(&self, model: &DecoderModel<'_, Self>, rows: usize) -> Option<Plan> {
+    fn plan(&self, model: &DecoderModel<'_, Self>, rows: usize) -> Option<DecoderSizes> {
         let heads = model.heads;
         let first = model.layers.first()?;
         let (hidden, inner) = (model.embed.cols(), first.gate.weight.rows());
@@ -235,7 +235,7 @@ impl<R: Driver> CudaDevice<R> {
         let staged = form * whole.max(if widest > room { room / STEP * STEP } else { widest });
         let kv_width = heads.kv_width();
         let (vocab, layers) = (model.lm_head.rows(), model.layers.len());
-        Some(Plan { hidden, kv_width, vocab, layers, rows, staged })
+        Some(DecoderSizes { hidden, kv_width, vocab, layers, rows, staged })
     }
 }
 
@@ -301,9 +301,13 @@ fn address<R: Driver>(name: &str, t: &CudaTensor<R>, rows: usize, cols: usize, d
 const OP: &str = "decoder";
 
 impl<'a, R: Driver> CudaDecoder<'a, R> {
-    fn new(device: &'a CudaDevice<R>, model: DecoderModel<'a, CudaDevice<R>>, plan: Plan) -> Result<Self> {
+    fn new(
+        device: &'a CudaDevice<R>,
+        model: DecoderModel<'a, CudaDevice<R>>,
+        plan: DecoderSizes,
+    ) -> Result<Self> {
         let compute = device.compute;
-        let Plan { hidden, vocab, rows, staged, .. } = plan;
+        let DecoderSizes { hidden, vocab, rows, staged, .. } = plan;
         let heads = model.heads;
         let (q_width, kv_width) = (heads.q_width(), heads.kv_width());
         let inner = model.layers[0].gate.weight.rows();
@@ -411,7 +415,7 @@ impl<'a, R: Driver> CudaDecoder<'a, R> {
 
     /// Tables of the cache's addresses, made anew when they have changed.
     fn cache_tables(&mut self, cache: &CacheMut<'_, CudaDevice<R>>) -> Result<[Arg; 2]> {
-        let Plan { kv_width, layers, .. } = self.plan;
+        let DecoderSizes { kv_width, layers, .. } = self.plan;
         let of = |name: &str, tensors: &[CudaTensor<R>]| -> Result<Vec<u64>> {
             check_len(OP, name, tensors.len(), layers)?;
             let rows = tensors[0].rows();

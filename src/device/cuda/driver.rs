@@ -1,4 +1,4 @@
-//! What the device needs of a driver: memory, copies, launches, and the large matrix products.
+//! The driver below the device: memory, copies, launches, and the large matrix products.
 //!
 //! There are two: the CPU running the kernels as coroutines ([`host`](super::host)), and CUDA's.
 //! All that chooses kernels, checks shapes, cuts work into blocks and sets up arguments is above this trait, so
@@ -104,7 +104,7 @@ pub struct Launch<'a> {
     pub together: bool,
 }
 
-/// What a driver's processor offers a launch.
+/// Resources that a driver's processor offers a launch.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// Blocks that run at the same time, where each takes a multiprocessor for itself.
@@ -115,9 +115,9 @@ pub struct Limits {
     pub threads: u32,
 }
 
-/// What a product multiplies, in the shapes of the row-major matrices that it is given.
+/// The form of a product, in the shapes of the row-major matrices that it is given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Form {
+pub enum ProductForm {
     /// `a[m,k] · b[n,k]ᵀ`: a linear layer forward.
     Nt,
     /// `a[m,k] · b[k,n]`: the gradient of its input.
@@ -128,24 +128,24 @@ pub enum Form {
 
 /// A matrix that begins within a buffer, at a multiple of the size of its elements.
 #[derive(Debug)]
-pub struct Part<'a, M> {
+pub struct Operand<'a, M> {
     /// The buffer.
     pub memory: &'a M,
     /// Elements of the buffer before the matrix.
     pub from: usize,
 }
 
-impl<M> Clone for Part<'_, M> {
+impl<M> Clone for Operand<'_, M> {
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<M> Copy for Part<'_, M> {}
+impl<M> Copy for Operand<'_, M> {}
 
-impl<'a, M> From<&'a M> for Part<'a, M> {
+impl<'a, M> From<&'a M> for Operand<'a, M> {
     fn from(memory: &'a M) -> Self {
-        Part { memory, from: 0 }
+        Operand { memory, from: 0 }
     }
 }
 
@@ -153,23 +153,23 @@ impl<'a, M> From<&'a M> for Part<'a, M> {
 /// and `k` is 0.
 pub struct Product<'a, M> {
     /// Which of the operands are transposed.
-    pub form: Form,
+    pub form: ProductForm,
     /// Rows of `y`.
     pub m: usize,
     /// Columns of `y`.
     pub n: usize,
-    /// What is summed over.
+    /// The width that is summed over.
     pub k: usize,
     /// Factor of the product.
     pub alpha: f32,
     /// Factor of what `y` holds.
     pub beta: f32,
     /// Activations, or the gradient of some.
-    pub a: Part<'a, M>,
+    pub a: Operand<'a, M>,
     /// Weights, or activations.
-    pub b: Part<'a, M>,
+    pub b: Operand<'a, M>,
     /// Result.
-    pub y: Part<'a, M>,
+    pub y: Operand<'a, M>,
     /// Dtype of `a` and `b`: float32 or bf16, with sums in float32.
     pub dtype: Dtype,
     /// Dtype of `y`: the same, or float32.
@@ -184,7 +184,7 @@ pub trait Driver: Clone + Send + Sync + 'static {
     /// The device's name on the command line.
     fn name(&self) -> &'static str;
 
-    /// What it drives.
+    /// The hardware that it drives.
     fn description(&self) -> Description;
 
     /// Runs `lead`, then `f`, and gives the time from the end of the one's work to the end of the other's.
@@ -193,7 +193,7 @@ pub trait Driver: Clone + Send + Sync + 'static {
     /// Those of `lead` and `f`, and what the driver says of their work.
     fn time(&self, lead: impl FnOnce() -> Result<()>, f: impl FnOnce() -> Result<()>) -> Result<Duration>;
 
-    /// What a launch may ask for.
+    /// The most that a launch may ask for.
     fn limits(&self) -> Limits;
 
     /// Runs `f` where the driver works best.
@@ -212,17 +212,17 @@ pub trait Driver: Clone + Send + Sync + 'static {
     /// When there is not enough.
     fn keep(&self, bytes: usize) -> Result<Self::Memory>;
 
-    /// What new buffers can have; `None` where nothing limits it but the operating system.
+    /// Memory left for new buffers; `None` where nothing but the operating system limits it.
     ///
     /// # Errors
-    /// What the driver says.
+    /// Errors of the driver.
     fn room(&self) -> Result<Option<Room>>;
 
     /// The most bytes that buffers ever took together, or somewhat more: where some lie in memory that was set aside
     /// and some beside it, the most of each.
     ///
     /// # Errors
-    /// What the driver says.
+    /// Errors of the driver.
     fn peak_bytes(&self) -> Result<usize>;
 
     /// Sets memory aside from which [`alloc`](Driver::alloc) gives, at least `bytes` in all. What was set aside
@@ -236,25 +236,25 @@ pub trait Driver: Clone + Send + Sync + 'static {
     /// Copies to the beginning of a buffer that is at least as long.
     ///
     /// # Errors
-    /// What the driver says.
+    /// Errors of the driver.
     fn upload(&self, to: &Self::Memory, bytes: &[u8]) -> Result<()>;
 
     /// Waits for all work and copies from the beginning of a buffer that is at least as long.
     ///
     /// # Errors
-    /// What the driver says, of this copy or of work before it.
+    /// Errors of the driver, from this copy or from work before it.
     fn download(&self, from: &Self::Memory, bytes: &mut [u8]) -> Result<()>;
 
     /// Copies the first `bytes` bytes of a buffer to another; both have as many.
     ///
     /// # Errors
-    /// What the driver says.
+    /// Errors of the driver.
     fn copy(&self, from: &Self::Memory, to: &Self::Memory, bytes: usize) -> Result<()>;
 
     /// Fills a buffer with zeros.
     ///
     /// # Errors
-    /// What the driver says.
+    /// Errors of the driver.
     fn zero(&self, memory: &Self::Memory) -> Result<()>;
 
     /// Runs a kernel after all work before it.
@@ -264,12 +264,12 @@ pub trait Driver: Clone + Send + Sync + 'static {
     /// memory of this driver that lives until the work is done, by no other at the same time if it writes.
     ///
     /// # Errors
-    /// What the driver says.
+    /// Errors of the driver.
     unsafe fn launch(&self, launch: &Launch<'_>) -> Result<()>;
 
     /// A product with many rows, after all work before it.
     ///
     /// # Errors
-    /// What the driver says.
+    /// Errors of the driver.
     fn product(&self, product: &Product<'_, Self::Memory>) -> Result<()>;
 }

@@ -25,7 +25,7 @@ const THREADS: u32 = 128;
 const MANY_BLOCKS: usize = 264;
 
 /// A compiled form of the kernel.
-struct Form {
+struct FlashKernel {
     kernel: &'static Kernel,
     /// Widest head; narrower ones are filled up in shared memory.
     dim: usize,
@@ -35,7 +35,7 @@ struct Form {
     keys: usize,
 }
 
-impl Form {
+impl FlashKernel {
     /// Bytes of shared memory: the queries of a tile, two steps of keys and two of values.
     fn shared(&self) -> usize {
         (self.rows + 4 * self.keys) * self.dim * size_of::<u16>()
@@ -44,14 +44,14 @@ impl Form {
 
 /// By width of head, then with small and large tiles. A row's bits follow from its width's `keys`, not from
 /// `rows`.
-static FORMS: [[Form; 2]; 2] = [
+static FORMS: [[FlashKernel; 2]; 2] = [
     [
-        Form { kernel: &flash_64_64, dim: 64, rows: 64, keys: 64 },
-        Form { kernel: &flash_64_128, dim: 64, rows: 128, keys: 64 },
+        FlashKernel { kernel: &flash_64_64, dim: 64, rows: 64, keys: 64 },
+        FlashKernel { kernel: &flash_64_128, dim: 64, rows: 128, keys: 64 },
     ],
     [
-        Form { kernel: &flash_128_64, dim: 128, rows: 64, keys: 32 },
-        Form { kernel: &flash_128_128, dim: 128, rows: 128, keys: 32 },
+        FlashKernel { kernel: &flash_128_64, dim: 128, rows: 64, keys: 32 },
+        FlashKernel { kernel: &flash_128_128, dim: 128, rows: 128, keys: 32 },
     ],
 ];
 
@@ -75,7 +75,7 @@ impl<R: Driver> CudaDevice<R> {
         }
         let group = shape.group();
         let [small, large] = &FORMS[usize::from(shape.head_dim > 64)];
-        let blocks = |form: &Form| -> usize {
+        let blocks = |form: &FlashKernel| -> usize {
             spans.iter().map(|s| (s.q_len * group).div_ceil(form.rows)).sum::<usize>() * shape.kv_heads
         };
         let form = if blocks(large) >= MANY_BLOCKS { large } else { small };

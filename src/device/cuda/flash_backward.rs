@@ -20,7 +20,7 @@ const THREADS: u32 = 128;
 const STEP: usize = 32;
 
 /// The kernels for a width of head.
-struct Form {
+struct FlashBackwardKernels {
     of_queries: &'static Kernel,
     of_keys: &'static Kernel,
     /// Widest head; narrower ones are filled up in shared memory.
@@ -29,7 +29,7 @@ struct Form {
     own: usize,
 }
 
-impl Form {
+impl FlashBackwardKernels {
     /// Bytes of shared memory: two vectors for each of the rows owned and of two steps', and two numbers for each
     /// of the latter.
     fn shared(&self) -> usize {
@@ -37,9 +37,19 @@ impl Form {
     }
 }
 
-static FORMS: [Form; 2] = [
-    Form { of_queries: &flash_backward_dq_64, of_keys: &flash_backward_dkv_64, dim: 64, own: 128 },
-    Form { of_queries: &flash_backward_dq_128, of_keys: &flash_backward_dkv_128, dim: 128, own: 64 },
+static FORMS: [FlashBackwardKernels; 2] = [
+    FlashBackwardKernels {
+        of_queries: &flash_backward_dq_64,
+        of_keys: &flash_backward_dkv_64,
+        dim: 64,
+        own: 128,
+    },
+    FlashBackwardKernels {
+        of_queries: &flash_backward_dq_128,
+        of_keys: &flash_backward_dkv_128,
+        dim: 128,
+        own: 64,
+    },
 ];
 
 impl<R: Driver> CudaDevice<R> {

@@ -8,7 +8,7 @@
 use crate::device::Dtype;
 use crate::{Error, Result};
 
-/// What a kernel declares on the CPU: `shim::Signature`.
+/// A kernel's declaration on the CPU: `shim::Signature`.
 #[cfg(cuda_host)]
 #[repr(C)]
 pub struct Signature {

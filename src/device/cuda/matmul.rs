@@ -1,6 +1,6 @@
 //! Matrix products: few rows by `cuda/gemv.cu`, more by the driver's library.
 
-use super::driver::{Arg, Driver, Form, Part, Product};
+use super::driver::{Arg, Driver, Operand, Product, ProductForm};
 use super::kernels::{by_weight, kernels};
 use super::{CudaDevice, CudaTensor, count32};
 use crate::Result;
@@ -39,7 +39,7 @@ impl<R: Driver> MatmulOps for CudaDevice<R> {
         if t > SKINNY_ROWS {
             x.read(op, "x", activation)?;
             y.write(op, "y", activation)?;
-            return self.large_product(Form::Nt, alpha, x, w, beta, y);
+            return self.large_product(ProductForm::Nt, alpha, x, w, beta, y);
         }
         let x = x.read(op, "x", activation)?;
         let (forms, columns) = match t {
@@ -91,7 +91,7 @@ impl<R: Driver> MatmulOps for CudaDevice<R> {
     ) -> Result<()> {
         let op = check_matmul_nn(dy, w, dx)?.op;
         dx.write(op, "dx", dy.dtype())?;
-        self.large_product(Form::Nn, alpha, dy, w, beta, dx)
+        self.large_product(ProductForm::Nn, alpha, dy, w, beta, dx)
     }
 
     fn matmul_tn(
@@ -105,7 +105,7 @@ impl<R: Driver> MatmulOps for CudaDevice<R> {
         let op = check_matmul_tn(dy, x, dw)?.op;
         x.read(op, "x", dy.dtype())?;
         dw.write(op, "dw", Dtype::F32)?;
-        self.large_product(Form::Tn, alpha, dy, x, beta, dw)
+        self.large_product(ProductForm::Tn, alpha, dy, x, beta, dw)
     }
 }
 
@@ -115,7 +115,7 @@ impl<R: Driver> CudaDevice<R> {
     /// all where they never change, and where they are trained once a step. Shapes are checked by the caller.
     fn large_product(
         &self,
-        form: Form,
+        form: ProductForm,
         alpha: f32,
         a: &CudaTensor<R>,
         b: &CudaTensor<R>,
@@ -123,7 +123,7 @@ impl<R: Driver> CudaDevice<R> {
         y: &mut CudaTensor<R>,
     ) -> Result<()> {
         let (m, n) = (y.rows(), y.cols());
-        let k = if form == Form::Tn { a.rows() } else { a.cols() };
+        let k = if form == ProductForm::Tn { a.rows() } else { a.cols() };
         if m == 0 || n == 0 {
             return Ok(());
         }
@@ -131,13 +131,14 @@ impl<R: Driver> CudaDevice<R> {
         if k == 0 {
             // Nothing is added to beta·y, and neither is it by a column of zeros.
             let (a, b) = (self.zeros(m, 1)?, self.zeros(n, 1)?);
-            let (a, b, y) = (Part::from(&a.memory), Part::from(&b.memory), Part::from(&y.memory));
-            let zeros = Product { form: Form::Nt, m, n, k: 1, alpha, beta, a, b, y, dtype: Dtype::F32, out };
+            let (a, b, y) = (Operand::from(&a.memory), Operand::from(&b.memory), Operand::from(&y.memory));
+            let zeros =
+                Product { form: ProductForm::Nt, m, n, k: 1, alpha, beta, a, b, y, dtype: Dtype::F32, out };
             return self.driver.product(&zeros);
         }
         let mut space = None;
         let b = self.in_dtype(b, dtype, &mut space)?;
-        let (a, b, y) = (Part::from(&a.memory), Part::from(&b.memory), Part::from(&y.memory));
+        let (a, b, y) = (Operand::from(&a.memory), Operand::from(&b.memory), Operand::from(&y.memory));
         self.driver.product(&Product { form, m, n, k, alpha, beta, a, b, y, dtype, out })
     }
 
@@ -162,7 +163,7 @@ impl<R: Driver> CudaDevice<R> {
     pub(super) fn logits(&self, x: &CudaTensor<R>, w: &CudaTensor<R>) -> Result<CudaTensor<R>> {
         let mut y = self.tensor("logits", x.rows(), w.rows(), Dtype::F32)?;
         if x.dtype() == w.dtype() && x.rows() > SKINNY_ROWS {
-            self.large_product(Form::Nt, 1.0, x, w, 0.0, &mut y)?;
+            self.large_product(ProductForm::Nt, 1.0, x, w, 0.0, &mut y)?;
         } else if x.dtype() == Dtype::F32 {
             self.matmul_nt(1.0, x, w, 0.0, &mut y)?;
         } else {

@@ -1,4 +1,4 @@
-//! What the kernels of attention share in their launches: which heads they take, and the cut of spans into tiles.
+//! The launches of attention's kernels: which heads they take, and the cut of spans into tiles.
 
 use super::count32;
 use crate::device::Dtype;
@@ -22,7 +22,7 @@ pub(super) fn on_tensor_cores(dtype: Dtype, shape: HeadShape) -> bool {
     dtype == Dtype::Bf16 && dim.is_multiple_of(16) && (32..=MAX_DIM).contains(&dim)
 }
 
-/// What is cut into tiles.
+/// The side that is cut into tiles.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Side {
     /// Pairs of a query and a head.

@@ -1,7 +1,7 @@
 //! The backward pass: the blocks in reverse, for the rows of one pass.
 
 use super::block::LayerSaved;
-use super::forward::{ForwardSaved, Kept, PassSaved};
+use super::forward::{ForwardSaved, KeptLayer, PassSaved};
 use super::place::{KvTarget, Place};
 use super::{TapGrads, Transformer, nothing_kept, untrained};
 use crate::Result;
@@ -159,8 +159,10 @@ impl<D: Device> Transformer<D> {
                 taps.add(device, i, &mut d)?;
             }
             let (s, stream2) = match kept {
-                Kept::All(s) => (s, saved.stream2.pop().ok_or_else(nothing_kept)?),
-                Kept::Input(input) => self.again(device, params, grads, i, input, &place, kv.target())?,
+                KeptLayer::All(s) => (s, saved.stream2.pop().ok_or_else(nothing_kept)?),
+                KeptLayer::Input(input) => {
+                    self.again(device, params, grads, i, input, &place, kv.target())?
+                }
             };
             let below = reach == Reach::Input || i > lowest;
             self.backward_layer(device, params, grads, i, s, &stream2, &place, &mut kv, &mut d, below)?;

@@ -8,7 +8,7 @@ use crate::device::{Device, TensorInfo};
 use crate::model::linear::LinearSaved;
 use crate::model::params::{Grads, Params};
 
-/// What one block keeps for its backward pass.
+/// Values that one block keeps for its backward pass.
 pub(super) struct LayerSaved<D: Device> {
     pub(super) stream1: D::Tensor,
     pub(super) n1: D::Tensor,
@@ -39,7 +39,7 @@ impl<D: Device> LayerSaved<D> {
 pub(super) struct BeforeDown<D: Device> {
     pub(super) stream2: D::Tensor,
     pub(super) act: D::Tensor,
-    /// What a backward pass needs, but for the last product's part, where one follows.
+    /// Values for the backward pass, if one follows, without those of the last product.
     pub(super) saved: Option<LayerSaved<D>>,
 }
 
@@ -84,7 +84,7 @@ impl<D: Device> Transformer<D> {
         Ok(BeforeDown { stream2, act, saved })
     }
 
-    /// What layer `i` would have kept, computed again from its input, with the stream between attention and MLP.
+    /// The values that layer `i` would have kept, computed again from its input, with the stream between attention and MLP.
     #[allow(clippy::too_many_arguments)]
     pub(super) fn again(
         &self,
@@ -107,7 +107,7 @@ impl<D: Device> Transformer<D> {
     }
 }
 
-/// What [`normalise`] returns.
+/// Result of [`normalise`].
 pub(super) struct Normalised<D: Device> {
     /// The stream that was normalised.
     pub(super) stream: D::Tensor,

@@ -82,7 +82,7 @@ impl<D: Device> ChainLayout<D> {
     }
 }
 
-/// What [`Transformer::backward_chain`] needs of a forward pass. Memory: as of one pass over all rows.
+/// Values of a forward pass for [`Transformer::backward_chain`]. Memory: as of one pass over all rows.
 pub struct ChainSaved<D: Device> {
     phases: Vec<PassSaved<D>>,
     /// Per layer, `[packed rows, kv_width]`.

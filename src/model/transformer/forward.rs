@@ -13,24 +13,24 @@ use crate::model::kv_cache::{Extension, KvCache};
 use crate::model::layout::Layout;
 use crate::model::params::{Grads, Params};
 
-/// What the backward of one pass needs, but keys and values that are kept beside it.
+/// Values of one pass for its backward pass, without the keys and values that are kept beside it.
 pub(super) struct PassSaved<D: Device> {
-    pub(super) layers: Vec<Kept<D>>,
+    pub(super) layers: Vec<KeptLayer<D>>,
     /// The stream between attention and MLP of each layer of which all is kept.
     pub(super) stream2: Vec<D::Tensor>,
     /// The stream that enters the last norm.
     pub(super) stream: D::Tensor,
 }
 
-/// What a layer leaves for its backward pass.
-pub(super) enum Kept<D: Device> {
+/// Values that a layer leaves for its backward pass.
+pub(super) enum KeptLayer<D: Device> {
     /// All that it needs.
     All(LayerSaved<D>),
     /// The stream that entered the layer, which is run again.
     Input(D::Tensor),
 }
 
-/// What [`Transformer::backward`] needs of a forward pass. Memory: per layer about
+/// Values of a forward pass for [`Transformer::backward`]. Memory: per layer about
 /// `T · (7·H + 2·kv_width + 2·I)` floats, or `T · H` where layers are [recomputed](Transformer::recompute).
 pub struct ForwardSaved<D: Device> {
     pub(super) pass: PassSaved<D>,
@@ -122,10 +122,10 @@ impl<D: Device> Transformer<D> {
             let (down, down_low) = layer.down.forward(device, params, &block.act)?;
             if let (Some(grads), Some(mut all)) = (grads, block.saved) {
                 saved.push(if self.recompute {
-                    Kept::Input(all.stream1)
+                    KeptLayer::Input(all.stream1)
                 } else {
                     all.keep_down(layer, grads, block.act, down_low);
-                    Kept::All(all)
+                    KeptLayer::All(all)
                 });
             }
             (stream, delta) = (block.stream2, Some(down));

@@ -7,7 +7,7 @@ use crate::model::layout::SharedKeys;
 pub(super) struct Place<'a, D: Device> {
     /// Position of each row in its sequence.
     pub(super) positions: &'a D::Index,
-    /// What each sequence attends to.
+    /// The rows that each sequence attends to.
     pub(super) spans: &'a [Span],
 }
 

@@ -15,7 +15,7 @@ pub(super) struct Qkv<D: Device> {
     pub(super) saved: QkvSaved<D>,
 }
 
-/// What the backward pass of the three projections needs, beside their input.
+/// Values for the backward pass of the three projections, beside their input.
 pub(super) struct QkvSaved<D: Device> {
     /// Adapter products of q, k and v.
     low: [LinearSaved<D>; 3],

@@ -25,7 +25,7 @@ impl<D: Device> Taps<D> {
     /// Taps at these rows, which are distinct.
     ///
     /// # Errors
-    /// What the device says.
+    /// Errors of the device.
     pub fn new(device: &D, rows: &[u32]) -> Result<Self> {
         Ok(Taps { rows: device.index(rows)?, len: rows.len(), states: Vec::new() })
     }
@@ -41,7 +41,7 @@ impl<D: Device> Taps<D> {
     /// The states, per layer `[N, H]` row-major.
     ///
     /// # Errors
-    /// What the device says.
+    /// Errors of the device.
     pub fn read(&self, device: &D) -> Result<Vec<Vec<f32>>> {
         self.states.iter().map(|state| device.read(state)).collect()
     }

@@ -36,7 +36,7 @@ pub enum LatentNoise {
     Expected,
 }
 
-/// What decides which checkpoints are best.
+/// The measure by which checkpoints are best.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]

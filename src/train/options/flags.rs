@@ -282,7 +282,7 @@ flags! {
         /// Validation samples used, from the start of the file
         #[arg(value_name = "N")]
         val_samples: usize,
-        /// What the best checkpoints are best at; of --stage rl always the reward
+        /// Measure of the best checkpoints; for --stage rl always the reward
         monitor: Monitor,
         /// How many best checkpoints to keep
         #[arg(value_name = "K")]
@@ -292,7 +292,7 @@ flags! {
         threads: usize,
         /// Where to run [default: auto, which is the CPU]
         device: DeviceKind,
-        /// What activations are stored in [default: bf16 on a GPU, f32 elsewhere]
+        /// Dtype of activations [default: bf16 on a GPU, f32 elsewhere]
         dtype: ComputeDtype,
     }
 }

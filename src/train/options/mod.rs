@@ -1,4 +1,4 @@
-//! What a run is told: flags, a TOML file, and the defaults behind both.
+//! The options of a run: flags, a TOML file, and the defaults behind both.
 
 mod choices;
 pub(crate) mod defaults;

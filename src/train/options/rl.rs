@@ -1,4 +1,4 @@
-//! What a run of reinforcement learning is told.
+//! Options of reinforcement learning.
 
 use std::path::{Path, PathBuf};
 
@@ -47,7 +47,7 @@ const KNOWN: &[&str] = &[
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct RlOptions {
-    /// What all runs are told.
+    /// Options common to all runs.
     pub run: RunOptions,
     /// The checkpoint to start from, of a model that reasons in latents.
     pub adapter: PathBuf,

@@ -1,4 +1,4 @@
-//! What every stage is told: model and data, weights, optimiser, and how the run is kept.
+//! Options of every stage: model and data, weights, optimiser, and how the run is kept.
 
 use std::path::PathBuf;
 

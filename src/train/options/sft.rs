@@ -1,4 +1,4 @@
-//! What a supervised run is told.
+//! Options of a supervised run.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ use crate::device::LatentLoss;
 use crate::model::merge::Merge;
 use crate::model::prompt::Method;
 use crate::train::batch::ChunkLabels;
-use crate::train::plan::Objectives;
+use crate::train::batches::Objectives;
 use crate::train::sft::Objective;
 use crate::train::stages::Stages;
 use crate::train::thoughts::ThoughtObjective;
@@ -39,7 +39,7 @@ const FACTORS: &str = "compression factors must lie in 1..=1024 (`c_max`, `cf_li
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct TrainOptions {
-    /// What all runs are told.
+    /// Options common to all runs.
     pub run: RunOptions,
     /// How the model is to reason.
     pub method: Method,
@@ -73,7 +73,7 @@ pub struct TrainOptions {
     pub embeds_std: Option<f32>,
     /// Batches summed into one step.
     pub accumulate: usize,
-    /// What decides which checkpoints are best.
+    /// The measure by which checkpoints are best.
     pub monitor: Monitor,
     /// How steps give way to thoughts (icot, coconut, distill).
     pub thinking: ThinkingOptions,

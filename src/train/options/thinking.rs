@@ -1,4 +1,4 @@
-//! What a run of the methods between CoT and CoLaR is told: icot, coconut and distill.
+//! Options of the methods between CoT and CoLaR: icot, coconut and distill.
 
 use super::defaults::{STAGES, THOUGHTS, THOUGHTS_PER_STEP};
 use super::flags::{TrainFlags, check};

@@ -13,7 +13,7 @@ use crate::{Error, Result};
 pub struct Episode {
     /// Which of the step's questions it answers.
     pub group: usize,
-    /// What was drawn, with its log-probabilities.
+    /// The draws, with their log-probabilities.
     pub trace: Trace,
     /// Log-probabilities under the reference policy, of latents and of answer tokens, where known.
     pub reference: Option<(Vec<f32>, Vec<f32>)>,
@@ -27,7 +27,7 @@ pub struct Episode {
 
 /// The rollouts of a step.
 pub struct Experience<D: Device> {
-    /// What was generated.
+    /// The generations.
     pub generations: Vec<Generation>,
     /// The latents of all rollouts, end to end: `[Σ n_latents, D]`, in units of `embeds_std`.
     pub latents: D::Tensor,
@@ -39,7 +39,7 @@ impl<D: Device> Experience<D> {
     /// Answers each question `group_size` times; every rollout's seed is drawn from `seeds`.
     ///
     /// # Errors
-    /// What generation says, and a reward that is not finite.
+    /// Errors of generation, and a reward that is not finite.
     pub fn gather(
         loaded: &Loaded<D>,
         questions: &[&Sample],

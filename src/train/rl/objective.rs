@@ -17,7 +17,7 @@ use crate::model::params::Grads;
 use crate::model::prompt::group_equal;
 use crate::train::needs::PassSize;
 
-/// What the sum over a rollout's elements is divided by where it is not averaged, as in the authors' code.
+/// Divisor of the sum over a rollout's elements where it is not averaged, as in the authors' code.
 pub(crate) const SUM_DIVISOR: f32 = 32.0;
 
 /// The terms of the objective.
@@ -81,7 +81,7 @@ impl PolicyLossOptions {
     }
 }
 
-/// What a pass over a minibatch found, element by element, rollout by rollout.
+/// Log-probabilities and losses of a pass over a minibatch, element by element, rollout by rollout.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct PolicyPass {
     /// Log-probability of each latent: the mean over D of its log-density.
@@ -103,7 +103,7 @@ pub struct PendingPass<D: Device> {
 }
 
 impl<D: Device> PendingPass<D> {
-    /// What is to be finite: all of it.
+    /// Tensors that must be finite for the step to apply: all of them.
     pub fn tensors(&self) -> [&D::Tensor; 2] {
         [&self.answer, &self.latent]
     }
@@ -111,7 +111,7 @@ impl<D: Device> PendingPass<D> {
     /// Waits for it.
     ///
     /// # Errors
-    /// What the device says.
+    /// Errors of the device.
     pub fn read(&self, device: &D) -> Result<PolicyPass> {
         let mut pass = PolicyPass { answer: device.read(&self.answer)?, ..PolicyPass::default() };
         pass.answer.iter_mut().for_each(|x| *x = -*x);
@@ -188,7 +188,7 @@ impl Packed {
     }
 }
 
-/// What a pass over `episodes` is over.
+/// Size of a pass over `episodes`.
 pub(super) fn size(episodes: &[&Episode]) -> PassSize {
     let packed = Packed::new(episodes);
     let keys = packed.trees.iter().map(|tree| match tree.branches[..] {

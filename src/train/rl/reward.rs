@@ -1,4 +1,4 @@
-//! What a rollout is worth, and how much more than its neighbours.
+//! The reward of a rollout, and its advantage over its group.
 
 use crate::data::verify::Verifier;
 use crate::infer::Generation;
@@ -8,7 +8,7 @@ use crate::infer::Generation;
 pub struct Scored {
     /// Whether the answer is right.
     pub correct: bool,
-    /// What the rollout is worth; finite.
+    /// The rollout's reward; finite.
     pub reward: f32,
 }
 
@@ -20,7 +20,7 @@ pub trait Reward: Send + Sync {
 
 /// 1 for a right answer, 0 for a wrong or missing one (spec section 6).
 pub struct Correctness {
-    /// What decides whether an answer is right.
+    /// Decides whether an answer is right.
     pub verifier: Box<dyn Verifier>,
     /// Divide by the number of latents, so that of two right chains the shorter is worth more.
     pub punish_latent_length: bool,

@@ -73,7 +73,7 @@ impl PolicyStats {
     }
 }
 
-/// What the rollouts of a step were like.
+/// Statistics of a step's rollouts.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct RolloutStats {
     pub reward: f64,

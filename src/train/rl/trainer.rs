@@ -20,7 +20,7 @@ use crate::model::open::{Additions, open};
 use crate::model::params::Grads;
 use crate::model::prompt::Method;
 use crate::random::Stream;
-use crate::train::checkpoint::{self, Kept, RunDir, TrainState};
+use crate::train::checkpoint::{self, KeptCheckpoint, RunDir, TrainState};
 use crate::train::metrics::Metrics;
 use crate::train::needs;
 use crate::train::optimizer::{Optimizer, finite_norm};
@@ -42,7 +42,7 @@ pub struct RlSummary {
     /// Steps done.
     pub steps: u64,
     /// The best validation, if there was one.
-    pub best: Option<Kept>,
+    pub best: Option<KeptCheckpoint>,
 }
 
 /// A run of reinforcement learning (spec section 6).
@@ -438,7 +438,7 @@ impl<D: Device> RlTrainer<D> {
             o.run.full,
             &self.dir,
             &mut self.state.best,
-            Kept { step, monitor: reward },
+            KeptCheckpoint { step, monitor: reward },
             o.run.save_top_k,
         )
     }
@@ -456,7 +456,7 @@ impl<D: Device> RlTrainer<D> {
     }
 }
 
-/// What the updates of a step did, summed over its minibatches.
+/// Effects of a step's updates, summed over its minibatches.
 #[derive(Debug, Clone, Copy, Default)]
 struct PolicyMove {
     stats: PolicyStats,

@@ -37,7 +37,7 @@ pub struct PendingLosses<D: Device> {
 }
 
 impl<D: Device> PendingLosses<D> {
-    /// What is to be finite: all of it.
+    /// Tensors that must be finite for the step to apply: all of them.
     pub fn tensors(&self) -> impl Iterator<Item = &D::Tensor> {
         [Some(&self.ce), self.latent.as_ref(), self.second_ce.as_ref()].into_iter().flatten()
     }
@@ -45,7 +45,7 @@ impl<D: Device> PendingLosses<D> {
     /// Waits for them.
     ///
     /// # Errors
-    /// What the device says.
+    /// Errors of the device.
     pub fn read(&self, device: &D) -> Result<PositionLosses> {
         let mut losses = PositionLosses { ce: device.read(&self.ce)?, ..PositionLosses::default() };
         if let Some(second_ce) = &self.second_ce {
@@ -306,7 +306,7 @@ fn second_forward<D: Device>(
     if let Some((dmu, dls)) = &mut latent.grads {
         device.reparameterise_backward(&dz, log_sigma, eps, dmu, dls.as_mut())?;
     }
-    // What was replaced passes nothing on to the embedding table.
+    // Rows that were replaced pass nothing on to the embedding table.
     device.scatter_rows(0.0, &dfed, &rows, &mut dx)?;
     Ok((losses, Some(dx)))
 }

@@ -8,16 +8,16 @@ use crate::{Error, Result};
 pub struct ThoughtExample {
     /// The question; its last token is the separator.
     pub question: Vec<u32>,
-    /// What follows the thoughts: the steps that remain, the separator, the answer, the end of sequence.
+    /// Tokens after the thoughts: the steps that remain, the separator, the answer, the end of sequence.
     pub tail: Vec<u32>,
-    /// What the teacher reads, under distillation.
+    /// The teacher's text, under distillation.
     pub distill: Option<Lesson>,
 }
 
 /// The teacher's side of a sample.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lesson {
-    /// What follows the question for the teacher: the steps, the separator, the answer, the end of sequence.
+    /// The teacher's tokens after the question: the steps, the separator, the answer, the end of sequence.
     pub teacher_tail: Vec<u32>,
     /// Which token of `teacher_tail` ends `Answer:`.
     pub teacher_colon: usize,

@@ -1,4 +1,4 @@
-//! What draws the student's hidden states to the teacher's: smooth-L1 at one position a sample, in all layers.
+//! The loss between the student's hidden states and the teacher's: smooth-L1 at one position a sample, in all layers.
 //!
 //! The states are few (`layers · samples · H` numbers), so this is computed on the host.
 

@@ -20,7 +20,7 @@ impl Default for ThoughtObjective {
     }
 }
 
-/// What the means of an optimiser step are over, over all its batches.
+/// Numbers of positions over all batches of an optimiser step: the divisors of its means.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ThoughtCounts {
     /// Labelled positions of the student.
@@ -58,7 +58,7 @@ pub struct ThoughtLosses {
 /// Sums of the losses of an optimiser step.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct ThoughtSums {
-    /// What was seen.
+    /// Positions seen.
     pub counts: ThoughtCounts,
     /// Sum of the student's cross-entropy over positions.
     pub student: f64,

@@ -10,7 +10,7 @@ use crate::model::params::Grads;
 use crate::model::transformer::{ChainLayout, Taps};
 use crate::train::sft::{Uploaded, labels_loss};
 
-/// What a teacher's pass found.
+/// Losses and hidden states of a teacher's pass.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Taught {
     /// Cross-entropy of each label.
@@ -29,7 +29,7 @@ pub struct PendingThoughts<D: Device> {
 }
 
 impl<D: Device> PendingThoughts<D> {
-    /// What is to be finite. Distances are not among them: a hidden state that is not finite has no finite label.
+    /// Tensors that must be finite for the step to apply. Distances are not among them: a hidden state that is not finite has no finite label.
     pub fn tensors(&self) -> impl Iterator<Item = &D::Tensor> {
         [Some(&self.student), self.teacher.as_ref()].into_iter().flatten()
     }
@@ -37,7 +37,7 @@ impl<D: Device> PendingThoughts<D> {
     /// Waits for them.
     ///
     /// # Errors
-    /// What the device says.
+    /// Errors of the device.
     pub fn read(self, device: &D) -> Result<ThoughtLosses> {
         let teacher = self.teacher.map_or(Ok(Vec::new()), |losses| device.read(&losses))?;
         Ok(ThoughtLosses { student: device.read(&self.student)?, teacher, distill: self.distill })
@@ -94,7 +94,7 @@ pub fn teacher_pass<D: Device>(
     Ok(Taught { losses: losses.map_or(Ok(Vec::new()), |losses| device.read(&losses))?, states })
 }
 
-/// What the teacher's pass leaves: losses `[labels, 1]`, and the states at the colons.
+/// Results of the teacher's pass: losses `[labels, 1]`, and the states at the colons.
 struct Teaching<D: Device> {
     losses: Option<D::Tensor>,
     states: Vec<Vec<f32>>,

@@ -71,7 +71,7 @@ pub(super) fn matmul_nt(alpha: f64, x: &Float64Tensor, w: &Float64Tensor, beta: 
 #[inline(always)]
 fn store(alpha: f64, beta: f64, products: &[f64], y: &mut [f64]) {
     for (y, p) in y.iter_mut().zip(products) {
-        // What is overwritten may be NaN.
+        // Values that are overwritten may be NaN.
         *y = if beta == 0.0 { alpha * p } else { beta * *y + alpha * p };
     }
 }

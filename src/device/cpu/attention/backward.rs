@@ -52,12 +52,12 @@ pub fn attention_backward(
     par::for_tasks(spans.len() * shape.kv_heads, |i| {
         let (span, kv_head) = (spans[i / shape.kv_heads], i % shape.kv_heads);
         let mut scratch = SCRATCH.take();
-        dispatch(Task { all: &all, span, kv_head, scratch: &mut scratch });
+        dispatch(BackwardTask { all: &all, span, kv_head, scratch: &mut scratch });
         SCRATCH.set(scratch);
     });
 }
 
-/// What all tasks share.
+/// The operands that all tasks share.
 struct Backward<'a> {
     shape: HeadShape,
     scale: f32,
@@ -73,14 +73,14 @@ struct Backward<'a> {
 }
 
 /// One head of keys and values of one span, with all heads of queries that share it.
-struct Task<'a> {
+struct BackwardTask<'a> {
     all: &'a Backward<'a>,
     span: Span,
     kv_head: usize,
     scratch: &'a mut Vec<f32>,
 }
 
-impl WithSimd for Task<'_> {
+impl WithSimd for BackwardTask<'_> {
     type Output = ();
 
     #[inline(always)]

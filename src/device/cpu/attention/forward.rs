@@ -34,7 +34,7 @@ thread_local! {
 }
 
 /// Some heads with common keys and some queries of one span.
-struct Task<'a> {
+struct ForwardTask<'a> {
     all: &'a Forward<'a>,
     span: Span,
     heads: Range<usize>,
@@ -57,12 +57,12 @@ pub(super) fn run(all: &Forward<'_>, spans: &[Span]) {
     par::for_tasks(tasks.len(), |i| {
         let (span, heads, queries) = tasks[i].clone();
         let mut scratch = SCRATCH.take();
-        dispatch(Task { all, span, heads, queries, scratch: &mut scratch });
+        dispatch(ForwardTask { all, span, heads, queries, scratch: &mut scratch });
         SCRATCH.set(scratch);
     });
 }
 
-impl WithSimd for Task<'_> {
+impl WithSimd for ForwardTask<'_> {
     type Output = ();
 
     #[inline(always)]

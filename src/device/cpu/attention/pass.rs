@@ -4,7 +4,7 @@ use super::columns::{Columns, ColumnsMut};
 use crate::device::attention::HeadShape;
 use crate::device::cpu::par::SharedMut;
 
-/// What all tasks of a forward pass share.
+/// The operands that all tasks of a forward pass share.
 pub(super) struct Forward<'a> {
     pub(super) shape: HeadShape,
     pub(super) scale: f32,

@@ -34,7 +34,7 @@ const MIN_VERSION: i32 = 13_000;
 /// The oldest GPU that the kernels are compiled for: compute capability 8.0.
 const MIN_CAPABILITY: i32 = 8;
 
-/// What the block for activations is a multiple of, so that runs of nearly the same size share one: 2 MiB, the
+/// The block for activations is a multiple of this, so that runs of nearly the same size share one: 2 MiB, the
 /// driver's own step.
 const BLOCK_STEP: usize = 2 << 20;
 
@@ -59,7 +59,7 @@ struct Gpu {
     limits: Limits,
     library: Library,
     pool: sys::CUmemoryPool,
-    /// What is set aside for activations.
+    /// Memory set aside for activations.
     block: Mutex<Option<Block>>,
     /// The most bytes ever taken of blocks that were given back for larger ones.
     most_in_blocks: AtomicUsize,
@@ -243,7 +243,7 @@ impl GpuDriver {
     }
 }
 
-/// What drives the GPU: the kernel module's version, where the operating system tells it, and that of CUDA.
+/// Versions of the GPU's software: the kernel module's, where the operating system tells it, and that of CUDA.
 fn driver_version() -> String {
     let mut version = 0;
     // SAFETY: `version` receives an int. Where the call fails it stays 0.
@@ -259,11 +259,13 @@ fn driver_version() -> String {
 }
 
 /// A mark in a stream, destroyed when dropped; the context is current.
-struct Event(sys::CUevent);
+struct CudaEvent(sys::CUevent);
 
-impl Event {
+impl CudaEvent {
     fn new() -> Result<Self> {
-        result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT).map(Event).map_err(|e| failed("event", e))
+        result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT)
+            .map(CudaEvent)
+            .map_err(|e| failed("event", e))
     }
 
     /// Marks the end of all work of the stream so far.
@@ -273,7 +275,7 @@ impl Event {
     }
 }
 
-impl Drop for Event {
+impl Drop for CudaEvent {
     fn drop(&mut self) {
         // SAFETY: created by `new`, destroyed once.
         let _ = unsafe { result::event::destroy(self.0) };
@@ -363,7 +365,7 @@ impl Driver for GpuDriver {
 
     fn time(&self, lead: impl FnOnce() -> Result<()>, f: impl FnOnce() -> Result<()>) -> Result<Duration> {
         self.bind()?;
-        let (start, end) = (Event::new()?, Event::new()?);
+        let (start, end) = (CudaEvent::new()?, CudaEvent::new()?);
         lead()?;
         start.record(self.gpu.stream)?;
         f()?;
@@ -405,7 +407,7 @@ impl Driver for GpuDriver {
     fn room(&self) -> Result<Option<Room>> {
         self.bind()?;
         let (free, total) = result::mem_get_info().map_err(|e| failed("free memory", e))?;
-        // What was freed and is kept for reuse counts as free.
+        // Memory that was freed and is kept for reuse counts as free.
         let held = self.pool_bytes(sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT)?;
         let used = self.pool_bytes(sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT)?;
         let block = self.gpu.block().as_ref().map_or(0, |block| block.arena.free());

@@ -13,7 +13,7 @@ use cudarc::cublaslt::sys;
 use cudarc::driver::result as driver;
 use cudarc::driver::sys::{CUdeviceptr, CUstream};
 
-use super::super::driver::{Form, Memory, Part, Product};
+use super::super::driver::{Memory, Operand, Product, ProductForm};
 use crate::device::Dtype;
 use crate::{Error, Result};
 
@@ -23,9 +23,9 @@ const WORKSPACE: usize = 32 << 20;
 /// The most that an algorithm can ask of an operand's address: it begins at a multiple of it.
 const MOST_ALIGNED: u64 = 256;
 
-/// What an algorithm is chosen by: form, rows, columns, inner width, dtypes of operands and result, and what all
+/// The key that an algorithm is chosen by: form, rows, columns, inner width, dtypes of operands and result, and what all
 /// three begin at a multiple of.
-type Shape = (Form, [usize; 3], [Dtype; 2], u32);
+type Shape = (ProductForm, [usize; 3], [Dtype; 2], u32);
 
 /// A handle of cuBLASLt with its scratch memory.
 pub(super) struct Library {
@@ -73,7 +73,7 @@ impl Drop for Layout {
     }
 }
 
-/// What limits the choice of an algorithm, destroyed when dropped.
+/// Limits of the choice of an algorithm, destroyed when dropped.
 struct Preference(sys::cublasLtMatmulPreference_t);
 
 impl Drop for Preference {
@@ -127,9 +127,9 @@ impl Library {
             CUBLASLT_MATMUL_DESC_TRANSA as FIRST, CUBLASLT_MATMUL_DESC_TRANSB as SECOND,
         };
         let transposed = match p.form {
-            Form::Nt => Some(FIRST),
-            Form::Nn => None,
-            Form::Tn => Some(SECOND),
+            ProductForm::Nt => Some(FIRST),
+            ProductForm::Nn => None,
+            ProductForm::Tn => Some(SECOND),
         };
         if let Some(which) = transposed {
             // CUBLAS_OP_T of cublas_api.h, whose type the bindings of cuBLASLt leave out.
@@ -145,11 +145,12 @@ impl Library {
             }
             .map_err(failed)?;
         }
-        let b = if p.form == Form::Nt { [p.k, p.n] } else { [p.n, p.k] };
-        let a = if p.form == Form::Tn { [p.m, p.k] } else { [p.k, p.m] };
+        let b = if p.form == ProductForm::Nt { [p.k, p.n] } else { [p.n, p.k] };
+        let a = if p.form == ProductForm::Tn { [p.m, p.k] } else { [p.k, p.m] };
         let (b, a) = (Layout::new(dtype, b[0], b[1])?, Layout::new(dtype, a[0], a[1])?);
         let y = Layout::new(out, p.n, p.m)?;
-        let at = |part: Part<'_, M>, dtype: Dtype| part.memory.address() + (part.from * dtype.size()) as u64;
+        let at =
+            |part: Operand<'_, M>, dtype: Dtype| part.memory.address() + (part.from * dtype.size()) as u64;
         let (b_at, a_at, y_at) = (at(p.b, p.dtype), at(p.a, p.dtype), at(p.y, p.out));
         // The lowest bit that is set in any of them.
         let aligned = 1u32 << (b_at | a_at | y_at | MOST_ALIGNED).trailing_zeros();

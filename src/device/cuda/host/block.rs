@@ -148,7 +148,7 @@ impl Shuffle {
     }
 }
 
-/// What a thread of the operating system keeps to run blocks with.
+/// Stacks and shared memory that a thread of the operating system keeps to run blocks with.
 struct Bench {
     stacks: Vec<DefaultStack>,
     /// Memory for arrays of fixed size in shared memory, poisoned; one a block that is running.
@@ -246,7 +246,7 @@ enum Pause {
 /// A block that runs.
 struct Running {
     block: Box<Block>,
-    /// What the threads' coroutines point to: neither vector is touched before they have ended.
+    /// The threads' coroutines point to these: neither vector is touched before they have ended.
     lanes: Vec<Lane>,
     _slots: Vec<Slots>,
     arena: Guarded,
@@ -410,7 +410,7 @@ enum Settled {
     Stays,
 }
 
-/// What the states of a warp's lanes, none of them ready, mean together.
+/// How a warp goes on, given the states of its lanes, none of them ready.
 fn settle(lanes: &[State]) -> std::result::Result<Settled, String> {
     for state in lanes {
         if let State::Waits(Wait::Fault(what)) = state {

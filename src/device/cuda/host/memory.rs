@@ -16,7 +16,7 @@ use crate::{Error, Result};
 /// Every byte of memory that nothing has written: NaN in any float type, and no index into anything.
 pub(super) const POISON: u8 = 0xff;
 
-/// What a kernel may rely on.
+/// Alignment that a kernel may rely on.
 const ALIGN: usize = 16;
 
 /// The buffers of a driver.
@@ -48,7 +48,7 @@ impl Registry {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the limit leaves.
+    /// Memory that the limit leaves.
     pub(super) fn room(&self) -> Option<Room> {
         let total = self.limit?;
         Some(Room { free: total.saturating_sub(self.live().bytes), total })

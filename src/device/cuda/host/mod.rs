@@ -24,7 +24,7 @@ pub use memory::HostMemory;
 use block::{Dim, Job};
 use memory::Registry;
 
-use super::driver::{Arg, Driver, Form, Launch, Limits, Memory, Product};
+use super::driver::{Arg, Driver, Launch, Limits, Memory, Product, ProductForm};
 use crate::device::cpu::mat::Mat;
 use crate::device::cpu::matmul::{matmul_nn, matmul_nt, matmul_tn};
 use crate::device::cpu::par::{self, Pool};
@@ -296,9 +296,9 @@ impl Driver for HostDriver {
 fn multiply(p: &Product<'_, HostMemory>, a: &[f32], b: Mat<'_>, y: &mut [f32]) {
     let Product { m, n, k, alpha, beta, .. } = *p;
     match p.form {
-        Form::Nt => matmul_nt(m, n, k, alpha, a, b, beta, y),
-        Form::Nn => matmul_nn(m, k, n, alpha, a, b, beta, y),
-        Form::Tn => {
+        ProductForm::Nt => matmul_nt(m, n, k, alpha, a, b, beta, y),
+        ProductForm::Nn => matmul_nn(m, k, n, alpha, a, b, beta, y),
+        ProductForm::Tn => {
             let wide: Vec<f32>;
             let b = match b {
                 Mat::F32(b) => b,

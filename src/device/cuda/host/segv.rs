@@ -15,7 +15,7 @@ thread_local! {
     static RUNNING: Cell<Option<&'static Kernel>> = const { Cell::new(None) };
 }
 
-/// What handled the signal before.
+/// The handler of the signal before ours.
 static mut BEFORE: MaybeUninit<libc::sigaction> = MaybeUninit::uninit();
 
 /// Runs `f`, of which kernel an invalid access would be.

@@ -10,23 +10,23 @@ use crate::model::ColarModel;
 use crate::model::params::Grads;
 
 /// The batches of an update or of a validation.
-pub(crate) enum Plan {
+pub(crate) enum Batches {
     /// Sequences of tokens and latents (colar, cot, icot).
     Sft(Vec<Batch>),
     /// Sequences with thoughts between question and answer (coconut, distill).
     Thoughts(Vec<ThoughtBatch>),
 }
 
-/// What a run minimises, by the kind of its batches.
+/// The objectives of a run, by the kind of its batches.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Objectives {
-    /// Of [`Plan::Sft`].
+    /// Of [`Batches::Sft`].
     pub sft: sft::Objective,
-    /// Of [`Plan::Thoughts`].
+    /// Of [`Batches::Thoughts`].
     pub thoughts: ThoughtObjective,
 }
 
-/// The losses of a plan: means over all positions of all its batches.
+/// The losses of an update or a validation: means over all positions of all its batches.
 pub(crate) struct Losses {
     /// The weighted total.
     pub total: f64,
@@ -39,18 +39,18 @@ pub(crate) struct Losses {
 /// Key and step of the noise of latent draws; `None` takes the expectation over it.
 pub(crate) type NoiseKey = Option<(u64, u32)>;
 
-impl Plan {
+impl Batches {
     /// Packed positions of all batches, of a model with so many thoughts; a teacher's among them.
     pub fn rows(&self, thoughts: usize) -> usize {
         match self {
-            Plan::Sft(batches) => batches.iter().map(Batch::rows).sum(),
-            Plan::Thoughts(batches) => {
+            Batches::Sft(batches) => batches.iter().map(Batch::rows).sum(),
+            Batches::Thoughts(batches) => {
                 batches.iter().flat_map(ThoughtBatch::examples).map(|e| e.rows(thoughts)).sum()
             }
         }
     }
 
-    /// What the largest of the batches takes of the memory, beside what is there.
+    /// Memory of the largest of the batches, beside the memory already taken.
     pub fn needs<D: Device>(
         &self,
         device: &D,
@@ -59,15 +59,15 @@ impl Plan {
         objectives: &Objectives,
     ) -> Vec<Need> {
         match self {
-            Plan::Sft(batches) => needs::supervised(device, model, grads, &objectives.sft, batches),
-            Plan::Thoughts(batches) => needs::thinking(device, model, grads, batches),
+            Batches::Sft(batches) => needs::supervised(device, model, grads, &objectives.sft, batches),
+            Batches::Thoughts(batches) => needs::thinking(device, model, grads, batches),
         }
     }
 
     /// Runs the objective over all batches.
     ///
     /// # Errors
-    /// What the objective and the device say.
+    /// Errors of the objective and of the device.
     pub fn run<D: Device>(
         &self,
         device: &D,
@@ -81,7 +81,7 @@ impl Plan {
     /// Asks for the objective over all batches; with `grads`, adds its gradients there.
     ///
     /// # Errors
-    /// As [`run`](Plan::run).
+    /// As [`run`](Batches::run).
     pub fn begin<D: Device>(
         &self,
         device: &D,
@@ -91,7 +91,7 @@ impl Plan {
         mut grads: Option<&mut Grads<D>>,
     ) -> Result<Pending<D>> {
         match self {
-            Plan::Sft(batches) => {
+            Batches::Sft(batches) => {
                 let (objective, counts) = (objectives.sft, Counts::of(batches));
                 let mut first_row = 0;
                 let pending = batches.iter().map(|batch| {
@@ -104,7 +104,7 @@ impl Plan {
                 });
                 Ok(Pending::Sft(objective, pending.collect::<Result<_>>()?))
             }
-            Plan::Thoughts(batches) => {
+            Batches::Thoughts(batches) => {
                 let (objective, counts) = (objectives.thoughts, ThoughtCounts::of(batches));
                 let count = model.thoughts.as_ref().map_or(0, |t| t.count);
                 let pending = batches.iter().map(|batch| {
@@ -116,16 +116,16 @@ impl Plan {
     }
 }
 
-/// The losses of a plan, batch by batch, which the device may still be computing.
+/// The losses batch by batch, which the device may still be computing.
 pub(crate) enum Pending<D: Device> {
-    /// Of [`Plan::Sft`].
+    /// Of [`Batches::Sft`].
     Sft(sft::Objective, Vec<PendingLosses<D>>),
-    /// Of [`Plan::Thoughts`].
+    /// Of [`Batches::Thoughts`].
     Thoughts(ThoughtObjective, Vec<PendingThoughts<D>>),
 }
 
 impl<D: Device> Pending<D> {
-    /// What is to be finite.
+    /// Tensors that must be finite for the step to apply.
     pub fn tensors(&self) -> Vec<&D::Tensor> {
         match self {
             Pending::Sft(_, batches) => batches.iter().flat_map(|losses| losses.tensors()).collect(),
@@ -136,7 +136,7 @@ impl<D: Device> Pending<D> {
     /// Waits for them.
     ///
     /// # Errors
-    /// What the device says.
+    /// Errors of the device.
     pub fn read(self, device: &D) -> Result<Losses> {
         match self {
             Pending::Sft(objective, batches) => {
