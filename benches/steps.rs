@@ -179,7 +179,7 @@ fn sft(c: &mut Criterion) {
             let tokens = |from: u32, n: u32| (from..from + n).map(token).collect::<Vec<u32>>();
             let (question, steps, answer) =
                 (tokens(200 * sample, 60), tokens(200 * sample + 60, 60), tokens(200 * sample + 120, 8));
-            let packing = Packing { method: Method::Colar, cf: 2, merge: m.colar.merge };
+            let packing = Packing { method: Method::Colar, compression_factor: 2, merge: m.colar.merge };
             batch.push(packing, &Segments { question, steps, answer }, None);
         }
         let trained = Groups::of(&[Group::Adapter, Group::LatentHead]);

@@ -14,7 +14,10 @@ fn main() -> Result<()> {
         ["1", "2", "5", "auto"].iter().map(|speed| Request::question(&question, *speed).greedy()).collect();
     for g in engine.generate_batch(&requests)? {
         let answer = g.answer.as_deref().unwrap_or("no answer");
-        println!("c = {:<5} {answer} after {} latents in {:.1} ms", g.cf, g.n_latents, g.latents_ms);
+        println!(
+            "c = {:<5} {answer} after {} latents in {:.1} ms",
+            g.compression_factor, g.n_latents, g.latents_ms
+        );
     }
     Ok(())
 }

@@ -142,7 +142,7 @@ fn pack<D: Device>(
     compression_factor: usize,
     step: u64,
 ) -> Result<Batch> {
-    let packing = Packing { method: Method::Colar, cf: compression_factor, merge: opened.model.merge };
+    let packing = Packing { method: Method::Colar, compression_factor, merge: opened.model.merge };
     let (mut batch, mut labels) = (Batch::new(), Stream::new(0, step));
     for sample in samples {
         let segments = training(

@@ -95,7 +95,7 @@ pub fn run(args: &EvalArgs) -> Result<()> {
             let sampling = Sampling { seed: sampling.seed.wrapping_add(run as u64), ..sampling };
             let options = EvalOptions {
                 method,
-                speed: speed.clone(),
+                compression_factor: speed.clone(),
                 sampling,
                 batch_size: args.batch_size,
                 verifier: args.verifier,

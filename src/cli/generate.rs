@@ -142,7 +142,7 @@ fn speed(mode: Mode, cf: Option<&str>) -> Result<&str> {
 fn request(text: String, mode: Mode, speed: &str, sampling: Sampling, trace: bool) -> Request {
     let prompt = match mode.method() {
         None => Prompt::Plain(text),
-        Some(method) => Prompt::Question { text, method, speed: speed.to_owned() },
+        Some(method) => Prompt::Question { text, method, compression_factor: speed.to_owned() },
     };
     Request { prompt, sampling, trace }
 }
@@ -202,7 +202,7 @@ fn answer(engine: &Engine, args: &GenerateArgs, batch: &[Request], titled: bool)
 fn line(g: &Generation) -> Result<String> {
     let mut value = serde_json::to_value(g).map_err(|e| Error::other(format!("a generation: {e}")))?;
     if let Some(cf) = value.get_mut("cf") {
-        *cf = if g.cf.is_empty() { Value::Null } else { cf_value(&g.cf) };
+        *cf = if g.compression_factor.is_empty() { Value::Null } else { cf_value(&g.compression_factor) };
     }
     Ok(format!("{value}\n"))
 }
@@ -221,7 +221,7 @@ fn trace(latents: &[Vec<TraceToken>]) -> String {
 }
 
 fn timings(g: &Generation) -> String {
-    let chain = match (g.cf.is_empty(), g.n_latents) {
+    let chain = match (g.compression_factor.is_empty(), g.n_latents) {
         (true, _) => String::new(),
         (false, n) => format!(", {n} latents in {:.0} ms", g.latents_ms),
     };

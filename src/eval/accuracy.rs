@@ -22,7 +22,7 @@ pub struct EvalOptions {
     pub method: Method,
     /// The speed that prompts state: a compression factor as text (an integer, a fraction or `auto`), or the one
     /// that [`Method::speed`] fixes.
-    pub speed: String,
+    pub compression_factor: String,
     /// Sampling settings; the seed is the evaluation's, from which every question's own is derived.
     pub sampling: Sampling,
     /// Questions that run together; at least 1.
@@ -35,7 +35,7 @@ impl Default for EvalOptions {
     fn default() -> Self {
         EvalOptions {
             method: Method::Colar,
-            speed: DEFAULT_SPEED.to_owned(),
+            compression_factor: DEFAULT_SPEED.to_owned(),
             sampling: Sampling::default(),
             batch_size: 32,
             verifier: VerifierKind::default(),
@@ -106,7 +106,9 @@ pub fn evaluate<D: Device>(
     }
     let lengths = samples
         .iter()
-        .map(|s| Ok(prompt::inference(&loaded.opened.tokenizer, &s.question, &options.speed)?.len()))
+        .map(|s| {
+            Ok(prompt::inference(&loaded.opened.tokenizer, &s.question, &options.compression_factor)?.len())
+        })
         .collect::<Result<Vec<_>>>()?;
     let mut order: Vec<usize> = (0..samples.len()).collect();
     order.sort_by_key(|&i| lengths[i]);
@@ -130,7 +132,7 @@ fn request(sample: &Sample, index: usize, options: &EvalOptions) -> Request {
         prompt: Prompt::Question {
             text: sample.question.clone(),
             method: options.method,
-            speed: options.speed.clone(),
+            compression_factor: options.compression_factor.clone(),
         },
         sampling: Sampling { seed: sample_seed(options.sampling.seed, index), ..options.sampling },
         trace: false,
@@ -249,7 +251,7 @@ mod tests {
             };
             let options = EvalOptions {
                 method: Method::Colar,
-                speed: "2".to_owned(),
+                compression_factor: "2".to_owned(),
                 sampling,
                 batch_size,
                 verifier: VerifierKind::Exact,
@@ -277,7 +279,7 @@ mod tests {
         let mut batches = 0;
         let options = EvalOptions {
             method: Method::Colar,
-            speed: "2".to_owned(),
+            compression_factor: "2".to_owned(),
             sampling: Sampling::default(),
             batch_size: 3,
             verifier: VerifierKind::Exact,
@@ -295,7 +297,7 @@ mod tests {
         let loaded = model();
         let options = EvalOptions {
             method: Method::Colar,
-            speed: "2".to_owned(),
+            compression_factor: "2".to_owned(),
             sampling: Sampling::default(),
             batch_size: 0,
             verifier: VerifierKind::Exact,

@@ -82,7 +82,7 @@ pub(super) fn measure<D: Device>(
 ) -> Result<Measured> {
     let options = EvalOptions {
         method: setting.method,
-        speed: setting.speed.clone(),
+        compression_factor: setting.speed.clone(),
         sampling: setting.sampling,
         batch_size,
         verifier: setting.verifier,

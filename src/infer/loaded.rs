@@ -120,12 +120,12 @@ impl<D: Device> Loaded<D> {
 
     fn prepare(&self, request: &Request) -> Result<Prepared> {
         request.sampling.validate()?;
-        let (prompt_ids, start, question, cf) = match &request.prompt {
+        let (prompt_ids, start, question, compression_factor) = match &request.prompt {
             Prompt::Plain(text) => {
                 (self.opened.tokenizer.encode(text)?, Phase::Answer, text.clone(), String::new())
             }
-            Prompt::Question { text, method, speed } => {
-                let ids = prompt::inference(&self.opened.tokenizer, text, speed)?;
+            Prompt::Question { text, method, compression_factor } => {
+                let ids = prompt::inference(&self.opened.tokenizer, text, compression_factor)?;
                 let start = match method {
                     Method::Colar => {
                         self.opened.model.latent_head()?;
@@ -136,12 +136,19 @@ impl<D: Device> Loaded<D> {
                         Phase::Thoughts(self.opened.model.thoughts_of(*method)?.count)
                     }
                 };
-                (ids, start, text.clone(), speed.clone())
+                (ids, start, text.clone(), compression_factor.clone())
             }
         };
         if prompt_ids.is_empty() {
             return Err(Error::usage("the prompt is empty"));
         }
-        Ok(Prepared { prompt_ids, start, sampling: request.sampling, trace: request.trace, question, cf })
+        Ok(Prepared {
+            prompt_ids,
+            start,
+            sampling: request.sampling,
+            trace: request.trace,
+            question,
+            compression_factor,
+        })
     }
 }

@@ -89,7 +89,7 @@ pub enum Prompt {
         method: Method,
         /// The compression factor as text: an integer, a fraction or `auto`; what [`Method::speed`] says, where it
         /// says anything.
-        speed: String,
+        compression_factor: String,
     },
     /// Raw text, continued without template or reasoning: for checking a base model.
     Plain(String),
@@ -108,9 +108,13 @@ pub struct Request {
 
 impl Request {
     /// A question at a compression factor, with default sampling.
-    pub fn question(text: impl Into<String>, speed: impl Into<String>) -> Self {
+    pub fn question(text: impl Into<String>, compression_factor: impl Into<String>) -> Self {
         Request {
-            prompt: Prompt::Question { text: text.into(), method: Method::Colar, speed: speed.into() },
+            prompt: Prompt::Question {
+                text: text.into(),
+                method: Method::Colar,
+                compression_factor: compression_factor.into(),
+            },
             sampling: Sampling::default(),
             trace: false,
         }
@@ -140,7 +144,8 @@ pub struct Generation {
     /// The question or raw prompt.
     pub question: String,
     /// The compression factor as given; empty for a plain prompt.
-    pub cf: String,
+    #[serde(rename = "cf")]
+    pub compression_factor: String,
     /// Latents or thoughts of the chain, and the tokens of a written one (#L of the paper's tables).
     pub n_latents: usize,
     /// The generated text, without special tokens: the answer, after the written chain and the separator where
@@ -174,7 +179,7 @@ impl Generation {
     pub(crate) fn saying(text: &str, n_latents: usize, answer_tokens: usize) -> Self {
         Generation {
             question: String::new(),
-            cf: "2".to_owned(),
+            compression_factor: "2".to_owned(),
             n_latents,
             text: text.to_owned(),
             answer: crate::data::answer::extract(text).map(str::to_owned),

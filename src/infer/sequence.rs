@@ -24,7 +24,7 @@ pub(super) struct Prepared {
     pub sampling: Sampling,
     pub trace: bool,
     pub question: String,
-    pub cf: String,
+    pub compression_factor: String,
 }
 
 /// Where a sequence stands.
@@ -150,7 +150,7 @@ pub(super) fn finish<D: Device>(parts: &Parts<'_, D>, s: Sequence<'_>, start: In
     let [prefilled, chained, ended] = s.marks;
     Ok(Generation {
         question: s.request.question.clone(),
-        cf: s.request.cf.clone(),
+        compression_factor: s.request.compression_factor.clone(),
         n_latents: s.n_latents,
         answer: answer::extract(&text).map(str::to_owned),
         text,

@@ -37,7 +37,7 @@ pub struct Packing {
     /// The method the batch trains.
     pub method: Method,
     /// Compression factor; 1 under any method but CoLaR.
-    pub cf: usize,
+    pub compression_factor: usize,
     /// The merge's denominator.
     pub merge: Merge,
 }
@@ -91,9 +91,9 @@ impl Batch {
             self.push_row(std::slice::from_ref(id), 1.0);
         }
         let first_step = self.rows();
-        for (i, chunk) in chunks(&segments.steps, packing.cf).enumerate() {
+        for (i, chunk) in chunks(&segments.steps, packing.compression_factor).enumerate() {
             // The separator is fed to the model as any chunk of one token is.
-            let scale = packing.merge.scale(chunk.len(), packing.cf);
+            let scale = packing.merge.scale(chunk.len(), packing.compression_factor);
             match labels {
                 Labels::Drawn(stream) => {
                     let i = stream.below(chunk.len() as u64) as usize;
@@ -165,7 +165,7 @@ mod tests {
     #[test]
     fn rows_labels_and_latents_of_one_example() {
         let mut b = Batch::new();
-        let packing = Packing { method: Method::Colar, cf: 2, merge: Merge::Sqrt };
+        let packing = Packing { method: Method::Colar, compression_factor: 2, merge: Merge::Sqrt };
         b.push(packing, &segments(), None);
         assert_eq!(b.lens, [2 + 3 + 3]);
         assert_eq!(b.offsets, [0, 1, 2, 3, 5, 6, 7, 8, 9]);
@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn sampled_labels_come_from_their_chunk() {
-        let packing = Packing { method: Method::Colar, cf: 3, merge: Merge::Sqrt };
+        let packing = Packing { method: Method::Colar, compression_factor: 3, merge: Merge::Sqrt };
         let mut seen = std::collections::BTreeSet::new();
         for position in 0..40 {
             let mut b = Batch::new();
@@ -198,14 +198,18 @@ mod tests {
     fn a_tail_without_thoughts_is_cot() {
         let Segments { question, steps, answer } = segments();
         let (mut cot, mut tail) = (Batch::new(), Batch::new());
-        cot.push(Packing { method: Method::Cot, cf: 1, merge: Merge::Sqrt }, &segments(), None);
+        cot.push(
+            Packing { method: Method::Cot, compression_factor: 1, merge: Merge::Sqrt },
+            &segments(),
+            None,
+        );
         tail.push_thoughts(&[&question[..], &steps[..1]].concat(), 0, &[&steps[1..], &answer].concat());
         assert_eq!(format!("{cot:?}"), format!("{tail:?}"));
     }
 
     #[test]
     fn without_labels_of_chunks_the_ends_of_the_chain_keep_theirs() {
-        let packing = Packing { method: Method::Colar, cf: 2, merge: Merge::Sqrt };
+        let packing = Packing { method: Method::Colar, compression_factor: 2, merge: Merge::Sqrt };
         let (mut with, mut without) = (Batch::new(), Batch::new());
         for _ in 0..2 {
             with.add(packing, &segments(), &mut Labels::Mean);
@@ -228,7 +232,7 @@ mod tests {
     #[test]
     fn cot_has_no_latents() {
         let mut b = Batch::new();
-        b.push(Packing { method: Method::Cot, cf: 1, merge: Merge::Sqrt }, &segments(), None);
+        b.push(Packing { method: Method::Cot, compression_factor: 1, merge: Merge::Sqrt }, &segments(), None);
         assert_eq!(b.rows(), 9);
         assert!(b.latent_rows.is_empty());
         assert_eq!(b.ce_rows.len(), 7);

@@ -274,11 +274,11 @@ fn evaluate_one<D: Device>(
     loaded: &Loaded<D>,
     samples: &[Sample],
     method: Method,
-    speed: &str,
+    compression_factor: &str,
 ) -> Result<Evaluation> {
     let options = EvalOptions {
         method,
-        speed: speed.to_owned(),
+        compression_factor: compression_factor.to_owned(),
         sampling: Sampling::default().greedy(),
         batch_size: EVAL_BATCH,
         verifier: VerifierKind::default(),

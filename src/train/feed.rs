@@ -33,7 +33,7 @@ pub(crate) struct Step {
     /// Its batches.
     pub batches: Batches,
     /// Their compression factor.
-    pub cf: usize,
+    pub compression_factor: usize,
     /// The stage that the run is in, counted from 1.
     pub stage: u64,
 }
@@ -77,11 +77,12 @@ impl<'a> Feed<'a> {
             self.order = (epoch, order);
         }
         let mut draw = Stream::new(seed, stream::FACTOR | step);
-        let cf = draw.choose(o.factors()).copied().unwrap_or(1);
+        let compression_factor = draw.choose(o.factors()).copied().unwrap_or(1);
         let auto = draw.uniform_f64() < o.auto_prob;
-        let speed = if auto { AUTO.to_owned() } else { cf.to_string() };
+        let speed = if auto { AUTO.to_owned() } else { compression_factor.to_string() };
         let stage = o.stages().at(step + 1, self.total());
-        let recipe = Recipe { stage, stages: o.stages(), ..Recipe::new(opened, o.method, cf, &speed) };
+        let recipe =
+            Recipe { stage, stages: o.stages(), ..Recipe::new(opened, o.method, compression_factor, &speed) };
         let mut drawn = Stream::new(seed, stream::LABELS | step);
         let mut labels = match o.chunk_labels {
             ChunkLabels::Sample => Labels::Drawn(&mut drawn),
@@ -91,6 +92,6 @@ impl<'a> Feed<'a> {
         let chosen = &self.order.1[within * per_step..((within + 1) * per_step).min(self.samples.len())];
         let chosen: Vec<&Sample> = chosen.iter().map(|&i| &self.samples[i as usize]).collect();
         let batches = recipe.batches(&chosen, o.run.batch_size, &mut labels)?;
-        Ok(Step { batches, cf, stage })
+        Ok(Step { batches, compression_factor, stage })
     }
 }

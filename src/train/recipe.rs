@@ -32,12 +32,17 @@ pub(crate) struct Recipe<'a> {
 
 impl<'a> Recipe<'a> {
     /// That of the last stage.
-    pub fn new<D: Device>(opened: &'a Opened<D>, method: Method, cf: usize, speed: &'a str) -> Self {
+    pub fn new<D: Device>(
+        opened: &'a Opened<D>,
+        method: Method,
+        compression_factor: usize,
+        speed: &'a str,
+    ) -> Self {
         Recipe {
             tokenizer: &opened.tokenizer,
             eos: opened.eos.append,
             separator: opened.separator,
-            packing: Packing { method, cf, merge: opened.model.merge },
+            packing: Packing { method, compression_factor, merge: opened.model.merge },
             speed: method.speed().unwrap_or(speed),
             stages: Stages::ONE,
             stage: 1,

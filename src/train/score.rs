@@ -251,7 +251,11 @@ mod tests {
         for s in &samples {
             let segments =
                 prompt::training(&opened.tokenizer, opened.eos.append, Method::Colar, s, "2").unwrap();
-            batch.push(Packing { method: Method::Colar, cf: 2, merge: opened.model.merge }, &segments, None);
+            batch.push(
+                Packing { method: Method::Colar, compression_factor: 2, merge: opened.model.merge },
+                &segments,
+                None,
+            );
         }
         for loss in [LatentLoss::Mse, LatentLoss::Nll] {
             let objective = Objective { latent_loss: loss, ..Objective::default() };

@@ -111,7 +111,7 @@ mod tests {
             tokenizer,
             eos: 1,
             separator: tokenizer.separator(SEPARATOR).unwrap(),
-            packing: Packing { method, cf: 1, merge: Merge::Sqrt },
+            packing: Packing { method, compression_factor: 1, merge: Merge::Sqrt },
             speed: "auto",
             stages: Stages { count: 3, updates: None },
             stage,

@@ -176,7 +176,8 @@ impl<D: Device> Trainer<D> {
             self.stop.check(self.state.step)?;
             let started = Instant::now();
             let step = self.state.step + 1;
-            let Step { batches, cf, stage } = feed.step(self.state.step, &self.loaded.opened)?;
+            let Step { batches, compression_factor, stage } =
+                feed.step(self.state.step, &self.loaded.opened)?;
             let thoughts = self.enter(stage);
             let lr = options.run.schedule.lr(options.run.lr, step, options.run.warmup, total);
             let (losses, norm) = self.step(&batches, step, lr)?;
@@ -188,7 +189,7 @@ impl<D: Device> Trainer<D> {
                 ("loss", loss),
                 ("lr", f64::from(lr)),
                 ("grad_norm", norm),
-                ("cf", cf as f64),
+                ("cf", compression_factor as f64),
                 ("rows", rows as f64),
                 ("tokens_per_second", tokens_per_second),
             ];
@@ -301,8 +302,8 @@ impl<D: Device> Trainer<D> {
     fn validate(&self, stage: u64, metrics: &mut Metrics) -> Result<Validation> {
         let (o, opened) = (&self.options, &self.loaded.opened);
         let factor = self.validation_factor();
-        let cf = factor.to_string();
-        let recipe = Recipe { stage, stages: o.stages(), ..Recipe::new(opened, o.method, factor, &cf) };
+        let speed = factor.to_string();
+        let recipe = Recipe { stage, stages: o.stages(), ..Recipe::new(opened, o.method, factor, &speed) };
         let mut labels = match o.chunk_labels {
             ChunkLabels::Sample | ChunkLabels::Mean => Labels::Mean,
             ChunkLabels::None => Labels::Absent,
@@ -323,7 +324,7 @@ impl<D: Device> Trainer<D> {
             Monitor::Accuracy => {
                 let options = EvalOptions {
                     method: o.method,
-                    speed: recipe.speed.to_owned(),
+                    compression_factor: recipe.speed.to_owned(),
                     sampling: Sampling::default().greedy(),
                     batch_size: o.run.batch_size.max(32),
                     verifier: VerifierKind::default(),

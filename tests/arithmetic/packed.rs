@@ -203,7 +203,7 @@ proptest! {
     #[test]
     fn a_batch_is_the_sum_of_its_samples(step in step()) {
         let t = trainee(step.model);
-        let packing = Packing { method: step.method, cf: step.cf, merge: t.opened.model.merge };
+        let packing = Packing { method: step.method, compression_factor: step.cf, merge: t.opened.model.merge };
         let objective = objective(&step);
         let whole = t.sums(&objective, &[t.batch(packing, &step.items)], true);
         let alone: Vec<Batch> = step.items.iter().map(|i| t.batch(packing, std::slice::from_ref(i))).collect();
@@ -220,7 +220,7 @@ proptest! {
     #[test]
     fn the_order_of_a_batch_does_not_matter(step in step()) {
         let t = trainee(step.model);
-        let packing = Packing { method: step.method, cf: step.cf, merge: t.opened.model.merge };
+        let packing = Packing { method: step.method, compression_factor: step.cf, merge: t.opened.model.merge };
         // Noise goes by place, so it is left out here.
         let objective = Objective { latent_loss: LatentLoss::MseExpected, ..objective(&step) };
         let alone: Vec<Batch> = step.items.iter().map(|i| t.batch(packing, std::slice::from_ref(i))).collect();
@@ -240,7 +240,7 @@ fn golden_samples_pack() {
         for (method, cf) in
             [1, 2, 3, 4, 5].map(|cf| (Method::Colar, cf)).into_iter().chain([(Method::Cot, 1)])
         {
-            let packing = Packing { method, cf, merge: t.opened.model.merge };
+            let packing = Packing { method, compression_factor: cf, merge: t.opened.model.merge };
             let items: Vec<Item> = samples(name)
                 .iter()
                 .map(|s| {
@@ -289,8 +289,11 @@ fn requests(name: &str, separator_bias: f32) -> Vec<Request> {
         let sample = &samples[i % samples.len()];
         let mut request = Request::question(sample.question.clone(), speeds[i % speeds.len()]);
         if i % 5 == 3 {
-            request.prompt =
-                Prompt::Question { text: sample.question.clone(), method: Method::Cot, speed: "1".into() };
+            request.prompt = Prompt::Question {
+                text: sample.question.clone(),
+                method: Method::Cot,
+                compression_factor: "1".into(),
+            };
         }
         if i % 7 == 5 {
             request.prompt = Prompt::Plain(sample.question.clone());

@@ -40,7 +40,11 @@ fn heads(name: &str, dtype: Dtype, tolerance: f64) {
         let segments =
             training(&opened.tokenizer, opened.eos.append, Method::Colar, &sample, &cf.to_string()).unwrap();
         let mut batch = Batch::new();
-        batch.push(Packing { method: Method::Colar, cf, merge: model.merge }, &segments, None);
+        batch.push(
+            Packing { method: Method::Colar, compression_factor: cf, merge: model.merge },
+            &segments,
+            None,
+        );
         let (rows, width) = (batch.rows(), model.transformer.config.hidden_size);
         let (mu, log_sigma, logits) = device.scope(|| {
             let x = device.activations(rows, width, &x.to_f32_vec()).unwrap();

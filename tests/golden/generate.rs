@@ -52,7 +52,7 @@ fn rows(name: &str) -> Vec<Row> {
 }
 
 fn check(row: &Row, got: &Generation, how: &str) {
-    let at = format!("{how}, cf {}, bias {}", got.cf, row.bias);
+    let at = format!("{how}, cf {}, bias {}", got.compression_factor, row.bias);
     assert_eq!(got.prompt_tokens, row.prompt_tokens, "{at}: prompt");
     assert_eq!(got.n_latents, row.n_latents, "{at}: latents");
     assert_eq!(got.token_ids, row.answer_ids, "{at}: answer");
@@ -103,7 +103,7 @@ fn choices(n_latents: usize, token_ids: &[u32]) -> Vec<u32> {
 fn margins(loaded: &Loaded<CpuDevice>, row: &Row) -> Vec<f32> {
     let (device, opened) = (&loaded.device, &loaded.opened);
     let (model, params) = (&opened.model, &opened.model.params);
-    let Prompt::Question { text, speed, .. } = &row.request.prompt else {
+    let Prompt::Question { text, compression_factor: speed, .. } = &row.request.prompt else {
         panic!("a prompt of another kind")
     };
     let ids = prompt::inference(&opened.tokenizer, text, speed).unwrap();
@@ -172,7 +172,12 @@ fn check_nearly<D: Device>(name: &str, device: D) {
         agreed += same;
         if same < golden.len() {
             let margin = margins(&reference, row)[same];
-            let at = format!("{how}, cf {}, bias {}, choice {same} of {}", got.cf, row.bias, golden.len());
+            let at = format!(
+                "{how}, cf {}, bias {}, choice {same} of {}",
+                got.compression_factor,
+                row.bias,
+                golden.len()
+            );
             assert!(margin < BF16, "{at} differs by a margin of {margin}");
         }
     });

@@ -100,7 +100,7 @@ fn check_gradients<D: Device>(device: &D, dir: &Path, checkpoint: Option<&Path>,
     let mut opened = open(device, dir, checkpoint, &Additions::default(), trained).unwrap();
     check_states(device, &opened.model, key);
     let mut batch = Batch::new();
-    let packing = Packing { method: Method::Cot, cf: 1, merge: opened.model.merge };
+    let packing = Packing { method: Method::Cot, compression_factor: 1, merge: opened.model.merge };
     batch.push(packing, &segments(), None);
     let mut pass = |recompute| {
         opened.model.transformer.recompute = recompute;

@@ -42,7 +42,11 @@ fn check_case<D: Device>(device: &D, dir: &Path, cases: &Value, case: &Value, ve
     let segments =
         training(&opened.tokenizer, opened.eos.append, Method::Colar, &sample, &cf.to_string()).unwrap();
     let mut batch = Batch::new();
-    batch.push(Packing { method: Method::Colar, cf, merge: opened.model.merge }, &segments, None);
+    batch.push(
+        Packing { method: Method::Colar, compression_factor: cf, merge: opened.model.merge },
+        &segments,
+        None,
+    );
     // The labels that the authors' code drew.
     let labels: Vec<i64> = common::ints(&dir.join("sft.safetensors"), &format!("{key}.labels"));
     let drawn: Vec<u32> = labels.iter().filter(|&&l| l >= 0).map(|&l| l as u32).collect();

@@ -148,7 +148,11 @@ fn in_words(case: &Value) -> Batch {
         let (steps, answer) = tail.split_at(tail.len() - number(tokens, "answer"));
         let steps = [&[*separator], steps].concat();
         let segments = Segments { question: question.to_vec(), steps, answer: answer.to_vec() };
-        batch.push(Packing { method: Method::Cot, cf: 1, merge: Merge::Sqrt }, &segments, None);
+        batch.push(
+            Packing { method: Method::Cot, compression_factor: 1, merge: Merge::Sqrt },
+            &segments,
+            None,
+        );
     }
     batch
 }

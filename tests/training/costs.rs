@@ -77,7 +77,7 @@ fn batch(opened: &Opened<impl Device>) -> Batch {
     for i in 0..2u32 {
         let tokens = |n: u32| (0..n).map(|t| (7 * t + 3 * i) % 100).collect();
         let segments = Segments { question: tokens(11), steps: tokens(14), answer: tokens(4) };
-        let packing = Packing { method: Method::Colar, cf: 2, merge: Merge::Sqrt };
+        let packing = Packing { method: Method::Colar, compression_factor: 2, merge: Merge::Sqrt };
         assert!(opened.model.transformer.config.vocab_size > 100);
         batch.push(packing, &segments, None);
     }

@@ -168,7 +168,7 @@ fn what_is_written_after_thoughts_is_what_a_whole_pass_predicts() {
         let loaded = Loaded::from_opened(CpuDevice::new(2).unwrap(), thinker(name, count, projected));
         let sampling = Sampling { max_cot_tokens: 5, max_new_tokens: 6, ..Sampling::default().greedy() };
         let request = |text: &str, method: Method, speed: &str| Request {
-            prompt: Prompt::Question { text: text.to_owned(), method, speed: speed.to_owned() },
+            prompt: Prompt::Question { text: text.to_owned(), method, compression_factor: speed.to_owned() },
             sampling,
             trace: false,
         };

@@ -52,7 +52,7 @@ pub struct RlOptions {
     /// The checkpoint to start from, of a model that reasons in latents.
     pub adapter: PathBuf,
     /// The compression factor in the prompts: a number or `auto`.
-    pub cf: String,
+    pub compression_factor: String,
     /// Rollouts of a question, whose rewards are compared.
     pub group_size: usize,
     /// The terms of the objective.
@@ -77,7 +77,7 @@ impl Default for RlOptions {
         RlOptions {
             run: RunOptions { lr: 1e-6, save_every: 50, ..RunOptions::default() },
             adapter: PathBuf::new(),
-            cf: DEFAULT_SPEED.to_owned(),
+            compression_factor: DEFAULT_SPEED.to_owned(),
             group_size: 8,
             loss: PolicyLossOptions::default(),
             punish_latent_length: false,
@@ -102,7 +102,7 @@ impl TrainFlags {
         let o = RlOptions {
             run: RunOptions::from_flags(&self, d.run)?,
             adapter: TrainFlags::needed(self.adapter, "adapter")?,
-            cf: self.cf.unwrap_or(d.cf),
+            compression_factor: self.cf.unwrap_or(d.compression_factor),
             group_size: self.group_size.unwrap_or(d.group_size),
             loss: PolicyLossOptions {
                 clip_eps: self.clip_eps.unwrap_or(d.loss.clip_eps),
@@ -138,7 +138,7 @@ impl From<&RlOptions> for TrainFlags {
         TrainFlags {
             stage: Some(Stage::Rl),
             adapter: Some(o.adapter.clone()),
-            cf: Some(o.cf.clone()),
+            cf: Some(o.compression_factor.clone()),
             group_size: Some(o.group_size),
             clip_eps: Some(o.loss.clip_eps),
             average_per_token_loss: Some(o.loss.average_per_token_loss),

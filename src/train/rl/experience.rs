@@ -44,7 +44,7 @@ impl<D: Device> Experience<D> {
         loaded: &Loaded<D>,
         questions: &[&Sample],
         group_size: usize,
-        cf: &str,
+        compression_factor: &str,
         sampling: Sampling,
         reward: &dyn Reward,
         seeds: &mut Stream,
@@ -55,7 +55,7 @@ impl<D: Device> Experience<D> {
                 let prompt = Prompt::Question {
                     text: sample.question.clone(),
                     method: Method::Colar,
-                    speed: cf.to_owned(),
+                    compression_factor: compression_factor.to_owned(),
                 };
                 let sampling = Sampling { seed: seeds.next_u64(), ..sampling };
                 requests.push(Request { prompt, sampling, trace: false });

@@ -318,7 +318,15 @@ impl<D: Device> RlTrainer<D> {
     fn gather(&self, questions: &[u32], policy: &Loaded<D>, seeds: &mut Stream) -> Result<Experience<D>> {
         let o = &self.options;
         let questions: Vec<&Sample> = questions.iter().map(|&i| &self.samples[i as usize]).collect();
-        Experience::gather(policy, &questions, o.group_size, &o.cf, o.sampling, &*self.reward, seeds)
+        Experience::gather(
+            policy,
+            &questions,
+            o.group_size,
+            &o.compression_factor,
+            o.sampling,
+            &*self.reward,
+            seeds,
+        )
     }
 
     /// Asks the questions and compares the rollouts with what the reference policy thinks of them.
@@ -410,7 +418,7 @@ impl<D: Device> RlTrainer<D> {
         let o = &self.options;
         let options = EvalOptions {
             method: Method::Colar,
-            speed: o.cf.clone(),
+            compression_factor: o.compression_factor.clone(),
             sampling: Sampling {
                 max_latents: o.sampling.max_latents,
                 max_new_tokens: o.sampling.max_new_tokens,

@@ -28,7 +28,7 @@ fn setup(name: &str, full: bool, cf: usize, sampled_labels: bool) -> Setup {
     let cases = std::fs::read(golden("qwen2-tiny").join("sft.json")).unwrap();
     let cases: Value = serde_json::from_slice(&cases).unwrap();
     let mut batch = Batch::new();
-    let packing = Packing { method: Method::Colar, cf, merge: opened.model.merge };
+    let packing = Packing { method: Method::Colar, compression_factor: cf, merge: opened.model.merge };
     let mut labels = Stream::new(1, 2);
     for sample in &cases["samples"].as_array().unwrap()[..2] {
         let sample = super::common::sample(sample);
