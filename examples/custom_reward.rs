@@ -3,10 +3,8 @@
 //!     cargo run --release --example custom_reward -- MODEL_DIR CHECKPOINT data.jsonl runs/rl
 
 use colar_engine::Generation;
-use colar_engine::data::verify::{Verifier, VerifierKind};
-use colar_engine::device::cpu::CpuDevice;
-use colar_engine::train::rl::{Reward, Scored};
-use colar_engine::train::{Progress, RlTrainer, TrainFlags};
+use colar_engine::data::{Verifier, VerifierKind};
+use colar_engine::train::{Progress, Reward, RlOptions, RlRun, Scored};
 
 /// One over the tokens of a right answer, nothing for a wrong one.
 struct ShortAnswers {
@@ -26,21 +24,13 @@ fn main() -> colar_engine::Result<()> {
     let [model, adapter, data, out] = args.as_slice() else {
         return Err(colar_engine::Error::usage("give MODEL_DIR CHECKPOINT DATA OUT"));
     };
-    let options = TrainFlags {
-        model: Some(model.into()),
-        adapter: Some(adapter.into()),
-        data: Some(data.into()),
-        out: Some(out.into()),
-        ..TrainFlags::default()
-    };
+    let options = RlOptions::new(model, adapter, data, out);
     let reward = ShortAnswers { verifier: VerifierKind::Math.verifier() };
-    let mut trainer =
-        RlTrainer::new(CpuDevice::new(0)?, options.resolve_rl()?, false)?.with_reward(Box::new(reward));
-    let summary = trainer.run(&mut |progress| {
+    let summary = RlRun::new(options).reward(reward).start(|progress| {
         if let Progress::Policy(p) = progress {
             println!("step {} of {}: reward {:.3}, {:.1} latents", p.step, p.total, p.reward, p.n_latents);
         }
     })?;
-    println!("{} steps; the policy is in {}", summary.steps, trainer.dir().best().display());
+    println!("{} steps; the policy is in {out}/best", summary.steps);
     Ok(())
 }

@@ -5,8 +5,7 @@
 //! ```
 
 use colar_engine::data;
-use colar_engine::model::prompt::Method;
-use colar_engine::train::score::ScoreOptions;
+use colar_engine::train::ScoreOptions;
 use colar_engine::{Engine, Error, Result};
 
 fn main() -> Result<()> {
@@ -14,7 +13,7 @@ fn main() -> Result<()> {
     let engine = Engine::load(model, Some(checkpoint))?;
     let samples = data::load(file, None)?;
     for compression_factor in 1..=5 {
-        let options = ScoreOptions { method: Method::Colar, compression_factor, batch_tokens: 2048 };
+        let options = ScoreOptions::default().compression_factor(compression_factor);
         let total = engine.score(&samples, &options, &mut |_| ())?.total;
         let mse = total.latent_mse.unwrap_or(f64::NAN);
         println!("c = {compression_factor}: cross-entropy {:.4} nats, latent mse {mse:.4}", total.ce);

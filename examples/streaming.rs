@@ -11,17 +11,15 @@ use colar_engine::{Engine, Error, Event, Request, Result, Sampling};
 fn main() -> Result<()> {
     let [model, checkpoint, question] = arguments()?;
     let engine = Engine::load(model, Some(checkpoint))?;
-    let request = Request {
+    let request = Request::question(question, "2")
         // Latents are drawn, the answer is not: two seeds may think differently.
-        sampling: Sampling { temperature: 0.0, seed: 7, ..Sampling::default() },
-        ..Request::question(question, "2")
-    };
+        .sampling(Sampling::default().temperature(0.0).seed(7));
     let generations = engine.generate_streaming(&[request], |event| {
         match event {
             Event::Latent { .. } => print!("·"),
             // The text of single tokens; a tokenizer may spread one character over several.
             Event::Token { id, .. } => print!("{}", engine.token_text(id).unwrap_or_default()),
-            Event::Done { .. } => println!(),
+            _ => println!(),
         }
         // An error of the terminal is ignored: the generation below is complete all the same.
         let _ = std::io::stdout().flush();

@@ -16,7 +16,14 @@ use crate::train::score::{self, Score, ScoreOptions};
 use crate::{Error, Result};
 
 /// The model to load, and where it runs.
+///
+/// ```
+/// use colar_engine::{DeviceKind, EngineOptions};
+///
+/// let options = EngineOptions::new("models/SmolLM2-135M").adapter("runs/colar/best").device(DeviceKind::Cpu).threads(2);
+/// ```
 #[derive(Debug, Clone, Default)]
+#[non_exhaustive]
 pub struct EngineOptions {
     /// The model directory (spec section 8).
     pub model: PathBuf,
@@ -31,6 +38,22 @@ pub struct EngineOptions {
     pub dtype: Option<ComputeDtype>,
     /// Whether the checkpoint's adapter is merged into the weights; `None` is what [`LoraMode::best_for`] says.
     pub lora: Option<LoraMode>,
+}
+
+setters!(EngineOptions { device: DeviceKind, threads: usize });
+setters!(EngineOptions into { dtype: Option<ComputeDtype>, lora: Option<LoraMode> });
+
+impl EngineOptions {
+    /// A model directory on the default device.
+    pub fn new(model: impl Into<PathBuf>) -> Self {
+        EngineOptions { model: model.into(), ..EngineOptions::default() }
+    }
+
+    /// The same with a checkpoint over the model.
+    #[must_use]
+    pub fn adapter(self, checkpoint: impl Into<PathBuf>) -> Self {
+        EngineOptions { adapter: Some(checkpoint.into()), ..self }
+    }
 }
 
 /// A model ready to generate.

@@ -6,9 +6,8 @@ use clap::Args;
 
 use super::shown::Shown;
 use super::{signals, terminal};
-use crate::device::{Device, DeviceTask, run_on_device};
 use crate::files::runs;
-use crate::train::{RlOptions, RlTrainer, Stage, Stop, TrainFlags, TrainOptions, Trainer};
+use crate::train::{RlOptions, RlRun, Stage, Stop, TrainFlags, TrainOptions, TrainRun};
 use crate::{Error, Result};
 
 /// Train a model, in chains of thought, in compressed latents, or as the methods that these are compared with
@@ -62,15 +61,11 @@ pub fn run(args: TrainArgs) -> Result<()> {
     if flags.stage == Some(Stage::Rl) {
         let options = flags.resolve_rl()?;
         let again = go_on_with(&options.run.out);
-        let (device, dtype, threads) = (options.run.device, options.run.dtype, options.run.threads);
-        let task = Rl { options, resume, stop: signals::watch()? };
-        return signals::resumable(run_on_device(device.for_training(), dtype, threads, task), &again);
+        return signals::resumable(reinforce(options, resume, &signals::watch()?), &again);
     }
     let options = flags.resolve()?;
     let again = go_on_with(&options.run.out);
-    let (device, dtype, threads) = (options.run.device, options.run.dtype, options.run.threads);
-    let task = Supervised { options, resume, stop: signals::watch()? };
-    signals::resumable(run_on_device(device.for_training(), dtype, threads, task), &again)
+    signals::resumable(supervise(options, resume, &signals::watch()?), &again)
 }
 
 /// The command that goes on with the run in `out`.
@@ -78,56 +73,32 @@ fn go_on_with(out: &Path) -> String {
     format!("colar-engine train --config {} --resume", out.join("config.toml").display())
 }
 
-struct Supervised {
-    options: TrainOptions,
-    resume: bool,
-    stop: Stop,
-}
-
-impl DeviceTask for Supervised {
-    type Output = ();
-
-    fn run<D: Device>(self, device: D) -> Result<()> {
-        let out = self.options.run.out.clone();
-        let mut trainer = Trainer::new(device, self.options, self.resume)?;
-        trainer.stop_on(&self.stop);
-        let mut shown = Shown::new("train");
-        let summary = trainer.run(&mut |p| shown.update(&p))?;
-        shown.finish();
-        if summary.bounded > 0 {
-            terminal::note(format!(
-                "note: {} log_sigma values met their bound (see bounded_log_sigma in metrics.jsonl)",
-                summary.bounded
-            ));
-        }
-        terminal::tell(format!("{} steps; best checkpoint in {}", summary.steps, out.join("best").display()));
-        Ok(())
-    }
-}
-
-struct Rl {
-    options: RlOptions,
-    resume: bool,
-    stop: Stop,
-}
-
-impl DeviceTask for Rl {
-    type Output = ();
-
-    fn run<D: Device>(self, device: D) -> Result<()> {
-        let out = self.options.run.out.clone();
-        let mut trainer = RlTrainer::new(device, self.options, self.resume)?;
-        trainer.stop_on(&self.stop);
-        let mut shown = Shown::new("rl");
-        let summary = trainer.run(&mut |p| shown.update(&p))?;
-        shown.finish();
-        terminal::tell(format!(
-            "{} steps; best checkpoint in {}; curves in {}, rollouts in {}",
-            summary.steps,
-            out.join("best").display(),
-            out.join("rl.svg").display(),
-            out.join("rollouts.txt").display()
+fn supervise(options: TrainOptions, resume: bool, stop: &Stop) -> Result<()> {
+    let out = options.run.out.clone();
+    let mut shown = Shown::new("train");
+    let summary = TrainRun::new(options).resume(resume).stop_on(stop).start(|p| shown.update(&p))?;
+    shown.finish();
+    if summary.bounded > 0 {
+        terminal::note(format!(
+            "note: {} log_sigma values met their bound (see bounded_log_sigma in metrics.jsonl)",
+            summary.bounded
         ));
-        Ok(())
     }
+    terminal::tell(format!("{} steps; best checkpoint in {}", summary.steps, out.join("best").display()));
+    Ok(())
+}
+
+fn reinforce(options: RlOptions, resume: bool, stop: &Stop) -> Result<()> {
+    let out = options.run.out.clone();
+    let mut shown = Shown::new("rl");
+    let summary = RlRun::new(options).resume(resume).stop_on(stop).start(|p| shown.update(&p))?;
+    shown.finish();
+    terminal::tell(format!(
+        "{} steps; best checkpoint in {}; curves in {}, rollouts in {}",
+        summary.steps,
+        out.join("best").display(),
+        out.join("rl.svg").display(),
+        out.join("rollouts.txt").display()
+    ));
+    Ok(())
 }

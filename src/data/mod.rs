@@ -1,11 +1,16 @@
 //! Data: formats in, [`Sample`] out.
 
+#[doc(hidden)]
 pub mod answer;
+#[doc(hidden)]
 pub mod formats;
 #[cfg(feature = "cli")]
+#[doc(hidden)]
 pub mod lengths;
 #[cfg(feature = "train")]
+#[doc(hidden)]
 pub mod synth;
+#[doc(hidden)]
 pub mod verify;
 
 use serde::{Deserialize, Serialize};

@@ -17,6 +17,7 @@ pub const FACTORS: [&str; 3] = ["1", "2", "5"];
 
 /// Settings of an evaluation.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct EvalOptions {
     /// The method of reasoning.
     pub method: Method,
@@ -30,6 +31,9 @@ pub struct EvalOptions {
     /// The verifier that judges answers.
     pub verifier: VerifierKind,
 }
+
+setters!(EvalOptions { method: Method, sampling: Sampling, batch_size: usize, verifier: VerifierKind });
+setters!(EvalOptions into { compression_factor: String });
 
 impl Default for EvalOptions {
     fn default() -> Self {
@@ -45,6 +49,7 @@ impl Default for EvalOptions {
 
 /// One question with the generation that answered it.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Outcome {
     /// The question as asked.
     pub question: String,
@@ -58,6 +63,7 @@ pub struct Outcome {
 
 /// The figures of one run over a data set.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Evaluation {
     /// Questions.
     pub n: usize,

@@ -6,7 +6,14 @@ use crate::model::prompt::Method;
 use crate::{Error, Result};
 
 /// How to sample (spec section 5). The default samples; [`Sampling::greedy`] is deterministic.
+///
+/// ```
+/// use colar_engine::Sampling;
+///
+/// let sampling = Sampling::default().temperature(0.7).max_latents(16).seed(7);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Sampling {
     /// Factor on the latent head's sigma; 0 takes mu itself.
     pub latent_temperature: f32,
@@ -27,6 +34,18 @@ pub struct Sampling {
     /// Added to the separator's logit wherever tokens are drawn; above 0 it shortens chains.
     pub separator_bias: f32,
 }
+
+setters!(Sampling {
+    latent_temperature: f32,
+    eol_temperature: f32,
+    temperature: f32,
+    top_p: f32,
+    max_latents: usize,
+    max_cot_tokens: usize,
+    max_new_tokens: usize,
+    seed: u64,
+    separator_bias: f32,
+});
 
 impl Default for Sampling {
     fn default() -> Self {
@@ -97,6 +116,7 @@ pub enum Prompt {
 
 /// One generation to run.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Request {
     /// The prompt.
     pub prompt: Prompt,
@@ -106,18 +126,21 @@ pub struct Request {
     pub trace: bool,
 }
 
+setters!(Request { sampling: Sampling, trace: bool });
+
 impl Request {
+    /// A prompt with default sampling.
+    pub fn new(prompt: Prompt) -> Self {
+        Request { prompt, sampling: Sampling::default(), trace: false }
+    }
+
     /// A question at a compression factor, with default sampling.
     pub fn question(text: impl Into<String>, compression_factor: impl Into<String>) -> Self {
-        Request {
-            prompt: Prompt::Question {
-                text: text.into(),
-                method: Method::Colar,
-                compression_factor: compression_factor.into(),
-            },
-            sampling: Sampling::default(),
-            trace: false,
-        }
+        Request::new(Prompt::Question {
+            text: text.into(),
+            method: Method::Colar,
+            compression_factor: compression_factor.into(),
+        })
     }
 
     /// The same request, deterministic.
@@ -129,6 +152,7 @@ impl Request {
 
 /// A token near a latent.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct TraceToken {
     /// Token id.
     pub id: u32,
@@ -140,6 +164,7 @@ pub struct TraceToken {
 
 /// The result of a [`Request`].
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Generation {
     /// The question or raw prompt.
     pub question: String,
@@ -197,6 +222,7 @@ impl Generation {
 
 /// Progress of a running batch, for streaming.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Event {
     /// A latent was drawn, or a thought formed, and fed.
     Latent {

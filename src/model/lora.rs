@@ -75,6 +75,7 @@ pub enum LoraMode {
 impl LoraMode {
     /// The choice that suits a device: [`Merge`](LoraMode::Merge) where weights are copied anyway, and
     /// [`Apart`](LoraMode::Apart) where they stay in the mapped file.
+    #[doc(hidden)]
     pub fn best_for<D: Device>(device: &D) -> Self {
         if device.maps_weights() { LoraMode::Apart } else { LoraMode::Merge }
     }

@@ -77,7 +77,7 @@ impl<'a> Feed<'a> {
             self.order = (epoch, order);
         }
         let mut draw = Stream::new(seed, stream::FACTOR | step);
-        let compression_factor = draw.choose(o.factors()).copied().unwrap_or(1);
+        let compression_factor = draw.choose(o.drawn_factors()).copied().unwrap_or(1);
         let auto = draw.uniform_f64() < o.auto_prob;
         let speed = if auto { AUTO.to_owned() } else { compression_factor.to_string() };
         let stage = o.stages().at(step + 1, self.total());

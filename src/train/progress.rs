@@ -2,6 +2,7 @@
 
 /// A step of supervised training.
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct StepReport {
     /// The step, counted from 1.
     pub step: u64,
@@ -17,6 +18,7 @@ pub struct StepReport {
 
 /// The outcome of a validation.
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct Validation {
     /// After which step.
     pub step: u64,
@@ -28,6 +30,7 @@ pub struct Validation {
 
 /// A step of reinforcement learning.
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct PolicyReport {
     /// The step, counted from 1.
     pub step: u64,
@@ -45,6 +48,7 @@ pub struct PolicyReport {
 
 /// Progress of a run.
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub enum Progress {
     /// The run goes on after this many steps.
     Resumed(u64),

@@ -21,6 +21,7 @@ use crate::{Error, Result};
 
 /// Settings of a scoring run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ScoreOptions {
     /// The layout: latents to predict, thoughts, or a written chain.
     pub method: Method,
@@ -29,6 +30,8 @@ pub struct ScoreOptions {
     /// Most packed rows of a forward pass; a longer sample runs alone.
     pub batch_tokens: usize,
 }
+
+setters!(ScoreOptions { method: Method, compression_factor: usize, batch_tokens: usize });
 
 impl Default for ScoreOptions {
     fn default() -> Self {

@@ -27,6 +27,7 @@ use crate::{Error, Result};
 
 /// How a run ended.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Summary {
     /// Steps done.
     pub steps: u64,
@@ -85,7 +86,7 @@ impl<D: Device> Trainer<D> {
                     .unwrap_or(config.intermediate_size.min(MOST_HEAD_SIZE)),
                 deterministic: options.deterministic_head,
             }),
-            thoughts: options.thinking.thoughts(options.method, 1),
+            thoughts: options.thinking.config(options.method, 1),
             embeds_std: options.embeds_std,
             merge: options.merge,
             seed: options.run.seed,
@@ -248,7 +249,7 @@ impl<D: Device> Trainer<D> {
 
     /// Gives the model the thoughts of a stage, and says how many these are.
     fn enter(&mut self, stage: u64) -> usize {
-        let config = self.options.thinking.thoughts(self.options.method, stage);
+        let config = self.options.thinking.config(self.options.method, stage);
         let count = config.map_or(0, |c| c.count);
         if let Some(thoughts) = &mut self.loaded.opened.model.thoughts {
             thoughts.count = count;
@@ -294,7 +295,7 @@ impl<D: Device> Trainer<D> {
 
     /// The compression factor that validation looks at: the largest below 3, else the smallest.
     fn validation_factor(&self) -> usize {
-        let f = self.options.factors();
+        let f = self.options.drawn_factors();
         f.iter().copied().filter(|&c| c < 3).max().or(f.iter().copied().min()).unwrap_or(1)
     }
 

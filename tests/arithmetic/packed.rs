@@ -262,9 +262,9 @@ fn golden_samples_pack() {
 // ---- generation -----------------------------------------------------------------------------------
 
 fn engine(name: &str) -> Engine {
-    let (model, adapter) = (golden(name), Some(golden(name).join("adapter")));
+    let (model, adapter) = (golden(name), golden(name).join("adapter"));
     let device = DeviceKind::Cpu;
-    Engine::with_options(&EngineOptions { model, adapter, device, ..EngineOptions::default() }).unwrap()
+    Engine::with_options(&EngineOptions::new(model).adapter(adapter).device(device)).unwrap()
 }
 
 /// The parts of a generation that must not depend on its neighbours in the batch.
@@ -299,17 +299,16 @@ fn requests(name: &str, separator_bias: f32) -> Vec<Request> {
             request.prompt = Prompt::Plain(sample.question.clone());
         }
         let greedy = i % 3 == 0;
-        let sampling = Sampling {
-            max_latents: 1 + (i * 5) % 13,
-            max_cot_tokens: 2 + i,
-            max_new_tokens: 1 + (i * 7) % 16,
-            latent_temperature: [1.0, 0.5, 0.0][i % 3],
-            eol_temperature: [1.0, 2.0][i % 2],
-            temperature: [1.0, 0.7][i % 2],
-            top_p: [0.9, 1.0, 0.3][i % 3],
-            seed: 1000 + i as u64,
-            separator_bias,
-        };
+        let sampling = Sampling::default()
+            .max_latents(1 + (i * 5) % 13)
+            .max_cot_tokens(2 + i)
+            .max_new_tokens(1 + (i * 7) % 16)
+            .latent_temperature([1.0, 0.5, 0.0][i % 3])
+            .eol_temperature([1.0, 2.0][i % 2])
+            .temperature([1.0, 0.7][i % 2])
+            .top_p([0.9, 1.0, 0.3][i % 3])
+            .seed(1000 + i as u64)
+            .separator_bias(separator_bias);
         request.sampling = if greedy { sampling.greedy() } else { sampling };
         requests.push(request);
     }
@@ -375,7 +374,7 @@ fn those_who_stay_do_not_notice_who_leaves() {
         let engine = engine(name);
         let question = &samples(name)[0].question;
         let mut long = Request::question(question.clone(), "2");
-        long.sampling = Sampling { max_latents: 20, max_new_tokens: 40, seed: 5, ..long.sampling };
+        long.sampling = long.sampling.max_latents(20).max_new_tokens(40).seed(5);
         let alone = outcome(&engine.generate(&long).unwrap());
         let mut batch: Vec<Request> = (1..10)
             .map(|i| {

@@ -37,7 +37,7 @@ fn questions() -> Vec<Sample> {
 }
 
 fn sampling() -> Sampling {
-    Sampling { max_latents: 7, max_new_tokens: 6, separator_bias: 3.0, ..Sampling::default() }
+    Sampling::default().max_latents(7).max_new_tokens(6).separator_bias(3.0)
 }
 
 fn experience(loaded: &Loaded<CpuDevice>, sampling: Sampling) -> Experience<CpuDevice> {
@@ -54,10 +54,8 @@ fn a_shared_prompt_changes_nothing() {
     let mut seeds = Stream::new(8, 1);
     let mut lengths = std::collections::BTreeSet::new();
     for (i, together) in batch.generations.iter().enumerate() {
-        let request = Request {
-            sampling: Sampling { seed: seeds.next_u64(), ..sampling() },
-            ..Request::question(questions()[i / GROUP].question.clone(), "2")
-        };
+        let request = Request::question(questions()[i / GROUP].question.clone(), "2")
+            .sampling(sampling().seed(seeds.next_u64()));
         assert!(matches!(request.prompt, Prompt::Question { .. }));
         let alone = &loaded.generate(&[request], &mut |_| ()).unwrap()[0];
         assert_eq!((alone.n_latents, &alone.token_ids), (together.n_latents, &together.token_ids));
@@ -72,11 +70,9 @@ fn a_shared_prompt_changes_nothing() {
 fn recorded_logprobs_are_teacher_forced_ones() {
     for name in ["llama-tiny", "qwen2-tiny"] {
         let loaded = loaded(name);
-        for sampling in [
-            sampling(),
-            Sampling { latent_temperature: 0.5, temperature: 1.5, top_p: 0.4, ..sampling() },
-            sampling().greedy(),
-        ] {
+        for sampling in
+            [sampling(), sampling().latent_temperature(0.5).temperature(1.5).top_p(0.4), sampling().greedy()]
+        {
             let experience = experience(&loaded, sampling);
             let episodes: Vec<&Episode> = experience.episodes.iter().collect();
             let options = PolicyLossOptions::default();
@@ -122,8 +118,7 @@ fn groups_are_compared_within_themselves() {
 #[test]
 fn only_latent_chains_are_rolled_out() {
     let loaded = loaded("llama-tiny");
-    let plain =
-        Request { prompt: Prompt::Plain("Tom has".to_owned()), sampling: Sampling::default(), trace: false };
+    let plain = Request::new(Prompt::Plain("Tom has".to_owned()));
     for requests in [&[][..], &[plain][..]] {
         let error = loaded.rollout(requests).err().unwrap().to_string();
         assert!(error.contains("latents"), "{error}");

@@ -414,12 +414,7 @@ fn generations_are_those_of_the_cpu() {
         for file in ["colar.json", "latent_head.safetensors"] {
             std::fs::copy(golden(name).join("adapter").join(file), checkpoint.path().join(file)).unwrap();
         }
-        let options = EngineOptions {
-            model: golden(name),
-            adapter: Some(checkpoint.path().to_owned()),
-            threads: 1,
-            ..EngineOptions::default()
-        };
+        let options = EngineOptions::new(golden(name)).adapter(checkpoint.path()).threads(1);
         let cpu = Engine::with_options(&options).unwrap();
         let d = device(Dtype::F32, 2, 64, MANY);
         let host = Loaded::new(d, &options.model, options.adapter.as_deref()).unwrap();

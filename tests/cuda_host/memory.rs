@@ -4,7 +4,6 @@ use colar_engine::device::Dtype;
 use colar_engine::device::cuda::CudaDevice;
 use colar_engine::device::cuda::host::HostDriver;
 use colar_engine::infer::Loaded;
-use colar_engine::model::prompt::Method;
 use colar_engine::train::score::{ScoreOptions, score};
 use colar_engine::{Request, Result};
 
@@ -33,7 +32,7 @@ fn requests(max_new_tokens: usize) -> Vec<Request> {
 
 fn scored(model: &Model, batch_tokens: usize) -> Result<()> {
     let samples: Vec<_> = cases("llama-tiny")["samples"].as_array().unwrap().iter().map(sample).collect();
-    let options = ScoreOptions { method: Method::Colar, compression_factor: 2, batch_tokens };
+    let options = ScoreOptions::default().compression_factor(2).batch_tokens(batch_tokens);
     score(model, &samples, &options, &mut |_| ()).map(drop)
 }
 

@@ -7,7 +7,6 @@ use colar_engine::files::weights::Weights;
 use colar_engine::infer::Loaded;
 use colar_engine::model::layout::Layout;
 use colar_engine::model::lora::LoraMode;
-use colar_engine::model::prompt::Method;
 use colar_engine::train::score::{ScoreOptions, score};
 use colar_engine::{Engine, EngineOptions, Generation, Request};
 use serde_json::Value;
@@ -68,16 +67,15 @@ fn hidden_states_in_bf16() {
 /// A golden model with its checkpoint, on the device `cpu`.
 fn on_cpu(name: &str) -> Engine {
     let model = golden(name);
-    let adapter = Some(model.join("adapter"));
-    let options =
-        EngineOptions { model, adapter, device: DeviceKind::Cpu, threads: 2, ..EngineOptions::default() };
+    let adapter = model.join("adapter");
+    let options = EngineOptions::new(model).adapter(adapter).device(DeviceKind::Cpu).threads(2);
     Engine::with_options(&options).unwrap()
 }
 
 /// Losses of the golden samples, beside those of the device `cpu`.
 fn scores(name: &str, dtype: Dtype, tolerance: f64) {
     let samples: Vec<_> = cases(name)["samples"].as_array().unwrap().iter().map(sample).collect();
-    let options = ScoreOptions { method: Method::Colar, compression_factor: 2, batch_tokens: 2048 };
+    let options = ScoreOptions::default().compression_factor(2);
     let mine = score(&load(name, dtype), &samples, &options, &mut |_| ()).unwrap();
     let theirs = on_cpu(name).score(&samples, &options, &mut |_| ()).unwrap();
     for (mine, theirs) in mine.samples.iter().zip(&theirs.samples) {

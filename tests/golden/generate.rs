@@ -11,7 +11,7 @@ use colar_engine::infer::{Loaded, Prompt};
 use colar_engine::model::kv_cache::KvCache;
 use colar_engine::model::lora::LoraMode;
 use colar_engine::model::prompt;
-use colar_engine::{Generation, Request, Sampling};
+use colar_engine::{Generation, Request};
 use serde_json::Value;
 
 use crate::common::{self, golden};
@@ -34,12 +34,9 @@ fn rows(name: &str) -> Vec<Row> {
         let sample = common::sample(&samples["samples"][size(&row["sample"])]);
         let bias = row["separator_bias"].as_f64().unwrap() as f32;
         let mut request = Request::question(sample.question, row["cf"].to_string()).greedy();
-        request.sampling = Sampling {
-            max_latents: size(&g["max_latents"]),
-            max_new_tokens: size(&g["max_new_tokens"]),
-            separator_bias: bias,
-            ..request.sampling
-        };
+        request.sampling.max_latents = size(&g["max_latents"]);
+        request.sampling.max_new_tokens = size(&g["max_new_tokens"]);
+        request.sampling.separator_bias = bias;
         Row {
             request,
             prompt_tokens: row["prompt_ids"].as_array().unwrap().len(),
@@ -231,10 +228,9 @@ mod by_the_kernels {
     fn through_the_engine() {
         let dir = golden("llama-tiny");
         let device = if on_gpu() { DeviceKind::Cuda } else { DeviceKind::CudaHost };
-        let (model, adapter) = (dir.clone(), Some(dir.join("adapter")));
+        let (model, adapter) = (dir.clone(), dir.join("adapter"));
         let engine =
-            Engine::with_options(&EngineOptions { model, adapter, device, ..EngineOptions::default() })
-                .unwrap();
+            Engine::with_options(&EngineOptions::new(model).adapter(adapter).device(device)).unwrap();
         let row = &rows("llama-tiny")[0];
         let got = engine.generate(&row.request).unwrap();
         if on_gpu() {

@@ -127,7 +127,7 @@ fn check_model<D: Device>(device: &D, name: &str) {
         let (episodes, latents) = case.experience(opened.model.embeds_std);
         let latents = device.upload(latents.len() / width, width, &latents).unwrap();
         let listed: Vec<&Episode> = episodes.iter().collect();
-        let options = PolicyLossOptions { average_per_token_loss, ..PolicyLossOptions::default() };
+        let options = PolicyLossOptions::default().average_per_token_loss(average_per_token_loss);
         let go = |opened: &Opened<D>, grads: Option<&mut Grads<D>>| {
             run(device, &opened.model, &options, &latents, &listed, listed.len(), grads).unwrap()
         };
@@ -214,7 +214,7 @@ fn gradient<D: Device>(
     move_policy(device, &mut opened, &case);
     let listed: Vec<&Episode> =
         (0..).zip(&episodes).filter(|(i, _)| only.is_none_or(|o| o == *i)).map(|(_, e)| e).collect();
-    let options = PolicyLossOptions { average_per_token_loss, ..PolicyLossOptions::default() };
+    let options = PolicyLossOptions::default().average_per_token_loss(average_per_token_loss);
     let mut grads = Grads::new(device, &opened.model.params, TRAINED).unwrap();
     run(device, &opened.model, &options, &latents, &listed, episodes.len(), Some(&mut grads)).unwrap();
     grads.tensors().into_iter().flat_map(|grad| device.read(grad).unwrap()).collect()

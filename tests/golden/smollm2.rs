@@ -77,16 +77,13 @@ fn greedy_continuations_and_logits() {
         return;
     };
     let device = DeviceKind::Cpu;
-    let engine =
-        Engine::with_options(&EngineOptions { model: dir.clone(), device, ..EngineOptions::default() })
-            .unwrap();
+    let engine = Engine::with_options(&EngineOptions::new(dir.clone()).device(device)).unwrap();
     let cases = cases();
     let requests: Vec<Request> = cases
         .iter()
-        .map(|c| Request {
-            prompt: Prompt::Plain(c.prompt.clone()),
-            sampling: Sampling { max_new_tokens: 32, ..Sampling::default() }.greedy(),
-            trace: false,
+        .map(|c| {
+            let sampling = Sampling::default().max_new_tokens(32).greedy();
+            Request::new(Prompt::Plain(c.prompt.clone())).sampling(sampling)
         })
         .collect();
     let loaded = Loaded::new(CpuDevice::new(0).unwrap(), &dir, None).unwrap();

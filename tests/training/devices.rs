@@ -48,10 +48,10 @@ fn supervised_steps_are_those_of_the_cpu() {
 /// Greedy tokens of the best checkpoint of a run, and the length of its reasoning.
 fn written<D: Device>(device: D, run: &Path, method: Method) -> (Vec<u32>, usize) {
     let loaded = Loaded::new(device, &golden("llama-tiny"), Some(&run.join("best"))).unwrap();
-    let sampling = Sampling { max_cot_tokens: 4, max_new_tokens: 4, ..Sampling::default().greedy() };
+    let sampling = Sampling::default().greedy().max_cot_tokens(4).max_new_tokens(4);
     let text = "Tom has 3 boxes with 24 pens each.".to_owned();
     let prompt = Prompt::Question { text, method, compression_factor: "auto".to_owned() };
-    let request = Request { prompt, sampling, trace: false };
+    let request = Request::new(prompt).sampling(sampling);
     let generation = loaded.generate(&[request], &mut |_| ()).unwrap().remove(0);
     (generation.token_ids, generation.n_latents)
 }

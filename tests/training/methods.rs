@@ -166,11 +166,10 @@ fn what_is_written_after_thoughts_is_what_a_whole_pass_predicts() {
         let prompts =
             questions.map(|q| inference(&thinker(name, count, projected).tokenizer, q, "auto").unwrap());
         let loaded = Loaded::from_opened(CpuDevice::new(2).unwrap(), thinker(name, count, projected));
-        let sampling = Sampling { max_cot_tokens: 5, max_new_tokens: 6, ..Sampling::default().greedy() };
-        let request = |text: &str, method: Method, speed: &str| Request {
-            prompt: Prompt::Question { text: text.to_owned(), method, compression_factor: speed.to_owned() },
-            sampling,
-            trace: false,
+        let sampling = Sampling::default().greedy().max_cot_tokens(5).max_new_tokens(6);
+        let request = |text: &str, method: Method, speed: &str| {
+            let (text, compression_factor) = (text.to_owned(), speed.to_owned());
+            Request::new(Prompt::Question { text, method, compression_factor }).sampling(sampling)
         };
         // A written chain and latents run beside them in the same batch.
         let requests = [

@@ -1,6 +1,6 @@
 //! The driver below the device: memory, copies, launches, and the large matrix products.
 //!
-//! There are two: the CPU running the kernels as coroutines ([`host`](super::host)), and CUDA's.
+//! There are two: the CPU running the kernels as coroutines (`host`), and CUDA's.
 //! All that chooses kernels, checks shapes, cuts work into blocks and sets up arguments is above this trait, so
 //! that what runs on a GPU is tested where none is.
 

@@ -71,6 +71,22 @@ pub struct RlOptions {
     pub sampling: Sampling,
 }
 
+setters!(RlOptions {
+    run: RunOptions,
+    group_size: usize,
+    loss: PolicyLossOptions,
+    punish_latent_length: bool,
+    exp_batch_size: usize,
+    samples_per_epoch: usize,
+    filter_solved: bool,
+    verifier: VerifierKind,
+    sampling: Sampling,
+});
+setters!(RlOptions into {
+    adapter: PathBuf,
+    compression_factor: String,
+});
+
 impl Default for RlOptions {
     /// GRPO as the paper has it, without paths.
     fn default() -> Self {

@@ -67,6 +67,37 @@ pub struct RunOptions {
     pub dtype: Option<ComputeDtype>,
 }
 
+setters!(RunOptions {
+    full: bool,
+    freeze_embedding: bool,
+    lora_r: usize,
+    lora_alpha: f64,
+    lora_targets: Vec<LoraTarget>,
+    lr: f32,
+    batch_size: usize,
+    recompute: bool,
+    epochs: u64,
+    warmup: u64,
+    schedule: Schedule,
+    weight_decay: f32,
+    clip: f32,
+    seed: u64,
+    save_every: u64,
+    val_samples: usize,
+    save_top_k: usize,
+    threads: usize,
+    device: DeviceKind,
+});
+setters!(RunOptions into {
+    model: PathBuf,
+    data: PathBuf,
+    val: Option<PathBuf>,
+    out: PathBuf,
+    max_steps: Option<u64>,
+    val_every: Option<u64>,
+    dtype: Option<ComputeDtype>,
+});
+
 impl Default for RunOptions {
     /// Those of a supervised run, without its paths.
     fn default() -> Self {

@@ -79,6 +79,30 @@ pub struct TrainOptions {
     pub thinking: ThinkingOptions,
 }
 
+setters!(TrainOptions {
+    run: RunOptions,
+    method: Method,
+    deterministic_head: bool,
+    factors: Vec<usize>,
+    latent_loss: LatentLossName,
+    chunk_labels: ChunkLabels,
+    latent_noise: LatentNoise,
+    ce_weight: f32,
+    latent_weight: f32,
+    entropy_weight: f32,
+    pred_embed_forward_weight: f32,
+    auto_prob: f64,
+    accumulate: usize,
+    monitor: Monitor,
+    thinking: ThinkingOptions,
+});
+setters!(TrainOptions into {
+    init: Option<PathBuf>,
+    latent_head_size: Option<usize>,
+    merge: Option<Merge>,
+    embeds_std: Option<f32>,
+});
+
 impl Default for TrainOptions {
     /// CoLaR as the paper trains it, without paths.
     fn default() -> Self {
@@ -204,8 +228,8 @@ impl TrainOptions {
     pub(crate) fn validate(&self) -> Result<()> {
         self.run.validate()?;
         self.thinking.validate(self.stages())?;
-        check(!self.factors().is_empty(), "`cf_list` is empty")?;
-        check(self.factors().iter().all(|&c| (1..=MOST_FACTOR).contains(&c)), FACTORS)?;
+        check(!self.drawn_factors().is_empty(), "`cf_list` is empty")?;
+        check(self.drawn_factors().iter().all(|&c| (1..=MOST_FACTOR).contains(&c)), FACTORS)?;
         check(self.accumulate > 0 && self.accumulate <= 1 << 16, "`accumulate` must lie in 1..=65536")?;
         check((0.0..=1.0).contains(&self.auto_prob), "`auto_prob` must lie in 0..=1")?;
         check(
@@ -226,7 +250,7 @@ impl TrainOptions {
     }
 
     /// The compression factors of the run's steps: one where nothing is compressed.
-    pub(crate) fn factors(&self) -> &[usize] {
+    pub(crate) fn drawn_factors(&self) -> &[usize] {
         if self.method == Method::Colar { &self.factors } else { &[1] }
     }
 

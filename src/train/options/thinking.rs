@@ -27,6 +27,15 @@ pub struct ThinkingOptions {
     pub distill_weight: f32,
 }
 
+setters!(ThinkingOptions {
+    stages: Stages,
+    thoughts_per_step: usize,
+    thoughts: usize,
+    teacher_weight: f32,
+    student_weight: f32,
+    distill_weight: f32,
+});
+
 impl Default for ThinkingOptions {
     fn default() -> Self {
         let objective = ThoughtObjective::default();
@@ -84,7 +93,7 @@ impl ThinkingOptions {
     }
 
     /// The thoughts of a model that the method trains, in a stage.
-    pub(crate) fn thoughts(&self, method: Method, stage: u64) -> Option<ThoughtsConfig> {
+    pub(crate) fn config(&self, method: Method, stage: u64) -> Option<ThoughtsConfig> {
         match method {
             Method::Colar | Method::Cot | Method::Icot => None,
             Method::Coconut => {

@@ -22,6 +22,7 @@ pub(crate) const SUM_DIVISOR: f32 = 32.0;
 
 /// The terms of the objective.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct PolicyLossOptions {
     /// ε of the clipped ratio.
     pub clip_eps: f32,
@@ -37,6 +38,15 @@ pub struct PolicyLossOptions {
     /// Factor of the mean entropy of the latents' distributions; below 0 it keeps sigma alive.
     pub entropy_weight: f32,
 }
+
+setters!(PolicyLossOptions {
+    clip_eps: f32,
+    average_per_token_loss: bool,
+    use_latent_loss: bool,
+    use_answer_loss: bool,
+    kl_weight: f32,
+    entropy_weight: f32,
+});
 
 impl Default for PolicyLossOptions {
     /// The paper's: ε 0.2, averaged, nothing else.

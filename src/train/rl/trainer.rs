@@ -38,6 +38,7 @@ const FILTER_STREAM: u64 = 11 << 32;
 
 /// How a run ended.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct RlSummary {
     /// Steps done.
     pub steps: u64,

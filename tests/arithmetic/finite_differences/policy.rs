@@ -110,12 +110,10 @@ fn check(name: &str, full: bool, average_per_token_loss: bool) {
     let mut both = both(name, full);
     let (device, model) = (&both.device, &both.opened.model);
     let width = model.transformer.config.hidden_size;
-    let options = PolicyLossOptions {
-        average_per_token_loss,
-        kl_weight: 0.2,
-        entropy_weight: -0.3,
-        ..Default::default()
-    };
+    let options = PolicyLossOptions::default()
+        .average_per_token_loss(average_per_token_loss)
+        .kl_weight(0.2)
+        .entropy_weight(-0.3);
     let (mut episodes, latents) = episodes(width);
     let on_cpu = device.upload(latents.len() / width, width, &latents).unwrap();
     let go = |episodes: &[Episode], grads: Option<&mut Grads<_>>| {
