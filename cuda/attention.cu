@@ -51,7 +51,7 @@ __device__ void attention(const uint32_t* tiles, float scale, uint32_t kv_heads,
         qs[i] = scale * to_float(q[(tile.q_start + query) * q_width + head * dim + i % dim]);
     }
     const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    // Of row warp * ROWS_PER_WARP + r: how many keys it sees, the running maximum, this lane's part of the sum,
+    // For row warp * ROWS_PER_WARP + r: how many keys it sees, the running maximum, this lane's part of the sum,
     // and columns lane, lane + 32, … of the output.
     uint32_t sees[ROWS_PER_WARP];
     float top[ROWS_PER_WARP], sum[ROWS_PER_WARP], acc[ROWS_PER_WARP][MAX_DIM / 32];

@@ -74,7 +74,7 @@ __device__ __forceinline__ void gradients(const uint32_t* tiles, float scale, ui
     const Tile tile(tiles, kv_heads, group);
     const uint32_t count = min(OWN, (KEYS ? tile.k_len : tile.pairs()) - tile.first);
     const uint32_t before = tile.k_len - tile.q_len;
-    // The pairs of the other side that the block's rows meet: all from the first query on that sees the first key, or the
+    // Pairs of the other side that the block's rows meet: all from the first query on that sees the first key, or the
     // keys that the last pair sees.
     uint32_t from = 0, to = tile.pairs();
     if (KEYS) {
@@ -88,7 +88,7 @@ __device__ __forceinline__ void gradients(const uint32_t* tiles, float scale, ui
     float* own_b = own_a + OWN * width;
     float* other_a = own_b + OWN * width;
     float* other_b = other_a + STEP * stride;
-    // Of every warp and row of the other side, s' and p with the warp's four rows.
+    // For every warp and row of the other side: s' and p with the warp's four rows.
     float* slopes = other_b + STEP * stride;
     float* probs = slopes + WARPS * STEP * PER_WARP;
     fill<KEYS>(own_a, own_b, width, OWN, tile, tile.first, count, dim, KEYS ? k : q, KEYS ? v : dout);

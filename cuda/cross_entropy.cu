@@ -3,8 +3,9 @@
 //   loss       logsumexp(logits) - mean of the labels' logits
 //   dlogits    g * (softmax(logits) - shares of the labels)
 //
-// The label of a row is uniform over its ids: an id that stands there k times of n has the share k / n. What reaches
-// the loss is g: a given factor, or by way of the log-probability -loss the gradient of the policy objective.
+// The label of a row is uniform over its ids: an id that stands there k times of n has the share k / n. The gradient
+// that reaches the loss is g: a given factor, or by way of the log-probability -loss the gradient of the policy
+// objective.
 //
 // The logits are a chunk of rows, multiplied by the launch code before and after: logits = h w^T in float32;
 // dh = dlogits w and dw += dlogits^T h, of dlogits in the activations' type. Rounded is the difference of

@@ -9,8 +9,8 @@
 // The chain's end: the event "the token is the separator", u < exp(l) / Z for its logit l (spec section 5, 2). Z only
 // grows as tokens are added, so the scan stops as soon as u is not less than exp(l) / Z so far.
 //
-// Activations between phases are float32, what stays (cache, hidden states, latents) has the activations' dtype A,
-// which the weights have too. There is no backward: training does not decode.
+// Activations between phases are float32; buffers that outlive a step (cache, hidden states, latents) have the
+// activations' dtype A, which the weights have too. There is no backward: training does not decode.
 #include "decode_chain.cuh"
 
 // Up to `steps` latents of each sequence, or with 0 of them one token: `hidden` has [steps + 1, count, hidden]
@@ -54,7 +54,7 @@ __device__ void decode(const Model<A>* model, const Layer<A>* layers, A* const* 
         scan_event(work);
         GRID_SYNC(work.grid);
         decide_event(work);
-        // No block may clear what another still reads.
+        // No block may clear memory that another still reads.
         GRID_SYNC(work.grid);
     }
     if (blockIdx.x == 0 && threadIdx.x < count) sequences[threadIdx.x] = work.sequences[threadIdx.x];

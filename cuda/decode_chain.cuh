@@ -114,7 +114,7 @@ __device__ __noinline__ void scan_event(Work<A, M>& work) {
     }
 }
 
-// Whether each chain ends, the same in every block, and what that makes of the sequences.
+// Decides which sequences stop drawing latents, the same in every block, and updates their state.
 template <class A, uint32_t M>
 __device__ __noinline__ void decide_event(Work<A, M>& work) {
     const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, shares = 2 * grid_warps();

@@ -38,7 +38,7 @@ struct Head {
     const float* log_std_bias;
 };
 
-// The model, and what the phases leave each other.
+// The model, and the buffers by which the phases pass on results.
 template <class A>
 struct Model {
     uint32_t layers, hidden, heads, kv_heads, head_dim, inner, vocab, head_inner;

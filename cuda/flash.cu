@@ -66,7 +66,7 @@ __device__ __forceinline__ void flash(const uint32_t* tiles, float scale, uint32
             for (uint32_t e = 0; e < 4; e++) acc[s][n][e] = 0.0f;
         }
     }
-    // Of the addresses of fragments: the second matrix of A, and of B transposed, is below the first; of B,
+    // Addresses of fragments: the second matrix of A, and of B transposed, lies below the first; that of B lies
     // beside it.
     const uint32_t below = lane % 16, beside = lane / 16;
     const float log2_scale = scale * 1.44269504088896340736f;

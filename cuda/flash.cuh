@@ -1,4 +1,4 @@
-// The parts common to attention on the tensor cores, forward and backward: tiles of bf16 in shared memory, and which part of
+// Tiles of attention on the tensor cores, forward and backward: bf16 in shared memory, and which part of
 // a span is a block's.
 #pragma once
 

@@ -126,7 +126,7 @@ __device__ __forceinline__ void gradients(const uint32_t* tiles, float scale, ui
             own_dot[s][half] = held ? dots[at] : 0.0f;
         }
     }
-    // Of the addresses of fragments: the second matrix of A, and of B transposed, is below the first; of B,
+    // Addresses of fragments: the second matrix of A, and of B transposed, lies below the first; that of B lies
     // beside it.
     const uint32_t below = lane % 16, beside = lane / 16;
     const float log2_scale = scale * LOG2_E;

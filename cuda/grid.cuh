@@ -51,7 +51,7 @@ __device__ __forceinline__ void prefetch_l2(const void* from, uint32_t bytes) {
 #endif
 }
 
-// Sixteen bytes that are read once: they leave the first-level cache to what is read again.
+// Sixteen bytes that are read once: they leave the first-level cache to data that is read again.
 struct Stream {
     uint32_t at[4];
 };

@@ -1,6 +1,6 @@
-// Tensor cores and what feeds them: copies to shared memory that run beside arithmetic, loads of fragments, and
-// the product of fragments. Each wrapper is one instruction of PTX, and on `cuda-host` its twin of host/mma.h,
-// which has the same layout of operands over the lanes of a warp; all lanes take part.
+// Tensor cores and the instructions that feed them: copies to shared memory that run beside arithmetic, loads of
+// fragments, and the product of fragments. Each wrapper is one instruction of PTX, and on `cuda-host` its twin of
+// host/mma.h, which has the same layout of operands over the lanes of a warp; all lanes take part.
 //
 // A fragment is a 16x16 or 16x8 matrix spread over a warp, two bf16 to a register, the lower column (of B: row) in
 // the lower half. With g = lane / 4 and t = lane % 4, for D[16x8] += A[16x16] B[16x8]:

@@ -70,8 +70,9 @@ KERNEL(sum_squares_chunks, 256, const Slot* slots, uint32_t tensors, double* par
     if (threadIdx.x == 0) partials[blockIdx.x] = sum;
 }
 
-// One block adds up what the others left in the first `count` of `all` partials, in an order that their number decides.
-// The rest is of tensors that are watched: where a number of theirs is not finite, the total is none either.
+// One block adds up the sums of the others, in the first `count` of `all` partials, in an order that their number
+// decides. The other partials are of watched tensors: where a number of theirs is not finite, the total is not finite
+// either.
 KERNEL(sum_squares_total, 256, const double* partials, uint64_t count, uint64_t all, double* total) {
     double sum = 0.0, watched = 0.0;
     for (uint64_t i = threadIdx.x; i < count; i += blockDim.x) sum += partials[i];
@@ -79,7 +80,7 @@ KERNEL(sum_squares_total, 256, const double* partials, uint64_t count, uint64_t 
     sum = block_sum(sum);
     __syncthreads();
     watched = block_sum(watched);
-    // Zero times what is finite is zero; times anything else it is NaN.
+    // Zero times a finite number is zero; times anything else it is NaN.
     if (threadIdx.x == 0) *total = all > count ? sum + 0.0 * watched : sum;
 }
 
@@ -105,7 +106,7 @@ __device__ __forceinline__ float clipping(double squares, float most) {
 KERNEL(adamw, 256, const Slot* slots, uint32_t tensors, float lr, float beta1, float beta2, float eps,
        float weight_decay, float correct1, float correct2, float grad_scale, const double* squares, float most) {
     if (squares != nullptr) {
-        // Of what is not finite the difference is NaN.
+        // The difference is NaN where the sum is not finite.
         if (!(*squares - *squares == 0.0)) return;
         grad_scale *= clipping(*squares, most);
     }

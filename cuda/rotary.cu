@@ -5,7 +5,7 @@
 //
 // Backward is the same kernel with direction -1: a rotation's gradient is the rotation back.
 //
-// rotary_append is what stands between the projections of a cached block and its attention, in one pass: it
+// rotary_append does all work between the projections of a cached block and its attention in one pass: it
 // adds the biases of q, k and v, rotates q in place, and writes the rotated k and v to their rows of the cache.
 // It has no backward: nothing is trained with a cache.
 //

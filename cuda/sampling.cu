@@ -64,9 +64,9 @@ __device__ uint32_t arg_max(const float* row, uint32_t count, float* top) {
     return at;
 }
 
-// Of the probabilities in descending order: the value of the one at which their running mass exceeds `target`, and
-// by how much the target exceeds the mass of all larger ones. Digit by digit of the value's bits, which are
-// ordered as the values are.
+// Finds, of the probabilities in descending order, the one at which their running mass exceeds `target`; returns its
+// bits, and in `within` by how much the target exceeds the mass of all larger ones. The search goes digit by digit
+// over the bits, which are ordered as the values are.
 __device__ uint32_t crossing(const float* p, uint32_t count, uint64_t target, uint64_t* within) {
     SHARED(unsigned long long, histogram, 256);
     SHARED(uint32_t, digit, 1);
@@ -198,8 +198,8 @@ __device__ void token_event_own(const A* h, uint32_t rows, const W* w, uint64_t 
 
 // Block x takes `tile` rows of w, block y EVENT_ROWS rows of h. Writes partials[x][row], the tile's share of Z.
 //
-// z is a running sum that only serves to stop early: it may lag, and its order of additions is free. What it
-// decides is beyond a margin that covers both, so the answer does not depend on it.
+// z is a running sum that only serves to stop early: it may lag, and its order of additions is free. It
+// decides nothing that is closer than a margin for both, so the answer does not depend on it.
 template <class A, class W>
 __device__ void token_event_scan(const A* h, uint32_t rows, const W* w, uint64_t vocab, uint32_t hidden, uint32_t token,
                            const float* temperatures, const uint32_t* draws, const float* own, uint32_t tile,

@@ -2,8 +2,8 @@
 //
 // With a few rows of activations a product is bound by reading its weights once. Each warp takes units of two rows of
 // the weight, unit u going to block u % blocks so that a part of a round keeps all multiprocessors busy; up to
-// sixteen loads of 16 bytes a lane are in flight. The activations stand in shared memory as float32, widened once for all
-// units. A unit's sums end in lanes of their own (scatter_sum), where the caller finishes them: bias, rotation,
+// sixteen loads of 16 bytes a lane are in flight. The activations stand in shared memory as float32, widened once for
+// all units. A unit's sums end in lanes of their own (scatter_sum), where the caller finishes them: bias, rotation,
 // activation and residual never go through memory.
 #pragma once
 
@@ -24,8 +24,8 @@ struct Rows {
     }
 };
 
-// The sums of x[m][i] * w[j][i] over columns i < len, a multiple of the elements in 16 bytes: lane l of the warp gets that
-// of m * J + j = l / (32 / (M * J)).
+// The sums of x[m][i] * w[j][i] over columns i < len, a multiple of the elements in 16 bytes: lane l of the warp gets
+// that of m * J + j = l / (32 / (M * J)).
 //
 // A function of its own, so that the loops of a kernel's many products share one allocation of registers.
 template <uint32_t M, class A>

@@ -36,7 +36,7 @@ pub struct EngineOptions {
     /// Arithmetic of a CUDA device; `None` is bf16 on a GPU and float32 on `cuda-host`. The CPU has float32
     /// alone.
     pub dtype: Option<ComputeDtype>,
-    /// Whether the checkpoint's adapter is merged into the weights; `None` is what [`LoraMode::best_for`] says.
+    /// Whether the checkpoint's adapter is merged into the weights; `None` chooses as [`LoraMode::best_for`] does.
     pub lora: Option<LoraMode>,
 }
 
@@ -186,7 +186,7 @@ impl Engine {
     /// Runs one request.
     ///
     /// # Errors
-    /// Sampling values out of range, a method the model has no head for, and what the device says.
+    /// Sampling values out of range, a method the model has no head for, and errors of the device.
     pub fn generate(&self, request: &Request) -> Result<Generation> {
         let mut out = self.generate_batch(std::slice::from_ref(request))?;
         out.pop().ok_or_else(|| Error::other("the batch came back empty"))
@@ -200,7 +200,7 @@ impl Engine {
         self.model.generate(requests, &mut |_| ())
     }
 
-    /// Runs requests together and reports what happens as it happens.
+    /// Runs requests together and reports events as they happen.
     ///
     /// # Errors
     /// As [`generate`](Engine::generate).

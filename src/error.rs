@@ -1,7 +1,7 @@
 //! One error type for the crate.
 //!
-//! Every variant prints as one line that names what is at fault: the file, the tensor, the line or
-//! the option. An option is named by its field, in backticks (`batch_size`), in [`Error::Usage`] and
+//! Every variant prints as one line that names the file, the tensor, the line or the option at
+//! fault. An option is named by its field, in backticks (`batch_size`), in [`Error::Usage`] and
 //! [`Error::Other`] alone; the command line shows its flag there. It maps [`Error::Usage`] to exit code 2 and all
 //! others to 1.
 
@@ -22,7 +22,7 @@ pub enum Error {
         /// The operating system's error.
         source: std::io::Error,
     },
-    /// A file was read but its content is not what it must be.
+    /// A file was read but its content is not valid.
     #[error("{}: {what}", path.display())]
     File {
         /// The file at fault.

@@ -21,7 +21,8 @@ KERNEL(twin_ldmatrix, 32, const uint32_t* offsets, const uint32_t* bytes, uint32
 }
 
 // Copies 16 bytes a thread in each of two groups, the second of them from the other half of `in` and only valid[i]
-// bytes of it, waits for all groups but the last `pending`, and gives what is then in the other half of the block.
+// bytes of it, waits for all groups but the last `pending`, and gives the words that the other half of the block then
+// holds.
 KERNEL(twin_copy, 64, const uint32_t* in, const uint32_t* valid, uint32_t pending, uint32_t* out) {
     SHARED(uint32_t, shared, 2 * 64 * 4);
     const uint32_t i = threadIdx.x, other = (i + 32) % 64;

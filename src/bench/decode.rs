@@ -33,7 +33,7 @@ pub struct DecodeTiming {
     pub token_ids: Vec<u32>,
     /// Prompt tokens a second; the first token's choice included.
     pub prefill_tokens_per_s: f64,
-    /// Tokens a second after the second token: the first decoding step may load what later ones find loaded.
+    /// Tokens a second after the second token: the first decoding step may load code that later ones find loaded.
     pub decode_tokens_per_s: f64,
     /// Bytes of weights read for a token, a tied matrix counted once.
     pub weight_bytes: usize,

@@ -76,7 +76,7 @@ impl<D: Device> Timer<D> {
             )?;
             Ok((took.as_secs_f64(), asked.as_secs_f64()))
         };
-        // The first call may load what later ones find loaded.
+        // The first call may load code that later ones find loaded.
         seconds(&mut lead)?;
         let (took, asked) = seconds(&mut lead)?;
         if asked < 0.5 * took {

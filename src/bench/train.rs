@@ -118,7 +118,8 @@ pub struct StepTiming {
     pub trained_parameters: usize,
     /// Whether layers were recomputed.
     pub recompute: bool,
-    /// Floating-point operations of a step, counted from shapes; what is computed again counts once.
+    /// Floating-point operations of a step, counted from shapes; operations that are repeated to save memory count
+    /// once.
     pub operations: StepOperations,
     /// Operations over time, 1e12 a second.
     pub tflop_per_s: f64,

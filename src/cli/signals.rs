@@ -1,4 +1,5 @@
-//! SIGINT, SIGTERM and SIGHUP during a run: the first stops it after its step, with its state saved, the second at once.
+//! SIGINT, SIGTERM and SIGHUP during a run: the first stops it after its step, with its state saved, the second at
+//! once.
 
 use std::sync::atomic::{AtomicI32, Ordering};
 

@@ -8,9 +8,9 @@
 /// The mark before the answer in the prompt layout (spec section 1).
 pub const ANSWER_MARK: &str = "Answer:";
 
-/// The answer in a generated text: what follows its last `Answer:`, without surrounding blanks.
+/// The answer in a generated text: the text after its last `Answer:`, without surrounding blanks.
 ///
-/// The last, because the reasoning of a CoT chain may itself use the word. `None` when there is none.
+/// The last, because a reasoning text may itself use the word. `None` when there is none.
 pub fn extract(text: &str) -> Option<&str> {
     text.rfind(ANSWER_MARK).map(|at| text[at + ANSWER_MARK.len()..].trim())
 }

@@ -81,8 +81,8 @@ pub trait AttentionOps: MemoryOps {
         out: &mut Self::Tensor,
         lse: Option<&mut Self::Tensor>,
     ) -> Result<()>;
-    /// Gradient of [`attention`](AttentionOps::attention). The rows of the spans are overwritten in `dq`, `dk` and `dv`;
-    /// others are left as they are. No two spans may share a row of keys.
+    /// Gradient of [`attention`](AttentionOps::attention). The rows of the spans are overwritten in `dq`, `dk` and
+    /// `dv`; others are left as they are. No two spans may share a row of keys.
     #[allow(clippy::too_many_arguments)]
     fn attention_backward(
         &self,
@@ -163,8 +163,8 @@ fn check_spans<T: TensorInfo>(
     check_disjoint(op, "queries", spans.iter().map(|s| (s.q_start, s.q_len)).collect())
 }
 
-/// Fails if two ranges `(start, len)` meet: spans are computed by different threads, and what each
-/// writes must be its own.
+/// Fails if two ranges `(start, len)` meet: spans are computed by different threads, and each must
+/// write rows of its own.
 fn check_disjoint(op: &'static str, name: &str, mut ranges: Vec<(usize, usize)>) -> Result<()> {
     ranges.retain(|&(_, len)| len > 0);
     ranges.sort_unstable();

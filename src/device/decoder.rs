@@ -107,7 +107,8 @@ pub struct ChainEnd {
 
 /// Draws of [`Decoder::latents`].
 pub struct Drawn<D: MemoryOps> {
-    /// `[steps · B, H]`, step by step: latents in units of `embeds_std`. Chains that had ended leave their rows undefined.
+    /// `[steps · B, H]`, step by step: latents in units of `embeds_std`. Chains that had ended leave their rows
+    /// undefined.
     pub latents: D::Tensor,
     /// `[(steps + 1) · B, H]`: the hidden states before each latent, and after the last; undefined likewise.
     pub hidden: D::Tensor,
@@ -126,7 +127,7 @@ pub trait Decoder<D: MemoryOps> {
     /// once, for all of them.
     ///
     /// # Errors
-    /// Shapes that do not fit, and what the device says.
+    /// Shapes that do not fit, and errors of the device.
     fn latents(
         &mut self,
         cache: CacheMut<'_, D>,
@@ -157,12 +158,12 @@ pub trait DecoderOps: MemoryOps {
     /// A decoder of a model for `rows` sequences, or as many of them as it takes at a time, where the device has one.
     ///
     /// # Errors
-    /// Weights that do not fit each other, and what the device says.
+    /// Weights that do not fit each other, and errors of the device.
     fn decoder<'a>(&'a self, model: DecoderModel<'a, Self>, rows: usize)
     -> Result<Option<Self::Decoder<'a>>>;
 
-    /// Bytes that a [`decoder`](DecoderOps::decoder) takes, with what up to `steps` latents of each sequence leave; 0
-    /// where there is none.
+    /// Bytes that a [`decoder`](DecoderOps::decoder) takes, with the results of up to `steps` latents of each
+    /// sequence; 0 where there is no decoder.
     fn decoder_bytes(&self, _model: &DecoderModel<'_, Self>, _rows: usize, _steps: usize) -> usize {
         0
     }

@@ -6,6 +6,6 @@
 pub struct Draw {
     /// Philox key: the request's seed.
     pub key: u64,
-    /// Philox counter words 1 and 2: what is drawn, and the position it is drawn for.
+    /// Philox counter words 1 and 2: the purpose of the draw, and the position it is for.
     pub counter: [u32; 2],
 }

@@ -17,7 +17,7 @@ pub const DETERMINISTIC_SIGMA: f32 = 1e-9;
 /// The scalar factors of one latent loss (spec section 3).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LatentWeights {
-    /// Which distance is minimised.
+    /// The distance that is minimised.
     pub loss: LatentLoss,
     /// Factor of the loss's gradient, for instance `latent_weight / (positions * D)`.
     pub loss_scale: f32,
@@ -48,7 +48,7 @@ pub struct LatentPolicyGrads<'a, D: MemoryOps> {
     pub dlog_sigma: &'a mut D::Tensor,
 }
 
-/// The draws of latents and what is learnt from them.
+/// Draws of latents, and the losses and gradients of their distributions.
 ///
 /// `N` is a number of latents, `D` their width: the hidden size.
 pub trait LatentOps: MemoryOps {

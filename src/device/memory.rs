@@ -15,11 +15,11 @@ pub trait MemoryOps: Clone + Send + Sync + Sized + 'static {
     /// Whether an adopted matrix stays in its mapped file, so that changing its values costs memory.
     fn maps_weights(&self) -> bool;
 
-    /// Makes sure, before a run, that what it takes is there, and sets memory aside for the parts that come
+    /// Makes sure, before a run, that there is memory for it, and sets some aside for the parts that come
     /// and go with it. Does nothing on `cpu`, where the operating system finds memory as it is touched.
     ///
     /// # Errors
-    /// When the parts do not fit: each by name and size, how much is free, and what needs less.
+    /// When the parts do not fit: each by name and size, how much is free, and an option that needs less.
     fn reserve(&self, needs: &[Need]) -> Result<()>;
 
     /// The most bytes that buffers of this device ever took together; `None` where they are the process's own
@@ -43,8 +43,8 @@ pub trait MemoryOps: Clone + Send + Sync + Sized + 'static {
     /// Makes a mapped file's tensor usable in the dtype of the file; on `cpu` nothing is copied.
     /// A one-dimensional tensor becomes one row.
     fn adopt(&self, tensor: MappedTensor) -> Result<Self::Tensor>;
-    /// The same values as float32 that may be written, converted on the device: what a weight becomes
-    /// that is trained, or that an adapter is merged into.
+    /// The same values as float32 that may be written, converted on the device: for a weight that is
+    /// trained, or that an adapter is merged into.
     fn widen(&self, t: Self::Tensor) -> Result<Self::Tensor>;
     /// The form in which inference multiplies a weight matrix, for one that nothing will change: on
     /// CUDA devices in the compute dtype, converted on the device, so that no product there mixes

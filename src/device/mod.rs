@@ -80,11 +80,11 @@ pub mod prelude {
 pub struct Description {
     /// The processor, as its maker calls it.
     pub hardware: String,
-    /// The version of what drives it, where something does.
+    /// The version of its driver, where it has one.
     pub driver: Option<String>,
 }
 
-/// A place to compute: what is asked of it are the operations of its families.
+/// A place to compute, which performs the operations of all families.
 pub trait Device:
     MemoryOps
     + MatmulOps
@@ -110,7 +110,7 @@ pub trait Device:
     /// busy for as long as the host needs to ask for all of `f`.
     ///
     /// # Errors
-    /// Those of `lead` and `f`, and what the device says of their work.
+    /// Those of `lead` and `f`, and errors of the device in their work.
     fn time(&self, lead: impl FnOnce() -> Result<()>, f: impl FnOnce() -> Result<()>) -> Result<Duration> {
         lead()?;
         let start = Instant::now();

@@ -23,7 +23,7 @@ pub trait DeviceTask {
     /// Does the task.
     ///
     /// # Errors
-    /// The task's own, and what the device says.
+    /// The task's own, and errors of the device.
     fn run<D: Device>(self, device: D) -> Result<Self::Output>;
 }
 

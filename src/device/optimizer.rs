@@ -60,8 +60,8 @@ pub trait OptimizerOps: MemoryOps {
     fn adamw(&self, hyper: &AdamW, tensors: &mut [AdamWTensor<'_, Self>]) -> Result<()>;
     /// One AdamW step over all tensors, [clipped](AdamW::clipped) to `clip` by the norm of all their gradients,
     /// without waiting for that. Nothing is changed where a gradient or an element of `watched`, float32 tensors
-    /// such as the losses that the gradients are of, is not finite. Gives the norm of the gradients, or what is
-    /// not finite if nothing was changed, for [`late`](OptimizerOps::late).
+    /// such as the losses that the gradients are of, is not finite. Gives the norm of the gradients, or a number
+    /// that is not finite if nothing was changed, for [`late`](OptimizerOps::late).
     fn adamw_clipped(
         &self,
         hyper: &AdamW,

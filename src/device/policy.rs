@@ -3,8 +3,8 @@
 //! A rollout has one element a latent and one an answer token. An element's loss depends on the policy
 //! through its log-probability alone, so the operations that compute log-probabilities
 //! ([`LatentOps::latent_logprob`](super::LatentOps::latent_logprob),
-//! [`CrossEntropyOps::cross_entropy`](super::CrossEntropyOps::cross_entropy)) take the terms of the objective and go from
-//! the log-probability to its gradient without leaving the device.
+//! [`CrossEntropyOps::cross_entropy`](super::CrossEntropyOps::cross_entropy)) take the terms of the objective and go
+//! from the log-probability to its gradient without leaving the device.
 
 use super::memory::MemoryOps;
 use super::shape::Checked;

@@ -96,7 +96,7 @@ pub(crate) fn check_len(op: &'static str, name: &str, len: usize, needed: usize)
     Err(Error::Shape { op, what: format!("{name} has {len} entries, needs {needed}") })
 }
 
-/// Number of elements of a matrix, refusing what no memory could hold.
+/// Number of elements of a matrix; an error where no memory could hold it.
 pub(crate) fn elements(op: &'static str, rows: usize, cols: usize) -> Result<usize> {
     rows.checked_mul(cols)
         .filter(|n| *n <= isize::MAX as usize / 8)

@@ -228,8 +228,8 @@ impl Scale {
 
     /// Bytes kept for the backward pass, and the logits.
     ///
-    /// A position keeps in bfloat16 what every layer keeps of a row and of its keys and values. A labelled one keeps its
-    /// logits in float32, which become their gradient.
+    /// A position keeps, in bfloat16, the numbers that every layer keeps of a row and of its keys and values. A
+    /// labelled one keeps its logits in float32, which become their gradient.
     fn activation_bytes(&self, s: &Sequence) -> f64 {
         let c = &self.model;
         let layer = c.kept_of_row(true) + c.kept_of_key();

@@ -109,7 +109,7 @@ pub(super) fn check_runs(plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-/// The name of the first option in which two runs differ, of those that decide what is trained.
+/// The name of the first option in which two runs differ, of those that decide the training.
 fn difference(stored: &TrainFlags, wanted: &TrainFlags, root: &Path) -> Result<Option<String>> {
     let json = |flags: &TrainFlags| match serde_json::to_value(flags) {
         Ok(Value::Object(map)) => Ok(map),

@@ -75,8 +75,8 @@ struct Subject {
 /// Evaluates the checkpoints at every factor and writes `factors.md`, `factors.json` and `factors.svg`.
 ///
 /// # Errors
-/// [`Error::Usage`] for empty lists, a checkpoint without latents, a directory that holds something else or that another
-/// process works in; bad files; errors of generation.
+/// [`Error::Usage`] for empty lists, a checkpoint without latents, a directory that holds something else or that
+/// another process works in; bad files; errors of generation.
 pub fn factors(options: FactorsOptions, on_event: &Listener<'_>) -> Result<FactorsReport> {
     let ready = Ready::open(options)?;
     let o = &ready.options;

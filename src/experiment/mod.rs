@@ -1,7 +1,7 @@
 //! Experiments: the paper's comparison, remade from one call on any model and data.
 //!
 //! [`table1`] trains the methods under one budget and tests them; [`factors`](fn@factors) asks finished checkpoints at
-//! compression factors that they were trained on and others; [`cost`] counts what the comparison takes at another
+//! compression factors that they were trained on and others; [`cost`] counts the resources of the comparison at another
 //! scale. A finished part is never done again: it is recognised by the files that it left.
 
 pub mod cost;

@@ -398,7 +398,7 @@ pub(super) mod tests {
         assert_eq!((flags("cot").batch_size, flags("cot").weight_decay), (Some(6), None));
         assert_eq!((p.warm_flags(7).batch_size, p.warm_flags(7).weight_decay), (Some(6), Some(0.1)));
         assert_eq!((flags("colar").latent_weight, flags("cot").latent_weight), (Some(2.0), None));
-        // An ablation has its method's settings, then what makes it one, then its own.
+        // An ablation has its method's settings, then the change that defines it, then its own.
         assert_eq!(flags("colar-nll").latent_weight, Some(0.5));
         assert_eq!(flags("colar-mp").merge, Some(crate::model::merge::Merge::Mean));
         for (text, says) in [

@@ -24,12 +24,13 @@ use crate::train::embedded::EVAL_BATCH;
 use crate::train::materials::Materials;
 use crate::{Error, Result};
 
-/// Trains the missing runs of the comparison, tests them, and writes `table1.md`, `table1.json` and `table1.svg` into its
-/// directory.
+/// Trains the missing runs of the comparison, tests them, and writes `table1.md`, `table1.json` and `table1.svg` into
+/// its directory.
 ///
 /// # Errors
 /// Before any training: [`Error::Usage`] for settings that cannot be, a directory that holds something else, that
-/// another process works in, or a run of other settings; bad model or data files. Later errors of training and evaluation.
+/// another process works in, or a run of other settings; bad model or data files. Later errors of training and
+/// evaluation.
 pub fn table1(options: Table1Options, on_event: &Listener<'_>) -> Result<Table1> {
     let experiment = Experiment::open(options)?;
     let p = &experiment.plan;

@@ -97,7 +97,7 @@ impl Progress {
         found.iter().position(|&a| a == Some(best))
     }
 
-    /// The part as a task, if what it needs is done.
+    /// The part with its learning rate, if the parts it needs are done.
     fn task(&self, part: Part) -> Option<ReadyPart> {
         let warm = |seed| self.done.contains(&Part::WarmUp { seed });
         let (may_begin, lr) = match part {
@@ -186,7 +186,7 @@ mod tests {
         put(&mut p, Part::Search { variant: 1, lr: 1 }, Some(0.7)).unwrap();
         // The rate that was chosen comes with every later part.
         assert_eq!(p.take(), Some(ReadyPart { part: Part::Train { variant: 1, seed: 1 }, lr: 1 }));
-        // The third seed is not warm; what the first has found may be tested.
+        // The third seed is not warm; the first seed's run at the chosen rate may be tested.
         let test = |seed| Part::Test { variant: 1, seed, test: 0, speed: 0 };
         assert_eq!(p.take(), Some(ReadyPart { part: test(0), lr: 1 }));
         put(&mut p, warm[2], None).unwrap();

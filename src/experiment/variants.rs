@@ -58,7 +58,7 @@ impl Variant {
         (self.differs)()
     }
 
-    /// The flags of its training on the embedded model, where neither the settings nor what makes it a variant say
+    /// The flags of its training on the embedded model, where neither the settings nor the change that defines it say
     /// otherwise. They were chosen on the validation split.
     pub fn embedded(&self) -> TrainFlags {
         if self.method != Method::Colar {

@@ -26,7 +26,7 @@ const ASIDE: &str = ".replaced";
 /// Writes the file `path` through `write`, whole or not at all.
 ///
 /// `write` gets a buffered writer onto a new file in the same directory (created if absent). Once it
-/// returns, the content is flushed to the disk, the file renamed to `path` (replacing what stood
+/// returns, the content is flushed to the disk, the file renamed to `path` (replacing any file
 /// there), and the rename itself flushed. Permissions are those of any new file (`0666` less the
 /// umask).
 ///
@@ -55,7 +55,7 @@ pub fn write_atomic(path: &Path, write: impl FnOnce(&mut dyn Write) -> std::io::
 }
 
 /// Opens the text file `path` for appending, created if absent, with only those of its lines left that `keep`
-/// accepts: so a log goes on where its run does, without what was written beyond that.
+/// accepts: so a log goes on where its run does, without lines beyond that.
 ///
 /// # Errors
 /// [`Error::Io`] naming `path`.

@@ -1,8 +1,8 @@
 //! Reading JSON files whose fields are checked one by one.
 //!
 //! A derived deserialiser says `invalid type: string "4", expected usize at line 7`, without the
-//! field. The configuration files of a model come from many hands, so what is wrong with them must
-//! be said in one line that names file and field: [`Fields`] gives every access that form.
+//! field. The configuration files of a model come from many hands, so a mistake in them must
+//! be reported in one line that names file and field: [`Fields`] gives every access that form.
 
 use std::fs::File;
 use std::io::Read;

@@ -1,9 +1,8 @@
 //! The runs that `train` left behind, and which of them is the newest.
 //!
 //! The embedded default is a directory `runs/<time>` with `model/`, a model directory, and one directory
-//! a training stage; the checkpoint to use is `rl/best`, or `colar/best` where there is none. Any other run names its model in
-//! `config.toml` and has its checkpoint in `best`. A run that was stopped before it had one is passed
-//! over.
+//! a training stage; the checkpoint to use is `rl/best`, or `colar/best` where there is none. Any other run names its
+//! model in `config.toml` and has its checkpoint in `best`. A run that was stopped before it had one is passed over.
 
 use std::fs;
 use std::path::{Path, PathBuf};

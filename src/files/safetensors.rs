@@ -1,9 +1,9 @@
 //! The safetensors format: eight bytes with the header's length, a JSON header, then the data.
 //!
-//! Names, dtypes and offsets in a header come from an unknown writer and are not trusted: every range is checked against the file's length with checked arithmetic, names may
-//! not repeat, and ranges must tile the data without gap or overlap, as the format demands. The
-//! `safetensors` crate's types describe an entry; the checks stand here because an error must name
-//! the tensor at fault, and because that crate keeps the last of two equal names silently.
+//! Names, dtypes and offsets in a header come from an unknown writer and are not trusted: every range is checked
+//! against the file's length with checked arithmetic, names may not repeat, and ranges must tile the data without gap
+//! or overlap, as the format demands. The `safetensors` crate's types describe an entry; the checks stand here
+//! because an error must name the tensor at fault, and because that crate keeps the last of two equal names silently.
 //!
 //! Writing streams: the header is made from shapes alone, then each tensor's bytes follow, so that a
 //! file larger than memory can be written.

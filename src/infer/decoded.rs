@@ -14,8 +14,8 @@ use crate::device::{Device, TensorInfo, TokenChoice};
 use crate::model::ColarModel;
 use crate::model::kv_cache::KvCache;
 
-/// Most sequences that are decoded so. A read of the weights serves as many as the decoder takes at a time; beyond two reads
-/// a step, the layers' own products of all rows together should cost less.
+/// Most sequences that are decoded so. A read of the weights serves as many as the decoder takes at a time; beyond
+/// two reads a step, the layers' own products of all rows together should cost less.
 const MOST: usize = 16;
 
 /// Latents drawn before the host hears of them.
@@ -85,7 +85,7 @@ fn draw<D: Device>(
     decoder.latents(cache.lend(), &chains, end, STEPS, hidden)
 }
 
-/// Takes in what was drawn; returns the chains that go on and their hidden states.
+/// Takes in the latents drawn; returns the chains that go on and their hidden states.
 fn take_in<D: Device>(
     parts: &Parts<'_, D>,
     sequences: &mut [Sequence<'_>],

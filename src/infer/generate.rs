@@ -3,7 +3,7 @@
 //! Every sequence is a small state machine; all that are not done go through each forward pass
 //! together, one row each, whether they draw latents, form thoughts or choose tokens. A sequence that ends
 //! leaves the batch and the others close ranks. Keys and values are kept from prompt to answer. Draws are keyed by the
-//! request's seed and counted by position, so what a request gives does not depend on its neighbours.
+//! request's seed and counted by position, so the result of a request does not depend on its neighbours.
 //! Requests with the same prompt, such as the rollouts of a group, share its prefill. A device with a
 //! decoder for the model takes over after the prefill (`decoded`).
 
@@ -23,7 +23,7 @@ use crate::model::prompt::group_equal;
 /// Tokens of prompts that go through one prefill pass.
 pub(super) const PREFILL_ROWS: usize = 2048;
 
-/// Runs a batch to its end; with a recorder, keeps there what a policy update needs.
+/// Runs a batch to its end; a recorder, if given, keeps the data of a policy update.
 pub(super) fn generate<D: Device>(
     parts: &Parts<'_, D>,
     requests: &[Prepared],
@@ -50,7 +50,7 @@ pub(super) fn generate<D: Device>(
         return sequences.into_iter().map(|s| finish(parts, s, start)).collect();
     }
     loop {
-        // Those that ended leave the batch; the rows of the others move up.
+        // Sequences that ended leave the batch; the rows of the others move up.
         let stay: Vec<u32> =
             (0..active.len() as u32).filter(|&r| !sequences[active[r as usize]].done).collect();
         if stay.is_empty() {

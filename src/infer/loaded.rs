@@ -18,7 +18,7 @@ use crate::{Error, Result};
 pub struct Loaded<D: Device> {
     /// The device.
     pub device: D,
-    /// The model, its tokenizer and what its checkpoint says.
+    /// The model, its tokenizer and its checkpoint's settings.
     pub opened: Opened<D>,
     nearest: Nearest,
 }
@@ -33,7 +33,7 @@ impl<D: Device> Loaded<D> {
     }
 
     /// Loads a model directory, with a checkpoint over it whose adapter, if it has one, is merged or kept
-    /// apart; without a choice, what [`LoraMode::best_for`] says.
+    /// apart; without a choice, [`LoraMode::best_for`] decides.
     ///
     /// # Errors
     /// As [`new`](Loaded::new).
@@ -57,7 +57,7 @@ impl<D: Device> Loaded<D> {
     ///
     /// # Errors
     /// Sampling values out of range, requests that differ in their separator bias, a method the model
-    /// has no head for, and what the device says.
+    /// has no head for, and errors of the device.
     pub fn generate(
         &self,
         requests: &[Request],
@@ -72,7 +72,7 @@ impl<D: Device> Loaded<D> {
         self.device.scope(|| generate::generate(&parts, &prepared, None, on_event))
     }
 
-    /// Runs requests together and keeps what a policy update needs. All must reason in latents.
+    /// Runs requests together and keeps the data of a policy update. All must reason in latents.
     ///
     /// # Errors
     /// As [`generate`](Loaded::generate); no requests at all, requests of another kind, and a
@@ -95,7 +95,7 @@ impl<D: Device> Loaded<D> {
         })
     }
 
-    /// Sets aside what a batch needs, or says what does not fit.
+    /// Sets memory aside for a batch; an error names the parts that do not fit.
     fn reserve(&self, requests: &[Prepared]) -> Result<()> {
         self.device.reserve(&needs::generation(&self.device, &self.opened.model, requests))
     }

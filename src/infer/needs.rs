@@ -57,7 +57,7 @@ pub(crate) fn activations<D: Device>(
     let config = &model.transformer.config;
     let layers = model.transformer.activation_bytes(rows.max(outputs), device.compute_dtype());
     let head = device.choose_tokens_bytes(outputs, config.vocab_size);
-    // An eighth for what operations take for themselves: lists of rows, partial sums.
+    // An eighth for the scratch memory of operations: lists of rows, partial sums.
     let bytes = layers.saturating_add(head);
     let bytes = bytes.saturating_add(bytes / 8).saturating_add(1 << 16);
     Need { what: format!("the activations of a {pass} of {rows} rows"), bytes, stay: Stay::Run, less }

@@ -200,7 +200,7 @@ pub struct Generation {
 
 #[cfg(test)]
 impl Generation {
-    /// A finished generation of this text, for tests of what is made of one.
+    /// A finished generation of this text, for tests of code that takes one.
     pub(crate) fn saying(text: &str, n_latents: usize, answer_tokens: usize) -> Self {
         Generation {
             question: String::new(),

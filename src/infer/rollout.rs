@@ -1,4 +1,4 @@
-//! Rollouts: generations that keep what a policy update needs (spec section 6).
+//! Rollouts: generations that keep the data of a policy update (spec section 6).
 //!
 //! While a batch runs, a [`Recorder`] keeps the hidden state before every latent and token, and the
 //! latents themselves; nothing is computed from them until the batch has ended. Then the latent head and
@@ -16,7 +16,7 @@ pub struct Rollouts<D: Device> {
     pub generations: Vec<Generation>,
     /// The latents of all rollouts, end to end: `[Σ n_latents, D]`, in units of `embeds_std`.
     pub latents: D::Tensor,
-    /// Per rollout, what the update needs of it.
+    /// Draws and log-probabilities, one trace a rollout.
     pub traces: Vec<Trace>,
 }
 

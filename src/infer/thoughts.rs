@@ -1,4 +1,4 @@
-//! Continuous thoughts in generation: what is fed after a hidden state, and when a sequence begins to write.
+//! Continuous thoughts in generation: the input after a hidden state, and when a sequence begins to write.
 
 use super::request::Event;
 use super::sequence::{Phase, Sequence};

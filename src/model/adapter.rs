@@ -101,7 +101,7 @@ impl AdapterConfig {
     }
 
     /// The `adapter_config.json` of this adapter. Only fields that every release of PEFT since 0.9
-    /// knows are written; what is absent has the default in newer ones.
+    /// knows are written; newer releases give the others their defaults.
     pub fn to_json(&self) -> Value {
         let alpha = match self.lora_alpha {
             // PEFT declares an integer.
@@ -145,7 +145,7 @@ impl AdapterConfig {
     /// every tensor, in its shape, and no other.
     ///
     /// # Errors
-    /// [`Error::Io`], [`Error::File`] or [`Error::Tensor`] naming what is wrong.
+    /// [`Error::Io`], [`Error::File`] or [`Error::Tensor`] naming the mistake.
     pub fn open_weights(&self, dir: &Path, model: &ModelConfig) -> Result<Weights> {
         let path = dir.join(ADAPTER_WEIGHTS_FILE);
         if !path.exists() && dir.join("adapter_model.bin").exists() {

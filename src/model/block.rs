@@ -24,7 +24,7 @@ pub struct Norm {
 /// A linear layer of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Projection {
-    /// Which one.
+    /// The layer, as adapters name it.
     pub target: LoraTarget,
     /// Rows of its weight.
     pub out: usize,
@@ -101,7 +101,7 @@ impl ModelConfig {
     }
 
     /// Numbers that a block keeps of a row for its backward pass: the stream before and after attention, both norms,
-    /// queries, what attention made of them, gate and up, and with `act` their product; and queries and keys before
+    /// queries, attention's output, gate and up, and with `act` their product; and queries and keys before
     /// their norms. Of keys and values it keeps [`kept_of_key`](Self::kept_of_key).
     pub fn kept_of_row(&self, act: bool) -> usize {
         let mlp = if act { 3 } else { 2 } * self.intermediate_size;
@@ -118,9 +118,9 @@ impl ModelConfig {
         2 * self.kv_size()
     }
 
-    /// The most numbers of a row that exist together while a block runs forward, without what it keeps: both streams
-    /// and norms, the outputs of `o` and `down`; queries, keys, values and what attention made of them; gate, up and
-    /// their product.
+    /// The most numbers of a row that exist together while a block runs forward, without those it keeps: both streams
+    /// and norms, the outputs of `o` and `down`; queries, keys, values and attention's output; gate, up and their
+    /// product.
     pub fn passing_forward(&self) -> usize {
         let attention = 2 * (self.q_size() + self.kv_size()) + self.before_head_norms();
         6 * self.hidden_size + attention + 3 * self.intermediate_size

@@ -1,4 +1,4 @@
-//! `colar.json`: what a CoLaR checkpoint needs beside the adapter.
+//! `colar.json`: the settings of a CoLaR checkpoint beside the adapter.
 //!
 //! The latent head predicts embeddings divided by `embeds_std`, and chunks of embeddings are merged
 //! by one of two rules; both were fixed when the checkpoint was trained and must be used again (spec

@@ -3,7 +3,7 @@
 //! A field that is misread here gives a model that runs and answers nonsense, so nothing is guessed:
 //! a setting that the engine does not compute (another activation, a rotary scaling other than
 //! `llama3`, a sliding window in use, quantised weights) is refused by name, and sizes are checked
-//! against each other before any memory is reserved for them. What a file may leave out has the
+//! against each other before any memory is reserved for them. Fields that a file may leave out have the
 //! default of the `transformers` library, since such files are written by it.
 //!
 //! Spec section 8. Both spellings of the rotary settings are read: `rope_theta` with `rope_scaling`,
@@ -30,7 +30,7 @@ const MAX_POSITIONS: usize = 1 << 30;
 /// The families of models, as `model_type` names them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Architecture {
-    /// Llama 2 and 3 and what shares their layers (SmolLM2, TinyLlama): no biases.
+    /// Llama 2 and 3 and models with the same layers (SmolLM2, TinyLlama): no biases.
     Llama,
     /// Qwen2 and Qwen2.5: biases on the query, key and value projections.
     Qwen2,
@@ -106,7 +106,7 @@ impl Architecture {
 /// The shape of a decoder-only transformer and the constants of its layers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelConfig {
-    /// Which family of layers.
+    /// The architecture: it decides how the layers are built.
     pub model_type: Architecture,
     /// Width H of the residual stream.
     pub hidden_size: usize,
@@ -301,7 +301,7 @@ pub(crate) fn shortest(x: f32) -> f64 {
     x.to_string().parse().unwrap_or(f64::from(x))
 }
 
-/// Settings that change what the layers compute and that the engine does not have.
+/// Fails on settings that change the arithmetic of the layers and that the engine does not have.
 fn refuse_unsupported(fields: &Fields<'_>, family: &Family) -> Result<()> {
     for name in ["hidden_act", "hidden_activation"] {
         match fields.opt_str(name)? {
@@ -342,7 +342,7 @@ fn refuse_sliding_window(fields: &Fields<'_>, layers: usize, positions: usize) -
     }
     // Present or not is all that matters here; null means no window.
     let Some(window) = fields.value("sliding_window") else { return Ok(()) };
-    // Layers from `max_window_layers` on use the window; 28 is what the model family defaults to.
+    // Layers from `max_window_layers` on use the window; 28 is the model family's default.
     let first = fields.value("max_window_layers").and_then(Value::as_u64).unwrap_or(28);
     let wide = window.as_u64().is_some_and(|window| window >= positions as u64);
     if first < layers as u64 && !wide {

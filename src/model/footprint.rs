@@ -16,16 +16,16 @@ pub fn weight_bytes(config: &ModelConfig, compute: Dtype) -> usize {
 }
 
 impl<D: Device> Transformer<D> {
-    /// Bytes of the activations alive at once in a forward pass over `rows` rows, without what a backward pass
-    /// would keep: those of one layer, the residual stream, and the hidden states that the pass was given and
+    /// Bytes of the activations alive at once in a forward pass over `rows` rows, without those kept for a
+    /// backward pass: those of one layer, the residual stream, and the hidden states that the pass was given and
     /// gives back.
     pub fn activation_bytes(&self, rows: usize, compute: Dtype) -> usize {
         let c = &self.config;
         rows.saturating_mul((c.passing_forward() + 2 * c.hidden_size) * compute.size())
     }
     /// Bytes of the activations alive at once in a forward and backward pass over `rows` rows, of which attention
-    /// takes `keys` rows of keys and values (more than `rows` where sequences share their beginning): what the layers
-    /// keep, what one layer takes beside that at most, and hidden states with their gradients.
+    /// takes `keys` rows of keys and values (more than `rows` where sequences share their beginning): those that
+    /// the layers keep, the most that one layer takes beside them, and hidden states with their gradients.
     pub fn training_bytes(
         &self,
         params: &Params<D>,

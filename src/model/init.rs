@@ -1,7 +1,7 @@
 //! Model directories with random weights.
 //!
 //! For benchmarks and tests of any shape, and as the beginning of a model trained from nothing. Weights
-//! are what `transformers` initialises with: normal with standard deviation 0.02, norms 1, biases 0.
+//! are initialised as in `transformers`: normal with standard deviation 0.02, norms 1, biases 0.
 //!
 //! Every element is a function of seed, tensor and place alone, so a directory is the same whatever
 //! the number of threads, and the same seed gives float32 and bfloat16 weights that differ by the

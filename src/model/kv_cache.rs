@@ -45,7 +45,7 @@ impl<D: Device> KvCache<D> {
         CachedRows { first: slot * self.capacity, len: self.lens[slot] }
     }
 
-    /// All keys and values, for a decoder; what it appends is taken in by [`grow`](Self::grow).
+    /// All keys and values, for a decoder; [`grow`](Self::grow) takes in the rows that it appends.
     pub fn lend(&mut self) -> CacheMut<'_, D> {
         CacheMut { keys: &mut self.keys, values: &mut self.values }
     }
@@ -89,7 +89,7 @@ impl<D: Device> KvCache<D> {
     /// the same beginning compute it once.
     ///
     /// # Errors
-    /// When a slot of `to` is not empty, and what the device says.
+    /// When a slot of `to` is not empty, and errors of the device.
     pub fn share(&mut self, device: &D, from: usize, to: &[usize]) -> Result<()> {
         let len = self.lens[from];
         if len == 0 || to.is_empty() {

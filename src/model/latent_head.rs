@@ -93,7 +93,7 @@ impl LatentHead {
     /// Reads the head from `latent_head.safetensors` (spec section 8), as float32 copies.
     ///
     /// # Errors
-    /// A missing tensor, a wrong shape, or what the device says.
+    /// A missing tensor, a wrong shape, or an error of the device.
     pub fn load<D: Device>(
         device: &D,
         params: &mut Params<D>,
@@ -153,7 +153,7 @@ impl LatentHead {
     /// Hidden states `[N, H]` to the distribution of the next latents `[N, H]`.
     ///
     /// # Errors
-    /// Shape mismatches and what the device says.
+    /// Shape mismatches and errors of the device.
     pub fn forward<D: Device>(
         &self,
         device: &D,
@@ -177,7 +177,7 @@ impl LatentHead {
     /// Adds to the gradients of the head and returns that of the hidden states, `[N, H]`.
     ///
     /// # Errors
-    /// Shape mismatches and what the device says.
+    /// Shape mismatches and errors of the device.
     pub fn backward<D: Device>(
         &self,
         device: &D,

@@ -1,7 +1,7 @@
 //! Where the rows of a packed batch stand, and which see which.
 //!
 //! Sequences lie end to end. Those that begin alike, as the rollouts of one question do, may share the rows of
-//! their beginning (the trunk) and differ in what follows (the branches). Attention takes contiguous keys, so
+//! their beginning (the trunk) and differ after it (the branches). Attention takes contiguous keys, so
 //! the keys and values of a trunk are copied in front of those of each of its branches, and their
 //! gradients are added up again: little work beside the trunk's forward and backward pass, which happen once.
 

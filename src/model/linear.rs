@@ -44,7 +44,7 @@ impl Linear {
     /// Computes `y[T, out]` from `x[T, in]`.
     ///
     /// # Errors
-    /// Shape mismatches and what the device says.
+    /// Shape mismatches and errors of the device.
     pub fn forward<D: Device>(
         &self,
         device: &D,
@@ -82,7 +82,7 @@ impl Linear {
     /// may have a pass over `y` to join it to. Where an adapter follows the bias nothing is left.
     ///
     /// # Errors
-    /// Shape mismatches and what the device says.
+    /// Shape mismatches and errors of the device.
     pub fn forward_but_bias<'a, D: Device>(
         &self,
         device: &D,
@@ -101,7 +101,7 @@ impl Linear {
     /// of the input into `dx` where given.
     ///
     /// # Errors
-    /// Shape mismatches and what the device says.
+    /// Shape mismatches and errors of the device.
     #[allow(clippy::too_many_arguments)]
     pub fn backward<D: Device>(
         &self,

@@ -23,7 +23,7 @@ pub enum LoraInit<'a> {
 /// in the file, without PEFT's prefix.
 ///
 /// # Errors
-/// A missing tensor, a wrong shape, or what the device says.
+/// A missing tensor, a wrong shape, or an error of the device.
 pub fn attach<D: Device>(
     device: &D,
     transformer: &mut Transformer<D>,

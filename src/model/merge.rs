@@ -1,5 +1,5 @@
-//! The compression merge (spec section 2), seen from the host: which tokens form a chunk, and by
-//! what the sum of their embeddings is divided.
+//! The compression merge (spec section 2), seen from the host: which tokens form a chunk, and
+//! the divisor of the sum of their embeddings.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,8 +1,8 @@
 //! The model: configuration, weights, layers with forward and backward.
 //!
-//! Data flows one way: a directory's files ([`config`], [`Weights`](crate::files::weights::Weights), [`tokenizer`], [`adapter`]) become
-//! a [`ColarModel`], whose layers ([`transformer`], [`latent_head`], [`thoughts`]) hold numbers into one list of
-//! weights ([`params`]) and run on any [`Device`].
+//! Data flows one way: a directory's files ([`config`], [`Weights`](crate::files::weights::Weights), [`tokenizer`],
+//! [`adapter`]) become a [`ColarModel`], whose layers ([`transformer`], [`latent_head`], [`thoughts`]) hold numbers
+//! into one list of weights ([`params`]) and run on any [`Device`].
 
 pub mod adapter;
 pub mod block;

@@ -33,8 +33,8 @@ pub struct Additions {
     pub lora: Option<AdapterConfig>,
     /// A new latent head, where the checkpoint has none.
     pub latent_head: Option<LatentHeadConfig>,
-    /// The continuous thoughts that are trained, with a new projector where the checkpoint has none. What is
-    /// opened to run has those of its checkpoint.
+    /// The continuous thoughts that are trained, with a new projector where the checkpoint has none. A model
+    /// that is opened to run has those of its checkpoint.
     pub thoughts: Option<ThoughtsConfig>,
     /// Overrides the stored or computed standard deviation of the embeddings.
     pub embeds_std: Option<f32>,

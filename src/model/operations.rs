@@ -1,8 +1,8 @@
 //! How many floating-point operations a training step takes, counted from shapes.
 //!
-//! Counted are the products and attention's, a multiply-add as two: what a step needs once, whatever is computed
-//! again to save memory (a layer's forward pass, attention's probabilities). Norms, activations and the optimiser are
-//! left out; they are bound by memory.
+//! Counted are products of matrices and attention, a multiply-add as two operations. Each counts once, though some
+//! are computed again to save memory (a layer's forward pass, attention's probabilities). Norms, activations and the
+//! optimiser are left out; they are bound by memory.
 
 use super::latent_head::LatentHead;
 use super::linear::Linear;
@@ -13,9 +13,9 @@ use crate::device::{Device, TensorInfo};
 /// Operations of a step's forward and backward pass.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct StepOperations {
-    /// Of products with weights, adapters and gradients.
+    /// Operations of products with weights, adapters and gradients.
     pub products: u64,
-    /// Of attention, over the pairs of positions that see each other.
+    /// Operations of attention, over the pairs of positions that see each other.
     pub attention: u64,
 }
 
@@ -57,7 +57,7 @@ impl<D: Device> Count<'_, D> {
         let weight = self.size(linear.weight) * (1 + u64::from(input) + trains(linear.weight));
         let adapter = linear.lora.map_or(0, |lora| {
             let (a, b) = (self.size(lora.a), self.size(lora.b));
-            // A·x and B of it; back, what reaches A·x, and from there the input; the gradients of both.
+            // Forward A·x and B·(A·x); backward the gradients of A·x and of x; and the gradients of A and B.
             let back = input || self.grads.trains(lora.a) || self.grads.trains(lora.b);
             a + b + u64::from(back) * b + u64::from(input) * a + trains(lora.a) * a + trains(lora.b) * b
         });

@@ -1,4 +1,4 @@
-//! Continuous thoughts (spec section 11): positions between a question and what follows it whose input is not a token.
+//! Continuous thoughts (spec section 11): positions after a question whose input is not a token.
 //!
 //! The input embedding of a thought is the final hidden state (after the last RMSNorm) of the position
 //! before it (Coconut: Hao et al., arXiv 2412.06769), or a projection of it (CODI: Shen et al., arXiv
@@ -28,7 +28,7 @@ const STREAM: u32 = 0x80;
 /// How a model thinks in continuous thoughts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ThoughtsConfig {
-    /// Thoughts between the question and what follows.
+    /// Thoughts after the question.
     pub count: usize,
     /// Whether a projector stands between a hidden state and the thought that it becomes.
     pub projector: bool,
@@ -37,7 +37,7 @@ pub struct ThoughtsConfig {
 /// The continuous thoughts of a model.
 #[derive(Debug, Clone)]
 pub struct Thoughts {
-    /// Thoughts between the question and what follows.
+    /// Thoughts after the question.
     pub count: usize,
     /// Turns a hidden state into a thought; without it the state itself is the thought.
     pub projector: Option<Projector>,
@@ -99,7 +99,7 @@ impl Projector {
     /// Reads the projector of a model of hidden size `hidden` from [`PROJECTOR_FILE`], as float32 copies.
     ///
     /// # Errors
-    /// A missing tensor, a wrong shape, or what the device says.
+    /// A missing tensor, a wrong shape, or an error of the device.
     pub fn load<D: Device>(
         device: &D,
         params: &mut Params<D>,
@@ -123,7 +123,7 @@ impl Projector {
     /// Hidden states `[N, H]` to thoughts `[N, H]`.
     ///
     /// # Errors
-    /// Shape mismatches and what the device says.
+    /// Shape mismatches and errors of the device.
     pub fn forward<D: Device>(
         &self,
         device: &D,
@@ -141,7 +141,7 @@ impl Projector {
     /// the hidden states, `[N, H]`.
     ///
     /// # Errors
-    /// Shape mismatches and what the device says.
+    /// Shape mismatches and errors of the device.
     pub fn backward<D: Device>(
         &self,
         device: &D,

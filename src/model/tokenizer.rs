@@ -39,9 +39,9 @@ impl fmt::Debug for Tokenizer {
 /// The tokens that end a text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EosTokens {
-    /// The one that ends a training sample.
+    /// The token that ends a training sample.
     pub append: u32,
-    /// Those that end generation; `append` among them.
+    /// The tokens that end generation, `append` among them.
     pub stop: Vec<u32>,
 }
 
@@ -60,7 +60,7 @@ impl Tokenizer {
     /// This tokenizer with the end token that the `tokenizer_config.json` at `path` names.
     ///
     /// # Errors
-    /// [`Error::Io`], or [`Error::File`] if it names what is no token.
+    /// [`Error::Io`], or [`Error::File`] if it names something that is not a token.
     pub fn with_settings(mut self, path: &Path) -> Result<Self> {
         self.eos_token_id = self.named_eos(path)?;
         Ok(self)
@@ -217,8 +217,8 @@ impl Tokenizer {
 
 /// Runs code of the `tokenizers` crate; an error or a panic becomes a message.
 ///
-/// Nothing is left half changed by a panic: the calls take the tokenizer by shared reference, or are
-/// what makes it.
+/// Nothing is left half changed by a panic: the calls take the tokenizer by shared reference, or
+/// make it.
 fn guard<T>(run: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
     match catch_unwind(AssertUnwindSafe(run)) {
         Ok(Ok(value)) => Ok(value),

@@ -3,7 +3,7 @@
 //! That crate panics on some contents (a merge that yields a token longer than all others, a word
 //! prefix longer than a token, a malformed precompiled normaliser) and accepts others that make no
 //! tokens one can rely on (dropout). This pass reads the file once, keeps next to nothing of it, and
-//! says in words what is wrong.
+//! describes a mistake in words.
 
 use std::fmt;
 
@@ -114,7 +114,7 @@ impl<'de> Deserialize<'de> for Merges {
 /// The bytes of a string, or of a pair of strings together.
 struct Length {
     bytes: usize,
-    /// A string with a blank in it: two words and what parts them.
+    /// A string with a blank in it: two words and their separator.
     spaced: bool,
 }
 

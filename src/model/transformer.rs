@@ -57,8 +57,8 @@ impl<D: Device> Transformer<D> {
     /// Takes the weights from `weights` into `params`, each in the form that `take` makes of it.
     ///
     /// # Errors
-    /// A missing tensor, one of a block that the configuration does not give it, a wrong shape, or what `take` and
-    /// the device say.
+    /// A missing tensor, one of a block that the configuration does not give it, a wrong shape, and errors
+    /// of `take` and the device.
     pub fn load(
         device: &D,
         config: &ModelConfig,

@@ -96,7 +96,7 @@ mod tests {
         }
     }
 
-    /// Bits, not tolerances: these numbers are what another device must reproduce. A second
+    /// Bits, not tolerances: another device must reproduce these numbers. A second
     /// implementation in numpy's float32 gives the same.
     #[test]
     fn the_numbers_of_a_counter_are_pinned() {

@@ -1,4 +1,4 @@
-//! The batches of a step, and what their method computes on them.
+//! The batches of a step, and the passes of their method over them.
 
 use super::batch::Batch;
 use super::needs;
@@ -20,9 +20,9 @@ pub(crate) enum Batches {
 /// The objectives of a run, by the kind of its batches.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Objectives {
-    /// Of [`Batches::Sft`].
+    /// The objective of [`Batches::Sft`].
     pub sft: sft::Objective,
-    /// Of [`Batches::Thoughts`].
+    /// The objective of [`Batches::Thoughts`].
     pub thoughts: ThoughtObjective,
 }
 
@@ -118,9 +118,9 @@ impl Batches {
 
 /// The losses batch by batch, which the device may still be computing.
 pub(crate) enum Pending<D: Device> {
-    /// Of [`Batches::Sft`].
+    /// Losses of [`Batches::Sft`].
     Sft(sft::Objective, Vec<PendingLosses<D>>),
-    /// Of [`Batches::Thoughts`].
+    /// Losses of [`Batches::Thoughts`].
     Thoughts(ThoughtObjective, Vec<PendingThoughts<D>>),
 }
 

@@ -1,9 +1,9 @@
 //! Checkpoints and training states (spec section 8).
 //!
-//! A checkpoint is what generation needs and PEFT can load: the adapter, or all weights after full
-//! fine-tuning; the latent head or the projector of thoughts; `colar.json`. A training state is a checkpoint plus the optimiser's
-//! moments and the step, so a run that is killed goes on with the same numbers. Both are directories
-//! that appear whole or not at all.
+//! A checkpoint has all that generation needs, in files that PEFT can load: the adapter, or all weights after
+//! full fine-tuning; the latent head or the projector of thoughts; `colar.json`. A training state is a checkpoint
+//! plus the optimiser's moments and the step, so a run that is killed goes on with the same numbers. Both are
+//! directories that appear whole or not at all.
 
 use std::path::{Path, PathBuf};
 
@@ -27,7 +27,7 @@ use crate::{Error, Result};
 const MOMENTS_FILE: &str = "optimizer.safetensors";
 const STATE_FILE: &str = "train_state.json";
 
-/// A kept checkpoint and what it was kept for.
+/// A kept checkpoint and the measure that it was kept for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct KeptCheckpoint {
     /// Step after which it was written.
@@ -182,7 +182,7 @@ pub fn save<D: Device>(
 /// checkpoint of full fine-tuning over another model directory.
 ///
 /// # Errors
-/// [`Error::Usage`] saying what to give instead.
+/// [`Error::Usage`] that names the option to give instead.
 pub fn check_base(model: &Path, checkpoint: &Path, full: bool) -> Result<()> {
     let own_weights = checkpoint.join(WEIGHTS_FILE).exists() && checkpoint != model;
     if own_weights && !full {
@@ -246,7 +246,7 @@ pub fn load_state(dir: &Path) -> Result<TrainState> {
 /// Restores the optimiser's moments from the state in `dir`.
 ///
 /// # Errors
-/// A missing tensor, a wrong shape, or what the device says.
+/// A missing tensor, a wrong shape, or an error of the device.
 pub fn load_moments<D: Device>(
     device: &D,
     opened: &Opened<D>,

@@ -2,7 +2,8 @@
 //!
 //! A run directory is filled stage by stage: a data set of arithmetic word problems and a small model
 //! with random weights; a CoT run; a CoLaR run from its checkpoint; reinforcement learning from that; a
-//! table of all three on held-out questions. Every stage is skipped where it is already complete, so a run that was cut off goes on.
+//! table of all three on held-out questions. Every stage is skipped where it is already complete, so a run that
+//! was cut off goes on.
 
 use std::path::PathBuf;
 
@@ -29,8 +30,8 @@ const STAGES: [(Method, &str); 2] = [(Method::Cot, "cot"), (Method::Colar, "cola
 /// The directory of the stage of reinforcement learning.
 const RL: &str = "rl";
 
-/// Seconds that the stages took, and the questions at the end: seed 0 on two cores of an AMD EPYC (Genoa), 2026-11-26. On
-/// other machines all are longer or shorter, in much the same proportions.
+/// Seconds that the stages took, and the questions at the end: seed 0 on two cores of an AMD EPYC (Genoa),
+/// 2026-11-26. On other machines all are longer or shorter, in much the same proportions.
 const SECONDS: [(&str, f64); 4] = [("cot", 105.3), ("colar", 197.3), (RL, 33.4), ("questions", 8.1)];
 
 /// The time from the end of a training stage to the end of the run, as a multiple of the stage's own. It is an
@@ -175,8 +176,8 @@ impl EmbeddedOptions {
 /// Runs the embedded default to its end and returns its table.
 ///
 /// # Errors
-/// A run directory that is in use (without `resume`), I/O errors, and what training says,
-/// [`Error::Interrupted`] among it where `stop` was requested.
+/// A run directory that is in use (without `resume`), I/O errors, and errors of training,
+/// [`Error::Interrupted`] among them where `stop` was requested.
 pub fn run<D: Device>(
     device: &D,
     options: &EmbeddedOptions,

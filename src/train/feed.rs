@@ -1,6 +1,6 @@
-//! Which samples make up which step, and with which compression factor.
+//! The samples and the compression factor of each step.
 //!
-//! Everything is a function of the seed and the step, so a resumed run sees what an unbroken one would.
+//! Everything is a function of the seed and the step, so a resumed run sees the samples of an unbroken one.
 
 use super::batch::{ChunkLabels, Labels};
 use super::batches::Batches;

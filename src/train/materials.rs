@@ -23,7 +23,7 @@ pub struct Materials {
 }
 
 impl Materials {
-    /// Those of the directory `root`; nothing is made yet.
+    /// The materials in the directory `root`; nothing is made yet.
     pub fn at(root: &Path) -> Self {
         Materials { root: root.to_owned() }
     }

@@ -18,15 +18,15 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Opens the records of `run`, for a run that has done `step` steps: what an interrupted run wrote
-    /// beyond them is dropped, so that no step appears twice.
+    /// Opens the records of `run`, for a run that has done `step` steps: records of an interrupted run
+    /// beyond them are dropped, so that no step appears twice.
     ///
     /// # Errors
     /// [`Error::Io`] naming the file.
     pub fn open(run: &RunDir, step: u64) -> Result<Self> {
         let path = run.metrics();
         let file = append_to(&path, |line| {
-            // Of a run that starts over, what it found before its first step goes too.
+            // A run that starts over records its validation before the first step again, so the old one goes too.
             serde_json::from_str::<Map<String, Value>>(line)
                 .is_ok_and(|m| m.get("step").and_then(Value::as_u64).is_some_and(|s| s <= step && step > 0))
         })?;

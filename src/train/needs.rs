@@ -31,7 +31,7 @@ pub(crate) const SMALLER_BATCH: &str = "a smaller `batch_size` with a larger `ac
 /// Advice for reinforcement learning whose step does not fit.
 pub(crate) const SMALLER_MINIBATCH: &str = "a smaller `exp_batch_size`, or `recompute`,";
 
-/// Memory that stays taken from step to step beside the weights: the gradients and moments of those of the groups `trained`, and
+/// Memory that stays taken from step to step beside the weights: the gradients and moments of the groups `trained`, and
 /// their copies in the dtype that products take.
 pub(crate) fn state<D: Device>(device: &D, model: &ColarModel<D>, trained: Groups, full: bool) -> [Need; 2] {
     let (mut count, mut bytes) = (0, 0usize);
@@ -90,7 +90,7 @@ pub(crate) fn pass<D: Device>(
     let lists = (rows + labels + latents + keys).saturating_mul(LISTED);
     let parts = [layers, labelled, head, converted, lists];
     let bytes = parts.into_iter().fold(0, usize::saturating_add);
-    // An eighth for what operations take for themselves: partial sums, lists of blocks.
+    // An eighth for the scratch memory of operations: partial sums, lists of blocks.
     let bytes = bytes.saturating_add(bytes / 8).saturating_add(1 << 16);
     Need { what: format!("the activations of a step of {rows} rows"), bytes, stay: Stay::Run, less }
 }

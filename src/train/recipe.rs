@@ -31,7 +31,7 @@ pub(crate) struct Recipe<'a> {
 }
 
 impl<'a> Recipe<'a> {
-    /// That of the last stage.
+    /// The recipe of the last stage.
     pub fn new<D: Device>(
         opened: &'a Opened<D>,
         method: Method,

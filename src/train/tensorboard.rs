@@ -48,8 +48,8 @@ impl EventWriter {
         Err(Error::file(dir, "has no free name for an event file"))
     }
 
-    /// Starts a file that takes over at `step`: what earlier files say of it and later ones is
-    /// disregarded.
+    /// Starts a file that takes over at `step`: records of that step and later ones in earlier files
+    /// are disregarded.
     ///
     /// # Errors
     /// As [`create`](Self::create).

@@ -71,7 +71,7 @@ impl Recipe<'_> {
     }
 }
 
-/// Which of the answer's tokens holds the colon.
+/// The place of the answer's token that holds the colon.
 fn colon(tokenizer: &Tokenizer, answer: &[u32]) -> Result<usize> {
     let mark = tokenizer.encode(ANSWER_MARK)?;
     if !mark.is_empty() && answer.starts_with(&mark) {

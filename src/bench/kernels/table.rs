@@ -23,7 +23,7 @@ pub struct Case<D: Device> {
     pub shape: String,
     /// Bytes that are read and written at least.
     pub bytes: u64,
-    /// Floating-point operations, where they may be what takes the time.
+    /// Floating-point operations, where they may take more time than the bytes; else 0.
     pub operations: u64,
     make: Make<D>,
 }

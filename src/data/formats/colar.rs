@@ -43,7 +43,7 @@ impl TryFrom<Record> for Sample {
 /// Writes `samples` to `path` as JSON lines in the engine's own form, whole or not at all.
 ///
 /// # Errors
-/// [`Error::Io`](crate::Error::Io) naming `path`; what stood there is then untouched.
+/// [`Error::Io`](crate::Error::Io) naming `path`; a file that stood there is then untouched.
 pub fn write_jsonl(path: impl AsRef<Path>, samples: &[Sample]) -> Result<()> {
     write_atomic(path.as_ref(), |out| {
         for sample in samples {

@@ -1,8 +1,8 @@
 //! From a file's bytes to its records, each with the line it begins on.
 //!
-//! serde_json would read an array in one go, but then names no line for what is found wrong after
+//! serde_json would read an array in one go, but then names no line for mistakes found after
 //! parsing, and JSON lines need a second path anyway. So the text is first cut into records by a
-//! scanner that knows strings and brackets only; what is inside a record is left to serde.
+//! scanner that knows strings and brackets only; the inside of a record is left to serde.
 
 use std::path::Path;
 
@@ -84,7 +84,7 @@ fn is_unfinished(text: &str) -> bool {
     matches!(serde_json::from_str::<serde::de::IgnoredAny>(text), Err(e) if e.classify() == Category::Eof)
 }
 
-/// Cuts a JSON array into its elements; an error is a line and what is wrong there.
+/// Cuts a JSON array into its elements; an error is a line and the mistake in it.
 fn elements(text: &str) -> Result<Vec<Record<'_>>, (usize, String)> {
     let mut found = Vec::new();
     let mut line = 1;

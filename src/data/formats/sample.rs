@@ -19,7 +19,7 @@ where
         .collect()
 }
 
-/// Checks what every form must fulfil and gives an error its place.
+/// Checks the rules that hold in every format and gives an error its place.
 pub(super) fn finish(path: &Path, record: &Record, sample: Result<Sample, String>) -> Result<Sample> {
     let sample = sample.and_then(|sample| {
         if sample.question.trim().is_empty() {

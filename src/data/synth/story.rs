@@ -1,8 +1,8 @@
 //! The stories told around a chain of operations.
 //!
 //! Questions are short because every token of them costs training time, and the words are few because
-//! each is a row of the embedding. What variety there is goes where it makes the model read: who has
-//! what, which verb stands for which operation, and first steps that the opening hides ("4 bags of 6").
+//! each is a row of the embedding. Variety is spent where it makes the model read: in the
+//! person and the things, in the verb for an operation, and in first steps that the opening hides ("4 bags of 6").
 
 use super::chain::{Chain, MAX_DIVISOR, MAX_FACTOR, Op};
 use crate::random::Stream;
@@ -88,7 +88,7 @@ pub fn tell(chain: &Chain, draw: &mut Stream) -> String {
     text + ". " + &ask(story, name, draw)
 }
 
-/// The clause for one operation, told of the person or of what the story is about.
+/// The clause for one operation, told of the person or of the story's objects.
 fn deed(story: Story, op: Op, n: u32, draw: &mut Stream) -> String {
     let word = |words: &[&'static str]| words.get(n.saturating_sub(2) as usize).copied().unwrap_or_default();
     match (story, op) {

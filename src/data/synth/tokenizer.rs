@@ -8,8 +8,8 @@
 //! - a word carries the blank before it, and before a number also the blank behind it (` buys `),
 //!   since the number has none of its own;
 //! - the fixed parts of the prompt layout (spec section 1) are one token each;
-//! - other words are spelled in letters, so that any English question can be asked; what is not
-//!   printable ASCII becomes `<|unk|>`.
+//! - other words are spelled in letters, so that any English question can be asked; characters other than
+//!   printable ASCII become `<|unk|>`.
 //!
 //! Decoding puts the tokens' texts together and nothing else, hence gives back the text exactly.
 //! Technically it is a BPE model without merges: whole pieces are looked up first (`ignore_merges`, as in

@@ -55,7 +55,7 @@ impl Shelf {
         if zero && !fresh {
             values[..len].fill(0.0);
         } else if !zero && cfg!(any(test, debug_assertions)) {
-            // An operation that reads what it should only write must not get away with it.
+            // An operation that reads its output before it writes it must not get away with that.
             values[..len].fill(f32::NAN);
         }
         Owned { values, len, shelf: Arc::clone(self) }
@@ -65,7 +65,7 @@ impl Shelf {
         let class = values.len();
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.live_floats -= class;
-        // Idle buffers never exceed what was once in use at the same time.
+        // Buffers in use and idle together never exceed the most that were ever in use at once.
         if state.free_floats + state.live_floats + class <= state.peak_floats {
             state.free_floats += class;
             state.free.entry(class).or_default().push(values);

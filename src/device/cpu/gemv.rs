@@ -1,4 +1,4 @@
-//! Products of a weight matrix with few rows of activations: what decoding consists of.
+//! Products of a weight matrix with few rows of activations, which decoding spends its time on.
 //!
 //! With one sequence, every weight is read once and used once, so memory is the only limit, and the work is
 //! to keep it busy: 16-bit weights are widened in registers, four rows of the matrix are walked side by side,
@@ -28,7 +28,7 @@ thread_local! {
     static ARRANGED: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// `y[m,n] = beta·y + alpha · x[m,k]·w[n,k]ᵀ`, all row-major; with `beta` 0 what `y` held is not read.
+/// `y[m,n] = beta·y + alpha · x[m,k]·w[n,k]ᵀ`, all row-major; with `beta` 0 the old `y` is not read.
 ///
 /// Right for any `m`, fast up to [`MAX_ROWS`].
 ///
@@ -134,7 +134,7 @@ impl<T: Element> Block<'_, T> {
         for (a, x) in x.iter_mut().enumerate() {
             *x = &self.x[(i + a) * self.padded..][..self.padded];
         }
-        // Zeros stand in for what the last pair of weights lacks; they meet the zeros that pad x.
+        // Zeros fill up the last pair of weights; they meet the zeros that pad x.
         let whole = self.k - self.k % PAIR;
         let mut rest = [[T::zeroed(); PAIR]; R];
         if whole < self.k {

@@ -2,8 +2,8 @@
 //!
 //! The standard library's `exp` is a call for each element, and activation functions and softmaxes are made of
 //! it, so it is written out here: a reduction to |r| ≤ ln 2 / 2 and a polynomial fitted to the least relative
-//! error there. It errs by at most 2 units in the last place. What would be subnormal is 0: a softmax makes many
-//! such numbers, none of which matters, and processors take a hundred cycles over each.
+//! error there. It errs by at most 2 units in the last place. Results that would be subnormal are 0: a softmax makes
+//! many such numbers, none of which matters, and processors take a hundred cycles over each.
 //!
 //! Functions here run on the calling thread: the caller knows its rows and spreads them with [`super::par`].
 //! Sums are kept over four times [`LANES`] lanes, element i in lane i modulo that, and joined by halves: neither
@@ -16,7 +16,7 @@ use super::simd::{LANES, dispatch, lanes, load, total, with_parts};
 /// Added to a small f32, it leaves the nearest integer in the low bits of the sum: 1.5 · 2^23.
 const ROUND: f32 = 12_582_912.0;
 
-/// ln 2 cut to 10 bits, so that its products with exponents are exact, and what was cut off.
+/// ln 2 cut to 10 bits, so that its products with exponents are exact, and the rest of it.
 const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
 
 /// (e^r − 1 − r) / r² on |r| ≤ ln 2 / 2, from r⁰ up.

@@ -77,7 +77,7 @@ const TILE_WORK: usize = 1 << 19;
 /// The width of a tile is a multiple of this: a panel of AVX-512, three of AVX2.
 const EDGE: usize = 48;
 
-/// `y[m,n] = beta·y + alpha · x[m,k]·w[n,k]ᵀ`: a linear layer. With `beta` 0 what `y` held is not read.
+/// `y[m,n] = beta·y + alpha · x[m,k]·w[n,k]ᵀ`: a linear layer. With `beta` 0 the old `y` is not read.
 ///
 /// # Panics
 /// When a slice does not have the length that its shape says.
@@ -100,7 +100,7 @@ pub fn matmul_nt(m: usize, n: usize, k: usize, alpha: f32, x: &[f32], w: Mat<'_>
 }
 
 /// `dx[m,k] = beta·dx + alpha · dy[m,n]·w[n,k]`: the gradient that a linear layer passes on. With `beta` 0
-/// what `dx` held is not read.
+/// the old `dx` is not read.
 ///
 /// # Panics
 /// When a slice does not have the length that its shape says.
@@ -125,7 +125,7 @@ pub fn matmul_nn(
 }
 
 /// `dw[n,k] = beta·dw + alpha · dy[m,n]ᵀ·x[m,k]`: the gradient of a linear layer's weights. With `beta` 0
-/// what `dw` held is not read.
+/// the old `dw` is not read.
 ///
 /// # Panics
 /// When a slice does not have the length that its shape says.

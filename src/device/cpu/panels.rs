@@ -68,8 +68,8 @@ impl<T: Element> Factor<'_, T> {
         assert!(last <= len, "{rows} by {cols} is more than {len} elements");
     }
 
-    /// Writes a panel of the given rows and columns to `to`, in rows of `width`. What is to the right of the
-    /// last column is left as it is.
+    /// Writes a panel of the given rows and columns to `to`, in rows of `width`. Elements to the right of
+    /// the last column are left as they are.
     #[inline(always)]
     fn pack(&self, rows: Range<usize>, cols: Range<usize>, width: usize, to: &mut [f32]) {
         match *self {
@@ -94,7 +94,7 @@ impl<T: Element> Factor<'_, T> {
     }
 }
 
-/// One tile of `out = beta·out + alpha · left·right`; with `beta` 0 what `out` held is not read.
+/// One tile of `out = beta·out + alpha · left·right`; with `beta` 0 the old `out` is not read.
 pub(super) struct Tile<'a, T> {
     /// Rows of `width`.
     pub out: &'a SharedMut<'a, f32>,
@@ -156,11 +156,11 @@ impl<T: Element> Checked<'_, T> {
         for start in (0..inner).step_by(even) {
             let depth = (inner - start).min(even);
             let terms = start..start + depth;
-            // The first block of a sum meets what the output held, the others what their forerunners left.
+            // The first block of a sum is added to the old output, the others to the sum of the blocks before them.
             let beta = if start == 0 { beta } else { 1.0 };
 
             let right_packed = floats(right_lines, cols.len().div_ceil(panel) * panel * depth);
-            // A factor that lies as the kernel reads it need not be packed for few rows: what is left of the last
+            // A factor that lies as the kernel reads it need not be packed for few rows: the rest of the last
             // vector must be, as the kernel reads whole ones.
             let lies = match right {
                 Factor::Straight { data, stride } if rows.len() <= FEW_ROWS => {
@@ -245,7 +245,7 @@ impl<T: Element> Checked<'_, T> {
     }
 }
 
-/// A block of the output as large as the kernel's registers, or what is left of one at an edge.
+/// A block of the output as large as the kernel's registers, or the part of one that remains at an edge.
 struct Block {
     /// Terms of each sum.
     depth: usize,

@@ -10,8 +10,8 @@
 //! none is left. A thread that the operating system has taken off its core therefore delays at most the task
 //! it holds: the others finish the rest, and nobody waits for a thread that has not yet woken.
 //!
-//! *Determinism.* Which thread runs a task depends on timing, so a task must write only what is its own and
-//! must not depend on what other tasks wrote; then the bits cannot depend on timing. Every loop of this
+//! *Determinism.* Which thread runs a task depends on timing, so a task must write only memory of its own and
+//! must not depend on the writes of other tasks; then the bits cannot depend on timing. Every loop of this
 //! module has that form, and where the cut depends on the number of threads ([`for_blocks`],
 //! [`split_rows`]) each item must be computed alike in whatever block it falls. Reductions go over blocks of
 //! a fixed size, summed in order ([`sum_blocks`]): their bits depend on no thread count.
@@ -58,8 +58,8 @@ struct Inner {
     threads: usize,
     /// Whether waiting threads may spin: not when there are more of them than cores.
     spin: Duration,
-    /// Number of tasks in the high half, the next one to take in the low half. A successful exchange here
-    /// is what entitles a thread to read `task`.
+    /// Number of tasks in the high half, the next one to take in the low half. Only a successful exchange
+    /// here entitles a thread to read `task`.
     tickets: AtomicU64,
     /// Tasks of the current loop that have not returned.
     unfinished: AtomicUsize,
@@ -305,7 +305,7 @@ pub fn for_tasks(n: usize, task: impl Fn(usize) + Sync) {
 
 /// Cuts `0..n` into blocks of at least `grain` items (but for a shorter whole) and runs `body` on each.
 ///
-/// The cut depends on the number of threads: what is computed for an item must not depend on its block.
+/// The cut depends on the number of threads, so an item's result must not depend on its block.
 pub fn for_blocks(n: usize, grain: usize, body: impl Fn(Range<usize>) + Sync) {
     if n == 0 {
         return;

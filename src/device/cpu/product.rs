@@ -29,7 +29,7 @@ pub struct Product<'a> {
     pub c: *mut f32,
     /// From one row of `c` to the next.
     pub c_row: usize,
-    /// Whether to add to what `c` holds; otherwise that is not read.
+    /// Whether to add to the old `c`; otherwise it is not read.
     pub add: bool,
 }
 
@@ -139,7 +139,7 @@ impl Checked<'_> {
     }
 }
 
-/// Sums of `inner` products for `R` rows of `C` vectors, or of one vector of which `mask` tells what is there:
+/// Sums of `inner` products for `R` rows of `C` vectors, or of one vector whose elements `mask` names:
 /// fused multiply-adds of element (r, p) of a, at `r * a_row + p * a_col`, with row p of b, at `p * b_row`, in
 /// the order of p.
 ///

@@ -1,4 +1,4 @@
-//! Which parts of one block of memory are taken: an allocator of offsets.
+//! An allocator of offsets: it knows which parts of one block of memory are taken.
 //!
 //! A run's activations come and go in the same sizes, hundreds to a token, all in the order of one stream. So a part
 //! may be handed out again as soon as it is given back, and to look for the first gap that is large enough costs
@@ -26,7 +26,7 @@ fn size(bytes: usize) -> Option<usize> {
 }
 
 impl Arena {
-    /// A block of `len` bytes, less what is no multiple of the alignment.
+    /// A block of `len` bytes, rounded down to a multiple of the alignment.
     pub(super) fn new(len: usize) -> Self {
         let len = len - len % ALIGN;
         Arena {
@@ -70,7 +70,7 @@ impl Arena {
         Some(at)
     }
 
-    /// Gives back what `take` gave for the same number of bytes.
+    /// Gives back the offset that `take` gave for the same number of bytes.
     pub(super) fn give_back(&mut self, at: usize, bytes: usize) {
         let Some(size) = size(bytes) else { return };
         self.taken -= size;

@@ -71,7 +71,7 @@ impl<R: Driver> CudaDevice<R> {
             let args = [&[Arg::from(&tiles)], operands, results].concat();
             let grid = [count32(op, words.len() / 5)?, shape.kv_heads as u32];
             // SAFETY: by the caller's checks the spans lie within the operands and meet in no query and no key, so
-            // every row of a result is in one tile. What this function allocated is freed in the order of launches.
+            // every row of a result is in one tile. Buffers of this function are freed in the order of launches.
             unsafe { self.launch(kernel, grid, THREADS, shared(shape.head_dim), &args) }?;
         }
         Ok(())

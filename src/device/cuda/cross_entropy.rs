@@ -26,7 +26,7 @@ const CHUNK_ROWS: usize = 128;
 
 /// The gradients' buffers, checked.
 struct Wanted<'a, R: Driver> {
-    /// Factors, terms of the policy objective and what these share: one of the first two is given.
+    /// Factors or the terms of the policy objective (one of the two is given), and the constants of the terms.
     upstream: Vec<Arg>,
     dh: &'a CudaTensor<R>,
     dw: Option<&'a CudaTensor<R>>,

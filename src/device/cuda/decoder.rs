@@ -1,8 +1,8 @@
 //! Launches of `cuda/decode.cu`: a decoding step, or a chain of latents, as one kernel of blocks that all run at the
 //! same time.
 //!
-//! The weights' addresses stand in two tables on the device, written once a decoder. Of a step the host uploads what
-//! changes: where the sequences stand. A chain of latents needs nothing of the host until it ends.
+//! The weights' addresses stand in two tables on the device, written once a decoder. For a step the host uploads
+//! only the state of the sequences. A chain of latents needs nothing of the host until it ends.
 
 use std::mem::offset_of;
 
@@ -47,7 +47,7 @@ const STEP: usize = 256;
 /// Shared memory left to arrays of fixed size.
 const FIXED_SHARED: usize = 4 << 10;
 
-/// `Layer` of the kernel: addresses, 0 for what is not there.
+/// `Layer` of the kernel: addresses, 0 for absent weights.
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct LayerTable {
@@ -67,7 +67,7 @@ struct LayerTable {
     down: u64,
 }
 
-/// `Model` of the kernel: sizes, addresses, and 0 for what is not there.
+/// `Model` of the kernel: sizes, and addresses, 0 for absent weights.
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct ModelTable {
@@ -100,7 +100,7 @@ struct ModelTable {
     shares: u64,
 }
 
-/// `Head` of the kernel: the latent head's addresses, 0 for what is not there.
+/// `Head` of the kernel: the latent head's addresses, 0 for absent weights.
 #[repr(C)]
 #[derive(Clone, Copy, Default, Pod, Zeroable)]
 struct HeadTable {
@@ -150,7 +150,7 @@ laid_out!(HeadTable, 80, mean_bias 56, log_std 64, log_std_bias 72);
 laid_out!(SequenceWords, 48, first 0, length 4, token 8, open 12, key 16, drawn 24, limit 28);
 laid_out!(SequenceWords, 48, latent_temperature 32, eol_temperature 36);
 
-/// Sizes of a model, and what of a launch follows from them.
+/// Sizes of a model, and the shared memory of a launch that follows from them.
 #[derive(Debug, Clone, Copy)]
 struct DecoderSizes {
     hidden: usize,
@@ -166,7 +166,7 @@ struct DecoderSizes {
 /// Decodes up to eight sequences of a model whose weights have the compute dtype.
 pub struct CudaDecoder<'a, R: Driver> {
     device: &'a CudaDevice<R>,
-    // The tables hold the addresses of what this borrows.
+    // The tables hold addresses of the weights that this borrows.
     _model: DecoderModel<'a, CudaDevice<R>>,
     plan: DecoderSizes,
     model: R::Memory,
@@ -239,7 +239,7 @@ impl<R: Driver> CudaDevice<R> {
     }
 }
 
-/// Bytes a sequence of what the phases of a step leave each other, named as in the kernel's `Model`; the logits stand
+/// Bytes a sequence of the buffers between the phases of a step, named as in the kernel's `Model`; the logits stand
 /// beside them.
 struct Scratch {
     stream: usize,

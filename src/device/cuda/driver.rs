@@ -1,8 +1,8 @@
 //! The driver below the device: memory, copies, launches, and the large matrix products.
 //!
 //! There are two: the CPU running the kernels as coroutines (`host`), and CUDA's.
-//! All that chooses kernels, checks shapes, cuts work into blocks and sets up arguments is above this trait, so
-//! that what runs on a GPU is tested where none is.
+//! All code that chooses kernels, checks shapes, cuts work into blocks and sets up arguments is above this
+//! trait, so the code that a GPU runs is tested where there is none.
 
 use std::time::Duration;
 
@@ -90,7 +90,7 @@ impl<M: Memory> From<Option<&M>> for Arg {
 /// How a kernel is to run.
 #[derive(Debug, Clone, Copy)]
 pub struct Launch<'a> {
-    /// Which.
+    /// The kernel.
     pub kernel: &'static Kernel,
     /// Blocks along x and y; without any, nothing runs.
     pub grid: [u32; 2],
@@ -149,10 +149,10 @@ impl<'a, M> From<&'a M> for Operand<'a, M> {
     }
 }
 
-/// `y[m,n] = alpha · (the product of a and b) + beta · y`; with `beta` 0 what `y` held is not read. None of `m`, `n`
+/// `y[m,n] = alpha · (the product of a and b) + beta · y`; with `beta` 0 the old `y` is not read. None of `m`, `n`
 /// and `k` is 0.
 pub struct Product<'a, M> {
-    /// Which of the operands are transposed.
+    /// The operands that are transposed.
     pub form: ProductForm,
     /// Rows of `y`.
     pub m: usize,
@@ -162,7 +162,7 @@ pub struct Product<'a, M> {
     pub k: usize,
     /// Factor of the product.
     pub alpha: f32,
-    /// Factor of what `y` holds.
+    /// Factor of the old `y`.
     pub beta: f32,
     /// Activations, or the gradient of some.
     pub a: Operand<'a, M>,
@@ -190,7 +190,7 @@ pub trait Driver: Clone + Send + Sync + 'static {
     /// Runs `lead`, then `f`, and gives the time from the end of the one's work to the end of the other's.
     ///
     /// # Errors
-    /// Those of `lead` and `f`, and what the driver says of their work.
+    /// Those of `lead` and `f`, and errors of the driver in their work.
     fn time(&self, lead: impl FnOnce() -> Result<()>, f: impl FnOnce() -> Result<()>) -> Result<Duration>;
 
     /// The most that a launch may ask for.
@@ -199,14 +199,14 @@ pub trait Driver: Clone + Send + Sync + 'static {
     /// Runs `f` where the driver works best.
     fn scope<R>(&self, f: impl FnOnce() -> R) -> R;
 
-    /// Memory of `bytes` bytes, of undefined content, for as long as a run lasts: of what
-    /// [`reserve`](Driver::reserve) has set aside, while that holds.
+    /// Memory of `bytes` bytes, of undefined content, for as long as a run lasts: from the memory
+    /// that [`reserve`](Driver::reserve) has set aside, while that suffices.
     ///
     /// # Errors
     /// When there is not enough.
     fn alloc(&self, bytes: usize) -> Result<Self::Memory>;
 
-    /// Memory of `bytes` bytes, of undefined content, for what outlives runs: weights.
+    /// Memory of `bytes` bytes, of undefined content, for weights, which outlive runs.
     ///
     /// # Errors
     /// When there is not enough.
@@ -225,9 +225,9 @@ pub trait Driver: Clone + Send + Sync + 'static {
     /// Errors of the driver.
     fn peak_bytes(&self) -> Result<usize>;
 
-    /// Sets memory aside from which [`alloc`](Driver::alloc) gives, at least `bytes` in all. What was set aside
-    /// before serves if it is large enough, and while any of it is in use; what does not fit it is allocated
-    /// beside it.
+    /// Sets memory aside from which [`alloc`](Driver::alloc) gives, at least `bytes` in all. Memory that was
+    /// set aside before serves if it is large enough, or while any of it is in use; buffers that do not fit it are
+    /// allocated beside it.
     ///
     /// # Errors
     /// When there is not enough.

@@ -1,4 +1,4 @@
-//! Launches of `cuda/flash.cu`: which spans it takes, and in tiles of what size.
+//! Launches of `cuda/flash.cu`: the spans that it takes, and the size of its tiles.
 
 use super::driver::{Arg, Driver};
 use super::kernels::{Kernel, kernels};

@@ -53,8 +53,9 @@ static FORMS: [FlashBackwardKernels; 2] = [
 ];
 
 impl<R: Driver> CudaDevice<R> {
-    /// Gradients of attention of heads that are [`on_tensor_cores`](super::tiles::on_tensor_cores), over spans that lie within the operands and meet in no
-    /// query and no key; `operands` are the kernels' parameters from `scale` to `dots`.
+    /// Gradients of attention of heads that are [`on_tensor_cores`](super::tiles::on_tensor_cores), over spans that
+    /// lie within the operands and meet in no query and no key; `operands` are the kernels' parameters from `scale`
+    /// to `dots`.
     pub(super) fn flash_backward(
         &self,
         op: &'static str,

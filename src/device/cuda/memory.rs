@@ -48,7 +48,7 @@ impl<R: Driver> MemoryOps for CudaDevice<R> {
     }
 
     fn upload(&self, rows: usize, cols: usize, values: &[f32]) -> Result<CudaTensor<R>> {
-        // Weights that are not of a file, mostly: no part of what a run has set aside.
+        // Mostly weights that no file has; they do not come from the memory that a run has set aside.
         let mut t = self.kept("upload", rows, cols, Dtype::F32)?;
         self.write(&mut t, values)?;
         Ok(t)
@@ -134,7 +134,7 @@ impl<R: Driver> CudaDevice<R> {
         Ok(CudaTensor { rows, cols, dtype, memory, frozen: false, rounded: None })
     }
 
-    /// As `tensor`, for what outlives runs.
+    /// As `tensor`, for weights, which outlive runs.
     pub(super) fn kept(
         &self,
         op: &'static str,
@@ -164,7 +164,7 @@ impl<R: Driver> CudaDevice<R> {
         self.convert_to(t, out)
     }
 
-    /// As `convert_into`, into what the caller alone has.
+    /// As `convert_into`, into a tensor that the caller alone has.
     pub(super) fn convert_to(&self, t: &CudaTensor<R>, out: &CudaTensor<R>) -> Result<()> {
         const OP: &str = "convert";
         let dtype = out.dtype();

@@ -1,7 +1,7 @@
-//! The CUDA device: hand-written kernels and what launches them, over any [`Driver`].
+//! The CUDA device: hand-written kernels and their launches, over any [`Driver`].
 //!
 //! One implementation of [`Device`] serves the GPU and `host`, which runs the same kernels on the CPU. Each
-//! file of operations here stands beside a file of `cuda/` and does what a kernel cannot: it checks shapes and
+//! file of operations here stands beside a file of `cuda/` and does the work that a kernel cannot: it checks shapes and
 //! dtypes, chooses the form of the kernel and cuts the work into blocks. The cut depends on shapes alone, so
 //! equal inputs give equal bits.
 

@@ -183,7 +183,7 @@ impl<R: Driver> CudaDevice<R> {
             sum,
             out.write(op, "out", dtype)?.into(),
         ];
-        // SAFETY: what was checked: all matrices have the shape and dtype of `x`, which is `rows` rows of `w`, in float32.
+        // SAFETY: as checked, all matrices have the shape and dtype of `x`, which is `rows` rows of `w`, in float32.
         unsafe { self.launch_rows(op, kernel, rows, cols, &args) }
     }
 

@@ -118,7 +118,7 @@ impl<R: Driver> CudaDevice<R> {
         Ok(number)
     }
 
-    /// The sum of the squares of the first `counted` chunks of a list, or what is no number where any is not finite.
+    /// The sum of the squares of the first `counted` chunks of a list, or NaN where any of its numbers is not finite.
     fn sum(&self, list: &R::Memory, slots: &Slots, counted: usize) -> Result<R::Memory> {
         const OP: &str = "sum_squares";
         let (partials, total) = (self.driver.alloc(8 * slots.chunks)?, self.driver.alloc(8)?);

@@ -6,7 +6,7 @@ use crate::Result;
 use crate::device::Dtype;
 use crate::device::policy::PolicyTerms;
 
-/// The arguments of an operation's policy objective: the terms, 0 without, and what they share.
+/// The arguments of an operation's policy objective: the terms, 0 without, and the constants of all elements.
 pub(super) fn policy<R: Driver>(
     op: &'static str,
     terms: Option<&PolicyTerms<'_, CudaDevice<R>>>,

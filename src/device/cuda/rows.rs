@@ -220,7 +220,7 @@ impl<R: Driver> CudaDevice<R> {
             u32::from(add).into(),
             dst.write(op, "dst", dtype)?.into(),
         ];
-        // SAFETY: what was checked: the indices are rows of `dst`, as many as `src` has rows. They are distinct
+        // SAFETY: as checked, the indices are rows of `dst`, as many as `src` has rows. They are distinct
         // by the operation's contract; equal ones would leave one of the rows, or parts of several.
         unsafe { self.launch_rows(op, kernel, n, cols, &args) }
     }

@@ -14,7 +14,7 @@ pub struct CudaTensor<R: Driver> {
     pub(super) memory: R::Memory,
     /// Whether it is a weight that no operation may write.
     pub(super) frozen: bool,
-    /// Of what outlives runs: the values as products take them.
+    /// The values in the dtype that products take, for weights, which outlive runs.
     pub(super) rounded: Option<Rounded<R>>,
 }
 

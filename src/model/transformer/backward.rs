@@ -22,9 +22,9 @@ pub(super) enum Reach {
 
 /// The keys and values that the queries of a pass met, and where their gradients go.
 pub(super) enum KvBackward<'a, D: Device> {
-    /// Those of the pass itself, kept with each layer.
+    /// Keys and values of the pass itself, kept with each layer.
     Own { shared: Option<&'a SharedKeys<D>> },
-    /// Those of several passes, one matrix of each a layer, in which `rows` are this one's.
+    /// Keys and values of several passes, one matrix of each a layer, in which `rows` are this pass's.
     Beside {
         keys: &'a mut [D::Tensor],
         values: &'a mut [D::Tensor],
@@ -108,7 +108,7 @@ impl<D: Device> Transformer<D> {
     /// (`dhidden[T, H]`). Returns the gradient of the input embeddings `[T, H]` where `want_input`.
     ///
     /// # Errors
-    /// Shape mismatches and what the device says.
+    /// Shape mismatches and errors of the device.
     #[allow(clippy::too_many_arguments)]
     pub fn backward(
         &self,

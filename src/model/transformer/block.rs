@@ -28,14 +28,14 @@ pub(super) struct LayerSaved<D: Device> {
 }
 
 impl<D: Device> LayerSaved<D> {
-    /// Adds what the backward pass of the down projection needs.
+    /// Adds the values that the backward pass of the down projection needs.
     pub(super) fn keep_down(&mut self, layer: &Layer, grads: &Grads<D>, act: D::Tensor, low: LinearSaved<D>) {
         self.act = layer.down.trained(grads).then_some(act);
         self.low[3] = low;
     }
 }
 
-/// A block as far as its last product: what that multiplies, and what it is added to.
+/// A block as far as its last product: the input of that product, and the stream that it is added to.
 pub(super) struct BeforeDown<D: Device> {
     pub(super) stream2: D::Tensor,
     pub(super) act: D::Tensor,
@@ -44,8 +44,8 @@ pub(super) struct BeforeDown<D: Device> {
 }
 
 impl<D: Device> Transformer<D> {
-    /// Runs layer `i` from its input, normalised in `n1`, as far as its last product. Where gradients follow, what
-    /// they need is the same whether it is kept or computed again.
+    /// Runs layer `i` from its input, normalised in `n1`, as far as its last product. Where gradients follow, the
+    /// values that they need are the same whether they are kept or computed again.
     #[allow(clippy::too_many_arguments)]
     pub(super) fn before_down(
         &self,
@@ -84,7 +84,8 @@ impl<D: Device> Transformer<D> {
         Ok(BeforeDown { stream2, act, saved })
     }
 
-    /// The values that layer `i` would have kept, computed again from its input, with the stream between attention and MLP.
+    /// The values that layer `i` would have kept, computed again from its input, with the stream between attention
+    /// and MLP.
     #[allow(clippy::too_many_arguments)]
     pub(super) fn again(
         &self,

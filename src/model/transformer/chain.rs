@@ -51,7 +51,7 @@ impl<D: Device> ChainLayout<D> {
     /// Sequences of `[question, tail]` rows, each with `thoughts` rows between the two.
     ///
     /// # Errors
-    /// A question or a tail without rows, and what the device says.
+    /// A question or a tail without rows, and errors of the device.
     pub fn new(device: &D, sequences: &[[usize; 2]], thoughts: usize) -> Result<Self> {
         if sequences.iter().flatten().any(|&len| len == 0) {
             return Err(Error::other("a chain of thoughts needs a question before it and a tail after it"));
@@ -98,7 +98,7 @@ impl<D: Device> Transformer<D> {
     /// to the final hidden states `[T, H]` of all rows. `taps` count the rows of all tails, end to end.
     ///
     /// # Errors
-    /// Shape mismatches and what the device says.
+    /// Shape mismatches and errors of the device.
     #[allow(clippy::too_many_arguments)]
     pub fn forward_chain(
         &self,
@@ -140,7 +140,7 @@ impl<D: Device> Transformer<D> {
     /// thoughts, where `want_input`.
     ///
     /// # Errors
-    /// Shape mismatches and what the device says.
+    /// Shape mismatches and errors of the device.
     #[allow(clippy::too_many_arguments)]
     pub fn backward_chain(
         &self,

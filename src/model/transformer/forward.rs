@@ -1,6 +1,6 @@
 //! The forward pass: the blocks over the rows of one pass, wherever their keys and values go.
 //!
-//! The residual stream is kept at both norms, so a backward pass recomputes only what is cheap: the
+//! The residual stream is kept at both norms, so a backward pass recomputes only cheap values: the
 //! inverse root mean squares, the attention probabilities (from their log-sum-exp) and SwiGLU. With
 //! [`Transformer::recompute`] only the stream that enters a block is kept, and the block is run again.
 
@@ -38,10 +38,10 @@ pub struct ForwardSaved<D: Device> {
 
 impl<D: Device> Transformer<D> {
     /// Runs whole sequences: input embeddings `x[T, H]` to the final hidden states `[T, H]` (after the
-    /// last RMSNorm), with what a backward pass needs.
+    /// last RMSNorm), with the values that a backward pass needs.
     ///
     /// # Errors
-    /// Shape mismatches and what the device says.
+    /// Shape mismatches and errors of the device.
     pub fn forward(
         &self,
         device: &D,
@@ -76,7 +76,7 @@ impl<D: Device> Transformer<D> {
     /// [`KvCache::extend`]; returns their final hidden states.
     ///
     /// # Errors
-    /// Shape mismatches and what the device says.
+    /// Shape mismatches and errors of the device.
     pub fn forward_cached(
         &self,
         device: &D,
@@ -106,7 +106,7 @@ impl<D: Device> Transformer<D> {
     ) -> Result<(D::Tensor, Option<PassSaved<D>>)> {
         let eps = self.config.rms_norm_eps;
         let (mut saved, mut streams2) = (Vec::new(), Vec::new());
-        // The stream before a layer, and what the layer before it adds.
+        // The stream before a layer, and the output of the layer before it, not yet added.
         let (mut stream, mut delta): (D::Tensor, Option<D::Tensor>) = (x, None);
         for (i, layer) in self.layers.iter().enumerate() {
             let Normalised { stream: stream1, norm: n1, before } =

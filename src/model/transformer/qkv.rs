@@ -1,4 +1,4 @@
-//! Queries, keys and values of a block: from its normalised input to what attention takes, and back.
+//! Queries, keys and values of a block: from its normalised input to the operands of attention, and back.
 
 use super::place::KvTarget;
 use super::{Transformer, nothing_kept};

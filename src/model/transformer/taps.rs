@@ -1,7 +1,7 @@
 //! Hidden states of every layer at chosen rows: read in a forward pass, given a gradient in the backward.
 //!
-//! Of `L` layers the first `L − 1` states are what the blocks put out, the last is taken after the final
-//! norm: what Hugging Face's models return as `output_hidden_states[1:]`.
+//! Of `L` layers the first `L − 1` states are the outputs of the blocks, the last is taken after the final
+//! norm, as Hugging Face's models return them in `output_hidden_states[1:]`.
 
 use crate::Result;
 use crate::device::{Device, TensorInfo};
@@ -49,7 +49,7 @@ impl<D: Device> Taps<D> {
     /// The same rows with the gradients of their states: per layer `[N, H]`, row-major.
     ///
     /// # Errors
-    /// A number of values that does not fit, and what the device says.
+    /// A number of values that does not fit, and errors of the device.
     pub fn with_grads(self, device: &D, layers: &[Vec<f32>]) -> Result<TapGrads<D>> {
         let all = device.index(&(0..self.len as u32).collect::<Vec<_>>())?;
         let layers = layers.iter().zip(self.states).map(|(values, state)| {

@@ -27,7 +27,7 @@ macro_rules! flags {
         $(#[arg($($arg:tt)+)])?
         $name:ident: $kind:ty,
     )* })*) => {
-        /// Everything a run can be told; what is absent has a default.
+        /// All options of a run; an absent one has a default.
         #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
         #[cfg_attr(feature = "cli", derive(clap::Args))]
         #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
@@ -346,7 +346,7 @@ fn read_toml<T: DeserializeOwned>(path: &Path) -> Result<T> {
     })
 }
 
-/// Fails with `what` unless `good`.
+/// Fails with the message `what` unless `good`.
 pub(super) fn check(good: bool, what: &str) -> Result<()> {
     if good { Ok(()) } else { Err(Error::usage(what)) }
 }

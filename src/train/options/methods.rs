@@ -1,4 +1,4 @@
-//! Which flags mean something to which methods.
+//! The methods that each flag has an effect on.
 
 use super::flags::TrainFlags;
 use crate::model::prompt::Method;
@@ -30,12 +30,12 @@ const ALONE: &[(&[&str], &[Method])] = &[
     (&["thoughts", "teacher_weight", "student_weight", "distill_weight"], &[Distill]),
 ];
 
-/// All of them.
+/// All flags of [`ALONE`].
 pub(super) fn alone() -> Vec<&'static str> {
     ALONE.iter().flat_map(|(named, _)| named.iter().copied()).collect()
 }
 
-/// Those of them that `method` does not look at.
+/// The rows of [`ALONE`] whose flags `method` does not look at.
 fn foreign(method: Method) -> impl Iterator<Item = &'static (&'static [&'static str], &'static [Method])> {
     ALONE.iter().filter(move |(_, methods)| !methods.contains(&method))
 }

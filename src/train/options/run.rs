@@ -35,11 +35,12 @@ pub struct RunOptions {
     pub lr: f32,
     /// Samples of a batch, or questions of a step of reinforcement learning.
     pub batch_size: usize,
-    /// Whether a layer keeps its input alone and runs again for its gradients: less memory, more time, the same numbers.
+    /// Whether a layer keeps its input alone and runs again for its gradients: less memory, more time, the same
+    /// numbers.
     pub recompute: bool,
     /// Passes over the data.
     pub epochs: u64,
-    /// Steps, in place of what the epochs say.
+    /// Steps, in place of the number that the epochs give.
     pub max_steps: Option<u64>,
     /// Steps of linear warm-up.
     pub warmup: u64,
@@ -99,7 +100,7 @@ setters!(RunOptions into {
 });
 
 impl Default for RunOptions {
-    /// Those of a supervised run, without its paths.
+    /// The defaults of a supervised run; its paths are empty.
     fn default() -> Self {
         let lora = AdapterConfig::default();
         RunOptions {

@@ -171,14 +171,14 @@ impl TrainFlags {
 }
 
 impl From<&TrainOptions> for TrainFlags {
-    /// The flags that say all that means something to the method, for storing with the run.
+    /// The flags of all options that have an effect under the method, for storing with the run.
     fn from(o: &TrainOptions) -> Self {
         methods::own(o.to_flags(), o.method)
     }
 }
 
 impl TrainOptions {
-    /// The flags that say all of it, whatever the method.
+    /// The flags that state all of these options, whatever the method.
     pub(crate) fn to_flags(&self) -> TrainFlags {
         let o = self;
         let flags = TrainFlags {
@@ -215,8 +215,9 @@ impl TrainOptions {
     /// Reads a TOML file with the names of `train`'s flags as keys, for instance the `config.toml` of a run.
     ///
     /// # Errors
-    /// [`Error::File`](crate::Error::File) and [`Error::Line`](crate::Error::Line) naming what cannot be read;
-    /// [`Error::Usage`](crate::Error::Usage) naming a value that is missing, out of range, or without effect.
+    /// [`Error::File`](crate::Error::File) and [`Error::Line`](crate::Error::Line) naming the file or line that
+    /// cannot be read; [`Error::Usage`](crate::Error::Usage) naming a value that is missing, out of range, or without
+    /// effect.
     pub fn from_toml(path: impl AsRef<Path>) -> Result<Self> {
         TrainFlags::from_toml(path.as_ref())?.resolve()
     }

@@ -78,7 +78,7 @@ impl ThinkingOptions {
         check(weights.iter().all(|w| w.is_finite()), "the weights of the objective must be finite")
     }
 
-    /// The flags that say all of it over `flags`, whatever the method.
+    /// `flags` with all of these options stated, whatever the method.
     pub(super) fn to_flags(self, flags: TrainFlags) -> TrainFlags {
         TrainFlags {
             stages: Some(self.stages.count),

@@ -8,10 +8,10 @@ use crate::model::prompt::Method;
 use crate::random::Stream;
 use crate::{Error, Result};
 
-/// One rollout with what it was worth.
+/// One rollout with its reward and advantage.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Episode {
-    /// Which of the step's questions it answers.
+    /// The question that it answers, by its place in the step.
     pub group: usize,
     /// The draws, with their log-probabilities.
     pub trace: Trace,

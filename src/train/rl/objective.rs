@@ -26,8 +26,8 @@ pub(crate) const SUM_DIVISOR: f32 = 32.0;
 pub struct PolicyLossOptions {
     /// ε of the clipped ratio.
     pub clip_eps: f32,
-    /// Mean over a rollout's elements; otherwise their sum over a constant, as in the authors' code. Under the mean an element counts more
-    /// in a short chain than in a long one.
+    /// Mean over a rollout's elements; otherwise their sum over a constant, as in the authors' code. Under the mean
+    /// an element counts more in a short rollout than in a long one.
     pub average_per_token_loss: bool,
     /// Whether latents take part in the objective.
     pub use_latent_loss: bool,
@@ -159,8 +159,8 @@ impl Packed {
         let mut first_latents = vec![0; episodes.len()];
         for group in group_equal(episodes.iter().map(|e| e.trace.prompt.as_slice())) {
             let prompt = &episodes[group[0]].trace.prompt;
-            // The last token of the prompt stays with each rollout: what it gives differs from nobody's, but
-            // every row then belongs to one rollout's losses at most.
+            // The last token of the prompt stays with each rollout. Its hidden state is the same in all of them,
+            // but this way every row belongs to the losses of at most one rollout.
             let trunk = if group.len() > 1 { prompt.len() - 1 } else { 0 };
             prompt[..trunk].iter().for_each(|&id| p.token(id));
             let mut branches = Vec::with_capacity(group.len());
@@ -218,7 +218,7 @@ pub(super) fn size(episodes: &[&Episode]) -> PassSize {
 /// `rollouts` rollouts, of which `episodes` may be a part.
 ///
 /// # Errors
-/// Shape mismatches, a model without a latent head or with a deterministic one, and what the device says.
+/// Shape mismatches, a model without a latent head or with a deterministic one, and errors of the device.
 pub fn run<D: Device>(
     device: &D,
     model: &ColarModel<D>,

@@ -1,6 +1,6 @@
-//! Which questions make up which step.
+//! The questions of each step.
 //!
-//! Everything is a function of the seed and the step, so a resumed run sees what an unbroken one would.
+//! Everything is a function of the seed and the step, so a resumed run sees the questions of an unbroken one.
 
 use crate::random::Stream;
 

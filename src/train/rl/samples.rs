@@ -1,4 +1,4 @@
-//! Rollouts in plain text, for whoever wants to see what is being rewarded.
+//! Rollouts in plain text, for whoever wants to see which texts are rewarded.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -20,8 +20,8 @@ pub(super) struct RolloutLog {
 }
 
 impl RolloutLog {
-    /// Opens the file for a run that has done `step` steps; what an interrupted run wrote beyond them is
-    /// dropped.
+    /// Opens the file for a run that has done `step` steps; samples of an interrupted run beyond them
+    /// are dropped.
     pub(super) fn open(root: &Path, step: u64) -> Result<Self> {
         let path = root.join("rollouts.txt");
         let mut keep = true;

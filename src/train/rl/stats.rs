@@ -24,7 +24,7 @@ pub struct PolicyStats {
 }
 
 impl PolicyStats {
-    /// Those of a pass over `episodes`, part of a minibatch of `rollouts`.
+    /// The statistics of a pass over `episodes`, part of a minibatch of `rollouts`.
     pub fn of(
         options: &PolicyLossOptions,
         episodes: &[&Episode],

@@ -330,7 +330,7 @@ impl<D: Device> RlTrainer<D> {
         )
     }
 
-    /// Asks the questions and compares the rollouts with what the reference policy thinks of them.
+    /// Asks the questions and adds the reference policy's log-probabilities of the rollouts.
     fn experience(&self, questions: &[u32], mut seeds: Stream) -> Result<Experience<D>> {
         let mut experience = self.gather(questions, &self.loaded, &mut seeds)?;
         let (device, model) = (&self.reference.device, &self.reference.opened.model);

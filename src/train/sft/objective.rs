@@ -14,7 +14,7 @@ pub struct Objective {
     pub entropy_weight: f32,
     /// Factor of the second forward's cross-entropy.
     pub pred_embed_forward_weight: f32,
-    /// Which latent loss.
+    /// The latent loss.
     pub latent_loss: LatentLoss,
 }
 

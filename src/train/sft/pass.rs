@@ -15,7 +15,7 @@ pub enum Noise<'a, D: Device> {
     Drawn {
         /// Philox key.
         key: u64,
-        /// Which step, so that no two steps share their noise.
+        /// The number of the step, so that no two steps share their noise.
         step: u32,
         /// Index of the batch's first latent row within the step.
         first_row: u32,
@@ -77,8 +77,8 @@ struct LatentPass<D: Device> {
 /// Runs the objective over a batch; with `grads`, adds its gradients there.
 ///
 /// # Errors
-/// Shape mismatches, a second forward or latent loss on a model without latent head, and what the
-/// device says.
+/// Shape mismatches, a second forward or latent loss on a model without latent head, and errors
+/// of the device.
 pub fn run<D: Device>(
     device: &D,
     model: &ColarModel<D>,

@@ -19,9 +19,9 @@ pub struct ThoughtExample {
 pub struct Lesson {
     /// The teacher's tokens after the question: the steps, the separator, the answer, the end of sequence.
     pub teacher_tail: Vec<u32>,
-    /// Which token of `teacher_tail` ends `Answer:`.
+    /// Place of the token of `teacher_tail` that ends `Answer:`.
     pub teacher_colon: usize,
-    /// Which token of the student's tail does.
+    /// Place of the same token in the student's tail.
     pub student_colon: usize,
 }
 

@@ -7,7 +7,7 @@
 //!
 //! Under distillation (the baseline of the CoLaR paper, after CODI: Shen et al., arXiv 2502.21074) the tail holds
 //! the answer alone, and the same weights read the same sample with all its steps in words: the teacher. It is
-//! trained on its labels, and its hidden states, detached, are what the student's are drawn to, at the colon
+//! trained on its labels, and the student's hidden states are drawn to its own, detached, at the colon
 //! of `Answer:` in every layer:
 //!
 //! ```text

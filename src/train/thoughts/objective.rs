@@ -5,7 +5,7 @@ use super::batch::ThoughtBatch;
 /// The weights of the objective's terms.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ThoughtObjective {
-    /// Factor of the cross-entropy of what follows the thoughts.
+    /// Factor of the cross-entropy of the tokens after the thoughts.
     pub student_weight: f32,
     /// Factor of the teacher's cross-entropy.
     pub teacher_weight: f32,

@@ -29,7 +29,8 @@ pub struct PendingThoughts<D: Device> {
 }
 
 impl<D: Device> PendingThoughts<D> {
-    /// Tensors that must be finite for the step to apply. Distances are not among them: a hidden state that is not finite has no finite label.
+    /// Tensors that must be finite for the step to apply. Distances are not among them: a hidden state that is not
+    /// finite makes the loss of a label not finite too.
     pub fn tensors(&self) -> impl Iterator<Item = &D::Tensor> {
         [Some(&self.student), self.teacher.as_ref()].into_iter().flatten()
     }
@@ -47,7 +48,7 @@ impl<D: Device> PendingThoughts<D> {
 /// Runs the objective over a batch, each sample with `thoughts` thoughts; with `grads`, adds its gradients there.
 ///
 /// # Errors
-/// Shape mismatches and what the device says.
+/// Shape mismatches and errors of the device.
 pub fn run<D: Device>(
     device: &D,
     model: &ColarModel<D>,
@@ -131,7 +132,7 @@ fn teach<D: Device>(
 
 /// The student's pass over all samples, towards the `states` that the teacher had; leaves `teacher` empty in what
 /// it returns. A step of training takes the states from the [`teacher_pass`] before it, as [`run`] does. They are
-/// constants to this pass: what a finite difference of it must keep still.
+/// constants to this pass: a finite difference of it must not change them.
 ///
 /// # Errors
 /// As [`run`].

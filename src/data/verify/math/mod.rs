@@ -2,7 +2,7 @@
 //!
 //! The data set MATH (Hendrycks et al. 2021) gives its answers as their authors typeset them, and its
 //! graders, those of Minerva (Lewkowycz et al. 2022) and PRM800K (Lightman et al. 2023) after them,
-//! agree on what does not matter: which command draws a fraction, brackets' sizes, spaces, units, the name
+//! agree on differences that do not matter: which command draws a fraction, brackets' sizes, spaces, units, the name
 //! before an `=`. Those graders edit strings, one replacement after another, and so take `1 1/2` for
 //! `11/2`. Here the text is read once, into numbers, signs, scripts, fractions and lists, and these
 //! are compared:

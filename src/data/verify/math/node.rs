@@ -17,7 +17,7 @@ pub enum Node {
     Word(String),
     /// The separator of a list's elements.
     Comma,
-    /// A command with arguments; `/` is a fraction, `^` and `_` are scripts on what precedes them.
+    /// A command with arguments; `/` is a fraction, `^` and `_` are scripts on the argument before them.
     Apply(String, Vec<Vec<Node>>),
     /// A bracketed list: opening bracket, elements, closing bracket.
     List(char, Vec<Element>, char),

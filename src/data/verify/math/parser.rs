@@ -152,7 +152,7 @@ impl<'a> Parser<'_, 'a> {
             }
             (digits, at)
         };
-        // Behind `1,` this is an element of a list already, and so is what follows: `1,2,345`.
+        // Behind `1,` this is an element of a list already, and so are the numbers after it: `1,2,345`.
         let in_list =
             at >= 2 && self.kind(at - 1, to) == Some(Kind::Char(',')) && self.digit(at - 2, to).is_some();
         let (mut whole, mut next) = run(at);

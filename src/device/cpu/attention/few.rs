@@ -206,7 +206,7 @@ fn dots<S: Simd, const R: usize, const J: usize>(simd: S, a: [&[f32]; R], b: [&[
             let here = (len - at).min(S::F32_LANES);
             let mask = simd.mask_between_m32s(0, here as u32);
             for (x, a) in x.iter_mut().zip(a) {
-                // SAFETY: the mask covers what is left of the slice, or a whole vector of it.
+                // SAFETY: the mask covers the rest of the slice, or a whole vector of it.
                 *x = unsafe { simd.mask_load_ptr_f32s(mask, a[at..].as_ptr()) };
             }
             for (y, b) in y.iter_mut().zip(b) {

@@ -17,7 +17,7 @@ use crate::device::cpu::transpose::transpose;
 /// work above the diagonal, and fewer would leave the products' registers empty.
 const BLOCK: usize = 8;
 
-/// With more keys than this, blocks grow to [`LONG_BLOCK`]: what is wasted is little then, and the keys no
+/// With more keys than this, blocks grow to [`LONG_BLOCK`]: little is wasted then, and the keys no
 /// longer stay in the first-level cache from one block to the next.
 const LONG: usize = 512;
 const LONG_BLOCK: usize = 32;

@@ -25,8 +25,8 @@
 //! they see, so a block's scores stay in cache and its softmax is exact in two passes; keys are transposed
 //! once per head, so that vectors run along them. Few queries (`few`), the case of decoding, read keys
 //! and values once, as they lie, and cut long sequences into chunks of keys for the threads to share. All cuts
-//! follow from shapes alone and sums go over [`LANES`](super::simd::LANES) lanes, so no bit depends on the number of threads or on the
-//! width of vectors.
+//! follow from shapes alone and sums go over [`LANES`](super::simd::LANES) lanes, so no bit depends on the number of
+//! threads or on the width of vectors.
 
 use super::CpuDevice;
 use super::buffer::CpuTensor;
@@ -118,7 +118,7 @@ fn columns_mut<'a>(op: &'static str, t: &'a mut CpuTensor) -> Result<ColumnsMut<
 /// Attention of every span, into its rows of `out`; other rows are left as they are.
 ///
 /// `q` and `out` have rows of at least `heads * head_dim` numbers, `k` and `v` of `kv_heads * head_dim`.
-/// `lse`, `[rows of out, heads]`, receives what [`attention_backward`] needs.
+/// `lse`, `[rows of out, heads]`, receives the log-sum-exps that [`attention_backward`] needs.
 ///
 /// # Panics
 /// When a span's rows or a row's columns are not there, when spans share rows of the output, when a span has

@@ -3,7 +3,7 @@
 //! libcuda and libcublasLt are loaded when the first driver is made, so the binary runs where they are not. All
 //! work goes to one stream, in order, so that a buffer may be dropped while kernels that use it still wait: its
 //! next owner's work comes after theirs. Activations lie in one block that is sized before a run (`arena`); weights,
-//! and what does not fit the block, come from the stream's pool.
+//! and activations that do not fit the block, come from the stream's pool.
 
 mod error;
 mod product;
@@ -28,7 +28,7 @@ use product::Library;
 /// The machine code of every file of `cuda/`, by its name.
 static FATBINS: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/fatbins.rs"));
 
-/// The first driver that loads what nvcc 13.0 makes.
+/// The first driver that loads machine code of nvcc 13.0.
 const MIN_VERSION: i32 = 13_000;
 
 /// The oldest GPU that the kernels are compiled for: compute capability 8.0.
@@ -41,8 +41,8 @@ const BLOCK_STEP: usize = 2 << 20;
 /// Threads of a block that has a multiprocessor to itself: enough loads in flight, and registers for each.
 const ALONE_THREADS: u32 = 256;
 
-/// Dynamic shared memory that a kernel has without asking: of 48 KiB, what arrays of fixed size leave in every
-/// kernel.
+/// Dynamic shared memory that a kernel has without asking: the part of 48 KiB that arrays of fixed
+/// size leave in every kernel.
 const PLAIN_SHARED: u32 = 40 << 10;
 
 /// The GPU; clones share it.
@@ -105,7 +105,7 @@ impl GpuDriver {
     ///
     /// # Errors
     /// Without a driver, a GPU or cuBLASLt; with a driver older than CUDA 13.0, or a GPU older than compute
-    /// capability 8.0. One line says what is there and what is needed.
+    /// capability 8.0. The message names the part that is missing or too old.
     pub fn new() -> Result<Self> {
         if !Self::is_installed() {
             return Err(Error::other("cuda: this machine has no NVIDIA driver (libcuda is not there)"));
@@ -282,7 +282,7 @@ impl Drop for CudaEvent {
     }
 }
 
-/// Has the pool keep what is freed: the next forward pass takes the same sizes.
+/// Has the pool keep freed memory: the next forward pass takes the same sizes.
 fn keep_freed_memory(device: sys::CUdevice) -> Result<sys::CUmemoryPool> {
     let mut threshold = u64::MAX;
     // SAFETY: the device is valid, and the attribute is a u64.
@@ -440,7 +440,7 @@ impl Driver for GpuDriver {
             let at = match result::malloc_sync(bytes) {
                 Ok(at) => at,
                 Err(_) => {
-                    // The pool may keep what is missing.
+                    // The pool may hold the memory that is missing.
                     result::mem_pool::trim_to(self.gpu.pool, 0).map_err(out)?;
                     result::malloc_sync(bytes).map_err(out)?
                 }

@@ -1,6 +1,6 @@
 //! Products with many rows, by cuBLASLt.
 //!
-//! The library's matrices are column-major: what is row-major `a[m,k]` to us is `[k,m]` to it. So it is asked for
+//! The library's matrices are column-major: our row-major `a[m,k]` is `[k,m]` to it. So it is asked for
 //! `yᵀ[n,m]`, of the operands in the other order, and no element moves. It proposes an algorithm for a shape, which
 //! is kept; a shape has the same algorithm every time, and so the same bits.
 
@@ -17,14 +17,14 @@ use super::super::driver::{Memory, Operand, Product, ProductForm};
 use crate::device::Dtype;
 use crate::{Error, Result};
 
-/// Scratch memory that an algorithm may use; what cuBLAS itself takes on Hopper.
+/// Scratch memory that an algorithm may use: as much as cuBLAS itself takes on Hopper.
 const WORKSPACE: usize = 32 << 20;
 
 /// The most that an algorithm can ask of an operand's address: it begins at a multiple of it.
 const MOST_ALIGNED: u64 = 256;
 
-/// The key that an algorithm is chosen by: form, rows, columns, inner width, dtypes of operands and result, and what all
-/// three begin at a multiple of.
+/// The key that an algorithm is chosen by: form, rows, columns, inner width, dtypes of operands and result, and the
+/// alignment of all three.
 type Shape = (ProductForm, [usize; 3], [Dtype; 2], u32);
 
 /// A handle of cuBLASLt with its scratch memory.
@@ -104,7 +104,7 @@ impl Library {
         Ok(Library { handle, stream, workspace, algorithms: Mutex::default() })
     }
 
-    /// Gives back what `new` took.
+    /// Frees the memory and the handle that `new` took.
     ///
     /// # Safety
     /// No product may follow.

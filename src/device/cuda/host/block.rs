@@ -108,7 +108,7 @@ type Thread = Coroutine<(), Wait, (), DefaultStack>;
 /// Called by a kernel's thread to give way. It returns when the thread may go on.
 #[unsafe(no_mangle)]
 extern "C" fn colar_host_wait(yielder: *const c_void, kind: u32, place: u32) {
-    // SAFETY: the shim passes on what `run` put into the lane that runs: the yielder of this very
+    // SAFETY: the shim passes on the pointer that `run` put into the lane that runs: the yielder of this very
     // coroutine, which lives as long as the coroutine does.
     let yielder = unsafe { &*yielder.cast::<Yielder<(), Wait>>() };
     yielder.suspend(match kind {
@@ -303,8 +303,8 @@ impl Running {
             let lane = unsafe { lanes_at.add(t) };
             Coroutine::with_stack(stack, move |yielder: &Yielder<(), Wait>, ()| {
                 // SAFETY: the lanes outlive their coroutines, and nothing else uses this one's while it runs.
-                // The arguments are of the kernel's own kinds, as the launch has checked; that they name
-                // memory which the kernel may use is what the launch's caller promised.
+                // The arguments are of the kernel's own kinds, as the launch has checked; the launch's caller
+                // promised that they name memory which the kernel may use.
                 unsafe {
                     (*lane).yielder = ptr::from_ref(yielder).cast();
                     entry(args);
@@ -330,7 +330,8 @@ impl Running {
         })
     }
 
-    /// Gives back what `start` took; a block without a fault must have kept to its shared memory.
+    /// Gives back the stacks and the arena that `start` took; a block without a fault must have kept to its shared
+    /// memory.
     fn end(
         self,
         bench: &mut Bench,

@@ -1,7 +1,7 @@
 //! Buffers that do not let a kernel stray.
 //!
 //! A buffer ends at a page that may not be touched and begins after another, so that an access beyond it stops the
-//! program at once instead of reading what happens to lie there. Kernels rely on buffers that begin at a
+//! program at once instead of reading whatever lies there. Kernels rely on buffers that begin at a
 //! multiple of 16 bytes, so up to 15 bytes can be left between the last element and the page; they are NaN, and are
 //! looked at after every launch. A new buffer is NaN throughout.
 

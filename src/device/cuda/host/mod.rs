@@ -3,7 +3,7 @@
 //! For tests of every kernel and of all launch code where no GPU is. A launch checks its arguments against the
 //! kernel's own parameters, every pointer against the buffers alive; blocks spread over threads, a block's threads
 //! are coroutines (`block`), buffers and shared memory are guarded and poisoned (`memory`). So a kernel that
-//! reads or writes where it should not, reads what nothing wrote, or lacks a barrier fails here. It is no way to
+//! reads or writes where it should not, reads memory that nothing wrote, or lacks a barrier fails here. It is no way to
 //! run a model of any size.
 
 mod block;
@@ -85,12 +85,12 @@ impl HostDriver {
         self.reserved.load(Ordering::Relaxed)
     }
 
-    /// The driver with other limits, for tests of what depends on them.
+    /// The driver with other limits, for tests of code that depends on them.
     pub fn with_limits(self, limits: Limits) -> Self {
         HostDriver { limits, ..self }
     }
 
-    /// Checks a launch against what the kernel declares and against the buffers alive.
+    /// Checks a launch against the kernel's declaration and the buffers alive.
     fn check(&self, launch: &Launch<'_>) -> std::result::Result<(), String> {
         // SAFETY: without arguments the entry point returns a static of the library.
         let signature = unsafe { &*(launch.kernel.entry)(std::ptr::null()) };

@@ -29,12 +29,12 @@ pub(super) fn naming(kernel: &'static Kernel, f: impl FnOnce()) {
 pub(super) fn install() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        // SAFETY: a zeroed sigaction is valid; the handler does only what a handler may. BEFORE is written here,
-        // once, and read by the handler, which cannot run for a kernel before this has returned.
+        // SAFETY: a zeroed sigaction is valid; the handler does only things that a handler may do. BEFORE is written
+        // here, once, and read by the handler, which cannot run for a kernel before this has returned.
         unsafe {
             let mut action: libc::sigaction = MaybeUninit::zeroed().assume_init();
             action.sa_sigaction = handle as extern "C" fn(c_int) as usize;
-            // On the stack that Rust gives each thread for the purpose: a coroutine's may be what overflowed.
+            // On the stack that Rust gives each thread for the purpose: the coroutine's own may have overflowed.
             action.sa_flags = libc::SA_ONSTACK;
             libc::sigemptyset(&raw mut action.sa_mask);
             libc::sigaction(libc::SIGSEGV, &raw const action, (&raw mut BEFORE).cast());
