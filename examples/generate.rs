@@ -11,7 +11,7 @@ fn main() -> Result<()> {
     let engine = Engine::load(model, Some(checkpoint))?;
     // Requests of a batch may differ in everything, and give what each would give alone.
     let requests: Vec<Request> =
-        ["1", "2", "5", "auto"].iter().map(|speed| Request::question(&question, *speed).greedy()).collect();
+        ["1", "2", "5", "auto"].iter().map(|c| Request::question(&question, *c).greedy()).collect();
     for g in engine.generate_batch(&requests)? {
         let answer = g.answer.as_deref().unwrap_or("no answer");
         println!(

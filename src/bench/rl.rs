@@ -98,12 +98,13 @@ pub fn rl_step<D: Device>(device: &D, options: &RlStepOptions) -> Result<RlStepT
         let (mut rollouts, mut updates, mut question_tokens) = (Vec::new(), Vec::new(), 0);
         for step in 1..=options.steps as u64 + 1 {
             let start = Instant::now();
-            let (speed, seeds) = (options.compression_factor.to_string(), &mut Stream::new(0, step));
+            let (compression_factor, seeds) =
+                (options.compression_factor.to_string(), &mut Stream::new(0, step));
             let experience = Experience::gather(
                 &loaded,
                 &[question],
                 options.group_size,
-                &speed,
+                &compression_factor,
                 sampling,
                 &ByAnswer,
                 seeds,

@@ -70,7 +70,7 @@ pub fn method_of(engine: &Engine) -> Option<Method> {
     engine.method().or(engine.has_latent_head().then_some(Method::Colar))
 }
 
-/// The error for `--cf given` under a method whose prompts all state the speed `own`.
+/// The error for `--cf given` under a method whose prompts all state the compression factor `own`.
 pub fn no_factor(method: Method, own: &str, given: &str) -> Error {
     Error::usage(format!(
         "--cf {given}: method {} compresses nothing, and its prompts all say {own}",

@@ -33,7 +33,7 @@ fn flags() -> [TrainFlags; 2] {
     let options = TrainOptions::default();
     let sft = TrainFlags {
         stage: Some(Stage::default()),
-        c_max: options.factors.iter().copied().max(),
+        c_max: options.compression_factors.iter().copied().max(),
         cf_list: None,
         merge: Some(Merge::default()),
         ..options.to_flags()

@@ -8,7 +8,7 @@ use super::common::{self, ModelArgs, SamplingArgs};
 use super::terminal;
 use crate::data::{VerifierKind, load};
 use crate::eval::accuracy::EvalOptions;
-use crate::eval::{FACTORS, TableRow, plot, table};
+use crate::eval::{COMPRESSION_FACTORS, TableRow, plot, table};
 use crate::infer::Sampling;
 use crate::model::prompt::Method;
 use crate::{Error, Result};
@@ -35,11 +35,11 @@ pub struct EvalArgs {
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
     /// Compression factors: numbers above 0 or `auto`
-    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = crate::model::prompt::parse_speed,
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = crate::model::prompt::parse_compression_factor,
           allow_negative_numbers = true, help = format!(
               "Compression factors: numbers above 0 or `auto` [default: {}; under cot 1, under icot, coconut and \
                distill auto, and nothing else]",
-              FACTORS.join(",")
+              COMPRESSION_FACTORS.join(",")
           ))]
     cf: Vec<String>,
     /// How to reason [default: what the checkpoint was trained for; cot for a bare model]
@@ -89,18 +89,19 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     let engine = args.model.open()?;
     let method = args.method.or(common::method_of(&engine)).unwrap_or(Method::Cot);
     let mut rows = Vec::new();
-    for speed in speeds(method, &args.cf)? {
+    for compression_factor in compression_factors(method, &args.cf)? {
         let mut runs = Vec::with_capacity(seeds.min(1024));
         for run in 0..seeds {
             let sampling = Sampling { seed: sampling.seed.wrapping_add(run as u64), ..sampling };
             let options = EvalOptions {
                 method,
-                compression_factor: speed.clone(),
+                compression_factor: compression_factor.clone(),
                 sampling,
                 batch_size: args.batch_size,
                 verifier: args.verifier,
             };
-            let bar = common::progress(samples.len(), &format!("c = {speed}, {}/{seeds}", run + 1));
+            let bar =
+                common::progress(samples.len(), &format!("c = {compression_factor}, {}/{seeds}", run + 1));
             let mut evaluation = engine.evaluate(&samples, &options, &mut |done| {
                 bar.set_position(done as u64);
                 Ok(())
@@ -110,7 +111,7 @@ pub fn run(args: &EvalArgs) -> Result<()> {
             evaluation.outcomes = Vec::new();
             runs.push(evaluation);
         }
-        rows.extend(TableRow::from_runs(method, &speed, &runs));
+        rows.extend(TableRow::from_runs(method, &compression_factor, &runs));
     }
     if let Some(path) = &args.plot {
         plot::write(path, "Accuracy against reasoning length", &rows)?;
@@ -118,10 +119,10 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     terminal::print(&if args.json { table::json(&rows)? } else { table::text(&rows) })
 }
 
-/// The factors to evaluate at.
-fn speeds(method: Method, given: &[String]) -> Result<Vec<String>> {
-    match method.speed() {
-        None if given.is_empty() => Ok(FACTORS.map(str::to_owned).to_vec()),
+/// The compression factors to evaluate at.
+fn compression_factors(method: Method, given: &[String]) -> Result<Vec<String>> {
+    match method.fixed_compression_factor() {
+        None if given.is_empty() => Ok(COMPRESSION_FACTORS.map(str::to_owned).to_vec()),
         None => Ok(given.to_vec()),
         Some(own) if given.is_empty() || given == [own] => Ok(vec![own.to_owned()]),
         Some(own) => Err(common::no_factor(method, own, &given.join(","))),

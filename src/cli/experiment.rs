@@ -11,7 +11,7 @@ use super::common::{self, SamplingArgs};
 use super::terminal;
 use crate::data::VerifierKind;
 use crate::device::{ComputeDtype, DeviceKind};
-use crate::eval::{EvalOptions, FACTORS};
+use crate::eval::{COMPRESSION_FACTORS, EvalOptions};
 use crate::experiment::{
     self, FactorsOptions, FactorsSource, Given, Machine, Plan, Table1Options, TestSet, variants,
 };
@@ -89,9 +89,9 @@ struct Table1Args {
     #[arg(long, value_name = "N", default_value_t = Plan::SEEDS, value_parser = common::count)]
     seeds: usize,
     /// Compression factors of the table
-    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = crate::model::prompt::parse_speed,
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = crate::model::prompt::parse_compression_factor,
           allow_negative_numbers = true,
-          help = format!("Compression factors of the table [default: {}]", FACTORS.join(",")))]
+          help = format!("Compression factors of the table [default: {}]", COMPRESSION_FACTORS.join(",")))]
     cf: Vec<String>,
     #[command(flatten)]
     given: GivenArgs,
@@ -213,7 +213,7 @@ fn rates(rates: &[f32]) -> String {
 
 /// A factor that has a place on an axis.
 fn factor(text: &str) -> Result<String, String> {
-    match crate::model::prompt::parse_speed(text)? {
+    match crate::model::prompt::parse_compression_factor(text)? {
         auto if auto == "auto" => Err("a number above 0 is needed".to_owned()),
         number => Ok(number),
     }

@@ -9,9 +9,9 @@ use serde_json::Value;
 use super::common::{self, ModelArgs, SamplingArgs};
 use super::terminal;
 use crate::Engine;
-use crate::eval::table::cf_value;
+use crate::eval::table::compression_factor_value;
 use crate::infer::{Event, Generation, Prompt, Request, Sampling, TraceToken};
-use crate::model::prompt::{DEFAULT_SPEED, Method};
+use crate::model::prompt::{DEFAULT_COMPRESSION_FACTOR, Method};
 use crate::{Error, Result};
 
 /// Answer questions, thinking in compressed latent vectors or in words
@@ -29,9 +29,9 @@ pub struct GenerateArgs {
     #[command(flatten)]
     model: ModelArgs,
     /// Compression factor of colar: a number above 0 (2, 1.5) or `auto`
-    #[arg(long, value_name = "C", value_parser = crate::model::prompt::parse_speed,
+    #[arg(long, value_name = "C", value_parser = crate::model::prompt::parse_compression_factor,
           allow_negative_numbers = true, help = format!(
-              "Compression factor of colar: a number above 0 (2, 1.5) or `auto` [default: {DEFAULT_SPEED}]; cot has 1, \
+              "Compression factor of colar: a number above 0 (2, 1.5) or `auto` [default: {DEFAULT_COMPRESSION_FACTOR}]; cot has 1, \
                and icot, coconut and distill have auto"
           ))]
     cf: Option<String>,
@@ -106,8 +106,8 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     if args.method.is_none() && mode == Mode::Plain {
         tracing::warn!("the model has no latent head: the text is continued as it is (--method plain)");
     }
-    let speed = speed(mode, args.cf.as_deref())?;
-    let request = |text: String| request(text, mode, speed, sampling, args.trace);
+    let compression_factor = compression_factor(mode, args.cf.as_deref())?;
+    let request = |text: String| request(text, mode, compression_factor, sampling, args.trace);
     if args.questions.is_empty() {
         let stdin = std::io::stdin();
         if stdin.is_terminal() {
@@ -128,21 +128,21 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     Ok(())
 }
 
-/// The speed that prompts state, given `--cf`.
-fn speed(mode: Mode, cf: Option<&str>) -> Result<&str> {
-    match (mode.method(), mode.method().and_then(Method::speed)) {
+/// The compression factor that prompts state, given `--cf`.
+fn compression_factor(mode: Mode, cf: Option<&str>) -> Result<&str> {
+    match (mode.method(), mode.method().and_then(Method::fixed_compression_factor)) {
         (Some(method), Some(own)) => match cf {
             Some(cf) if cf != own => Err(common::no_factor(method, own, cf)),
             _ => Ok(own),
         },
-        _ => Ok(cf.unwrap_or(DEFAULT_SPEED)),
+        _ => Ok(cf.unwrap_or(DEFAULT_COMPRESSION_FACTOR)),
     }
 }
 
-fn request(text: String, mode: Mode, speed: &str, sampling: Sampling, trace: bool) -> Request {
+fn request(text: String, mode: Mode, compression_factor: &str, sampling: Sampling, trace: bool) -> Request {
     let prompt = match mode.method() {
         None => Prompt::Plain(text),
-        Some(method) => Prompt::Question { text, method, compression_factor: speed.to_owned() },
+        Some(method) => Prompt::Question { text, method, compression_factor: compression_factor.to_owned() },
     };
     Request { prompt, sampling, trace }
 }
@@ -202,7 +202,11 @@ fn answer(engine: &Engine, args: &GenerateArgs, batch: &[Request], titled: bool)
 fn line(g: &Generation) -> Result<String> {
     let mut value = serde_json::to_value(g).map_err(|e| Error::other(format!("a generation: {e}")))?;
     if let Some(cf) = value.get_mut("cf") {
-        *cf = if g.compression_factor.is_empty() { Value::Null } else { cf_value(&g.compression_factor) };
+        *cf = if g.compression_factor.is_empty() {
+            Value::Null
+        } else {
+            compression_factor_value(&g.compression_factor)
+        };
     }
     Ok(format!("{value}\n"))
 }

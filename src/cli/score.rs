@@ -52,7 +52,7 @@ pub fn run(args: &ScoreArgs) -> Result<()> {
     let samples = load(&args.data, None)?;
     let engine = args.model.open()?;
     let method = args.method.or(common::method_of(&engine)).unwrap_or(Method::Cot);
-    if let Some(own) = method.speed().filter(|_| args.cf != 1) {
+    if let Some(own) = method.fixed_compression_factor().filter(|_| args.cf != 1) {
         return Err(common::no_factor(method, own, &args.cf.to_string()));
     }
     let options = ScoreOptions { method, compression_factor: args.cf, batch_tokens: args.batch_tokens };

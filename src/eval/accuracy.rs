@@ -8,12 +8,12 @@
 use crate::data::{Sample, Verifier, VerifierKind};
 use crate::device::Device;
 use crate::infer::{Generation, Loaded, Prompt, Request, Sampling};
-use crate::model::prompt::{self, DEFAULT_SPEED, Method};
+use crate::model::prompt::{self, DEFAULT_COMPRESSION_FACTOR, Method};
 use crate::random::Philox;
 use crate::{Error, Result};
 
 /// The compression factors of a table where none are chosen, as the paper's table 1 has them.
-pub const FACTORS: [&str; 3] = ["1", "2", "5"];
+pub const COMPRESSION_FACTORS: [&str; 3] = ["1", "2", "5"];
 
 /// Settings of an evaluation.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,8 +21,8 @@ pub const FACTORS: [&str; 3] = ["1", "2", "5"];
 pub struct EvalOptions {
     /// The method of reasoning.
     pub method: Method,
-    /// The speed that prompts state: a compression factor as text (an integer, a fraction or `auto`), or the one
-    /// that [`Method::speed`] fixes.
+    /// The compression factor that prompts state, as text (an integer, a fraction or `auto`), or the one that
+    /// [`Method::fixed_compression_factor`] gives.
     pub compression_factor: String,
     /// Sampling settings; the seed is the evaluation's, from which every question's own is derived.
     pub sampling: Sampling,
@@ -39,7 +39,7 @@ impl Default for EvalOptions {
     fn default() -> Self {
         EvalOptions {
             method: Method::Colar,
-            compression_factor: DEFAULT_SPEED.to_owned(),
+            compression_factor: DEFAULT_COMPRESSION_FACTOR.to_owned(),
             sampling: Sampling::default(),
             batch_size: 32,
             verifier: VerifierKind::default(),

@@ -12,9 +12,9 @@ pub mod stats;
 #[doc(hidden)]
 pub mod table;
 
-pub use accuracy::{EvalOptions, Evaluation, Outcome};
 #[doc(hidden)]
-pub use accuracy::{FACTORS, evaluate};
+pub use accuracy::{COMPRESSION_FACTORS, evaluate};
+pub use accuracy::{EvalOptions, Evaluation, Outcome};
 #[cfg(feature = "train")]
 #[doc(hidden)]
 pub use table::TableRow;

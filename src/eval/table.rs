@@ -23,7 +23,7 @@ pub struct TableRow {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub rl: bool,
     /// The compression factor as text; `1` under CoT. In JSON a number, where it is one.
-    #[serde(rename = "cf", serialize_with = "serialize_cf")]
+    #[serde(rename = "cf", serialize_with = "serialize_compression_factor")]
     pub compression_factor: String,
     /// Share of correct answers, from 0 to 1, mean over seeds.
     pub accuracy: f64,
@@ -54,7 +54,7 @@ pub struct TableRow {
 
 impl TableRow {
     /// The row of several runs that differ in their seed alone; `None` without a run.
-    pub fn from_runs(method: Method, speed: &str, runs: &[Evaluation]) -> Option<Self> {
+    pub fn from_runs(method: Method, compression_factor: &str, runs: &[Evaluation]) -> Option<Self> {
         let over = |value: &dyn Fn(&Evaluation) -> f64| estimate(&runs.iter().map(value).collect::<Vec<_>>());
         let accuracy = over(&|e| e.accuracy)?;
         let length = over(&|e| e.mean_length)?;
@@ -65,7 +65,7 @@ impl TableRow {
         Some(TableRow {
             method,
             rl: false,
-            compression_factor: speed.to_owned(),
+            compression_factor: compression_factor.to_owned(),
             accuracy: accuracy.mean,
             accuracy_ci: accuracy.half_width,
             mean_length: length.mean,
@@ -84,7 +84,7 @@ impl TableRow {
         TableRow { rl: true, ..self }
     }
 
-    /// `CoLaR c = 2`, `CoLaR + RL c = 2`, or the method's name where it has no factor (`CoT`).
+    /// `CoLaR c = 2`, `CoLaR + RL c = 2`, or the method's name where it has no compression factor (`CoT`).
     pub fn label(&self) -> String {
         match self.method {
             Method::Colar => {
@@ -96,18 +96,21 @@ impl TableRow {
 }
 
 /// A compression factor in JSON: a number where the text is one, else the text (`auto`).
-pub fn cf_value(speed: &str) -> Value {
-    if let Ok(whole) = speed.parse::<u64>() {
+pub fn compression_factor_value(compression_factor: &str) -> Value {
+    if let Ok(whole) = compression_factor.parse::<u64>() {
         return whole.into();
     }
-    match speed.parse::<f64>() {
+    match compression_factor.parse::<f64>() {
         Ok(x) if x.is_finite() => x.into(),
-        _ => speed.into(),
+        _ => compression_factor.into(),
     }
 }
 
-fn serialize_cf<S: Serializer>(speed: &str, serializer: S) -> Result<S::Ok, S::Error> {
-    cf_value(speed).serialize(serializer)
+fn serialize_compression_factor<S: Serializer>(
+    compression_factor: &str,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    compression_factor_value(compression_factor).serialize(serializer)
 }
 
 /// The heads of the columns.
@@ -244,9 +247,9 @@ mod tests {
 
     #[test]
     fn factors_are_numbers_where_they_can_be() {
-        assert_eq!(cf_value("7").to_string(), "7");
-        assert_eq!(cf_value("1.5").to_string(), "1.5");
-        assert_eq!(cf_value("auto").to_string(), "\"auto\"");
-        assert_eq!(cf_value("inf").to_string(), "\"inf\"");
+        assert_eq!(compression_factor_value("7").to_string(), "7");
+        assert_eq!(compression_factor_value("1.5").to_string(), "1.5");
+        assert_eq!(compression_factor_value("auto").to_string(), "\"auto\"");
+        assert_eq!(compression_factor_value("inf").to_string(), "\"inf\"");
     }
 }

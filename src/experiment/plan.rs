@@ -11,7 +11,7 @@ use super::inputs::{Given, Machine, TestSet};
 use super::settings::{self, COMMON, WARM_UP};
 use super::variants::Variant;
 use crate::data::VerifierKind;
-use crate::eval::FACTORS;
+use crate::eval::COMPRESSION_FACTORS;
 use crate::infer::Sampling;
 use crate::model::prompt::Method;
 use crate::train::{Schedule, TrainFlags, TrainOptions, embedded};
@@ -41,7 +41,7 @@ pub struct Table1Options {
     pub warm_lr: Option<f32>,
     /// A CoT checkpoint in place of that training.
     pub init: Option<PathBuf>,
-    /// Compression factors of the table; empty: [`FACTORS`].
+    /// Compression factors of the table; empty: [`COMPRESSION_FACTORS`].
     pub factors: Vec<String>,
     /// Flags of training by table: `common`, `warm-up`, and methods by name.
     pub settings: BTreeMap<String, TrainFlags>,
@@ -129,7 +129,8 @@ impl Plan {
         };
         lrs.sort_by(f32::total_cmp);
         lrs.dedup();
-        let factors = if o.factors.is_empty() { FACTORS.map(str::to_owned).to_vec() } else { o.factors };
+        let factors =
+            if o.factors.is_empty() { COMPRESSION_FACTORS.map(str::to_owned).to_vec() } else { o.factors };
         let warm = o.warm_updates.unwrap_or(if embedded { Self::EMBEDDED_WARM_UPDATES } else { pass });
         let plan = Plan {
             root: o.out,

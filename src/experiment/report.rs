@@ -102,7 +102,7 @@ pub(super) fn collect(
             if results.len() > 1 {
                 results.extend(Figures::average(&results));
             }
-            let compressed = v.method.speed().is_none();
+            let compressed = v.method.fixed_compression_factor().is_none();
             rows.push(Row { method: v.name.into(), label: v.label.into(), speed, compressed, results });
         }
         let dirs: Vec<PathBuf> = p.seeds.iter().map(|&seed| p.run_dir(v, lr, seed)).collect();

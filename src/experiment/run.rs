@@ -171,7 +171,7 @@ impl Experiment {
             Part::Train { variant, seed } => format!("{}, seed {}", p.variants[variant].name, p.seeds[seed]),
             Part::Test { variant, seed, test, speed } => {
                 let (v, test) = (p.variants[variant], &p.tests[test].name);
-                let speed = match v.method.speed() {
+                let speed = match v.method.fixed_compression_factor() {
                     Some(_) => String::new(),
                     None => format!(" c = {}", p.factors[speed]),
                 };

@@ -72,7 +72,7 @@ impl Variant {
     /// The compression factors at which it is asked, of those of the table; a method without factors has its own
     /// speed alone.
     pub fn speeds(&self, factors: &[String]) -> Vec<String> {
-        self.method.speed().map_or_else(|| factors.to_vec(), |own| vec![own.to_owned()])
+        self.method.fixed_compression_factor().map_or_else(|| factors.to_vec(), |own| vec![own.to_owned()])
     }
 }
 

@@ -106,8 +106,8 @@ pub enum Prompt {
         text: String,
         /// How to reason.
         method: Method,
-        /// The compression factor as text: an integer, a fraction or `auto`; what [`Method::speed`] says, where it
-        /// says anything.
+        /// The compression factor as text: an integer, a fraction or `auto`; the one of
+        /// [`Method::fixed_compression_factor`], where it gives one.
         compression_factor: String,
     },
     /// Raw text, continued without template or reasoning: for checking a base model.

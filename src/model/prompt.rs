@@ -13,7 +13,7 @@ use crate::data::Sample;
 use crate::data::answer::ANSWER_MARK;
 
 /// The compression factor that prompts state where none is chosen.
-pub const DEFAULT_SPEED: &str = "2";
+pub const DEFAULT_COMPRESSION_FACTOR: &str = "2";
 
 /// How a model reasons.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,8 +59,8 @@ impl Method {
         }
     }
 
-    /// The speed that all its prompts state; `None` where a compression factor is chosen.
-    pub fn speed(self) -> Option<&'static str> {
+    /// The compression factor that all its prompts state, as text; `None` where one is chosen.
+    pub fn fixed_compression_factor(self) -> Option<&'static str> {
         match self {
             Method::Colar => None,
             Method::Cot => Some("1"),
@@ -80,19 +80,19 @@ pub struct Segments {
     pub answer: Vec<u32>,
 }
 
-/// The question segment; `speed` is the compression factor as text, or `auto`.
-pub fn question_text(question: &str, speed: &str) -> String {
-    format!("Question: {question} Let's think step by step:(Thinking speed: {speed})")
+/// The question segment; `compression_factor` is a number as text, or `auto`.
+pub fn question_text(question: &str, compression_factor: &str) -> String {
+    format!("Question: {question} Let's think step by step:(Thinking speed: {compression_factor})")
 }
 
-/// The speed of a prompt that leaves it open.
+/// The compression factor of a prompt that leaves it open.
 pub const AUTO: &str = "auto";
 
 /// A compression factor as the prompt takes it: a number above 0 in plain decimals, or `auto`.
 ///
 /// # Errors
 /// The fault of the text.
-pub fn parse_speed(text: &str) -> Result<String, String> {
+pub fn parse_compression_factor(text: &str) -> Result<String, String> {
     let text = text.trim();
     let plain = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
     let positive = text.parse::<f64>().is_ok_and(|x| x > 0.0 && x.is_finite());
@@ -107,8 +107,8 @@ pub fn parse_speed(text: &str) -> Result<String, String> {
 ///
 /// # Errors
 /// Errors of the tokenizer.
-pub fn inference(tokenizer: &Tokenizer, question: &str, speed: &str) -> Result<Vec<u32>> {
-    tokenizer.encode(&format!("{}{}", question_text(question, speed), SEPARATOR))
+pub fn inference(tokenizer: &Tokenizer, question: &str, compression_factor: &str) -> Result<Vec<u32>> {
+    tokenizer.encode(&format!("{}{}", question_text(question, compression_factor), SEPARATOR))
 }
 
 /// The indices of equal prompts: each group in order, groups in the order of their first.
@@ -137,7 +137,7 @@ pub fn training(
     eos: u32,
     method: Method,
     sample: &Sample,
-    speed: &str,
+    compression_factor: &str,
 ) -> Result<Segments> {
     let steps = sample.steps.join("\n");
     let (steps, answer) = match method {
@@ -152,7 +152,7 @@ pub fn training(
     let mut answer = tokenizer.encode(&answer)?;
     answer.push(eos);
     Ok(Segments {
-        question: tokenizer.encode(&question_text(&sample.question, speed))?,
+        question: tokenizer.encode(&question_text(&sample.question, compression_factor))?,
         steps: tokenizer.encode(&steps)?,
         answer,
     })
@@ -221,10 +221,10 @@ mod tests {
     #[test]
     fn factors() {
         for text in ["1", "2", "1.5", "7", "auto", " 2 ", "0.5"] {
-            assert_eq!(parse_speed(text).as_deref(), Ok(text.trim()));
+            assert_eq!(parse_compression_factor(text).as_deref(), Ok(text.trim()));
         }
         for text in ["", "0", "-1", "0.0", "two", "inf", "nan", "1e3", "+2", ".", "1.5.2", "AUTO"] {
-            assert!(parse_speed(text).is_err(), "{text}");
+            assert!(parse_compression_factor(text).is_err(), "{text}");
         }
     }
 }

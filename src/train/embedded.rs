@@ -43,10 +43,10 @@ pub fn time_after(stage: &str) -> f64 {
 }
 
 /// The compression factor that it trains.
-const RL_FACTOR: &str = "2";
+const RL_COMPRESSION_FACTOR: &str = "2";
 
 /// Compression factors of the table.
-const TABLE_FACTORS: [&str; 4] = ["1", "2", "3", "5"];
+const TABLE_COMPRESSION_FACTORS: [&str; 4] = ["1", "2", "3", "5"];
 
 /// Questions that are evaluated together.
 pub(crate) const EVAL_BATCH: usize = 128;
@@ -152,7 +152,7 @@ impl EmbeddedOptions {
             out: Some(self.out.join(RL)),
             full: Some(true),
             freeze_embedding: Some(true),
-            cf: Some(RL_FACTOR.to_owned()),
+            cf: Some(RL_COMPRESSION_FACTOR.to_owned()),
             punish_latent_length: Some(true),
             // Large groups of questions and a tie to the start: the gradient of the latents is mostly noise,
             // and a small model that follows it forgets how to calculate.
@@ -249,12 +249,12 @@ fn evaluate_all<D: Device>(
 ) -> Result<Vec<TableRow>> {
     let test = data::load(options.materials().data("test"), None)?;
     let mut rows = Vec::new();
-    let mut add = |stage: &str, method: Method, factors: &[&str]| -> Result<()> {
+    let mut add = |stage: &str, method: Method, compression_factors: &[&str]| -> Result<()> {
         let checkpoint = options.out.join(stage).join("best");
         let loaded = Loaded::new(device.clone(), &options.materials().model(), Some(&checkpoint))?;
-        for cf in factors {
-            let evaluation = evaluate_one(&loaded, &test, method, cf)?;
-            let row = TableRow::from_runs(method, cf, &[evaluation])
+        for compression_factor in compression_factors {
+            let evaluation = evaluate_one(&loaded, &test, method, compression_factor)?;
+            let row = TableRow::from_runs(method, compression_factor, &[evaluation])
                 .ok_or_else(|| Error::other("the evaluation came back empty"))?;
             let row = if stage == RL { row.after_rl() } else { row };
             on_stage(Stage::Evaluated(&row));
@@ -263,10 +263,14 @@ fn evaluate_all<D: Device>(
         Ok(())
     };
     for (method, name) in STAGES {
-        let factors = if method == Method::Colar { &TABLE_FACTORS[..] } else { &TABLE_FACTORS[..1] };
-        add(name, method, factors)?;
+        let compression_factors = if method == Method::Colar {
+            &TABLE_COMPRESSION_FACTORS[..]
+        } else {
+            &TABLE_COMPRESSION_FACTORS[..1]
+        };
+        add(name, method, compression_factors)?;
     }
-    add(RL, Method::Colar, &[RL_FACTOR])?;
+    add(RL, Method::Colar, &[RL_COMPRESSION_FACTOR])?;
     Ok(rows)
 }
 

@@ -16,7 +16,7 @@ use crate::{Error, Result};
 /// Streams of the run's seed.
 mod stream {
     pub const ORDER: u64 = 1 << 32;
-    pub const FACTOR: u64 = 2 << 32;
+    pub const COMPRESSION_FACTOR: u64 = 2 << 32;
     pub const LABELS: u64 = 3 << 32;
 }
 
@@ -76,13 +76,16 @@ impl<'a> Feed<'a> {
             Stream::new(seed, stream::ORDER | epoch).shuffle(&mut order);
             self.order = (epoch, order);
         }
-        let mut draw = Stream::new(seed, stream::FACTOR | step);
-        let compression_factor = draw.choose(o.drawn_factors()).copied().unwrap_or(1);
+        let mut draw = Stream::new(seed, stream::COMPRESSION_FACTOR | step);
+        let compression_factor = draw.choose(o.drawn_compression_factors()).copied().unwrap_or(1);
         let auto = draw.uniform_f64() < o.auto_prob;
-        let speed = if auto { AUTO.to_owned() } else { compression_factor.to_string() };
+        let prompt_compression_factor = if auto { AUTO.to_owned() } else { compression_factor.to_string() };
         let stage = o.stages().at(step + 1, self.total());
-        let recipe =
-            Recipe { stage, stages: o.stages(), ..Recipe::new(opened, o.method, compression_factor, &speed) };
+        let recipe = Recipe {
+            stage,
+            stages: o.stages(),
+            ..Recipe::new(opened, o.method, compression_factor, &prompt_compression_factor)
+        };
         let mut drawn = Stream::new(seed, stream::LABELS | step);
         let mut labels = match o.chunk_labels {
             ChunkLabels::Sample => Labels::Drawn(&mut drawn),

@@ -24,7 +24,7 @@ pub struct Validation {
     pub step: u64,
     /// Validation loss in the expectation forms, at the largest compression factor below 3.
     pub loss: f64,
-    /// Accuracy of greedy generation at that factor; `None` where only the loss is monitored.
+    /// Accuracy of greedy generation at that compression factor; `None` where only the loss is monitored.
     pub accuracy: Option<f64>,
 }
 

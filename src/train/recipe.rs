@@ -20,10 +20,10 @@ pub(crate) struct Recipe<'a> {
     pub eos: u32,
     /// The thinking separator.
     pub separator: u32,
-    /// Method, factor and merge.
+    /// Method, compression factor and merge.
     pub packing: Packing,
-    /// The speed that prompts state.
-    pub speed: &'a str,
+    /// The compression factor that prompts state, as text: a number, or `auto`.
+    pub prompt_compression_factor: &'a str,
     /// The stages of the run.
     pub stages: Stages,
     /// The stage it is in, counted from 1.
@@ -36,14 +36,14 @@ impl<'a> Recipe<'a> {
         opened: &'a Opened<D>,
         method: Method,
         compression_factor: usize,
-        speed: &'a str,
+        prompt_compression_factor: &'a str,
     ) -> Self {
         Recipe {
             tokenizer: &opened.tokenizer,
             eos: opened.eos.append,
             separator: opened.separator,
             packing: Packing { method, compression_factor, merge: opened.model.merge },
-            speed: method.speed().unwrap_or(speed),
+            prompt_compression_factor: method.fixed_compression_factor().unwrap_or(prompt_compression_factor),
             stages: Stages::ONE,
             stage: 1,
         }
@@ -61,7 +61,7 @@ impl<'a> Recipe<'a> {
                 shortened(self.tokenizer, self.eos, self.separator, sample, removed)
             }
             Method::Colar | Method::Cot | Method::Coconut | Method::Distill => {
-                training(self.tokenizer, self.eos, method, sample, self.speed)
+                training(self.tokenizer, self.eos, method, sample, self.prompt_compression_factor)
             }
         }
     }

@@ -63,8 +63,9 @@ pub fn score<D: Device>(
     if options.method == Method::Colar {
         loaded.opened.model.latent_head()?;
     }
-    let speed = options.compression_factor.to_string();
-    let recipe = Recipe::new(&loaded.opened, options.method, options.compression_factor, &speed);
+    let prompt_compression_factor = options.compression_factor.to_string();
+    let recipe =
+        Recipe::new(&loaded.opened, options.method, options.compression_factor, &prompt_compression_factor);
     if matches!(options.method, Method::Coconut | Method::Distill) {
         return thoughts::score(loaded, samples, &recipe, options.batch_tokens, progress);
     }

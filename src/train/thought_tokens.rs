@@ -38,7 +38,8 @@ impl Recipe<'_> {
 
     /// The question and the separator after it.
     fn question(&self, sample: &Sample) -> Result<Vec<u32>> {
-        let mut ids = self.tokenizer.encode(&question_text(&sample.question, self.speed))?;
+        let mut ids =
+            self.tokenizer.encode(&question_text(&sample.question, self.prompt_compression_factor))?;
         ids.push(self.separator);
         Ok(ids)
     }
@@ -112,7 +113,7 @@ mod tests {
             eos: 1,
             separator: tokenizer.separator(SEPARATOR).unwrap(),
             packing: Packing { method, compression_factor: 1, merge: Merge::Sqrt },
-            speed: "auto",
+            prompt_compression_factor: "auto",
             stages: Stages { count: 3, updates: None },
             stage,
         }

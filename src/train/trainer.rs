@@ -294,17 +294,21 @@ impl<D: Device> Trainer<D> {
     }
 
     /// The compression factor that validation looks at: the largest below 3, else the smallest.
-    fn validation_factor(&self) -> usize {
-        let f = self.options.drawn_factors();
+    fn validation_compression_factor(&self) -> usize {
+        let f = self.options.drawn_compression_factors();
         f.iter().copied().filter(|&c| c < 3).max().or(f.iter().copied().min()).unwrap_or(1)
     }
 
     /// Losses in the expectation forms and greedy answers, as the stage has them.
     fn validate(&self, stage: u64, metrics: &mut Metrics) -> Result<Validation> {
         let (o, opened) = (&self.options, &self.loaded.opened);
-        let factor = self.validation_factor();
-        let speed = factor.to_string();
-        let recipe = Recipe { stage, stages: o.stages(), ..Recipe::new(opened, o.method, factor, &speed) };
+        let compression_factor = self.validation_compression_factor();
+        let prompt_compression_factor = compression_factor.to_string();
+        let recipe = Recipe {
+            stage,
+            stages: o.stages(),
+            ..Recipe::new(opened, o.method, compression_factor, &prompt_compression_factor)
+        };
         let mut labels = match o.chunk_labels {
             ChunkLabels::Sample | ChunkLabels::Mean => Labels::Mean,
             ChunkLabels::None => Labels::Absent,
@@ -325,7 +329,7 @@ impl<D: Device> Trainer<D> {
             Monitor::Accuracy => {
                 let options = EvalOptions {
                     method: o.method,
-                    compression_factor: recipe.speed.to_owned(),
+                    compression_factor: recipe.prompt_compression_factor.to_owned(),
                     sampling: Sampling::default().greedy(),
                     batch_size: o.run.batch_size.max(32),
                     verifier: VerifierKind::default(),

@@ -100,10 +100,10 @@ fn choices(n_latents: usize, token_ids: &[u32]) -> Vec<u32> {
 fn margins(loaded: &Loaded<CpuDevice>, row: &Row) -> Vec<f32> {
     let (device, opened) = (&loaded.device, &loaded.opened);
     let (model, params) = (&opened.model, &opened.model.params);
-    let Prompt::Question { text, compression_factor: speed, .. } = &row.request.prompt else {
+    let Prompt::Question { text, compression_factor, .. } = &row.request.prompt else {
         panic!("a prompt of another kind")
     };
-    let ids = prompt::inference(&opened.tokenizer, text, speed).unwrap();
+    let ids = prompt::inference(&opened.tokenizer, text, compression_factor).unwrap();
     let (table, w) = (params.get(model.transformer.embed), params.get(model.transformer.lm_head));
     let capacity = ids.len() + row.n_latents + 1 + row.answer_ids.len();
     let mut cache = KvCache::new(device, &model.transformer.config, 1, capacity).unwrap();

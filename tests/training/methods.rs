@@ -167,8 +167,8 @@ fn what_is_written_after_thoughts_is_what_a_whole_pass_predicts() {
             questions.map(|q| inference(&thinker(name, count, projected).tokenizer, q, "auto").unwrap());
         let loaded = Loaded::from_opened(CpuDevice::new(2).unwrap(), thinker(name, count, projected));
         let sampling = Sampling::default().greedy().max_cot_tokens(5).max_new_tokens(6);
-        let request = |text: &str, method: Method, speed: &str| {
-            let (text, compression_factor) = (text.to_owned(), speed.to_owned());
+        let request = |text: &str, method: Method, compression_factor: &str| {
+            let (text, compression_factor) = (text.to_owned(), compression_factor.to_owned());
             Request::new(Prompt::Question { text, method, compression_factor }).sampling(sampling)
         };
         // A written chain and latents run beside them in the same batch.

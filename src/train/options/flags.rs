@@ -216,7 +216,7 @@ flags! {
     }
     "Reinforcement learning (--stage rl)" => {
         /// Compression factor in the prompts: a number or `auto`
-        #[arg(value_name = "C", value_parser = crate::model::prompt::parse_speed)]
+        #[arg(value_name = "C", value_parser = crate::model::prompt::parse_compression_factor)]
         cf: String,
         /// Rollouts of a question, whose rewards are compared
         #[arg(value_name = "G")]

@@ -8,7 +8,7 @@ use super::run::{self, RunOptions};
 use crate::Result;
 use crate::data::verify::VerifierKind;
 use crate::infer::Sampling;
-use crate::model::prompt::DEFAULT_SPEED;
+use crate::model::prompt::DEFAULT_COMPRESSION_FACTOR;
 use crate::train::rl::PolicyLossOptions;
 
 /// The flags that mean something here alone.
@@ -93,7 +93,7 @@ impl Default for RlOptions {
         RlOptions {
             run: RunOptions { lr: 1e-6, save_every: 50, ..RunOptions::default() },
             adapter: PathBuf::new(),
-            compression_factor: DEFAULT_SPEED.to_owned(),
+            compression_factor: DEFAULT_COMPRESSION_FACTOR.to_owned(),
             group_size: 8,
             loss: PolicyLossOptions::default(),
             punish_latent_length: false,

@@ -22,9 +22,9 @@ use crate::train::thoughts::ThoughtObjective;
 const KNOWN: &[&str] = &["method", "init", "merge", "embeds_std", "accumulate", "monitor"];
 
 /// The largest compression factor that training draws.
-const MOST_FACTOR: usize = 1024;
+const MOST_COMPRESSION_FACTOR: usize = 1024;
 /// Its range, in words.
-const FACTORS: &str = "compression factors must lie in 1..=1024 (`c_max`, `cf_list`)";
+const COMPRESSION_FACTOR_RANGE: &str = "compression factors must lie in 1..=1024 (`c_max`, `cf_list`)";
 
 /// The options of a supervised run.
 ///
@@ -50,7 +50,7 @@ pub struct TrainOptions {
     /// Whether a new latent head has no variance of its own (ablation DL).
     pub deterministic_head: bool,
     /// The compression factors that steps draw from (CoLaR).
-    pub factors: Vec<usize>,
+    pub compression_factors: Vec<usize>,
     /// The latent loss (CoLaR).
     pub latent_loss: LatentLossName,
     /// The label of a compressed position (CoLaR).
@@ -67,7 +67,7 @@ pub struct TrainOptions {
     pub entropy_weight: f32,
     /// Weight of the second forward, on predicted embeddings (CoLaR).
     pub pred_embed_forward_weight: f32,
-    /// Probability that a step's prompts say `auto` in place of the factor (CoLaR).
+    /// Probability that a step's prompts say `auto` in place of the compression factor (CoLaR).
     pub auto_prob: f64,
     /// Standard deviation of the embeddings; `None`: stored with the checkpoint, or computed from the weights.
     pub embeds_std: Option<f32>,
@@ -83,7 +83,7 @@ setters!(TrainOptions {
     run: RunOptions,
     method: Method,
     deterministic_head: bool,
-    factors: Vec<usize>,
+    compression_factors: Vec<usize>,
     latent_loss: LatentLossName,
     chunk_labels: ChunkLabels,
     latent_noise: LatentNoise,
@@ -113,7 +113,7 @@ impl Default for TrainOptions {
             init: None,
             latent_head_size: None,
             deterministic_head: false,
-            factors: (1..=C_MAX).collect(),
+            compression_factors: (1..=C_MAX).collect(),
             latent_loss: LatentLossName::Mse,
             chunk_labels: ChunkLabels::Sample,
             latent_noise: LatentNoise::Sample,
@@ -143,7 +143,7 @@ impl TrainFlags {
         let method = self.method.unwrap_or(d.method);
         methods::check(&self, method)?;
         // Checked before a list is made of it.
-        check(self.c_max.is_none_or(|most| most <= MOST_FACTOR), FACTORS)?;
+        check(self.c_max.is_none_or(|most| most <= MOST_COMPRESSION_FACTOR), COMPRESSION_FACTOR_RANGE)?;
         let o = TrainOptions {
             run: RunOptions::from_flags(&self, d.run)?,
             thinking: ThinkingOptions::from_flags(&self, d.thinking),
@@ -151,7 +151,10 @@ impl TrainFlags {
             init: self.init,
             latent_head_size: self.latent_head_size,
             deterministic_head: self.deterministic_head.unwrap_or(d.deterministic_head),
-            factors: self.cf_list.or(self.c_max.map(|most| (1..=most).collect())).unwrap_or(d.factors),
+            compression_factors: self
+                .cf_list
+                .or(self.c_max.map(|most| (1..=most).collect()))
+                .unwrap_or(d.compression_factors),
             latent_loss: self.latent_loss.unwrap_or(d.latent_loss),
             chunk_labels: self.chunk_labels.unwrap_or(d.chunk_labels),
             latent_noise: self.latent_noise.unwrap_or(d.latent_noise),
@@ -187,7 +190,7 @@ impl TrainOptions {
             latent_head_size: o.latent_head_size,
             deterministic_head: Some(o.deterministic_head),
             c_max: None,
-            cf_list: Some(o.factors.clone()),
+            cf_list: Some(o.compression_factors.clone()),
             latent_loss: Some(o.latent_loss),
             chunk_labels: Some(o.chunk_labels),
             latent_noise: Some(o.latent_noise),
@@ -229,8 +232,11 @@ impl TrainOptions {
     pub(crate) fn validate(&self) -> Result<()> {
         self.run.validate()?;
         self.thinking.validate(self.stages())?;
-        check(!self.drawn_factors().is_empty(), "`cf_list` is empty")?;
-        check(self.drawn_factors().iter().all(|&c| (1..=MOST_FACTOR).contains(&c)), FACTORS)?;
+        check(!self.drawn_compression_factors().is_empty(), "`cf_list` is empty")?;
+        check(
+            self.drawn_compression_factors().iter().all(|&c| (1..=MOST_COMPRESSION_FACTOR).contains(&c)),
+            COMPRESSION_FACTOR_RANGE,
+        )?;
         check(self.accumulate > 0 && self.accumulate <= 1 << 16, "`accumulate` must lie in 1..=65536")?;
         check((0.0..=1.0).contains(&self.auto_prob), "`auto_prob` must lie in 0..=1")?;
         check(
@@ -251,8 +257,8 @@ impl TrainOptions {
     }
 
     /// The compression factors of the run's steps: one where nothing is compressed.
-    pub(crate) fn drawn_factors(&self) -> &[usize] {
-        if self.method == Method::Colar { &self.factors } else { &[1] }
+    pub(crate) fn drawn_compression_factors(&self) -> &[usize] {
+        if self.method == Method::Colar { &self.compression_factors } else { &[1] }
     }
 
     /// The stages of the run: one where no steps are taken away.
