@@ -124,7 +124,7 @@ impl Model {
         device.choose_tokens(&hidden, w, &Self::choices(slots), None).unwrap()
     }
 
-    /// Draws a latent from the last hidden state, runs the decoder and draws whether the chain ends.
+    /// Draws a latent from the last hidden state, runs the decoder and draws whether the latents end.
     fn latent_step(&self, h: &[f32], next: &Extension, cache: &mut KvCache<CpuDevice>) -> Vec<bool> {
         let (device, params) = (&self.device, &self.colar.params);
         let slots = next.positions.len();
@@ -203,7 +203,7 @@ fn sft(c: &mut Criterion) {
     }
 }
 
-fn chain(c: &mut Criterion) {
+fn thought_steps(c: &mut Criterion) {
     let mut g = c.benchmark_group("thoughts");
     g.sample_size(10).sampling_mode(SamplingMode::Flat);
     g.warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(5));
@@ -235,5 +235,5 @@ fn chain(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, decode, sft, chain);
+criterion_group!(benches, decode, sft, thought_steps);
 criterion_main!(benches);

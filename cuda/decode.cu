@@ -1,17 +1,17 @@
-// Decoding as one kernel: the blocks of a grid stay for all layers of a step, and for all latents of a chain, and wait
-// for each other between phases. Nothing goes through the host meanwhile.
+// Decoding as one kernel: the blocks of a grid stay for all layers of a step, and for all latents of a sequence, and
+// wait for each other between phases. Nothing goes through the host meanwhile.
 //
-//   a latent step   latent head and draw -> input -> layers -> hidden state -> does the chain end here?
+//   a latent step   latent head and draw -> input -> layers -> hidden state -> do the latents end here?
 //   a token step    embedding -> layers -> hidden state -> logits
 //
-// The phases of layers are in decode_layers.cuh, those of a chain in decode_chain.cuh.
+// The phases of layers are in decode_layers.cuh, those of latents in decode_latents.cuh.
 //
-// The chain's end: the event "the token is the separator", u < exp(l) / Z for its logit l (spec section 5, 2). Z only
-// grows as tokens are added, so the scan stops as soon as u is not less than exp(l) / Z so far.
+// The end of latents: the event "the token is the separator", u < exp(l) / Z for its logit l (spec section 5, 2). Z
+// only grows as tokens are added, so the scan stops as soon as u is not less than exp(l) / Z so far.
 //
 // Activations between phases are float32; buffers that outlive a step (cache, hidden states, latents) have the
 // activations' dtype A, which the weights have too. There is no backward: training does not decode.
-#include "decode_chain.cuh"
+#include "decode_latents.cuh"
 
 // Up to `steps` latents of each sequence, or with 0 of them one token: `hidden` has [steps + 1, count, hidden]
 // elements, of which the first step's stand there before, or for a token [count, hidden].

@@ -63,10 +63,10 @@ struct Sequence {
     uint32_t first, length;
     // The token to feed, in a token step.
     uint32_t token;
-    // Whether its chain goes on; written back.
+    // Whether it draws more latents; written back.
     uint32_t open;
     uint32_t key[2];
-    // Latents drawn, written back, and how many end the chain whatever is drawn.
+    // Latents drawn, written back, and how many end them whatever is drawn.
     uint32_t drawn, limit;
     float latent_temperature, eol_temperature;
     uint32_t unused[2];

@@ -73,7 +73,7 @@
     not(feature = "train"),
     doc = "With the feature `train`, `TrainRun` trains a model on words or latents, `RlRun` shortens"
 )]
-//! its chains by reinforcement learning. Both keep checkpoints, metrics and their state in a directory, and go on from there
+//! its reasoning by reinforcement learning. Both keep checkpoints, metrics and their state in a directory, and go on from there
 //! after an interruption. Here two steps of a tiny model:
 //!
 #![cfg_attr(feature = "train", doc = "```")]

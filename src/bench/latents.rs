@@ -1,4 +1,4 @@
-//! Timings of one sequence's chain of latents, the step that CoLaR repeats most.
+//! Timings of the latents of one sequence, the step that CoLaR repeats most.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ use crate::model::latent_head::LatentHeadConfig;
 use crate::model::lora::LoraMode;
 use crate::model::open::{Additions, open_frozen};
 
-/// Timings of a chain of latents.
+/// Timings of latents.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct LatentsTiming {
     /// Whether the device's decoder drew them, not its operations one by one.
@@ -46,13 +46,13 @@ pub fn open_with_head<D: Device>(device: D, model: &Path, adapter: Option<&Path>
     Ok(Loaded::from_opened(device, opened))
 }
 
-/// Times a chain of exactly `count` latents after a question; a few are drawn before, untimed.
+/// Times exactly `count` latents after a question; a few are drawn before, untimed.
 ///
 /// # Errors
 /// A model without a latent head, and errors of the device.
 pub fn latents<D: Device>(loaded: &Loaded<D>, question: &str, count: usize) -> Result<LatentsTiming> {
     let mut request = Request::question(question, "2");
-    // No chain ends before it must: the separator is out of the question.
+    // The latents do not end before they must: the separator is out of the question.
     request.sampling =
         Sampling { max_latents: 4, max_new_tokens: 1, separator_bias: -1e4, ..Sampling::default() };
     loaded.generate(std::slice::from_ref(&request), &mut |_| ())?;

@@ -1,6 +1,6 @@
 //! A rollout of one group and an update on it, as reinforcement learning runs them.
 //!
-//! Chains and answers have a fixed length: the separator is never drawn, so that the chain ends at its limit,
+//! Latents and answers have a fixed number: the separator is never drawn, so that the latents end at their limit,
 //! and no token ends the answer. Everything else is as in training, sampling included.
 
 use std::path::PathBuf;

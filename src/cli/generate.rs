@@ -225,12 +225,12 @@ fn trace(latents: &[Vec<TraceToken>]) -> String {
 }
 
 fn timings(g: &Generation) -> String {
-    let chain = match (g.compression_factor.is_empty(), g.n_latents) {
+    let latents = match (g.compression_factor.is_empty(), g.n_latents) {
         (true, _) => String::new(),
         (false, n) => format!(", {n} latents in {:.0} ms", g.latents_ms),
     };
     format!(
-        "[prompt of {} tokens in {:.0} ms{chain}, answer of {} tokens in {:.0} ms]",
+        "[prompt of {} tokens in {:.0} ms{latents}, answer of {} tokens in {:.0} ms]",
         g.prompt_tokens, g.prefill_ms, g.answer_tokens, g.answer_ms
     )
 }

@@ -1,4 +1,4 @@
-//! Decoding as one operation: a device may run whole steps, and whole chains of latents, without coming back
+//! Decoding as one operation: a device may run whole steps, and all latents of a sequence, without coming back
 //! between the parts of a layer.
 //!
 //! [`DecoderOps::decoder`] gives such a decoder for a model where the device has one. It does what the model's layers
@@ -75,9 +75,9 @@ pub struct CachedRows {
     pub len: usize,
 }
 
-/// A chain of latents to go on with.
+/// A sequence that draws latents.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Chain {
+pub struct LatentSequence {
     /// Its place in the cache.
     pub rows: CachedRows,
     /// Philox key: the request's seed.
@@ -88,13 +88,13 @@ pub struct Chain {
     pub limit: usize,
     /// Factor on the latents' standard deviation; 0 takes the mean.
     pub latent_temperature: f32,
-    /// Temperature of the draw that ends the chain; 0 takes the likeliest.
+    /// Temperature of the draw that ends the latents; 0 takes the likeliest.
     pub eol_temperature: f32,
 }
 
-/// The rule that ends chains of latents (spec section 5, 2).
+/// The rule that ends the latents of a sequence (spec section 5, 2).
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct ChainEnd {
+pub struct LatentEnd {
     /// The separator.
     pub token: u32,
     /// Added to its logit.
@@ -107,14 +107,14 @@ pub struct ChainEnd {
 
 /// Draws of [`Decoder::latents`].
 pub struct Drawn<D: MemoryOps> {
-    /// `[steps · B, H]`, step by step: latents in units of `embeds_std`. Chains that had ended leave their rows
-    /// undefined.
+    /// `[steps · B, H]`, step by step: latents in units of `embeds_std`. Sequences whose latents had ended leave
+    /// their rows undefined.
     pub latents: D::Tensor,
     /// `[(steps + 1) · B, H]`: the hidden states before each latent, and after the last; undefined likewise.
     pub hidden: D::Tensor,
-    /// Per chain, latents drawn now.
+    /// Per sequence, latents drawn now.
     pub counts: Vec<usize>,
-    /// Per chain, whether it ended.
+    /// Per sequence, whether its latents ended.
     pub ended: Vec<bool>,
 }
 
@@ -123,16 +123,16 @@ pub trait Decoder<D: MemoryOps> {
     /// Most sequences of a call; at least 1, and perhaps fewer than were asked for.
     fn max_rows(&self) -> usize;
 
-    /// Draws up to `steps` latents of each chain, from the hidden states `hidden[B, H]`, until its end. The host waits
-    /// once, for all of them.
+    /// Draws up to `steps` latents of each sequence, from the hidden states `hidden[B, H]`, until their end. The host
+    /// waits once, for all of them.
     ///
     /// # Errors
     /// Shapes that do not fit, and errors of the device.
     fn latents(
         &mut self,
         cache: CacheMut<'_, D>,
-        chains: &[Chain],
-        end: ChainEnd,
+        sequences: &[LatentSequence],
+        end: LatentEnd,
         steps: usize,
         hidden: &D::Tensor,
     ) -> Result<Drawn<D>>;
@@ -180,8 +180,8 @@ impl<D: MemoryOps> Decoder<D> for NoDecoder {
     fn latents(
         &mut self,
         _: CacheMut<'_, D>,
-        _: &[Chain],
-        _: ChainEnd,
+        _: &[LatentSequence],
+        _: LatentEnd,
         _: usize,
         _: &D::Tensor,
     ) -> Result<Drawn<D>> {

@@ -71,7 +71,7 @@ pub struct Evaluation {
     pub correct: usize,
     /// `correct / n`, from 0 to 1.
     pub accuracy: f64,
-    /// Mean reasoning length #L: latents, thoughts and tokens of a written chain.
+    /// Mean reasoning length #L: latents, thoughts and tokens of reasoning text.
     pub mean_length: f64,
     /// The same over correctly answered questions; `None` where there are none.
     pub mean_length_correct: Option<f64>,

@@ -30,7 +30,7 @@ pub struct TableRow {
     /// Its interval, for several seeds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub accuracy_ci: Option<f64>,
-    /// Mean reasoning length #L: latents, or under CoT tokens of the chain.
+    /// Mean reasoning length #L: latents, or under CoT tokens of the reasoning text.
     pub mean_length: f64,
     /// Its interval.
     #[serde(skip_serializing_if = "Option::is_none")]

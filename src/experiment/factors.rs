@@ -84,7 +84,7 @@ pub fn factors(options: FactorsOptions, on_event: &Listener<'_>) -> Result<Facto
     let mut parts = Vec::new();
     for factor in 0..o.factors.len() {
         for subject in 0..ready.subjects.len() {
-            parts.extend((0..ready.tests.len()).map(|test| Part { factor, subject, test }));
+            parts.extend((0..ready.tests.len()).map(|test| FactorPart { factor, subject, test }));
         }
     }
     on_event(ExperimentEvent::Planned { parts: parts.len(), jobs, threads });
@@ -102,8 +102,9 @@ pub fn factors(options: FactorsOptions, on_event: &Listener<'_>) -> Result<Facto
     Ok(report)
 }
 
+/// One evaluation: the places of its factor, checkpoint and test set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Part {
+struct FactorPart {
     factor: usize,
     subject: usize,
     test: usize,
@@ -111,19 +112,19 @@ struct Part {
 
 /// Parts that do not depend on each other.
 struct List {
-    open: Vec<Part>,
-    done: Vec<(Part, Measured)>,
+    open: Vec<FactorPart>,
+    done: Vec<(FactorPart, Measured)>,
 }
 
 impl Board for List {
-    type Part = Part;
+    type Part = FactorPart;
     type Outcome = Measured;
 
-    fn take(&mut self) -> Option<Part> {
+    fn take(&mut self) -> Option<FactorPart> {
         self.open.pop()
     }
 
-    fn put(&mut self, part: Part, outcome: Measured) -> Result<()> {
+    fn put(&mut self, part: FactorPart, outcome: Measured) -> Result<()> {
         self.done.push((part, outcome));
         Ok(())
     }
@@ -215,7 +216,7 @@ impl Ready {
         Ok(Ready { options: o, model, subjects, tests, trained, small, _lock: lock })
     }
 
-    fn ask(&self, job: usize, threads: usize, part: Part, on_event: &Listener<'_>) -> Result<Measured> {
+    fn ask(&self, job: usize, threads: usize, part: FactorPart, on_event: &Listener<'_>) -> Result<Measured> {
         let (o, s, q) = (&self.options, &self.subjects[part.subject], &self.tests[part.test]);
         let (test, speed) = (&o.tests[part.test].name, &o.factors[part.factor]);
         let setting = Setting {
@@ -245,11 +246,11 @@ impl Ready {
         Ok(m)
     }
 
-    fn row(&self, factor: usize, done: &[(Part, Measured)]) -> FactorRow {
+    fn row(&self, factor: usize, done: &[(FactorPart, Measured)]) -> FactorRow {
         let compression_factor = self.options.factors[factor].clone();
         let figures = |test: usize| {
             let of = |subject| {
-                done.iter().find(|(p, _)| *p == Part { factor, subject, test }).map(|(_, m)| m.clone())
+                done.iter().find(|(p, _)| *p == FactorPart { factor, subject, test }).map(|(_, m)| m.clone())
             };
             let by_seed: Vec<Measured> = (0..self.subjects.len()).filter_map(of).collect();
             Figures::of_measured(&self.options.tests[test].name, &by_seed)

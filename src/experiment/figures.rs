@@ -18,7 +18,7 @@ pub struct Figures {
     /// Its interval.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accuracy_ci: Option<f64>,
-    /// Mean reasoning length #L: latents, thoughts, tokens of a written chain.
+    /// Mean reasoning length #L: latents, thoughts, tokens of reasoning text.
     pub mean_length: f64,
     /// Its interval.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,6 +1,6 @@
 //! Model and data of the embedded comparison.
 //!
-//! The same word problems and the same small model as `train` without arguments, with two differences. Chains end
+//! The same word problems and the same small model as `train` without arguments, with two differences. Reasoning ends
 //! where the answer is known: checks are there for reinforcement learning to drop, and no method here knows rewards.
 //! And each step is a step of its own, since implicit CoT and Coconut take steps away. Two test sets, as the paper
 //! has easy and hard ones: `test`, drawn like the training data, and `hard`, of four steps only.
@@ -47,8 +47,8 @@ fn sets(seed: u64, shorten: u64) -> Result<Vec<(&'static str, Vec<Sample>)>> {
     Ok(sets.map(|(name, samples)| (name, samples.into_iter().map(apart).collect())).to_vec())
 }
 
-/// The chain from its first result on, as a key. Chains that differ in the order of the first two numbers share it,
-/// so a few more problems than necessary count as the same.
+/// The calculation from its first result on, as a key. Those that differ in the order of the first two numbers share
+/// it, so a few more problems than necessary count as the same.
 fn numbers(sample: &Sample) -> String {
     let steps = sample.steps.concat();
     steps.split_once('=').map_or(String::new(), |(_, rest)| rest.to_owned())
@@ -78,7 +78,7 @@ mod tests {
             for s in samples {
                 assert!((2..=4).contains(&s.steps.len()), "{s:?}");
                 let last = s.steps.last().unwrap();
-                assert!(last.ends_with(&format!("={}>>", s.answer)), "the chain ends with its answer: {s:?}");
+                assert!(last.ends_with(&format!("={}>>", s.answer)), "the steps end with its answer: {s:?}");
             }
         }
     }

@@ -45,7 +45,7 @@ pub struct Measured {
     pub setting: Setting,
     /// Share of right answers, from 0 to 1.
     pub accuracy: f64,
-    /// Mean reasoning length #L: latents, thoughts, or tokens of a written chain.
+    /// Mean reasoning length #L: latents, thoughts, or tokens of reasoning text.
     pub mean_length: f64,
     /// The same over right answers; `None` where there are none.
     pub mean_length_correct: Option<f64>,

@@ -7,7 +7,7 @@ use super::measure::{Measured, Setting, kept};
 use super::plan::{Plan, Table1Options};
 use super::questions::{Asked, Questions};
 use super::report::{self, Table1};
-use super::search::{Part, Progress, ReadyPart, Shape};
+use super::search::{ComparisonPart, Progress, ReadyPart, Shape};
 use super::train::{Ended, ended, train};
 use super::variants::Variant;
 use super::written::write_report;
@@ -117,8 +117,8 @@ impl Experiment {
         let name = self.name(part);
         let mut outcome = None;
         let (new, result) = match part {
-            Part::WarmUp { .. } if p.warm_updates == 0 => (false, String::new()),
-            Part::WarmUp { seed } => {
+            ComparisonPart::WarmUp { .. } if p.warm_updates == 0 => (false, String::new()),
+            ComparisonPart::WarmUp { seed } => {
                 let flags = p.warm_flags(p.seeds[seed]);
                 let (new, end) = self.train(job, &name, flags, on_event)?;
                 if end == Ended::Diverged {
@@ -126,7 +126,7 @@ impl Experiment {
                 }
                 (new, String::new())
             }
-            Part::Search { variant, .. } => {
+            ComparisonPart::Search { variant, .. } => {
                 let (v, seed) = (p.variants[variant], p.seeds[0]);
                 let (new, end) = self.train(job, &name, p.run_flags(v, lr, seed), on_event)?;
                 match end {
@@ -138,7 +138,7 @@ impl Experiment {
                     }
                 }
             }
-            Part::Train { variant, seed } => {
+            ComparisonPart::Train { variant, seed } => {
                 let v = p.variants[variant];
                 let (new, end) = self.train(job, &name, p.run_flags(v, lr, p.seeds[seed]), on_event)?;
                 if end == Ended::Diverged {
@@ -148,7 +148,7 @@ impl Experiment {
                 }
                 (new, String::new())
             }
-            Part::Test { variant, seed, test, speed } => {
+            ComparisonPart::Test { variant, seed, test, speed } => {
                 let v = p.variants[variant];
                 let speed = &v.speeds(&p.factors)[speed];
                 let (new, m) =
@@ -161,15 +161,17 @@ impl Experiment {
     }
 
     /// The name of a part.
-    fn name(&self, part: Part) -> String {
+    fn name(&self, part: ComparisonPart) -> String {
         let p = &self.plan;
         match part {
-            Part::WarmUp { seed } => format!("warm-up, seed {}", p.seeds[seed]),
-            Part::Search { variant, lr } => {
+            ComparisonPart::WarmUp { seed } => format!("warm-up, seed {}", p.seeds[seed]),
+            ComparisonPart::Search { variant, lr } => {
                 format!("{}, lr {:e}, seed {}", p.variants[variant].name, p.lrs[lr], p.seeds[0])
             }
-            Part::Train { variant, seed } => format!("{}, seed {}", p.variants[variant].name, p.seeds[seed]),
-            Part::Test { variant, seed, test, speed } => {
+            ComparisonPart::Train { variant, seed } => {
+                format!("{}, seed {}", p.variants[variant].name, p.seeds[seed])
+            }
+            ComparisonPart::Test { variant, seed, test, speed } => {
                 let (v, test) = (p.variants[variant], &p.tests[test].name);
                 let speed = match v.method.fixed_compression_factor() {
                     Some(_) => String::new(),

@@ -9,7 +9,7 @@ use crate::{Error, Result};
 
 /// A part of a comparison. The numbers are places in the plan's lists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Part {
+pub(super) enum ComparisonPart {
     /// CoT training before the comparison, one a seed.
     WarmUp { seed: usize },
     /// A run of the first seed at one learning rate, and its accuracy on the validation split.
@@ -23,7 +23,7 @@ pub(super) enum Part {
 /// A part that may be begun, with its learning rate's place: the one searched, or the one chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ReadyPart {
-    pub part: Part,
+    pub part: ComparisonPart,
     pub lr: usize,
 }
 
@@ -40,19 +40,20 @@ pub(super) struct Shape {
 impl Shape {
     /// Every part, in the order in which they are to begin: training before tests, which fill the end where little
     /// training is left.
-    pub fn parts(&self) -> Vec<Part> {
+    pub fn parts(&self) -> Vec<ComparisonPart> {
         let variants = 0..self.speeds.len();
-        let mut parts: Vec<Part> = (0..self.seeds).map(|seed| Part::WarmUp { seed }).collect();
+        let mut parts: Vec<ComparisonPart> =
+            (0..self.seeds).map(|seed| ComparisonPart::WarmUp { seed }).collect();
         for variant in variants.clone() {
-            parts.extend((0..self.lrs).map(|lr| Part::Search { variant, lr }));
+            parts.extend((0..self.lrs).map(|lr| ComparisonPart::Search { variant, lr }));
         }
         for seed in 1..self.seeds {
-            parts.extend(variants.clone().map(|variant| Part::Train { variant, seed }));
+            parts.extend(variants.clone().map(|variant| ComparisonPart::Train { variant, seed }));
         }
         for variant in variants {
             for seed in 0..self.seeds {
                 for test in 0..self.tests {
-                    parts.extend((0..self.speeds[variant]).map(|speed| Part::Test {
+                    parts.extend((0..self.speeds[variant]).map(|speed| ComparisonPart::Test {
                         variant,
                         seed,
                         test,
@@ -69,8 +70,8 @@ impl Shape {
 pub(super) struct Progress {
     shape: Shape,
     /// Parts that have not begun, in order.
-    open: Vec<Part>,
-    done: HashSet<Part>,
+    open: Vec<ComparisonPart>,
+    done: HashSet<ComparisonPart>,
     /// Accuracy on the validation split of the runs of the search; `None` for one that diverged.
     found: HashMap<(usize, usize), Option<f64>>,
     /// Names of the variants, for errors.
@@ -98,15 +99,15 @@ impl Progress {
     }
 
     /// The part with its learning rate, if the parts it needs are done.
-    fn task(&self, part: Part) -> Option<ReadyPart> {
-        let warm = |seed| self.done.contains(&Part::WarmUp { seed });
+    fn task(&self, part: ComparisonPart) -> Option<ReadyPart> {
+        let warm = |seed| self.done.contains(&ComparisonPart::WarmUp { seed });
         let (may_begin, lr) = match part {
-            Part::WarmUp { .. } => (true, Some(0)),
-            Part::Search { lr, .. } => (warm(0), Some(lr)),
-            Part::Train { variant, seed } => (warm(seed), self.chosen(variant)),
-            Part::Test { variant, seed: 0, .. } => (true, self.chosen(variant)),
-            Part::Test { variant, seed, .. } => {
-                (self.done.contains(&Part::Train { variant, seed }), self.chosen(variant))
+            ComparisonPart::WarmUp { .. } => (true, Some(0)),
+            ComparisonPart::Search { lr, .. } => (warm(0), Some(lr)),
+            ComparisonPart::Train { variant, seed } => (warm(seed), self.chosen(variant)),
+            ComparisonPart::Test { variant, seed: 0, .. } => (true, self.chosen(variant)),
+            ComparisonPart::Test { variant, seed, .. } => {
+                (self.done.contains(&ComparisonPart::Train { variant, seed }), self.chosen(variant))
             }
         };
         lr.filter(|_| may_begin).map(|lr| ReadyPart { part, lr })
@@ -127,7 +128,7 @@ impl Board for Progress {
 
     fn put(&mut self, ReadyPart { part, .. }: ReadyPart, outcome: Option<f64>) -> Result<()> {
         self.done.insert(part);
-        if let Part::Search { variant, lr } = part {
+        if let ComparisonPart::Search { variant, lr } = part {
             self.found.insert((variant, lr), outcome);
             if self.found(variant).is_some_and(|found| found.iter().all(Option::is_none)) {
                 let name = self.names.get(variant).copied().unwrap_or_default();
@@ -159,42 +160,42 @@ mod tests {
         assert_eq!(parts.len(), 3 + 4 + 4 + 24);
         assert_eq!(parts.iter().collect::<HashSet<_>>().len(), parts.len());
         let alone = Shape { seeds: 1, ..shape() };
-        assert!(!alone.parts().iter().any(|p| matches!(p, Part::Train { .. })));
+        assert!(!alone.parts().iter().any(|p| matches!(p, ComparisonPart::Train { .. })));
     }
 
-    fn take(p: &mut Progress) -> Option<Part> {
+    fn take(p: &mut Progress) -> Option<ComparisonPart> {
         p.take().map(|task| task.part)
     }
 
-    fn put(p: &mut Progress, part: Part, outcome: Option<f64>) -> Result<()> {
+    fn put(p: &mut Progress, part: ComparisonPart, outcome: Option<f64>) -> Result<()> {
         p.put(ReadyPart { part, lr: 0 }, outcome)
     }
 
     #[test]
     fn nothing_begins_before_what_it_needs() {
         let mut p = progress();
-        let warm: Vec<Part> = (0..3).map(|_| take(&mut p).unwrap()).collect();
-        assert_eq!(warm, [0, 1, 2].map(|seed| Part::WarmUp { seed }));
+        let warm: Vec<ComparisonPart> = (0..3).map(|_| take(&mut p).unwrap()).collect();
+        assert_eq!(warm, [0, 1, 2].map(|seed| ComparisonPart::WarmUp { seed }));
         assert_eq!(take(&mut p), None);
         put(&mut p, warm[1], None).unwrap();
         assert_eq!(take(&mut p), None, "the search is the first seed's");
         put(&mut p, warm[0], None).unwrap();
-        let search: Vec<Part> = std::iter::from_fn(|| take(&mut p)).collect();
+        let search: Vec<ComparisonPart> = std::iter::from_fn(|| take(&mut p)).collect();
         assert_eq!(search.len(), 4);
-        put(&mut p, Part::Search { variant: 1, lr: 0 }, Some(0.5)).unwrap();
+        put(&mut p, ComparisonPart::Search { variant: 1, lr: 0 }, Some(0.5)).unwrap();
         assert_eq!(take(&mut p), None, "half a search chooses nothing");
-        put(&mut p, Part::Search { variant: 1, lr: 1 }, Some(0.7)).unwrap();
+        put(&mut p, ComparisonPart::Search { variant: 1, lr: 1 }, Some(0.7)).unwrap();
         // The rate that was chosen comes with every later part.
-        assert_eq!(p.take(), Some(ReadyPart { part: Part::Train { variant: 1, seed: 1 }, lr: 1 }));
+        assert_eq!(p.take(), Some(ReadyPart { part: ComparisonPart::Train { variant: 1, seed: 1 }, lr: 1 }));
         // The third seed is not warm; the first seed's run at the chosen rate may be tested.
-        let test = |seed| Part::Test { variant: 1, seed, test: 0, speed: 0 };
+        let test = |seed| ComparisonPart::Test { variant: 1, seed, test: 0, speed: 0 };
         assert_eq!(p.take(), Some(ReadyPart { part: test(0), lr: 1 }));
         put(&mut p, warm[2], None).unwrap();
-        assert_eq!(take(&mut p), Some(Part::Train { variant: 1, seed: 2 }));
-        let tests: Vec<Part> = std::iter::from_fn(|| take(&mut p)).collect();
-        assert!(tests.iter().all(|t| matches!(t, Part::Test { variant: 1, seed: 0, .. })));
+        assert_eq!(take(&mut p), Some(ComparisonPart::Train { variant: 1, seed: 2 }));
+        let tests: Vec<ComparisonPart> = std::iter::from_fn(|| take(&mut p)).collect();
+        assert!(tests.iter().all(|t| matches!(t, ComparisonPart::Test { variant: 1, seed: 0, .. })));
         assert_eq!(tests.len(), 5);
-        put(&mut p, Part::Train { variant: 1, seed: 2 }, None).unwrap();
+        put(&mut p, ComparisonPart::Train { variant: 1, seed: 2 }, None).unwrap();
         assert_eq!(take(&mut p), Some(test(2)));
     }
 
@@ -203,7 +204,7 @@ mod tests {
         let search = |found: [Option<f64>; 2]| {
             let mut p = progress();
             for (lr, a) in found.into_iter().enumerate() {
-                put(&mut p, Part::Search { variant: 0, lr }, a)?;
+                put(&mut p, ComparisonPart::Search { variant: 0, lr }, a)?;
             }
             Ok::<_, Error>(p.chosen(0))
         };

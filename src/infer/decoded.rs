@@ -1,5 +1,5 @@
-//! Generation by a device's decoder: after the prefill, first all chains of latents to their ends, then all texts
-//! token by token.
+//! Generation by a device's decoder: after the prefill, first the latents of all sequences to their ends, then
+//! all texts token by token.
 //!
 //! The result of a request does not depend on the order of the work, since its draws are counted by its own
 //! positions; so it is the same here as step by step, up to rounding.
@@ -9,7 +9,7 @@ use super::rollout::Recorder;
 use super::rows::select;
 use super::sequence::{Parts, Phase, Sequence, accept, purpose};
 use crate::Result;
-use crate::device::decoder::{Chain, ChainEnd, Decoder, DecoderModel, Drawn};
+use crate::device::decoder::{Decoder, DecoderModel, Drawn, LatentEnd, LatentSequence};
 use crate::device::{Device, TensorInfo, TokenChoice};
 use crate::model::ColarModel;
 use crate::model::kv_cache::KvCache;
@@ -52,7 +52,7 @@ pub(super) fn run<D: Device>(
     write(parts, decoder, sequences, cache, recorder, on_event)
 }
 
-/// Lets the chains of `open` go on.
+/// Draws further latents of the sequences `open`.
 fn draw<D: Device>(
     parts: &Parts<'_, D>,
     decoder: &mut D::Decoder<'_>,
@@ -61,12 +61,12 @@ fn draw<D: Device>(
     cache: &mut KvCache<D>,
     hidden: &D::Tensor,
 ) -> Result<Drawn<D>> {
-    let chains: Vec<Chain> = open
+    let drawing: Vec<LatentSequence> = open
         .iter()
         .map(|&i| {
             let s = &sequences[i];
             let p = &s.request.sampling;
-            Chain {
+            LatentSequence {
                 rows: cache.rows(i),
                 key: p.seed,
                 drawn: s.n_latents,
@@ -76,16 +76,16 @@ fn draw<D: Device>(
             }
         })
         .collect();
-    let end = ChainEnd {
+    let end = LatentEnd {
         token: parts.separator,
         bias: sequences[open[0]].request.sampling.separator_bias,
         latent_purpose: purpose::LATENT,
         event_purpose: purpose::END_OF_LATENT,
     };
-    decoder.latents(cache.lend(), &chains, end, STEPS, hidden)
+    decoder.latents(cache.lend(), &drawing, end, STEPS, hidden)
 }
 
-/// Takes in the latents drawn; returns the chains that go on and their hidden states.
+/// Takes in the latents drawn; returns the sequences that draw more and their hidden states.
 fn take_in<D: Device>(
     parts: &Parts<'_, D>,
     sequences: &mut [Sequence<'_>],
@@ -96,21 +96,21 @@ fn take_in<D: Device>(
     on_event: &mut (dyn FnMut(Event) + Send),
 ) -> Result<(Vec<usize>, D::Tensor)> {
     let device = parts.device;
-    // Row of a chain's step in what was drawn.
-    let place = |step: usize, chain: usize| (step * open.len() + chain) as u32;
+    // Row of a sequence's step among all that were drawn; sequences count within `open`.
+    let place = |step: usize, n: usize| (step * open.len() + n) as u32;
     let traced = open.iter().any(|&i| sequences[i].request.trace);
     let values = if traced { device.read(&drawn.latents)? } else { Vec::new() };
     for step in 0..drawn.counts.iter().copied().max().unwrap_or(0) {
         let (mut drawers, mut rows) = (Vec::new(), Vec::new());
-        for (chain, &i) in open.iter().enumerate().filter(|&(chain, _)| step < drawn.counts[chain]) {
+        for (n, &i) in open.iter().enumerate().filter(|&(n, _)| step < drawn.counts[n]) {
             drawers.push(i);
-            rows.push(place(step, chain));
+            rows.push(place(step, n));
             let s = &mut sequences[i];
             s.n_latents += 1;
             on_event(Event::Latent { request: s.index, number: s.n_latents });
             if s.request.trace {
                 let width = drawn.latents.cols();
-                let z = &values[place(step, chain) as usize * width..][..width];
+                let z = &values[place(step, n) as usize * width..][..width];
                 s.trace.push(parts.nearest.tokens(device, parts.model, parts.tokenizer, z)?);
             }
         }
@@ -120,12 +120,12 @@ fn take_in<D: Device>(
         }
     }
     let (mut on, mut over) = ((Vec::new(), Vec::new()), (Vec::new(), Vec::new()));
-    for (chain, &i) in open.iter().enumerate() {
-        cache.grow(i, drawn.counts[chain])?;
-        let (chains, rows) = if drawn.ended[chain] { &mut over } else { &mut on };
-        chains.push(i);
-        rows.push(place(drawn.counts[chain], chain));
-        if drawn.ended[chain] {
+    for (n, &i) in open.iter().enumerate() {
+        cache.grow(i, drawn.counts[n])?;
+        let (which, rows) = if drawn.ended[n] { &mut over } else { &mut on };
+        which.push(i);
+        rows.push(place(drawn.counts[n], n));
+        if drawn.ended[n] {
             sequences[i].begin_answer(parts.separator);
         }
     }

@@ -73,13 +73,13 @@ pub(super) fn generate<D: Device>(
 
 /// Cache rows that a request can need.
 pub(super) fn room(r: &Prepared) -> usize {
-    let chain = match r.start {
+    let reasoning = match r.start {
         Phase::Latents => r.sampling.max_latents,
         Phase::Thoughts(n) => n + r.sampling.max_cot_tokens,
-        Phase::Chain => r.sampling.max_cot_tokens,
+        Phase::Reasoning => r.sampling.max_cot_tokens,
         Phase::Answer => 0,
     };
-    r.prompt_ids.len() + chain + 1 + r.sampling.max_new_tokens
+    r.prompt_ids.len() + reasoning + 1 + r.sampling.max_new_tokens
 }
 
 /// Puts all prompts into the cache; returns the last hidden state of each, `[B, H]`.
@@ -220,7 +220,7 @@ fn draw_latents<D: Device>(
     Ok((z, saved.into_input()))
 }
 
-/// After a forward pass over latents: draws whether each chain ends here.
+/// After a forward pass over latents: draws whether the latents of each sequence end here.
 fn end_latents<D: Device>(
     parts: &Parts<'_, D>,
     sequences: &mut [Sequence<'_>],
@@ -278,7 +278,7 @@ fn choose<D: Device>(
     let rows: Vec<u32> = (0..active.len() as u32)
         .filter(|&r| {
             let s = &sequences[active[r as usize]];
-            // A chain of latents that just ended has its separator still to be fed.
+            // A sequence whose latents just ended has its separator still to be fed.
             !s.done && !s.thinks() && s.pending.is_none()
         })
         .collect();

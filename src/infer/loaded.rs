@@ -131,7 +131,7 @@ impl<D: Device> Loaded<D> {
                         self.opened.model.latent_head()?;
                         Phase::Latents
                     }
-                    Method::Cot | Method::Icot => Phase::Chain,
+                    Method::Cot | Method::Icot => Phase::Reasoning,
                     Method::Coconut | Method::Distill => {
                         Phase::Thoughts(self.opened.model.thoughts_of(*method)?.count)
                     }

@@ -19,19 +19,19 @@ pub struct Sampling {
     pub latent_temperature: f32,
     /// Temperature of the draw that may end the latents; 0 takes the arg max.
     pub eol_temperature: f32,
-    /// Temperature of answer (and chain-of-thought) tokens; 0 takes the arg max.
+    /// Temperature of answer (and reasoning) tokens; 0 takes the arg max.
     pub temperature: f32,
     /// Nucleus mass of answer tokens, in (0, 1].
     pub top_p: f32,
-    /// Most latents of a chain.
+    /// Most latents.
     pub max_latents: usize,
-    /// Most tokens of a written chain of thought.
+    /// Most tokens of the reasoning where it is text.
     pub max_cot_tokens: usize,
     /// Most answer tokens, the end of sequence included.
     pub max_new_tokens: usize,
     /// Key of all draws: the same seed gives the same output on the same device, in any batch.
     pub seed: u64,
-    /// Added to the separator's logit wherever tokens are drawn; above 0 it shortens chains.
+    /// Added to the separator's logit wherever tokens are drawn; above 0 it shortens the reasoning.
     pub separator_bias: f32,
 }
 
@@ -171,14 +171,14 @@ pub struct Generation {
     /// The compression factor as given; empty for a plain prompt.
     #[serde(rename = "cf")]
     pub compression_factor: String,
-    /// Latents or thoughts of the chain, and the tokens of a written one (#L of the paper's tables).
+    /// Latents or thoughts, and tokens of the reasoning where it is text (#L of the paper's tables).
     pub n_latents: usize,
-    /// The generated text, without special tokens: the answer, after the written chain and the separator where
+    /// The generated text, without special tokens: the answer, after the reasoning text and the separator where
     /// there is one (under any method but CoLaR).
     pub text: String,
     /// The text after `Answer:`, if there is any.
     pub answer: Option<String>,
-    /// The generated tokens: those of the answer; under any method but CoLaR, the written chain's and the
+    /// The generated tokens: those of the answer; under any method but CoLaR, those of the reasoning text and the
     /// separator before them.
     pub token_ids: Vec<u32>,
     /// Tokens of the answer, the end of sequence included.
@@ -189,7 +189,7 @@ pub struct Generation {
     pub prompt_tokens: usize,
     /// Milliseconds until the prompt was in the cache.
     pub prefill_ms: f64,
-    /// Milliseconds of the latent or written chain.
+    /// Milliseconds of the reasoning, in latents or text.
     pub latents_ms: f64,
     /// Milliseconds of the answer.
     pub answer_ms: f64,

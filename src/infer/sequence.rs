@@ -34,8 +34,8 @@ pub(super) enum Phase {
     Latents,
     /// Thinking in continuous thoughts, of which so many are to come.
     Thoughts(usize),
-    /// Writing a chain of thought.
-    Chain,
+    /// Writing its reasoning.
+    Reasoning,
     /// Writing the answer.
     Answer,
 }
@@ -116,17 +116,17 @@ pub(super) fn accept<D: Device>(
 ) {
     let sampling = &s.request.sampling;
     let ends = parts.stop.contains(&token);
-    let chain_ends = s.phase == Phase::Chain
+    let reasoning_ends = s.phase == Phase::Reasoning
         && (token == parts.separator || (s.token_ids.len() >= sampling.max_cot_tokens && !ends));
-    let token = if chain_ends { parts.separator } else { token };
+    let token = if reasoning_ends { parts.separator } else { token };
     s.token_ids.push(token);
     on_event(Event::Token { request: s.index, id: token });
-    if chain_ends {
+    if reasoning_ends {
         s.begin_answer(token);
         return;
     }
     match s.phase {
-        Phase::Chain => s.n_latents += usize::from(!ends),
+        Phase::Reasoning => s.n_latents += usize::from(!ends),
         Phase::Answer => s.answer_tokens += 1,
         Phase::Latents | Phase::Thoughts(_) => {}
     }
@@ -134,7 +134,7 @@ pub(super) fn accept<D: Device>(
     s.done = ends || s.answer_tokens >= sampling.max_new_tokens;
     if s.done {
         s.marks[2] = Instant::now();
-        if s.phase == Phase::Chain {
+        if s.phase == Phase::Reasoning {
             s.marks[1] = s.marks[2];
         }
         on_event(Event::Done { request: s.index });
@@ -147,7 +147,7 @@ pub(super) fn accept<D: Device>(
 pub(super) fn finish<D: Device>(parts: &Parts<'_, D>, s: Sequence<'_>, start: Instant) -> Result<Generation> {
     let text = parts.tokenizer.decode(&s.token_ids, true)?;
     let ms = |from: Instant, to: Instant| to.saturating_duration_since(from).as_secs_f64() * 1e3;
-    let [prefilled, chained, ended] = s.marks;
+    let [prefilled, reasoned, ended] = s.marks;
     Ok(Generation {
         question: s.request.question.clone(),
         compression_factor: s.request.compression_factor.clone(),
@@ -159,8 +159,8 @@ pub(super) fn finish<D: Device>(parts: &Parts<'_, D>, s: Sequence<'_>, start: In
         finished: s.finished,
         prompt_tokens: s.request.prompt_ids.len(),
         prefill_ms: ms(start, prefilled),
-        latents_ms: ms(prefilled, chained),
-        answer_ms: ms(chained, ended),
+        latents_ms: ms(prefilled, reasoned),
+        answer_ms: ms(reasoned, ended),
         trace: s.trace,
     })
 }

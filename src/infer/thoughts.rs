@@ -24,7 +24,7 @@ pub(super) fn count(
         let s = &mut sequences[i];
         let Phase::Thoughts(left) = s.phase else { continue };
         s.n_latents += 1;
-        s.phase = if left > 1 { Phase::Thoughts(left - 1) } else { Phase::Chain };
+        s.phase = if left > 1 { Phase::Thoughts(left - 1) } else { Phase::Reasoning };
         on_event(Event::Latent { request: s.index, number: s.n_latents });
     }
 }

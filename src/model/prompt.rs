@@ -128,7 +128,7 @@ pub fn group_equal<'a>(prompts: impl Iterator<Item = &'a [u32]>) -> Vec<Vec<usiz
 /// The thinking separator of the published models.
 pub const SEPARATOR: &str = "###";
 
-/// The tokens of a training example with all its steps: compressible ones under CoLaR, else a written chain.
+/// The tokens of a training example with all its steps: compressible ones under CoLaR, else reasoning text.
 ///
 /// # Errors
 /// Errors of the tokenizer.

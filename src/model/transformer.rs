@@ -6,15 +6,15 @@
 //!
 //! One pass runs some rows of each sequence through all blocks. Most are whole sequences at once; a cache
 //! of keys and values lets later passes go on where earlier ones ended, in generation, and in a
-//! [chain of thoughts](ChainLayout), whose passes depend on each other and have gradients.
+//! [sequence with thoughts](ThoughtLayout), whose passes depend on each other and have gradients.
 
 mod backward;
 mod block;
-mod chain;
 mod forward;
 mod place;
 mod qkv;
 mod taps;
+mod thoughts;
 
 use std::collections::BTreeSet;
 
@@ -30,9 +30,9 @@ use crate::files::mapped::MappedTensor;
 use crate::files::weights::Weights;
 use crate::{Error, Result};
 
-pub use chain::{ChainLayout, ChainSaved};
 pub use forward::ForwardSaved;
 pub use taps::{TapGrads, Taps};
+pub use thoughts::{ThoughtLayout, ThoughtSaved};
 
 /// One block: numbers of its weights.
 pub type Layer = Block<ParamId, Linear>;

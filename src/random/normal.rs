@@ -1,7 +1,7 @@
 //! Normal numbers by Box–Muller, defined to the last bit.
 //!
 //! `logf` and `sincosf` differ by an ulp or two between a C library, another version of it and a
-//! GPU, and a chain of latents amplifies that into different tokens. So both are written out here
+//! GPU, and a run of latents amplifies that into different tokens. So both are written out here
 //! with operations that IEEE 754 rounds the same everywhere: `+ − · / √` on f32, each rounded on its
 //! own (a CUDA kernel says `__fmul_rn`, `__fadd_rn`, … or compiles with `-fmad=false`), and integer
 //! operations on the bits. Series are evaluated innermost term first, exactly as written.

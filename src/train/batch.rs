@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn without_labels_of_chunks_the_ends_of_the_chain_keep_theirs() {
+    fn without_labels_of_chunks_the_ends_of_the_reasoning_keep_theirs() {
         let packing = Packing { method: Method::Colar, compression_factor: 2, merge: Merge::Sqrt };
         let (mut with, mut without) = (Batch::new(), Batch::new());
         for _ in 0..2 {
@@ -222,7 +222,7 @@ mod tests {
         assert_eq!(without.label_ids, [5, 5, 20, 2, 5, 5, 20, 2]);
         assert_eq!(without.label_offsets, [0, 1, 2, 3, 4, 5, 6, 7, 8]);
         assert_eq!(without.counts, [(4, 3), (4, 3)]);
-        // A chain of nothing but its separator.
+        // Reasoning of nothing but its separator.
         let mut bare = Batch::new();
         let none = Segments { steps: vec![5], ..segments() };
         bare.add(packing, &none, &mut Labels::Absent);

@@ -23,7 +23,7 @@ use crate::{Error, Result};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ScoreOptions {
-    /// The layout: latents to predict, thoughts, or a written chain.
+    /// The layout: latents to predict, thoughts, or reasoning text.
     pub method: Method,
     /// Compression factor; 1 under any method but CoLaR.
     pub compression_factor: usize,
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn written_chains_have_no_latent_losses() {
+    fn reasoning_text_has_no_latent_losses() {
         let loaded = load(false);
         let options = ScoreOptions { method: Method::Cot, compression_factor: 1, batch_tokens: 64 };
         let got = score(&loaded, &samples(), &options, &mut |_| ()).unwrap();

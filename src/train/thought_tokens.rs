@@ -15,7 +15,7 @@ impl Recipe<'_> {
     /// Errors of the tokenizer.
     pub fn coconut(&self, sample: &Sample) -> Result<ThoughtExample> {
         let removed = self.stages.removed(self.stage, sample.steps.len());
-        let mut tail = self.chain(&sample.steps[removed..])?;
+        let mut tail = self.reasoning(&sample.steps[removed..])?;
         tail.extend(self.answer(sample)?);
         Ok(ThoughtExample { question: self.question(sample)?, tail, distill: None })
     }
@@ -45,7 +45,7 @@ impl Recipe<'_> {
     }
 
     /// Steps and the separator after them, as one string.
-    fn chain(&self, steps: &[String]) -> Result<Vec<u32>> {
+    fn reasoning(&self, steps: &[String]) -> Result<Vec<u32>> {
         let steps = steps.join("\n");
         if steps.is_empty() {
             Ok(vec![self.separator])
@@ -54,13 +54,13 @@ impl Recipe<'_> {
         }
     }
 
-    /// The same behind a first separator, as a written chain has it, without that.
+    /// The tokens after the first separator of reasoning text, which the tokenizer reads together with it.
     fn written(&self, steps: &[String]) -> Result<Vec<u32>> {
         let ids = self.tokenizer.encode(&format!("{SEPARATOR}{}{SEPARATOR}", steps.join("\n")))?;
         match ids.split_first() {
             Some((first, rest)) if *first == self.separator && !rest.is_empty() => Ok(rest.to_vec()),
             // The tokenizer joins the separator with what follows it.
-            _ => self.chain(steps),
+            _ => self.reasoning(steps),
         }
     }
 
@@ -124,10 +124,10 @@ mod tests {
         let (_dir, tokenizer) = tokenizer();
         let encode = |text: &str| tokenizer.encode(text).unwrap();
         let question = encode("Question: How many? Let's think step by step:(Thinking speed: auto)###");
-        for (stage, chain) in [(1, "<<72-10=62>>###"), (2, "###"), (3, "###")] {
+        for (stage, reasoning) in [(1, "<<72-10=62>>###"), (2, "###"), (3, "###")] {
             let example = recipe(&tokenizer, Method::Coconut, stage).coconut(&sample()).unwrap();
             assert_eq!(example.question, question);
-            assert_eq!(example.tail, [encode(chain), encode("Answer:62"), vec![1]].concat());
+            assert_eq!(example.tail, [encode(reasoning), encode("Answer:62"), vec![1]].concat());
             assert_eq!(example.distill, None);
         }
     }

@@ -175,7 +175,7 @@ fn objective(step: &Step) -> Objective {
     }
 }
 
-/// Tokens are arbitrary: lengths are what packing must get right, a chain of the separator alone, a
+/// Tokens are arbitrary: lengths are what packing must get right, reasoning of the separator alone, a
 /// question of one token and lengths around the factor among them.
 fn step() -> impl Strategy<Value = Step> {
     let tokens = |len: std::ops::Range<usize>| prop::collection::vec(0u32..200, len);

@@ -61,7 +61,7 @@ fn a_shared_prompt_changes_nothing() {
         assert_eq!((alone.n_latents, &alone.token_ids), (together.n_latents, &together.token_ids));
         lengths.insert(alone.n_latents);
     }
-    assert!(lengths.len() > 2, "the chains have different lengths: {lengths:?}");
+    assert!(lengths.len() > 2, "the rollouts have different lengths: {lengths:?}");
 }
 
 /// The rollout's own log-probabilities are those of a teacher-forced pass, so the ratios of a first
@@ -116,7 +116,7 @@ fn groups_are_compared_within_themselves() {
 }
 
 #[test]
-fn only_latent_chains_are_rolled_out() {
+fn only_latents_are_rolled_out() {
     let loaded = loaded("llama-tiny");
     let plain = Request::new(Prompt::Plain("Tom has".to_owned()));
     for requests in [&[][..], &[plain][..]] {

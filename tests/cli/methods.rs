@@ -143,7 +143,7 @@ fn implicit_cot() {
     let answer = run.generate(&[]);
     assert_eq!(answer["cf"], "auto");
     let length = answer["n_latents"].as_u64().unwrap();
-    // The tokens of a chain that was cut off at its limit, its separator and the answer's.
+    // The tokens of reasoning that was cut off at its limit, its separator and the answer's.
     let tokens = answer["token_ids"].as_array().unwrap().len() as u64;
     assert!(length <= 5 && tokens == length + 1 + answer["answer_tokens"].as_u64().unwrap(), "{answer}");
     assert!(run.eval().contains("| iCoT"));

@@ -16,7 +16,7 @@ fn run(args: &[String]) -> (i32, String) {
     (code, err)
 }
 
-/// A few questions, whose gold answers are what the untrained model likes to say in none of its chains.
+/// A few questions, whose gold answers are what the untrained model likes to say in none of its rollouts.
 fn questions(dir: &Path) -> String {
     let path = dir.join("data.jsonl");
     let lines: String = (0..12)

@@ -1,9 +1,9 @@
-//! The decoder: a step, and a chain of latents, as one kernel, against the model's layers run one by one.
+//! The decoder: a step, and all latents of a sequence, as one kernel, against the model's layers run one by one.
 
 use colar_engine::device::cpu::CpuDevice;
 use colar_engine::device::cuda::driver::Limits;
 use colar_engine::device::cuda::{CudaDevice, CudaTensor};
-use colar_engine::device::decoder::{CacheMut, CachedRows, Chain, ChainEnd, Decoder};
+use colar_engine::device::decoder::{CacheMut, CachedRows, Decoder, LatentEnd, LatentSequence};
 use colar_engine::device::prelude::*;
 use colar_engine::device::{Draw, Dtype, TokenChoice};
 use colar_engine::files::mapped::MappedTensor;
@@ -275,34 +275,34 @@ fn wide_rows_pass_in_pieces() {
     check_tokens(&SHAPES[2], &[3, 6, 2], [2, 64, bytes(4)]);
 }
 
-/// The outcome of a chain: its latents and hidden states in float32, how many, and whether it ended.
+/// The outcome of a sequence: its latents and hidden states in float32, how many, and whether it ended.
 struct Came {
     latents: Vec<Vec<f32>>,
     hidden: Vec<Vec<f32>>,
     ended: bool,
 }
 
-/// A chain by the layers, one operation after the other.
-fn chain_by_layers<D: Device>(
+/// Latents by the layers, one operation after the other.
+fn latents_by_layers<D: Device>(
     d: &D,
     model: &ColarModel<D>,
     cache: &mut KvCache<D>,
     slot: usize,
-    chain: &Chain,
-    end: &ChainEnd,
+    sequence: &LatentSequence,
+    end: &LatentEnd,
     hidden: D::Tensor,
 ) -> Came {
     let head = model.latent_head().unwrap();
     let mut came = Came { latents: Vec::new(), hidden: vec![read(d, &hidden)], ended: false };
     let mut h = hidden;
-    for drawn in chain.drawn..chain.limit {
+    for drawn in sequence.drawn..sequence.limit {
         let (dist, _) = head.forward(d, &model.params, h).unwrap();
         let width = dist.mu.cols();
         let mut z = d.empty(1, width).unwrap();
         let mut eps = d.empty(1, width).unwrap();
-        let draw = Draw { key: chain.key, counter: [LATENT, drawn as u32] };
+        let draw = Draw { key: sequence.key, counter: [LATENT, drawn as u32] };
         d.normal(&[draw], &mut eps).unwrap();
-        let t = chain.latent_temperature;
+        let t = sequence.latent_temperature;
         d.reparameterise(&dist.mu, dist.log_sigma.as_ref(), &eps, t, &mut z).unwrap();
         let mut x = d.empty(1, width).unwrap();
         d.gather_rows(model.embeds_std, &z, &d.index(&[0]).unwrap(), &mut x).unwrap();
@@ -310,10 +310,10 @@ fn chain_by_layers<D: Device>(
         h = model.transformer.forward_cached(d, &model.params, x, &extension, cache).unwrap();
         came.latents.push(read(d, &z));
         came.hidden.push(read(d, &h));
-        let draw = Draw { key: chain.key, counter: [EVENT, drawn as u32] };
-        let choice = TokenChoice { temperature: chain.eol_temperature, top_p: 1.0, draw };
+        let draw = Draw { key: sequence.key, counter: [EVENT, drawn as u32] };
+        let choice = TokenChoice { temperature: sequence.eol_temperature, top_p: 1.0, draw };
         let w = model.params.get(model.transformer.lm_head);
-        if d.token_event(&h, w, end.token, &[choice], end.bias).unwrap()[0] || drawn + 1 == chain.limit {
+        if d.token_event(&h, w, end.token, &[choice], end.bias).unwrap()[0] || drawn + 1 == sequence.limit {
             came.ended = true;
             break;
         }
@@ -321,8 +321,8 @@ fn chain_by_layers<D: Device>(
     came
 }
 
-/// Chains of different seeds, temperatures and limits; returns how many ended by their draw.
-fn check_chains(shape: &Shape, lens: &[usize], bias: f32, limits: [u32; 3]) -> usize {
+/// Latents of different seeds, temperatures and limits; returns how many ended by their draw.
+fn check_latents(shape: &Shape, lens: &[usize], bias: f32, limits: [u32; 3]) -> usize {
     let [blocks, threads, shared] = limits;
     let (d, cpu) = (device(Dtype::F32, blocks, threads, shared), CpuDevice::new(1).unwrap());
     let (mine, theirs) = (model(&d, shape, FileDtype::F32), model(&cpu, shape, FileDtype::F32));
@@ -330,9 +330,9 @@ fn check_chains(shape: &Shape, lens: &[usize], bias: f32, limits: [u32; 3]) -> u
     let mut my_cache = cache(&d, &mine, lens, 9, &|h| h.up(&d));
     let mut their_cache = cache(&cpu, &theirs, lens, 9, &|h| h.up(&cpu));
     let hidden = Host::normal(lens.len(), shape.hidden, 1.0, 77);
-    let end = ChainEnd { token: shape.vocab as u32 / 2, bias, latent_purpose: LATENT, event_purpose: EVENT };
-    let chains: Vec<Chain> = (0..lens.len())
-        .map(|i| Chain {
+    let end = LatentEnd { token: shape.vocab as u32 / 2, bias, latent_purpose: LATENT, event_purpose: EVENT };
+    let sequences: Vec<LatentSequence> = (0..lens.len())
+        .map(|i| LatentSequence {
             rows: my_cache.rows(i),
             key: 0x1234_5678_9abc + i as u64,
             drawn: i,
@@ -342,18 +342,18 @@ fn check_chains(shape: &Shape, lens: &[usize], bias: f32, limits: [u32; 3]) -> u
         })
         .collect();
     let mut decoder = d.decoder(mine.for_decoder().unwrap(), lens.len()).unwrap().unwrap();
-    let drawn = decoder.latents(my_cache.lend(), &chains, end, STEPS, &hidden.up(&d)).unwrap();
+    let drawn = decoder.latents(my_cache.lend(), &sequences, end, STEPS, &hidden.up(&d)).unwrap();
     let (latents, states) = (read(&d, &drawn.latents), read(&d, &drawn.hidden));
     let mut by_draw = 0;
-    for (i, chain) in chains.iter().enumerate() {
-        let at = format!("chain {i} of {} on {limits:?}", lens.len());
+    for (i, sequence) in sequences.iter().enumerate() {
+        let at = format!("sequence {i} of {} on {limits:?}", lens.len());
         let h = Host::new(1, shape.hidden, hidden.values[i * shape.hidden..][..shape.hidden].to_vec());
-        let want = chain_by_layers(&cpu, &theirs, &mut their_cache, i, chain, &end, h.up(&cpu));
-        // The call may stop before the chain does.
+        let want = latents_by_layers(&cpu, &theirs, &mut their_cache, i, sequence, &end, h.up(&cpu));
+        // The call may stop before the latents end.
         let steps = want.latents.len().min(STEPS);
         assert_eq!(drawn.counts[i], steps, "{at}");
         assert_eq!(drawn.ended[i], want.ended && want.latents.len() <= STEPS, "{at}");
-        by_draw += usize::from(want.latents.len() < chain.limit - chain.drawn);
+        by_draw += usize::from(want.latents.len() < sequence.limit - sequence.drawn);
         let row = |values: &[f32], step: usize| {
             values[(step * lens.len() + i) * shape.hidden..][..shape.hidden].to_vec()
         };
@@ -370,15 +370,15 @@ fn check_chains(shape: &Shape, lens: &[usize], bias: f32, limits: [u32; 3]) -> u
 }
 
 #[test]
-fn chains_are_those_of_the_layers() {
+fn latents_are_those_of_the_layers() {
     let mut by_draw = 0;
     for (shape, bias) in SHAPES.iter().zip([2.5, 0.0, 1.0, 3.0]) {
-        by_draw += check_chains(shape, &[3], bias, [3, 64, MANY]);
-        by_draw += check_chains(shape, &[0, 7], bias, [1, 32, MANY]);
-        by_draw += check_chains(shape, &[9, 1, 4], bias, [2, 96, MANY]);
-        by_draw += check_chains(shape, &[1, 2, 3, 4, 5, 66, 7, 8], bias, [4, 64, MANY]);
+        by_draw += check_latents(shape, &[3], bias, [3, 64, MANY]);
+        by_draw += check_latents(shape, &[0, 7], bias, [1, 32, MANY]);
+        by_draw += check_latents(shape, &[9, 1, 4], bias, [2, 96, MANY]);
+        by_draw += check_latents(shape, &[1, 2, 3, 4, 5, 66, 7, 8], bias, [4, 64, MANY]);
     }
-    assert!(by_draw > 5, "{by_draw} chains ended by their draw");
+    assert!(by_draw > 5, "{by_draw} sequences ended by their draw");
 }
 
 /// Activations in bf16: hidden states and latents stay near those of float32 arithmetic on the same weights.

@@ -1,7 +1,7 @@
 //! Generation by the kernels in both dtypes: the latent head and the logits of the golden vectors, and every step
-//! of the golden greedy chains.
+//! of the golden greedy generations.
 //!
-//! In bf16 a chain may well take another token where two are nearly alike, so chains are compared as the vectors
+//! In bf16 a generation may well take another token where two are nearly alike, so they are compared as the vectors
 //! of their steps: the golden tokens and the latents of float32 are fed in either dtype.
 
 use colar_engine::device::Dtype;
@@ -69,15 +69,15 @@ fn heads(name: &str, dtype: Dtype, tolerance: f64) {
     assert!(compared > 0, "{name} has no such vectors");
 }
 
-/// The steps of a chain: the inputs of the latent head and of the output head, and the output of the former.
+/// The steps of a generation: the inputs of the latent head and of the output head, and the output of the former.
 #[derive(Default)]
-struct Chain {
+struct Steps {
     hidden: Vec<Vec<f32>>,
     mu: Vec<Vec<f32>>,
 }
 
-/// Runs a golden greedy chain; with `fed`, feeds those latents instead of its own.
-fn chain<D: Device>(loaded: &Loaded<D>, row: &Value, fed: Option<&[Vec<f32>]>) -> Chain {
+/// Runs a golden greedy generation; with `fed`, feeds those latents instead of its own.
+fn steps<D: Device>(loaded: &Loaded<D>, row: &Value, fed: Option<&[Vec<f32>]>) -> Steps {
     let (device, opened) = (&loaded.device, &loaded.opened);
     let (model, params) = (&opened.model, &opened.model.params);
     let ids = |key: &str| -> Vec<u32> {
@@ -88,8 +88,8 @@ fn chain<D: Device>(loaded: &Loaded<D>, row: &Value, fed: Option<&[Vec<f32>]>) -
     let (width, table) = (model.transformer.config.hidden_size, params.get(model.transformer.embed));
     let room = prompt.len() + latents + 1 + answer.len();
     let mut cache = KvCache::new(device, &model.transformer.config, 1, room).unwrap();
-    let mut out = Chain::default();
-    let mut step = |x: D::Tensor, rows: usize, out: &mut Chain| -> D::Tensor {
+    let mut out = Steps::default();
+    let mut step = |x: D::Tensor, rows: usize, out: &mut Steps| -> D::Tensor {
         let extension = cache.extend(&[(0, rows)]).unwrap();
         let hidden = model.transformer.forward_cached(device, params, x, &extension, &mut cache).unwrap();
         let mut last = device.empty(1, width).unwrap();
@@ -123,7 +123,7 @@ fn chain<D: Device>(loaded: &Loaded<D>, row: &Value, fed: Option<&[Vec<f32>]>) -
     out
 }
 
-fn chains(name: &str) {
+fn generations(name: &str) {
     let dir = golden(name);
     let cpu = Loaded::new(CpuDevice::new(1).unwrap(), &dir, Some(&dir.join("adapter"))).unwrap();
     let (float, half) = (load(name, Dtype::F32), load(name, Dtype::Bf16));
@@ -134,7 +134,7 @@ fn chains(name: &str) {
         assert!(error < tolerance, "{name}, {what}: relative error {error:.1e}");
     };
     for row in file["rows"].as_array().unwrap() {
-        let want = cpu.device.scope(|| chain(&cpu, row, None));
+        let want = cpu.device.scope(|| steps(&cpu, row, None));
         // The reference itself is held to the golden file, which has the beginning of the last latent.
         let recorded: Vec<f32> =
             row["last_latent_head"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap() as f32).collect();
@@ -144,10 +144,10 @@ fn chains(name: &str) {
             .collect();
         check("the last latent", &[last], &[recorded], FLOAT);
 
-        let got = float.device.scope(|| chain(&float, row, None));
+        let got = float.device.scope(|| steps(&float, row, None));
         check("hidden states in float32", &got.hidden, &want.hidden, FLOAT);
         check("latents in float32", &got.mu, &want.mu, FLOAT);
-        let got = half.device.scope(|| chain(&half, row, Some(&want.mu)));
+        let got = half.device.scope(|| steps(&half, row, Some(&want.mu)));
         check("hidden states in bf16", &got.hidden, &want.hidden, HALF);
         check("latents in bf16", &got.mu, &want.mu, HALF);
     }
@@ -166,11 +166,11 @@ fn heads_in_bf16() {
 }
 
 #[test]
-fn chains_of_llama_tiny() {
-    chains("llama-tiny");
+fn generations_of_llama_tiny() {
+    generations("llama-tiny");
 }
 
 #[test]
-fn chains_of_qwen2_tiny() {
-    chains("qwen2-tiny");
+fn generations_of_qwen2_tiny() {
+    generations("qwen2-tiny");
 }

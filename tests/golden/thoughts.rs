@@ -12,7 +12,7 @@ use colar_engine::model::open::{Additions, Opened, open};
 use colar_engine::model::params::Grads;
 use colar_engine::model::prompt::{Method, Segments};
 use colar_engine::model::thoughts::{Projector, Thoughts};
-use colar_engine::model::transformer::{ChainLayout, Taps};
+use colar_engine::model::transformer::{Taps, ThoughtLayout};
 use colar_engine::model::weight_spec::{Group, Groups};
 use colar_engine::train::batch::{Batch, Packing};
 use colar_engine::train::sft::{self, LossSums, Noise, Objective};
@@ -185,11 +185,12 @@ fn check_states<D: Device>(fixture: &Fixture, setup: &Setup<D>, case: &Value) {
         let hidden = transformer.config.hidden_size;
         let mut x = device.empty(ids.len(), hidden).unwrap();
         device.gather_rows(1.0, params.get(transformer.embed), &device.index(&ids).unwrap(), &mut x).unwrap();
-        let layout = ChainLayout::new(device, &[[question.len(), tail.len()]], thoughts).unwrap();
+        let layout = ThoughtLayout::new(device, &[[question.len(), tail.len()]], thoughts).unwrap();
         let colon = distill.as_ref().map_or(0, |lesson| lesson.student_colon);
         let mut taps = Taps::new(device, &[colon as u32]).unwrap();
-        let (h, saved) =
-            transformer.forward_chain(device, params, projector, &x, &layout, None, Some(&mut taps)).unwrap();
+        let (h, saved) = transformer
+            .forward_thoughts(device, params, projector, &x, &layout, None, Some(&mut taps))
+            .unwrap();
         assert!(saved.is_none());
         let before: Vec<u32> = (0..thoughts).map(|k| (question.len() + k - 1) as u32).collect();
         let mut inputs = device.empty(thoughts, hidden).unwrap();

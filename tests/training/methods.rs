@@ -10,7 +10,7 @@ use colar_engine::model::kv_cache::KvCache;
 use colar_engine::model::open::{Additions, Opened, open};
 use colar_engine::model::prompt::{Method, inference};
 use colar_engine::model::thoughts::{Projector, Thoughts};
-use colar_engine::model::transformer::ChainLayout;
+use colar_engine::model::transformer::ThoughtLayout;
 use colar_engine::model::weight_spec::Groups;
 use colar_engine::train::{Progress, TrainFlags, Trainer};
 
@@ -115,10 +115,12 @@ fn packed(opened: &Opened<CpuDevice>, prompt: &[u32], count: usize, tail: &[u32]
     // The rows of thoughts are not read.
     let ids = [prompt, &vec![0; count], tail].concat();
     let x = embed(&device, opened, &ids);
-    let layout = ChainLayout::new(&device, &[[prompt.len(), tail.len()]], count).unwrap();
+    let layout = ThoughtLayout::new(&device, &[[prompt.len(), tail.len()]], count).unwrap();
     let (model, projector) = (&opened.model, opened.model.thoughts.as_ref().unwrap().projector.as_ref());
-    let (h, _) =
-        model.transformer.forward_chain(&device, &model.params, projector, &x, &layout, None, None).unwrap();
+    let (h, _) = model
+        .transformer
+        .forward_thoughts(&device, &model.params, projector, &x, &layout, None, None)
+        .unwrap();
     device.read(&h).unwrap().chunks_exact(h.cols()).map(<[f32]>::to_vec).collect()
 }
 
@@ -171,7 +173,7 @@ fn what_is_written_after_thoughts_is_what_a_whole_pass_predicts() {
             let (text, compression_factor) = (text.to_owned(), compression_factor.to_owned());
             Request::new(Prompt::Question { text, method, compression_factor }).sampling(sampling)
         };
-        // A written chain and latents run beside them in the same batch.
+        // Reasoning text and latents run beside them in the same batch.
         let requests = [
             request(questions[0], method, "auto"),
             request("2+2?", Method::Cot, "1"),
@@ -184,11 +186,11 @@ fn what_is_written_after_thoughts_is_what_a_whole_pass_predicts() {
         {
             let alone = loaded.generate(std::slice::from_ref(request), &mut |_| ()).unwrap().remove(0);
             assert_eq!((&alone.token_ids, alone.n_latents), (&generation.token_ids, generation.n_latents));
-            let chain = generation.n_latents - count;
+            let reasoning = generation.n_latents - count;
             let rows = packed(&loaded.opened, prompt, count, &generation.token_ids);
             for (i, &token) in generation.token_ids.iter().enumerate() {
-                // At its limit a chain is ended by a forced separator.
-                if i == chain && chain == sampling.max_cot_tokens {
+                // At its limit reasoning is ended by a forced separator.
+                if i == reasoning && reasoning == sampling.max_cot_tokens {
                     assert_eq!(token, loaded.opened.separator);
                 } else {
                     let before = &rows[prompt.len() + count + i - 1];

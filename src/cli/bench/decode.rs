@@ -68,11 +68,11 @@ impl DeviceTask for DecodeTask<'_> {
         let tokens = bench::decode(&loaded, &options, first)?;
         drop(loaded);
         // Opened once more, as a new latent head changes the weights that a decoder takes.
-        let chain = || {
+        let time = || {
             let loaded = bench::open_with_head(device.clone(), &args.model, None)?;
             bench::latents(&loaded, &args.prompt, args.latents)
         };
-        let latents = (args.latents > 0).then(chain).transpose()?;
+        let latents = (args.latents > 0).then(time).transpose()?;
         let copy = || {
             let bytes = bench::copy_bytes(&config);
             device.scope(|| bench::copy_ceiling(&mut Timer::new(&device)?, bytes, COPY_SECONDS))

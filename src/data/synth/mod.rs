@@ -1,20 +1,20 @@
 //! The embedded data set: arithmetic word problems, made from a seed.
 //!
 //! A first run must show compressed reasoning work without a download and within minutes, so the
-//! problems are as small as they can be while still needing a chain: two to four steps, each feeding
+//! problems are as small as they can be while still needing reasoning: two to four steps, each feeding
 //! the next, numbers that are single tokens, and stories of a few templates (`story`) over a
-//! vocabulary of their own ([`tokenizer`]). A model that skips the chain has to guess.
+//! vocabulary of their own ([`tokenizer`]). A model that skips the steps has to guess.
 //!
-//! Most chains go on after the answer is known: they check the last step by its inverse, as people and
-//! language models do. The check helps nobody here, and a model trained on such chains mostly writes it, so
+//! Most problems go on after the answer is known: their steps check the last one by its inverse, as people and
+//! language models do. The check helps nobody here, and a model trained on such steps mostly writes it, so
 //! reinforcement learning has something to shorten.
 //!
 //! Accuracy on the test set means something only if its problems are new. So no two splits share a
-//! chain: the same numbers under the same operations never occur in both, whatever story is told
+//! calculation: the same numbers under the same operations never occur in both, whatever story is told
 //! around them; sums and products that differ in the order of the first two numbers count as the same.
 //! The held-out splits are drawn first and do not change with the size of the training set.
 
-mod chain;
+mod calculation;
 mod story;
 pub mod tokenizer;
 
@@ -25,7 +25,7 @@ use super::Sample;
 use crate::files::atomic::write_atomic;
 use crate::random::Stream;
 use crate::{Error, Result};
-use chain::Chain;
+use calculation::Calculation;
 pub use tokenizer::{tokenizer_config_json, tokenizer_json};
 
 /// Settings of the generator. The same settings always give the same splits.
@@ -46,7 +46,7 @@ pub struct SynthConfig {
     /// Largest number that occurs, results included; from 8 to [`MAX_VALUE`]. Up to 59 every number
     /// is a single token of [`tokenizer_json`].
     pub max_value: u32,
-    /// Percentage of chains that check their last step; at most 100.
+    /// Percentage of problems that check their last step; at most 100.
     pub check_percent: u32,
 }
 
@@ -56,7 +56,7 @@ pub const MAX_STEPS: u32 = 16;
 pub const MAX_VALUE: u32 = 9_999;
 
 impl Default for SynthConfig {
-    /// 40,000 problems to train, 500 to validate, 1,000 to test; 2 to 4 steps, results below 60; three chains in
+    /// 40,000 problems to train, 500 to validate, 1,000 to test; 2 to 4 steps, results below 60; three problems in
     /// four check their last step.
     fn default() -> Self {
         SynthConfig {
@@ -72,7 +72,7 @@ impl Default for SynthConfig {
     }
 }
 
-/// The generated problems. No chain of operations occurs in two splits and no question twice.
+/// The generated problems. No calculation occurs in two splits and no question twice.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Splits {
     /// For training.
@@ -134,7 +134,7 @@ fn check(config: &SynthConfig) -> Result<()> {
 /// Draws problems and remembers which ones were made.
 struct Maker<'a> {
     config: &'a SynthConfig,
-    /// Keys of the chains that the held-out splits use.
+    /// Keys of the calculations that the held-out splits use.
     held_out: HashSet<String>,
     /// All questions so far.
     questions: HashSet<String>,
@@ -144,10 +144,10 @@ impl Maker<'_> {
     /// Draws in a row that may repeat an earlier problem before the supply counts as exhausted.
     const PATIENCE: usize = 2_000;
 
-    /// The next `count` problems; held-out ones use each chain once and keep it from later splits.
+    /// The next `count` problems; held-out ones use each calculation once and keep it from later splits.
     fn split(&mut self, name: &str, count: usize, stream: u64, hold_out: bool) -> Result<Vec<Sample>> {
         let mut draw = Stream::new(self.config.seed, stream);
-        // A stream of its own: the problems do not depend on how many chains are checked.
+        // A stream of its own: the problems do not depend on how many problems are checked.
         let mut checks = Stream::new(self.config.seed, stream + CHECKS);
         let mut samples = Vec::new();
         while samples.len() < count {
@@ -169,20 +169,20 @@ impl Maker<'_> {
         // Drawn once, not with every attempt: a scarce length must not give way to a plentiful one.
         let steps = min_steps + draw.below(u64::from(max_steps - min_steps) + 1) as u32;
         for _ in 0..Self::PATIENCE {
-            let chain = Chain::draw(draw, steps, max_value);
-            let key = chain.key();
+            let calculation = Calculation::draw(draw, steps, max_value);
+            let key = calculation.key();
             if self.held_out.contains(&key) {
                 continue;
             }
-            let question = story::tell(&chain, draw);
+            let question = story::tell(&calculation, draw);
             if !self.questions.insert(question.clone()) {
                 continue;
             }
             if hold_out {
                 self.held_out.insert(key);
             }
-            let steps = vec![chain.steps(checks.below(100) < u64::from(self.config.check_percent))];
-            return Some(Sample { question, steps, answer: chain.result().to_string() });
+            let steps = vec![calculation.steps(checks.below(100) < u64::from(self.config.check_percent))];
+            return Some(Sample { question, steps, answer: calculation.result().to_string() });
         }
         None
     }
@@ -208,7 +208,7 @@ mod tests {
         assert_eq!(splits.train, larger.train[..3_000]);
     }
 
-    /// The numbers and operations of a chain, apart from how `chain` writes keys.
+    /// The numbers and operations of a calculation, apart from how `calculation` writes keys.
     fn operations(sample: &Sample) -> String {
         steps(sample).map(|step| step.trim_matches(['<', '>']).split('=').next().unwrap()).collect()
     }
@@ -219,15 +219,15 @@ mod tests {
     }
 
     #[test]
-    fn splits_share_no_question_and_no_chain() {
+    fn splits_share_no_question_and_no_calculation() {
         let splits = generate(&SynthConfig { check_percent: 0, ..small() }).unwrap();
         let sets = [&splits.train, &splits.val, &splits.test];
         let all: Vec<&Sample> = sets.iter().flat_map(|set| set.iter()).collect();
         let questions: HashSet<&str> = all.iter().map(|sample| sample.question.as_str()).collect();
         assert_eq!(questions.len(), all.len(), "a question occurs twice");
-        let chains = sets.map(|set| set.iter().map(operations).collect::<HashSet<String>>());
+        let calculations = sets.map(|set| set.iter().map(operations).collect::<HashSet<String>>());
         for (a, b) in [(0, 1), (0, 2), (1, 2)] {
-            assert!(chains[a].is_disjoint(&chains[b]), "splits {a} and {b} share a chain");
+            assert!(calculations[a].is_disjoint(&calculations[b]), "splits {a} and {b} share a calculation");
         }
     }
 
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn most_chains_check_their_last_step() {
+    fn most_problems_check_their_last_step() {
         let plain = generate(&SynthConfig { check_percent: 0, ..small() }).unwrap();
         let most = generate(&small()).unwrap();
         let all = |splits: Splits| [splits.train, splits.val, splits.test].concat();

@@ -1,10 +1,10 @@
-//! The stories told around a chain of operations.
+//! The stories told around a calculation.
 //!
 //! Questions are short because every token of them costs training time, and the words are few because
 //! each is a row of the embedding. Variety is spent where it makes the model read: in the
 //! person and the things, in the verb for an operation, and in first steps that the opening hides ("4 bags of 6").
 
-use super::chain::{Chain, MAX_DIVISOR, MAX_FACTOR, Op};
+use super::calculation::{Calculation, MAX_DIVISOR, MAX_FACTOR, Op};
 use crate::random::Stream;
 
 /// Names of the persons in the stories.
@@ -39,15 +39,15 @@ enum Story {
 }
 
 impl Story {
-    /// The stories that can tell `chain`. Later steps fit all of them; the first may be told by the
+    /// The stories that can tell `calculation`. Later steps fit all of them; the first may be told by the
     /// opening only, if its factor has no word.
-    fn fitting(chain: &Chain) -> Vec<Story> {
-        let mut stories = match chain.operations.first() {
+    fn fitting(calculation: &Calculation) -> Vec<Story> {
+        let mut stories = match calculation.operations.first() {
             Some((Op::Mul, _)) => vec![Story::Bags, Story::Wages],
             Some((Op::Div, _)) => vec![Story::Share],
             _ => vec![],
         };
-        let has_word = match chain.operations.first() {
+        let has_word = match calculation.operations.first() {
             Some((Op::Mul, factor)) => *factor <= MAX_FACTOR,
             Some((Op::Div, divisor)) => *divisor <= MAX_DIVISOR,
             _ => true,
@@ -59,13 +59,13 @@ impl Story {
     }
 }
 
-/// A question that `chain` answers. Its wording is drawn from `draw`.
-pub fn tell(chain: &Chain, draw: &mut Stream) -> String {
-    let story = pick(draw, &Story::fitting(chain), Story::Person);
+/// A question that `calculation` answers. Its wording is drawn from `draw`.
+pub fn tell(calculation: &Calculation, draw: &mut Stream) -> String {
+    let story = pick(draw, &Story::fitting(calculation), Story::Person);
     let name = pick(draw, &NAMES, NAMES[0]);
     let thing = pick(draw, &THINGS, THINGS[0]);
-    let start = chain.start;
-    let first = chain.operations.first().map_or(1, |&(_, operand)| operand);
+    let start = calculation.start;
+    let first = calculation.operations.first().map_or(1, |&(_, operand)| operand);
     let (opening, told) = match story {
         Story::Person => (format!("{name} has {start} {thing}"), 0),
         Story::Bags => (format!("{name} buys {start} bags of {first} {thing}"), 1),
@@ -74,7 +74,7 @@ pub fn tell(chain: &Chain, draw: &mut Stream) -> String {
         Story::Vehicle => (format!("A {} carries {start} people", pick(draw, &VEHICLES, VEHICLES[0])), 0),
         Story::Holder => (format!("A {} holds {start} {thing}", pick(draw, &HOLDERS, HOLDERS[0])), 0),
     };
-    let rest = &chain.operations[told..];
+    let rest = &calculation.operations[told..];
     let in_sequence = draw.below(2) == 0;
     let mut text = opening;
     for (place, &(op, operand)) in rest.iter().enumerate() {
@@ -136,8 +136,8 @@ mod tests {
     fn every_factor_has_a_word_or_an_opening() {
         let mut draw = Stream::new(8, 0);
         for _ in 0..5_000 {
-            let chain = Chain::draw(&mut draw, 3, 59);
-            let text = tell(&chain, &mut draw);
+            let calculation = Calculation::draw(&mut draw, 3, 59);
+            let text = tell(&calculation, &mut draw);
             assert!(!text.contains("  ") && !text.contains(" ."), "a word is missing in {text:?}");
         }
     }
@@ -145,7 +145,7 @@ mod tests {
     #[test]
     fn a_lone_step_is_a_whole_story() {
         let mut draw = Stream::new(1, 0);
-        let share = Chain { start: 24, operations: vec![(Op::Div, 8)] };
+        let share = Calculation { start: 24, operations: vec![(Op::Div, 8)] };
         let text = tell(&share, &mut draw);
         assert!(text.starts_with("8 friends share 24 "), "{text}");
         assert!(text.contains(" is one of them. How many "), "{text}");

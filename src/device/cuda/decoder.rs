@@ -1,8 +1,8 @@
-//! Launches of `cuda/decode.cu`: a decoding step, or a chain of latents, as one kernel of blocks that all run at the
-//! same time.
+//! Launches of `cuda/decode.cu`: a decoding step, or all latents of a sequence, as one kernel of blocks that all run
+//! at the same time.
 //!
 //! The weights' addresses stand in two tables on the device, written once a decoder. For a step the host uploads
-//! only the state of the sequences. A chain of latents needs nothing of the host until it ends.
+//! only the state of the sequences. Latents need nothing of the host until they end.
 
 use std::mem::offset_of;
 
@@ -14,8 +14,8 @@ use super::tensor::upload;
 use super::{CudaDevice, CudaTensor, count32};
 use crate::device::Dtype;
 use crate::device::decoder::{
-    CacheMut, CachedRows, Chain, ChainEnd, Decoder, DecoderHead, DecoderLayer, DecoderModel, DecoderOps,
-    Drawn, Projection,
+    CacheMut, CachedRows, Decoder, DecoderHead, DecoderLayer, DecoderModel, DecoderOps, Drawn, LatentEnd,
+    LatentSequence, Projection,
 };
 use crate::device::memory::MemoryOps;
 use crate::device::rows::RowOps;
@@ -439,7 +439,7 @@ impl<'a, R: Driver> CudaDecoder<'a, R> {
         sequences: &[SequenceWords],
         grows: usize,
         steps: usize,
-        end: ChainEnd,
+        end: LatentEnd,
         hidden: &mut CudaTensor<R>,
         latents: Option<&mut CudaTensor<R>>,
     ) -> Result<R::Memory> {
@@ -521,43 +521,43 @@ impl<R: Driver> Decoder<CudaDevice<R>> for CudaDecoder<'_, R> {
     fn latents(
         &mut self,
         cache: CacheMut<'_, CudaDevice<R>>,
-        chains: &[Chain],
-        end: ChainEnd,
+        sequences: &[LatentSequence],
+        end: LatentEnd,
         steps: usize,
         hidden: &CudaTensor<R>,
     ) -> Result<Drawn<CudaDevice<R>>> {
-        let (device, width, count) = (self.device, self.plan.hidden, chains.len());
+        let (device, width, count) = (self.device, self.plan.hidden, sequences.len());
         check(OP, "hidden", hidden, count, width)?;
         if self._model.head.is_none() {
             return Err(Error::Shape { op: OP, what: "the model has no latent head".into() });
         }
-        let sequences = chains.iter().map(|c| {
+        let words = sequences.iter().map(|s| {
             Ok(SequenceWords {
-                open: u32::from(c.drawn < c.limit),
-                key: [c.key as u32, (c.key >> 32) as u32],
-                drawn: count32(OP, c.drawn)?,
-                limit: count32(OP, c.limit)?,
-                latent_temperature: c.latent_temperature,
-                eol_temperature: c.eol_temperature,
-                ..place(c.rows)?
+                open: u32::from(s.drawn < s.limit),
+                key: [s.key as u32, (s.key >> 32) as u32],
+                drawn: count32(OP, s.drawn)?,
+                limit: count32(OP, s.limit)?,
+                latent_temperature: s.latent_temperature,
+                eol_temperature: s.eol_temperature,
+                ..place(s.rows)?
             })
         });
-        let mut sequences = sequences.collect::<Result<Vec<SequenceWords>>>()?;
-        let steps = chains.iter().map(|c| c.limit.saturating_sub(c.drawn)).max().unwrap_or(0).min(steps);
+        let mut words = words.collect::<Result<Vec<SequenceWords>>>()?;
+        let steps = sequences.iter().map(|s| s.limit.saturating_sub(s.drawn)).max().unwrap_or(0).min(steps);
         let mut all_hidden = device.empty((steps + 1) * count, width)?;
         let mut latents = device.empty(steps * count, width)?;
         let rows: Vec<u32> = (0..count as u32).collect();
         device.scatter_rows(1.0, hidden, &device.index(&rows)?, &mut all_hidden)?;
         if steps > 0 {
             let on_device =
-                self.run(&cache, &sequences, steps, steps, end, &mut all_hidden, Some(&mut latents))?;
-            device.driver.download(&on_device, bytemuck::cast_slice_mut(&mut sequences))?;
+                self.run(&cache, &words, steps, steps, end, &mut all_hidden, Some(&mut latents))?;
+            device.driver.download(&on_device, bytemuck::cast_slice_mut(&mut words))?;
         }
         Ok(Drawn {
             latents,
             hidden: all_hidden,
-            counts: sequences.iter().zip(chains).map(|(s, c)| s.drawn as usize - c.drawn).collect(),
-            ended: sequences.iter().map(|s| s.open == 0).collect(),
+            counts: words.iter().zip(sequences).map(|(w, s)| w.drawn as usize - s.drawn).collect(),
+            ended: words.iter().map(|w| w.open == 0).collect(),
         })
     }
 
@@ -576,7 +576,7 @@ impl<R: Driver> Decoder<CudaDevice<R>> for CudaDecoder<'_, R> {
         let sequences = fed.iter().map(|&(rows, token)| Ok(SequenceWords { token, open: 1, ..place(rows)? }));
         let sequences = sequences.collect::<Result<Vec<SequenceWords>>>()?;
         let mut hidden = device.empty(fed.len(), self.plan.hidden)?;
-        let no_end = ChainEnd { token: 0, bias: 0.0, latent_purpose: 0, event_purpose: 0 };
+        let no_end = LatentEnd { token: 0, bias: 0.0, latent_purpose: 0, event_purpose: 0 };
         self.run(&cache, &sequences, 1, 0, no_end, &mut hidden, None)?;
         let mut tokens = Vec::with_capacity(fed.len());
         device.choose_from(&self.logits.memory, vocab, choices, bias, &mut tokens)?;

@@ -19,7 +19,7 @@ pub struct ThinkingOptions {
     pub thoughts_per_step: usize,
     /// Thoughts before the answer (distill).
     pub thoughts: usize,
-    /// Weight of the written chain's cross-entropy (distill).
+    /// Weight of the reasoning text's cross-entropy (distill).
     pub teacher_weight: f32,
     /// Weight of the cross-entropy after the thoughts (distill).
     pub student_weight: f32,

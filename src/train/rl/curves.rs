@@ -1,4 +1,4 @@
-//! The curves of a run, drawn from its metrics: how rewards, chains and policy moved.
+//! The curves of a run, drawn from its metrics: how rewards, latents and policy moved.
 
 use std::ops::Range;
 use std::path::Path;

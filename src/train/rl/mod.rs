@@ -1,4 +1,4 @@
-//! Reinforcement learning over latent chains: GRPO (spec section 6).
+//! Reinforcement learning over latents: GRPO (spec section 6).
 //!
 //! A step asks the model some questions, several times each; [`reward`] judges the answers, and a rollout's
 //! advantage is how much better it did than its group. Then the policy is moved: minibatches of

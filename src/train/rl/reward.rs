@@ -22,7 +22,7 @@ pub trait Reward: Send + Sync {
 pub struct Correctness {
     /// Decides whether an answer is right.
     pub verifier: Box<dyn Verifier>,
-    /// Divide by the number of latents, so that of two right chains the shorter is worth more.
+    /// Divide by the number of latents, so that of two right rollouts the one with fewer is worth more.
     pub punish_latent_length: bool,
 }
 
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn a_right_answer_is_worth_more_the_shorter_its_chain_where_length_is_punished() {
+    fn a_right_answer_is_worth_more_the_fewer_its_latents_where_length_is_punished() {
         let rollout = |text: &str, n_latents| Generation::saying(text, n_latents, 3);
         let plain = Correctness { verifier: VerifierKind::Exact.verifier(), punish_latent_length: false };
         let short = Correctness { verifier: VerifierKind::Exact.verifier(), punish_latent_length: true };

@@ -29,10 +29,10 @@ pub struct Losses {
     pub ce_positions: usize,
     /// Positions that predict a latent.
     pub latent_positions: usize,
-    /// Cross-entropy of the written chain that was distilled (distill).
+    /// Cross-entropy of the reasoning text that was distilled (distill).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub teacher_ce: Option<f64>,
-    /// Smooth-L1 distance of the hidden states before the answer from those of the written chain, mean over layers
+    /// Smooth-L1 distance of the hidden states before the answer from those of the reasoning text, mean over layers
     /// and hidden size (distill).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub distill: Option<f64>,

@@ -7,7 +7,7 @@ use crate::Result;
 use crate::device::{Device, TensorInfo};
 use crate::model::ColarModel;
 use crate::model::params::Grads;
-use crate::model::transformer::{ChainLayout, Taps};
+use crate::model::transformer::{Taps, ThoughtLayout};
 use crate::train::sft::{Uploaded, labels_loss};
 
 /// Losses and hidden states of a teacher's pass.
@@ -165,12 +165,19 @@ fn learn<D: Device>(
     let (params, transformer) = (&model.params, &model.transformer);
     let projector = model.thoughts.as_ref().and_then(|t| t.projector.as_ref());
     let up = Uploaded::new(device, &batch.student(thoughts))?;
-    let layout = ChainLayout::new(device, &batch.lens(), thoughts)?;
+    let layout = ThoughtLayout::new(device, &batch.lens(), thoughts)?;
     let colons = batch.student_colons();
     let mut taps = if colons.is_empty() { None } else { Some(Taps::new(device, &colons)?) };
     let x = up.embed(device, model)?;
-    let (h, saved) =
-        transformer.forward_chain(device, params, projector, &x, &layout, grads.as_deref(), taps.as_mut())?;
+    let (h, saved) = transformer.forward_thoughts(
+        device,
+        params,
+        projector,
+        &x,
+        &layout,
+        grads.as_deref(),
+        taps.as_mut(),
+    )?;
     drop(x);
     let scale = objective.student_weight / counts.student.max(1) as f32;
     let mut dh = gradient_of(device, &h, grads.is_some())?;
@@ -189,7 +196,7 @@ fn learn<D: Device>(
     }
     if let (Some(grads), Some(dh), Some(saved)) = (grads, dh, saved) {
         let embed = grads.trains(transformer.embed);
-        let dx = transformer.backward_chain(
+        let dx = transformer.backward_thoughts(
             device,
             params,
             projector,

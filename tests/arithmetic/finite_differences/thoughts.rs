@@ -1,4 +1,4 @@
-//! The objectives with continuous thoughts on the golden models: gradients through the whole chain.
+//! The objectives with continuous thoughts on the golden models: gradients through all thoughts.
 
 use colar_engine::device::cpu::CpuDevice;
 use colar_engine::device::prelude::*;

@@ -11,7 +11,7 @@
 //! queries of its own rows and of all later ones; it is summed, in the dtype of activations, in matrices of the
 //! same shape until the phase has its turn. The gradient of a thought's input goes, through the projector, to the
 //! final hidden state that it came from, which is a row of an earlier phase. Nothing is truncated: gradients are
-//! exact through the whole chain.
+//! exact through all thoughts.
 
 use super::backward::{KvBackward, Reach};
 use super::forward::PassSaved;
@@ -25,7 +25,7 @@ use crate::{Error, Result};
 /// Where the packed rows of sequences with thoughts stand, and in which phases they are run.
 ///
 /// Packed rows are sequences end to end: of each the rows of its question, of its thoughts, of its tail.
-pub struct ChainLayout<D: Device> {
+pub struct ThoughtLayout<D: Device> {
     /// Questions, every thought in turn, tails.
     phases: Vec<Phase<D>>,
 }
@@ -47,7 +47,7 @@ impl<D: Device> Phase<D> {
     }
 }
 
-impl<D: Device> ChainLayout<D> {
+impl<D: Device> ThoughtLayout<D> {
     /// Sequences of `[question, tail]` rows, each with `thoughts` rows between the two.
     ///
     /// # Errors
@@ -78,12 +78,12 @@ impl<D: Device> ChainLayout<D> {
             let (len, rows) = (rows.len(), device.index(&rows)?);
             Ok(Phase { rows, len, positions: device.index(&positions)?, spans, before })
         });
-        Ok(ChainLayout { phases: phases.collect::<Result<_>>()? })
+        Ok(ThoughtLayout { phases: phases.collect::<Result<_>>()? })
     }
 }
 
-/// Values of a forward pass for [`Transformer::backward_chain`]. Memory: as of one pass over all rows.
-pub struct ChainSaved<D: Device> {
+/// Values of a forward pass for [`Transformer::backward_thoughts`]. Memory: as of one pass over all rows.
+pub struct ThoughtSaved<D: Device> {
     phases: Vec<PassSaved<D>>,
     /// Per layer, `[packed rows, kv_width]`.
     keys: Vec<D::Tensor>,
@@ -100,16 +100,16 @@ impl<D: Device> Transformer<D> {
     /// # Errors
     /// Shape mismatches and errors of the device.
     #[allow(clippy::too_many_arguments)]
-    pub fn forward_chain(
+    pub fn forward_thoughts(
         &self,
         device: &D,
         params: &Params<D>,
         projector: Option<&Projector>,
         x: &D::Tensor,
-        layout: &ChainLayout<D>,
+        layout: &ThoughtLayout<D>,
         grads: Option<&Grads<D>>,
         mut taps: Option<&mut Taps<D>>,
-    ) -> Result<(D::Tensor, Option<ChainSaved<D>>)> {
+    ) -> Result<(D::Tensor, Option<ThoughtSaved<D>>)> {
         let (t, h, width) = (x.rows(), x.cols(), self.heads().kv_width());
         let cache = || self.layers.iter().map(|_| device.empty(t, width)).collect::<Result<Vec<_>>>();
         let (mut keys, mut values) = (cache()?, cache()?);
@@ -132,7 +132,7 @@ impl<D: Device> Transformer<D> {
             device.scatter_rows(1.0, &out, &phase.rows, &mut hidden)?;
             phases.extend(saved);
         }
-        Ok((hidden, grads.map(|_| ChainSaved { phases, keys, values, projected })))
+        Ok((hidden, grads.map(|_| ThoughtSaved { phases, keys, values, projected })))
     }
 
     /// Adds to the gradients of the trained weights, the projector's among them, given that of the final hidden
@@ -142,20 +142,20 @@ impl<D: Device> Transformer<D> {
     /// # Errors
     /// Shape mismatches and errors of the device.
     #[allow(clippy::too_many_arguments)]
-    pub fn backward_chain(
+    pub fn backward_thoughts(
         &self,
         device: &D,
         params: &Params<D>,
         projector: Option<&Projector>,
         grads: &mut Grads<D>,
-        saved: ChainSaved<D>,
+        saved: ThoughtSaved<D>,
         mut dhidden: D::Tensor,
-        layout: &ChainLayout<D>,
+        layout: &ThoughtLayout<D>,
         mut taps: Option<&TapGrads<D>>,
         want_input: bool,
     ) -> Result<Option<D::Tensor>> {
         let (t, h) = (dhidden.rows(), dhidden.cols());
-        let ChainSaved { phases, mut keys, mut values, mut projected } = saved;
+        let ThoughtSaved { phases, mut keys, mut values, mut projected } = saved;
         let mut sums: Vec<Option<[D::Tensor; 2]>> = self.layers.iter().map(|_| None).collect();
         let mut dx = if want_input { Some(device.cleared(t, h)?) } else { None };
         for ((i, phase), pass) in layout.phases.iter().enumerate().zip(phases).rev() {
@@ -205,7 +205,7 @@ mod tests {
     #[test]
     fn every_row_is_in_one_phase_and_sees_all_before_it() {
         let device = CpuDevice::new(1).unwrap();
-        let layout = ChainLayout::new(&device, &[[2, 3], [1, 1]], 2).unwrap();
+        let layout = ThoughtLayout::new(&device, &[[2, 3], [1, 1]], 2).unwrap();
         let span = |q_start, q_len, k_start, k_len| Span { q_start, q_len, k_start, k_len };
         let expected = [
             [span(0, 2, 0, 2), span(2, 1, 7, 1)],
@@ -239,8 +239,8 @@ mod tests {
     fn thoughts_stand_between_two_parts() {
         let device = CpuDevice::new(1).unwrap();
         for lens in [[0, 1], [1, 0]] {
-            assert!(ChainLayout::new(&device, &[[1, 1], lens], 1).is_err());
+            assert!(ThoughtLayout::new(&device, &[[1, 1], lens], 1).is_err());
         }
-        assert_eq!(ChainLayout::new(&device, &[[1, 1]], 0).unwrap().phases.len(), 2);
+        assert_eq!(ThoughtLayout::new(&device, &[[1, 1]], 0).unwrap().phases.len(), 2);
     }
 }

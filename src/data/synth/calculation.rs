@@ -58,13 +58,13 @@ pub const MAX_DIVISOR: u32 = 5;
 /// A start value and the steps done to it. Every result, the last included, is from 1 to the bound
 /// it was drawn under; operands are 2 or more, so that "7 get on" never has to be "1 gets on".
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Chain {
+pub struct Calculation {
     pub start: u32,
     pub operations: Vec<(Op, u32)>,
 }
 
-impl Chain {
-    /// Draws a chain of `steps` ≥ 1 steps whose numbers all lie in `1..=max_value`, `max_value` ≥ 8.
+impl Calculation {
+    /// Draws a calculation of `steps` ≥ 1 steps whose numbers all lie in `1..=max_value`, `max_value` ≥ 8.
     pub fn draw(draw: &mut Stream, steps: u32, max_value: u32) -> Self {
         let (start, first) = opening(draw, max_value);
         let mut operations = vec![first];
@@ -76,7 +76,7 @@ impl Chain {
                 operations.push((op, operand));
             }
         }
-        Chain { start, operations }
+        Calculation { start, operations }
     }
 
     /// The value after the last step.
@@ -87,7 +87,7 @@ impl Chain {
     /// The steps as the data set writes them: `<<12+7=19>>;<<19-4=15>>;`. With `checked`, the last is
     /// followed by its inverse, `<<15+4=19>>;`.
     ///
-    /// Every step ends in the same tokens: nothing before the end of a chain may tell whether a check
+    /// Every step ends in the same tokens: nothing before the last one may tell whether a check
     /// follows.
     pub fn steps(&self, checked: bool) -> String {
         let (mut value, mut text) = (self.start, String::new());
@@ -107,7 +107,7 @@ impl Chain {
         text
     }
 
-    /// A key that is equal for two chains exactly when they are the same problem in other words: numbers and
+    /// A key that is equal for two calculations exactly when they are the same problem in other words: numbers and
     /// operations, the first two numbers of a sum or product in ascending order.
     pub fn key(&self) -> String {
         let mut numbers = self.clone();
@@ -184,16 +184,20 @@ mod tests {
 
     #[test]
     fn steps_result_and_key() {
-        let chain =
-            Chain { start: 12, operations: vec![(Op::Add, 7), (Op::Sub, 4), (Op::Mul, 2), (Op::Div, 5)] };
-        assert_eq!(chain.steps(false), "<<12+7=19>>;<<19-4=15>>;<<15*2=30>>;<<30/5=6>>;");
-        assert_eq!(chain.steps(true), "<<12+7=19>>;<<19-4=15>>;<<15*2=30>>;<<30/5=6>>;<<6*5=30>>;");
-        assert_eq!(chain.result(), 6);
-        assert_eq!(chain.key(), "7+12-4*2/5");
-        let swapped =
-            Chain { start: 7, operations: vec![(Op::Add, 12), (Op::Sub, 4), (Op::Mul, 2), (Op::Div, 5)] };
-        assert_eq!(swapped.key(), chain.key());
-        let divided = Chain { start: 12, operations: vec![(Op::Div, 4)] };
+        let calculation = Calculation {
+            start: 12,
+            operations: vec![(Op::Add, 7), (Op::Sub, 4), (Op::Mul, 2), (Op::Div, 5)],
+        };
+        assert_eq!(calculation.steps(false), "<<12+7=19>>;<<19-4=15>>;<<15*2=30>>;<<30/5=6>>;");
+        assert_eq!(calculation.steps(true), "<<12+7=19>>;<<19-4=15>>;<<15*2=30>>;<<30/5=6>>;<<6*5=30>>;");
+        assert_eq!(calculation.result(), 6);
+        assert_eq!(calculation.key(), "7+12-4*2/5");
+        let swapped = Calculation {
+            start: 7,
+            operations: vec![(Op::Add, 12), (Op::Sub, 4), (Op::Mul, 2), (Op::Div, 5)],
+        };
+        assert_eq!(swapped.key(), calculation.key());
+        let divided = Calculation { start: 12, operations: vec![(Op::Div, 4)] };
         assert_eq!(divided.key(), "12/4");
     }
 
@@ -202,7 +206,7 @@ mod tests {
         let mut draw = Stream::new(5, 0);
         let mut seen = [[0u32; 4]; 4];
         for _ in 0..4_000 {
-            for (place, (op, _)) in Chain::draw(&mut draw, 4, 59).operations.iter().enumerate() {
+            for (place, (op, _)) in Calculation::draw(&mut draw, 4, 59).operations.iter().enumerate() {
                 seen[place][*op as usize] += 1;
             }
         }

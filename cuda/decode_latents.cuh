@@ -1,5 +1,5 @@
-// A chain of latents as phases of the decoding kernel (decode.cu): the latent head with its draw, and the event that
-// ends the chain.
+// Latents as phases of the decoding kernel (decode.cu): the latent head with its draw, and the event that
+// ends them.
 #pragma once
 
 #include "decode_layers.cuh"
@@ -67,7 +67,7 @@ __device__ __noinline__ void draw_latents(Work<A, M>& work, uint32_t step) {
     GRID_SYNC(work.grid);
 }
 
-// ---- the end of a chain -------------------------------------------------------------------------
+// ---- the end of latents -------------------------------------------------------------------------
 
 // The staged hidden states' share of the event's Z that this warp's tokens make up.
 template <class A, uint32_t M>
