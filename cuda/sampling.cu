@@ -1,7 +1,8 @@
 // The output head on logits: the choice of a token, and the end-of-latent event. cross_entropy.cu has the loss.
 //
 //   choose_tokens        a draw from softmax(logits / temperature), restricted to the smallest set of likeliest
-//                        tokens whose mass reaches top_p; at temperature 0 the largest logit, the first of equals
+//                        tokens whose mass reaches top_p; at temperature 0 the largest logit, the first of equals; no
+//                        token (all bits set) where a logit is not finite
 //   token_event_own      the logit of one token, and the start of the scan
 //   token_event_scan     whether that token is drawn: u < exp(own) / Z, where Z only grows (spec section 5, 2)
 //   token_event_decide   the answer
@@ -142,6 +143,13 @@ KERNEL(choose_tokens, 1024, float* logits, const float* temperatures, const floa
     uint32_t* token = tokens + blockIdx.x;
     if (threadIdx.x == 0 && biased < vocab) row[biased] += bias;
     __syncthreads();
+    // No order holds among numbers that are none, and masses would be: NO_TOKEN of the host's code then.
+    uint64_t unfit = 0;
+    for (uint32_t i = threadIdx.x; i < vocab; i += blockDim.x) unfit += !(fabsf(row[i]) <= 3.40282346638528859812e38f);
+    if (block_total(unfit) != 0) {
+        if (threadIdx.x == 0) *token = 0xffffffffu;
+        return;
+    }
     float top;
     const uint32_t likeliest = arg_max(row, vocab, &top);
     if (threadIdx.x == 0) *token = likeliest;

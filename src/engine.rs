@@ -74,6 +74,7 @@ pub struct Engine {
 
 /// A loaded model, whichever device it is on: the operations of an [`Engine`], with the same errors.
 trait OnDevice: Send + Sync {
+    fn loaded(&self) -> String;
     fn tokenizer(&self) -> &Tokenizer;
     fn has_latent_head(&self) -> bool;
     fn method(&self) -> Option<Method>;
@@ -98,6 +99,19 @@ trait OnDevice: Send + Sync {
 }
 
 impl<D: Device> OnDevice for Loaded<D> {
+    fn loaded(&self) -> String {
+        let opened = &self.opened;
+        let dtype = self.device.compute_dtype();
+        let checkpoint = match (&opened.checkpoint, opened.method) {
+            (Some(dir), Some(method)) => format!(" with {} ({})", dir.display(), method.name()),
+            (Some(dir), None) => format!(" with {}", dir.display()),
+            (None, Some(method)) => format!(" ({})", method.name()),
+            (None, None) => String::new(),
+        };
+        let hardware = self.device.description().hardware;
+        format!("{}{checkpoint}, on {}: {hardware}, {dtype}", opened.model_dir.display(), self.device.name())
+    }
+
     fn tokenizer(&self) -> &Tokenizer {
         &self.opened.tokenizer
     }
@@ -171,6 +185,11 @@ impl Engine {
     pub fn with_options(options: &EngineOptions) -> Result<Self> {
         let model = run_on_device(options.device, options.dtype, options.threads, Load(options))?;
         Ok(Engine { model })
+    }
+
+    /// A line on what was loaded: model, checkpoint and its method, device and arithmetic.
+    pub fn loaded(&self) -> String {
+        self.model.loaded()
     }
 
     /// Whether the model has a latent head.

@@ -66,6 +66,12 @@ pub enum Error {
         /// The value that was not finite.
         what: String,
     },
+    /// A token was to be chosen from logits that are no numbers.
+    #[error("the logits of row {row} are not finite")]
+    Logits {
+        /// The first such row of the operation.
+        row: usize,
+    },
     /// A run stopped because it was asked to; its training state is saved.
     #[error("stopped after step {step}")]
     Interrupted {

@@ -148,6 +148,7 @@ fn pack<D: Device>(
     for sample in samples {
         let segments = training(
             &opened.tokenizer,
+            opened.separator,
             opened.eos.append,
             Method::Colar,
             sample,

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::terminal;
 use crate::device::{ComputeDtype, DeviceKind};
 use crate::files::runs::{self, RUNS};
 use crate::infer::Sampling;
@@ -49,18 +50,19 @@ impl ModelArgs {
             Some(model) => (model.clone(), self.adapter.clone()),
             None => {
                 let run = runs::newest(Path::new(RUNS))?;
-                tracing::info!("{}, {}", run.model.display(), run.checkpoint.display());
                 (run.model, Some(run.checkpoint))
             }
         };
-        Engine::with_options(&EngineOptions {
+        let engine = Engine::with_options(&EngineOptions {
             model,
             adapter,
             device: self.device,
             threads: self.threads,
             dtype: self.dtype,
             lora: self.lora,
-        })
+        })?;
+        terminal::note(format!("loaded {}", engine.loaded()));
+        Ok(engine)
     }
 }
 
@@ -84,18 +86,18 @@ pub fn no_factor(method: Method, own: &str, given: &str) -> Error {
 pub struct SamplingArgs {
     /// Factor on the latents' standard deviation; 0 takes the mean
     #[arg(long, value_name = "T", default_value_t = Sampling::default().latent_temperature,
-          allow_negative_numbers = true)]
+          allow_hyphen_values = true)]
     pub latent_temperature: f32,
     /// Temperature of the draw that ends the latents; 0 takes the likeliest
     #[arg(long, value_name = "T", default_value_t = Sampling::default().eol_temperature,
-          allow_negative_numbers = true)]
+          allow_hyphen_values = true)]
     pub eol_temperature: f32,
     /// Temperature of tokens; 0 takes the likeliest
     #[arg(long, value_name = "T", default_value_t = Sampling::default().temperature,
-          allow_negative_numbers = true)]
+          allow_hyphen_values = true)]
     pub temperature: f32,
     /// Nucleus of tokens: the likeliest that make up this mass
-    #[arg(long, value_name = "P", default_value_t = Sampling::default().top_p, allow_negative_numbers = true)]
+    #[arg(long, value_name = "P", default_value_t = Sampling::default().top_p, allow_hyphen_values = true)]
     pub top_p: f32,
     /// Most latents of a chain
     #[arg(long, value_name = "N", default_value_t = Sampling::default().max_latents, value_parser = length)]

@@ -36,7 +36,7 @@ pub struct EvalArgs {
     data: PathBuf,
     /// Compression factors: numbers above 0 or `auto`
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = crate::model::prompt::parse_compression_factor,
-          allow_negative_numbers = true, help = format!(
+          allow_hyphen_values = true, help = format!(
               "Compression factors: numbers above 0 or `auto` [default: {}; under cot 1, under icot, coconut and \
                distill auto, and nothing else]",
               COMPRESSION_FACTORS.join(",")

@@ -90,7 +90,7 @@ struct Table1Args {
     seeds: usize,
     /// Compression factors of the table
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = crate::model::prompt::parse_compression_factor,
-          allow_negative_numbers = true,
+          allow_hyphen_values = true,
           help = format!("Compression factors of the table [default: {}]", COMPRESSION_FACTORS.join(",")))]
     cf: Vec<String>,
     #[command(flatten)]
@@ -143,12 +143,12 @@ struct BudgetArgs {
     ))]
     warm_updates: Option<u64>,
     /// Learning rates to search
-    #[arg(long, value_name = "LIST", value_delimiter = ',', allow_negative_numbers = true, help = format!(
+    #[arg(long, value_name = "LIST", value_delimiter = ',', allow_hyphen_values = true, help = format!(
         "Learning rates to search [default: {}, or with --model {}]", rates(&Plan::EMBEDDED_LRS), rates(&Plan::LRS)
     ))]
     lrs: Vec<f32>,
     /// Learning rate of the CoT training before
-    #[arg(long, value_name = "LR", allow_negative_numbers = true, help = format!(
+    #[arg(long, value_name = "LR", allow_hyphen_values = true, help = format!(
         "Learning rate of the CoT training before [default: {}, or with --model {}]",
         rates(&[Plan::EMBEDDED_WARM_LR]), rates(&[Plan::WARM_LR])
     ))]
@@ -177,7 +177,7 @@ struct FactorsArgs {
     out: Option<PathBuf>,
     /// Compression factors
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = factor,
-          default_value = "1,1.5,2,3,4,5,6,8", allow_negative_numbers = true)]
+          default_value = "1,1.5,2,3,4,5,6,8", allow_hyphen_values = true)]
     cf: Vec<String>,
     /// Method of the `table1` whose checkpoints are asked
     #[arg(long, value_name = "NAME", default_value = "colar", conflicts_with = "model")]

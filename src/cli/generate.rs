@@ -30,7 +30,7 @@ pub struct GenerateArgs {
     model: ModelArgs,
     /// Compression factor of colar: a number above 0 (2, 1.5) or `auto`
     #[arg(long, value_name = "C", value_parser = crate::model::prompt::parse_compression_factor,
-          allow_negative_numbers = true, help = format!(
+          allow_hyphen_values = true, help = format!(
               "Compression factor of colar: a number above 0 (2, 1.5) or `auto` [default: {DEFAULT_COMPRESSION_FACTOR}]; cot has 1, \
                and icot, coconut and distill have auto"
           ))]

@@ -22,6 +22,9 @@ pub struct TokenChoice {
 pub trait SamplingOps: MemoryOps {
     /// Chooses one token a row of `h[B,H]` from the logits `h·wᵀ`; `bias` is added to one token's
     /// logit in every row.
+    ///
+    /// # Errors
+    /// [`Error::Logits`] where a logit is NaN or infinite; shapes that do not fit.
     fn choose_tokens(
         &self,
         h: &Self::Tensor,
@@ -42,6 +45,17 @@ pub trait SamplingOps: MemoryOps {
     ) -> Result<Vec<bool>>;
     /// Bytes that [`choose_tokens`](SamplingOps::choose_tokens) takes for logits, over `rows` rows and `vocab` tokens.
     fn choose_tokens_bytes(&self, rows: usize, vocab: usize) -> usize;
+}
+
+/// Stands in the place of a token where the logits are not finite.
+pub(crate) const NO_TOKEN: u32 = u32::MAX;
+
+/// The tokens of [`SamplingOps::choose_tokens`], if there is one for every row; `first` is the number of the first row.
+pub(crate) fn chosen(first: usize, tokens: &[u32]) -> Result<()> {
+    match tokens.iter().position(|&token| token == NO_TOKEN) {
+        Some(row) => Err(Error::Logits { row: first + row }),
+        None => Ok(()),
+    }
 }
 
 /// An output head whose operands fit together.

@@ -113,7 +113,8 @@ pub fn evaluate<D: Device>(
     let lengths = samples
         .iter()
         .map(|s| {
-            Ok(prompt::inference(&loaded.opened.tokenizer, &s.question, &options.compression_factor)?.len())
+            let (o, speed) = (&loaded.opened, &options.compression_factor);
+            Ok(prompt::inference(&o.tokenizer, o.separator, &s.question, speed)?.len())
         })
         .collect::<Result<Vec<_>>>()?;
     let mut order: Vec<usize> = (0..samples.len()).collect();

@@ -8,6 +8,7 @@ use super::request::Event;
 use super::rollout::Recorder;
 use super::rows::select;
 use super::sequence::{Parts, Phase, Sequence, accept, purpose};
+use super::unfit;
 use crate::Result;
 use crate::device::decoder::{Decoder, DecoderModel, Drawn, LatentEnd, LatentSequence};
 use crate::device::{Device, TensorInfo, TokenChoice};
@@ -161,7 +162,9 @@ fn write<D: Device>(
         }
         for (active, fed) in active.chunks(decoder.max_rows()).zip(fed.chunks(decoder.max_rows())) {
             let choices: Vec<TokenChoice> = active.iter().map(|&i| sequences[i].token_choice()).collect();
-            let (hidden, tokens) = decoder.tokens(cache.lend(), fed, &choices, bias)?;
+            let (hidden, tokens) = decoder
+                .tokens(cache.lend(), fed, &choices, bias)
+                .map_err(|e| unfit::explain(parts, e, |row| active[row], sequences))?;
             for (&i, token) in active.iter().zip(tokens) {
                 cache.grow(i, 1)?;
                 accept(parts, &mut sequences[i], token, on_event);

@@ -14,7 +14,7 @@ use super::request::{Event, Generation};
 use super::rollout::Recorder;
 use super::rows::{embed, select};
 use super::sequence::{Parts, Phase, Prepared, Sequence, accept, finish, purpose};
-use super::thoughts;
+use super::{thoughts, unfit};
 use crate::Result;
 use crate::device::{Device, Draw, TensorInfo, TokenChoice};
 use crate::model::kv_cache::KvCache;
@@ -292,7 +292,8 @@ fn choose<D: Device>(
     let bias = sequences[active[rows[0] as usize]].request.sampling.separator_bias;
     let h = select(device, hidden, &rows)?;
     let bias = (bias != 0.0).then_some((parts.separator, bias));
-    let tokens = device.choose_tokens(&h, w, &choices, bias)?;
+    let tokens = device.choose_tokens(&h, w, &choices, bias);
+    let tokens = tokens.map_err(|e| unfit::explain(parts, e, |row| active[rows[row] as usize], sequences))?;
     for (&r, token) in rows.iter().zip(tokens) {
         accept(parts, &mut sequences[active[r as usize]], token, on_event);
     }

@@ -10,6 +10,7 @@ mod rows;
 mod sequence;
 mod thoughts;
 mod trace;
+mod unfit;
 
 pub use loaded::Loaded;
 pub use request::{Event, Generation, Prompt, Request, Sampling, TraceToken};

@@ -6,6 +6,7 @@
 
 pub mod adapter;
 pub mod block;
+mod checkpoint_dir;
 pub mod colar_config;
 pub mod config;
 mod decoder;

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::ColarModel;
 use super::adapter::{ADAPTER_CONFIG_FILE, AdapterConfig};
+use super::checkpoint_dir;
 use super::colar_config::{COLAR_FILE, ColarConfig, LATENT_HEAD_FILE};
 use super::config::ModelConfig;
 use super::footprint;
@@ -62,6 +63,8 @@ pub struct Opened<D: Device> {
     pub method: Option<Method>,
     /// Where `config.json` and the tokenizer came from.
     pub model_dir: PathBuf,
+    /// The checkpoint over it, if there is one.
+    pub checkpoint: Option<PathBuf>,
 }
 
 /// Opens `model_dir`, with `checkpoint` over it, for training. Weights of the groups `trained`, adapters and
@@ -111,18 +114,17 @@ fn open_for<D: Device>(
     additions: &Additions,
     purpose: Purpose,
 ) -> Result<Opened<D>> {
-    for dir in [Some(model_dir), checkpoint].into_iter().flatten() {
-        if !dir.is_dir() {
-            return Err(Error::file(dir, "no such directory"));
-        }
+    if !model_dir.is_dir() {
+        return Err(Error::file(model_dir, "no such directory"));
     }
+    let given = checkpoint.map(checkpoint_dir::find).transpose()?;
     let config = ModelConfig::load(model_dir)?;
     let tokenizer = Tokenizer::load(model_dir)?;
     tokenizer.check_fits(config.vocab_size)?;
     let separator = tokenizer.separator(SEPARATOR)?;
     let eos = tokenizer.eos(&config)?;
     // A model directory that is itself a checkpoint needs no second one.
-    let checkpoint = checkpoint.unwrap_or(model_dir);
+    let checkpoint = given.as_deref().unwrap_or(model_dir);
     let has_weights = |dir: &Path| dir.join(WEIGHTS_FILE).exists() || dir.join(INDEX_FILE).exists();
     let weights = Weights::open(if has_weights(checkpoint) { checkpoint } else { model_dir })?;
 
@@ -242,6 +244,7 @@ fn open_for<D: Device>(
         latent_head,
         method,
         model_dir: model_dir.to_owned(),
+        checkpoint: given,
     })
 }
 

@@ -1,7 +1,8 @@
 //! The prompt layout (spec section 1): which strings surround a question, its steps and its answer.
 //!
-//! Each segment is tokenised as one string, without special tokens, and the token lists are joined;
-//! so the tokens of a segment never depend on its neighbours.
+//! Each text is tokenised by itself, without special tokens, the separators stand between them by their id, and the
+//! token lists are joined; so no token depends on its neighbours. As part of a longer string `###` is other tokens under
+//! many tokenizers: behind a bracket, or wherever SentencePiece puts no blank before it.
 
 use std::collections::HashMap;
 
@@ -88,7 +89,8 @@ pub fn question_text(question: &str, compression_factor: &str) -> String {
 /// The compression factor of a prompt that leaves it open.
 pub const AUTO: &str = "auto";
 
-/// A compression factor as the prompt takes it: a number above 0 in plain decimals, or `auto`.
+/// A compression factor as the prompt states it: a number above 0 in plain decimals, in its shortest spelling, or `auto`.
+/// `2`, `02`, `2.0` and `2.` are one factor, and a prompt that spelled it otherwise would be another to the model.
 ///
 /// # Errors
 /// The fault of the text.
@@ -96,19 +98,31 @@ pub fn parse_compression_factor(text: &str) -> Result<String, String> {
     let text = text.trim();
     let plain = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
     let positive = text.parse::<f64>().is_ok_and(|x| x > 0.0 && x.is_finite());
-    if text == AUTO || (plain && positive) {
+    if text == AUTO {
         Ok(text.to_owned())
+    } else if plain && positive {
+        let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+        let (whole, fraction) = (whole.trim_start_matches('0'), fraction.trim_end_matches('0'));
+        let whole = if whole.is_empty() { "0" } else { whole };
+        Ok(if fraction.is_empty() { whole.to_owned() } else { format!("{whole}.{fraction}") })
     } else {
         Err("not a number above 0 (2, 1.5) nor `auto`".to_owned())
     }
 }
 
-/// The tokens of an inference prompt: the question segment and the separator, as one string.
+/// The tokens of an inference prompt: the question segment and the separator.
 ///
 /// # Errors
 /// Errors of the tokenizer.
-pub fn inference(tokenizer: &Tokenizer, question: &str, compression_factor: &str) -> Result<Vec<u32>> {
-    tokenizer.encode(&format!("{}{}", question_text(question, compression_factor), SEPARATOR))
+pub fn inference(
+    tokenizer: &Tokenizer,
+    separator: u32,
+    question: &str,
+    compression_factor: &str,
+) -> Result<Vec<u32>> {
+    let mut ids = tokenizer.encode(&question_text(question, compression_factor))?;
+    ids.push(separator);
+    Ok(ids)
 }
 
 /// The indices of equal prompts: each group in order, groups in the order of their first.
@@ -134,26 +148,25 @@ pub const SEPARATOR: &str = "###";
 /// Errors of the tokenizer.
 pub fn training(
     tokenizer: &Tokenizer,
+    separator: u32,
     eos: u32,
     method: Method,
     sample: &Sample,
     compression_factor: &str,
 ) -> Result<Segments> {
-    let steps = sample.steps.join("\n");
-    let (steps, answer) = match method {
-        Method::Colar => {
-            (format!("{SEPARATOR}{steps}"), format!("{SEPARATOR}{ANSWER_MARK}{}", sample.answer))
-        }
-        Method::Cot | Method::Icot | Method::Coconut | Method::Distill => {
-            (format!("{SEPARATOR}{steps}{SEPARATOR}"), format!("{ANSWER_MARK}{}", sample.answer))
-        }
-    };
-    // The end of sequence is added by its id: the string that spells it differs between tokenizers.
-    let mut answer = tokenizer.encode(&answer)?;
+    let mut steps = vec![separator];
+    steps.extend(tokenizer.encode(&sample.steps.join("\n"))?);
+    let mut answer = Vec::new();
+    // The separator that ends the reasoning belongs to the segment that is not compressed.
+    match method {
+        Method::Colar => answer.push(separator),
+        Method::Cot | Method::Icot | Method::Coconut | Method::Distill => steps.push(separator),
+    }
+    answer.extend(tokenizer.encode(&format!("{ANSWER_MARK}{}", sample.answer))?);
     answer.push(eos);
     Ok(Segments {
         question: tokenizer.encode(&question_text(&sample.question, compression_factor))?,
-        steps: tokenizer.encode(&steps)?,
+        steps,
         answer,
     })
 }
@@ -165,20 +178,15 @@ pub fn training(
 /// Errors of the tokenizer.
 pub fn shortened(
     tokenizer: &Tokenizer,
-    eos: u32,
     separator: u32,
+    eos: u32,
     sample: &Sample,
     removed: usize,
 ) -> Result<Segments> {
     let rest = sample.steps.get(removed..).unwrap_or_default();
     let rest =
         Sample { question: sample.question.clone(), steps: rest.to_vec(), answer: sample.answer.clone() };
-    let mut segments = training(tokenizer, eos, Method::Icot, &rest, AUTO)?;
-    if rest.steps.iter().all(String::is_empty) {
-        // As one string the two might be another token.
-        segments.steps = vec![separator; 2];
-    }
-    Ok(segments)
+    training(tokenizer, separator, eos, Method::Icot, &rest, AUTO)
 }
 
 #[cfg(test)]
@@ -207,9 +215,9 @@ mod tests {
         let (separator, eos) = (tokenizer.separator(SEPARATOR).unwrap(), 1);
         let steps = ["<<3*24=72>>".to_owned(), "<<72-10=62>>".to_owned()];
         let sample = Sample { question: "How many?".into(), steps: steps.to_vec(), answer: "62".into() };
-        let of = |removed| shortened(&tokenizer, eos, separator, &sample, removed).unwrap();
+        let of = |removed| shortened(&tokenizer, separator, eos, &sample, removed).unwrap();
         let encode = |text: &str| tokenizer.encode(text).unwrap();
-        assert_eq!(of(0), training(&tokenizer, eos, Method::Cot, &sample, AUTO).unwrap());
+        assert_eq!(of(0), training(&tokenizer, separator, eos, Method::Cot, &sample, AUTO).unwrap());
         assert_eq!(of(1).steps, encode("###<<72-10=62>>###"));
         for removed in [2, 9] {
             assert_eq!(of(removed).steps, [separator, separator]);
@@ -218,10 +226,61 @@ mod tests {
         }
     }
 
+    /// A tokenizer as SentencePiece makes them: a word begins with `▁`, so `###` is another token behind a bracket.
+    fn sentence_piece() -> (tempfile::TempDir, Tokenizer) {
+        let made = ["<unk>", "</s>", "##", "▁##", "▁###", "▁"].map(str::to_owned);
+        let pieces = made.into_iter().chain((' '..='~').map(|c| c.to_string()));
+        let vocab: HashMap<String, usize> = pieces.enumerate().map(|(id, piece)| (piece, id)).collect();
+        let json = serde_json::json!({
+            "version": "1.0", "truncation": null, "padding": null, "post_processor": null,
+            "added_tokens": [{"id": 1, "content": "</s>", "single_word": false, "lstrip": false, "rstrip": false,
+                              "normalized": false, "special": true}],
+            "normalizer": null,
+            "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true},
+            "decoder": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true},
+            "model": {"type": "BPE", "unk_token": "<unk>", "vocab": vocab, "merges": ["# #", "▁ ##", "▁## #"]},
+        });
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("tokenizer.json"), json.to_string()).unwrap();
+        std::fs::write(dir.path().join("tokenizer_config.json"), r#"{"eos_token": "</s>"}"#).unwrap();
+        let tokenizer = Tokenizer::load(dir.path()).unwrap();
+        (dir, tokenizer)
+    }
+
+    /// The separator has one id, in training and in generation, whatever stands beside it.
+    #[test]
+    fn separators_do_not_depend_on_their_neighbours() {
+        let (_dir, tokenizer) = sentence_piece();
+        let (separator, eos) = (tokenizer.separator(SEPARATOR).unwrap(), 1);
+        assert!(!tokenizer.encode("2)###").unwrap().contains(&separator));
+        let steps = vec!["1+1=2".to_owned(), "2+2=4".to_owned()];
+        let sample = Sample { question: "How many?".into(), steps, answer: "4".into() };
+        let prompt = inference(&tokenizer, separator, "How many?", "2").unwrap();
+        let count = |ids: &[u32]| ids.iter().filter(|&&id| id == separator).count();
+        for method in Method::ALL {
+            let s = training(&tokenizer, separator, eos, method, &sample, "2").unwrap();
+            assert_eq!(prompt, [&s.question[..], &s.steps[..1]].concat(), "{method:?}");
+            let (in_steps, in_answer) = if method == Method::Colar { (1, 1) } else { (2, 0) };
+            assert_eq!(
+                (count(&s.question), count(&s.steps), count(&s.answer)),
+                (0, in_steps, in_answer),
+                "{method:?}"
+            );
+            assert_eq!(s.answer.last(), Some(&eos));
+            let text = tokenizer.decode(&s.answer, true).unwrap();
+            assert_eq!(crate::data::answer::extract(&text), Some("4"), "{text}");
+        }
+    }
+
     #[test]
     fn factors() {
-        for text in ["1", "2", "1.5", "7", "auto", " 2 ", "0.5"] {
+        for text in ["1", "2", "1.5", "7", "auto", " 2 ", "0.5", "10", "100"] {
             assert_eq!(parse_compression_factor(text).as_deref(), Ok(text.trim()));
+        }
+        for (text, same) in
+            [("02", "2"), ("2.0", "2"), ("2.", "2"), (".5", "0.5"), ("1.50", "1.5"), ("00.25", "0.25")]
+        {
+            assert_eq!(parse_compression_factor(text).as_deref(), Ok(same), "{text}");
         }
         for text in ["", "0", "-1", "0.0", "two", "inf", "nan", "1e3", "+2", ".", "1.5.2", "AUTO"] {
             assert!(parse_compression_factor(text).is_err(), "{text}");

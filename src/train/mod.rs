@@ -16,6 +16,7 @@ pub mod optimizer;
 mod options;
 mod progress;
 pub(crate) mod recipe;
+mod resume;
 #[doc(hidden)]
 pub mod rl;
 mod schedule;

@@ -58,11 +58,16 @@ impl<'a> Recipe<'a> {
         match method {
             Method::Icot => {
                 let removed = self.stages.removed(self.stage, sample.steps.len());
-                shortened(self.tokenizer, self.eos, self.separator, sample, removed)
+                shortened(self.tokenizer, self.separator, self.eos, sample, removed)
             }
-            Method::Colar | Method::Cot | Method::Coconut | Method::Distill => {
-                training(self.tokenizer, self.eos, method, sample, self.prompt_compression_factor)
-            }
+            Method::Colar | Method::Cot | Method::Coconut | Method::Distill => training(
+                self.tokenizer,
+                self.separator,
+                self.eos,
+                method,
+                sample,
+                self.prompt_compression_factor,
+            ),
         }
     }
 

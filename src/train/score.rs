@@ -253,8 +253,15 @@ mod tests {
         let mut batch = Batch::new();
         let opened = &loaded.opened;
         for s in &samples {
-            let segments =
-                prompt::training(&opened.tokenizer, opened.eos.append, Method::Colar, s, "2").unwrap();
+            let segments = prompt::training(
+                &opened.tokenizer,
+                opened.separator,
+                opened.eos.append,
+                Method::Colar,
+                s,
+                "2",
+            )
+            .unwrap();
             batch.push(
                 Packing { method: Method::Colar, compression_factor: 2, merge: opened.model.merge },
                 &segments,

@@ -4,7 +4,7 @@ use super::recipe::Recipe;
 use super::thoughts::{Lesson, ThoughtExample};
 use crate::data::Sample;
 use crate::data::answer::ANSWER_MARK;
-use crate::model::prompt::{SEPARATOR, question_text};
+use crate::model::prompt::question_text;
 use crate::model::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
@@ -27,7 +27,7 @@ impl Recipe<'_> {
     pub fn distilled(&self, sample: &Sample) -> Result<ThoughtExample> {
         let answer = self.answer(sample)?;
         let colon = colon(self.tokenizer, &answer)?;
-        let mut teacher_tail = self.written(&sample.steps)?;
+        let mut teacher_tail = self.reasoning(&sample.steps)?;
         let mut tail = vec![self.separator];
         let (teacher_colon, student_colon) = (teacher_tail.len() + colon, tail.len() + colon);
         teacher_tail.extend(&answer);
@@ -44,24 +44,11 @@ impl Recipe<'_> {
         Ok(ids)
     }
 
-    /// Steps and the separator after them, as one string.
+    /// Steps and the separator after them.
     fn reasoning(&self, steps: &[String]) -> Result<Vec<u32>> {
-        let steps = steps.join("\n");
-        if steps.is_empty() {
-            Ok(vec![self.separator])
-        } else {
-            self.tokenizer.encode(&format!("{steps}{SEPARATOR}"))
-        }
-    }
-
-    /// The tokens after the first separator of reasoning text, which the tokenizer reads together with it.
-    fn written(&self, steps: &[String]) -> Result<Vec<u32>> {
-        let ids = self.tokenizer.encode(&format!("{SEPARATOR}{}{SEPARATOR}", steps.join("\n")))?;
-        match ids.split_first() {
-            Some((first, rest)) if *first == self.separator && !rest.is_empty() => Ok(rest.to_vec()),
-            // The tokenizer joins the separator with what follows it.
-            _ => self.reasoning(steps),
-        }
+        let mut ids = self.tokenizer.encode(&steps.join("\n"))?;
+        ids.push(self.separator);
+        Ok(ids)
     }
 
     /// The answer and the end of sequence.
@@ -91,7 +78,7 @@ mod tests {
     use super::*;
     use crate::data::synth;
     use crate::model::merge::Merge;
-    use crate::model::prompt::Method;
+    use crate::model::prompt::{Method, SEPARATOR};
     use crate::train::batch::Packing;
     use crate::train::stages::Stages;
 

@@ -13,6 +13,7 @@ use super::optimizer::{Optimizer, finite_norm};
 use super::options::{LatentNoise, Monitor, TrainFlags, TrainOptions};
 use super::progress::{Progress, StepReport, Validation};
 use super::recipe::Recipe;
+use super::resume;
 use super::stop::Stop;
 use crate::data::{self, Sample, VerifierKind};
 use crate::device::{AdamW, Device};
@@ -77,6 +78,7 @@ impl<D: Device> Trainer<D> {
     pub fn new(device: D, options: TrainOptions, resume: bool) -> Result<Self> {
         options.validate()?;
         let (dir, last) = RunDir::prepare(&options.run.out, resume)?;
+        resume::check(&dir, last.as_deref(), &TrainFlags::from(&options))?;
         let config = ModelConfig::load(&options.run.model)?;
         let additions = Additions {
             lora: options.run.adapter(),

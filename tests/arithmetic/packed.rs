@@ -246,7 +246,8 @@ fn golden_samples_pack() {
                 .map(|s| {
                     let append = t.opened.eos.append;
                     let Segments { question, steps, answer } =
-                        training(&t.opened.tokenizer, append, method, s, &cf.to_string()).unwrap();
+                        training(&t.opened.tokenizer, t.opened.separator, append, method, s, &cf.to_string())
+                            .unwrap();
                     Item { question, steps, answer, label_seed: Some(cf as u64) }
                 })
                 .collect();

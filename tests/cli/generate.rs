@@ -30,13 +30,14 @@ impl Out {
     /// Fails with `code`, says `what` in its first line, and prints no result.
     fn fails(&self, code: i32, what: &str) {
         assert_eq!(self.code, code, "{}", self.stderr);
-        let first = self.stderr.lines().next().unwrap_or_default();
+        // The model may have been loaded, and named, before.
+        let said = || self.stderr.lines().filter(|l| !l.is_empty() && !l.starts_with("loaded "));
+        let first = said().next().unwrap_or_default();
         assert!(first.starts_with("error: ") && first.contains(what), "{}", self.stderr);
         assert!(!self.stderr.contains("panicked"), "{}", self.stderr);
         assert_eq!(self.stdout, "");
         // One line, but for the hint that the argument parser adds.
-        let rest = self.stderr.lines().skip(1).filter(|l| !l.is_empty()).collect::<Vec<_>>();
-        assert!(rest.is_empty() || code == 2, "{}", self.stderr);
+        assert!(said().count() == 1 || code == 2, "{}", self.stderr);
     }
 }
 
@@ -303,8 +304,8 @@ fn a_missing_gpu_is_told_in_a_line() {
 fn the_default_device_answers_everywhere() {
     let out = colar("generate", &["--device", "auto", "--greedy", "--max-latents", "2", "q"]);
     assert_eq!(out.code, 0, "{}", out.stderr);
-    assert!(out.stderr.lines().count() <= 1, "{}", out.stderr);
-    assert!(out.stderr.is_empty() || out.stderr.contains("running on the CPU: cuda"), "{}", out.stderr);
+    let said: Vec<&str> = out.stderr.lines().filter(|l| !l.starts_with("loaded ")).collect();
+    assert!(said.iter().all(|l| l.contains("running on the CPU: cuda")) && said.len() <= 1, "{}", out.stderr);
 }
 
 /// The CPU computes in float32 alone, with the adapter in the weights or beside them.
@@ -330,6 +331,104 @@ fn arithmetic_and_adapter_are_flags() {
             0
         );
     }
+}
+
+/// Numbers that stop being numbers end a generation, whatever the device and the temperature, and the likely cause is
+/// named.
+#[test]
+fn logits_that_are_not_finite_are_an_error() {
+    let mut devices = vec!["cpu"];
+    devices.extend(cfg!(cuda_host).then_some("cuda-host"));
+    for device in devices {
+        for temperature in ["0", "1"] {
+            let args = [
+                "Tom has 3.",
+                "--device",
+                device,
+                "--temperature",
+                temperature,
+                "--latent-temperature",
+                "1e38",
+            ];
+            let out = colar("generate", &args);
+            let last = out.stderr.lines().last().unwrap();
+            assert_eq!((out.code, out.stdout.as_str()), (1, ""), "{device}: {}", out.stderr);
+            assert!(last.starts_with("error: request 0: after "), "{device}: {last}");
+            assert!(
+                last.contains("the logits are not finite") && last.contains("--latent-temperature"),
+                "{last}"
+            );
+        }
+    }
+    // A weight that is no number is named, by eval too.
+    let dir = tempfile::tempdir().unwrap();
+    let model = dir.path().join("model");
+    copy_model(&golden("llama-tiny"), &model);
+    let weights = model.join("model.safetensors");
+    let mut bytes = std::fs::read(&weights).unwrap();
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let names: Value = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
+    let name = "model.layers.1.mlp.up_proj.weight";
+    let at = 8 + header + names[name]["data_offsets"][0].as_u64().unwrap() as usize;
+    // The high bytes of a NaN, in float32 as in bfloat16.
+    bytes[at..at + 4].copy_from_slice(&[0xc0, 0x7f, 0xc0, 0x7f]);
+    std::fs::write(&weights, bytes).unwrap();
+    let data = data(dir.path());
+    let model = text(&model);
+    for args in [
+        &["generate", "--model", model, "--device", "cpu", "Tom has 3."][..],
+        &["generate", "--model", model, "--device", "cpu", "--greedy", "Tom has 3."],
+        &["eval", "--model", model, "--device", "cpu", "--greedy", "--data", text(&data)],
+    ] {
+        let out = colar_in(dir.path(), args, "");
+        let last = out.stderr.lines().last().unwrap();
+        assert!(
+            out.code == 1 && last.contains(&format!("the weight {name} holds NaN")),
+            "{args:?}: {}",
+            out.stderr
+        );
+    }
+}
+
+fn copy_model(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() {
+            std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+        }
+    }
+}
+
+/// A directory without a checkpoint is an error and not the bare model; that of a run means its best one.
+#[test]
+fn a_directory_given_for_a_checkpoint_must_have_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = golden("llama-tiny");
+    let run = dir.path().join("run");
+    copy_model(&model.join("adapter"), &run.join("best"));
+    let ask = |adapter: &Path| {
+        let args = [
+            "generate",
+            "--model",
+            text(&model),
+            "--adapter",
+            text(adapter),
+            "--device",
+            "cpu",
+            "--greedy",
+            "1+1?",
+        ];
+        colar_in(dir.path(), &args, "")
+    };
+    let of_run = ask(&run);
+    assert!(of_run.stderr.contains(&format!("with {}", run.join("best").display())), "{}", of_run.stderr);
+    assert_eq!(of_run.ok(), ask(&model.join("adapter")).ok());
+    let above = ask(dir.path());
+    above.fails(1, "no checkpoint");
+    assert!(above.stderr.contains(text(&run.join("best"))), "{}", above.stderr);
+    std::fs::create_dir(dir.path().join("empty")).unwrap();
+    ask(&dir.path().join("empty")).fails(1, "no checkpoint");
 }
 
 #[test]

@@ -87,12 +87,65 @@ fn a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_state() {
     args[at + 1] = "3e38".into();
     let at = args.iter().position(|a| a == "--save-every").unwrap();
     args[at + 1] = "100".into();
+    // As if the run had been begun with that rate.
+    let config = out.join("config.toml");
+    let begun = std::fs::read_to_string(&config).unwrap();
+    let other = begun.replace("lr = 0.001\n", "lr = 3e38\n").replace("max-steps = 2\n", "max-steps = 24\n");
+    assert_ne!(begun, other);
+    std::fs::write(&config, other).unwrap();
     let stopped = engine().args(&args).arg("--resume").output().unwrap();
     let err = String::from_utf8(stopped.stderr).unwrap();
     assert_eq!(stopped.status.code(), Some(1), "{err}");
     let line = err.lines().last().unwrap();
     assert!(line.starts_with("error: step ") && line.ends_with("is not finite"), "{line}");
     assert!(std::fs::read(out.join("last/adapter_model.safetensors")).unwrap() == before);
+}
+
+/// A run goes on as it was begun; every option that is another is named, and nothing is touched.
+#[test]
+fn a_resume_under_other_settings_is_refused() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (data, model) = materials(tmp.path());
+    let out = tmp.path().join("run");
+    let mut args = flags(&data, &model, out.to_str().unwrap());
+    let set = |args: &mut Vec<String>, flag: &str, value: &str| {
+        let at = args.iter().position(|a| a == flag).unwrap();
+        args[at + 1] = value.into();
+    };
+    set(&mut args, "--schedule", "constant");
+    set(&mut args, "--max-steps", "2");
+    let done = engine().args(&args).output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let config = std::fs::read(out.join("config.toml")).unwrap();
+    let resume = |args: &[String]| {
+        let stopped = engine().args(args).arg("--resume").output().unwrap();
+        (stopped.status.code(), String::from_utf8(stopped.stderr).unwrap())
+    };
+    let mut other = args.clone();
+    set(&mut other, "--lr", "2e-3");
+    set(&mut other, "--seed", "6");
+    other.extend(["--method", "cot"].map(str::to_owned));
+    other.retain(|flag| !["--latent-head-size", "32", "--auto-prob", "0.3"].contains(&flag.as_str()));
+    let (code, err) = resume(&other);
+    assert_eq!(code, Some(2), "{err}");
+    for named in ["--lr was 0.001, not 0.002", "--seed was 5, not 6", "--method was \"colar\", not \"cot\""] {
+        assert!(err.contains(named), "{named}: {err}");
+    }
+    // Another data set under the same name, and then under its own.
+    let train = tmp.path().join("data/train.jsonl");
+    let text = std::fs::read_to_string(&train).unwrap();
+    std::fs::write(&train, text.lines().skip(1).map(|line| format!("{line}\n")).collect::<String>()).unwrap();
+    let (code, err) = resume(&args);
+    assert!(code == Some(2) && err.contains("--data has other contents"), "{err}");
+    std::fs::write(tmp.path().join("same.jsonl"), &text).unwrap();
+    assert_eq!(std::fs::read(out.join("config.toml")).unwrap(), config);
+    // The same data elsewhere, more threads, and more steps at a constant rate.
+    set(&mut args, "--data", tmp.path().join("same.jsonl").to_str().unwrap());
+    set(&mut args, "--threads", "2");
+    set(&mut args, "--max-steps", "4");
+    let (code, err) = resume(&args);
+    assert_eq!(code, Some(0), "{err}");
+    assert_eq!(metrics(&out).iter().filter(|line| line.contains("\"train\"")).count(), 4);
 }
 
 #[test]

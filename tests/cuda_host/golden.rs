@@ -37,8 +37,15 @@ fn heads(name: &str, dtype: Dtype, tolerance: f64) {
         let Ok(x) = vectors.tensor(&format!("{key}.inputs_embeds")) else { continue };
         let cf = case["cf"].as_u64().unwrap() as usize;
         let sample = sample(&golden["samples"][case["sample"].as_u64().unwrap() as usize]);
-        let segments =
-            training(&opened.tokenizer, opened.eos.append, Method::Colar, &sample, &cf.to_string()).unwrap();
+        let segments = training(
+            &opened.tokenizer,
+            opened.separator,
+            opened.eos.append,
+            Method::Colar,
+            &sample,
+            &cf.to_string(),
+        )
+        .unwrap();
         let mut batch = Batch::new();
         batch.push(
             Packing { method: Method::Colar, compression_factor: cf, merge: model.merge },

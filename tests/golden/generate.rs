@@ -103,7 +103,7 @@ fn margins(loaded: &Loaded<CpuDevice>, row: &Row) -> Vec<f32> {
     let Prompt::Question { text, compression_factor, .. } = &row.request.prompt else {
         panic!("a prompt of another kind")
     };
-    let ids = prompt::inference(&opened.tokenizer, text, compression_factor).unwrap();
+    let ids = prompt::inference(&opened.tokenizer, opened.separator, text, compression_factor).unwrap();
     let (table, w) = (params.get(model.transformer.embed), params.get(model.transformer.lm_head));
     let capacity = ids.len() + row.n_latents + 1 + row.answer_ids.len();
     let mut cache = KvCache::new(device, &model.transformer.config, 1, capacity).unwrap();

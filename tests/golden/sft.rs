@@ -39,8 +39,15 @@ fn check_case<D: Device>(device: &D, dir: &Path, cases: &Value, case: &Value, ve
     let mut opened = open(device, dir, Some(checkpoint.path()), &Additions::default(), trained).unwrap();
     opened.model.embeds_std = cases["embeds_std"].as_f64().unwrap() as f32;
 
-    let segments =
-        training(&opened.tokenizer, opened.eos.append, Method::Colar, &sample, &cf.to_string()).unwrap();
+    let segments = training(
+        &opened.tokenizer,
+        opened.separator,
+        opened.eos.append,
+        Method::Colar,
+        &sample,
+        &cf.to_string(),
+    )
+    .unwrap();
     let mut batch = Batch::new();
     batch.push(
         Packing { method: Method::Colar, compression_factor: cf, merge: opened.model.merge },

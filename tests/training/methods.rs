@@ -165,8 +165,10 @@ fn what_is_written_after_thoughts_is_what_a_whole_pass_predicts() {
     {
         let method = if projected { Method::Distill } else { Method::Coconut };
         let questions = ["Tom has 3 boxes with 24 pens each.", "1+1?"];
-        let prompts =
-            questions.map(|q| inference(&thinker(name, count, projected).tokenizer, q, "auto").unwrap());
+        let prompts = {
+            let thinker = thinker(name, count, projected);
+            questions.map(|q| inference(&thinker.tokenizer, thinker.separator, q, "auto").unwrap())
+        };
         let loaded = Loaded::from_opened(CpuDevice::new(2).unwrap(), thinker(name, count, projected));
         let sampling = Sampling::default().greedy().max_cot_tokens(5).max_new_tokens(6);
         let request = |text: &str, method: Method, compression_factor: &str| {

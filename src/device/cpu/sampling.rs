@@ -9,7 +9,7 @@ use super::par::{self, SharedMut};
 use crate::Result;
 use crate::device::draw::Draw;
 use crate::device::sampling::{
-    SamplingOps, SamplingShape, TokenChoice, check_choose_tokens, check_token_event,
+    NO_TOKEN, SamplingOps, SamplingShape, TokenChoice, check_choose_tokens, check_token_event, chosen,
 };
 use crate::random::Philox;
 
@@ -25,7 +25,9 @@ impl SamplingOps for CpuDevice {
         bias: Option<(u32, f32)>,
     ) -> Result<Vec<u32>> {
         let SamplingShape { op, hidden, vocab, .. } = check_choose_tokens(h, w, choices, bias)?;
-        Ok(choose_tokens(hidden, vocab, h.f32(op)?, w.mat(), choices, bias))
+        let tokens = choose_tokens(hidden, vocab, h.f32(op)?, w.mat(), choices, bias);
+        chosen(0, &tokens)?;
+        Ok(tokens)
     }
 
     fn token_event(
@@ -105,8 +107,11 @@ fn scaled_exp(row: &mut [f32], origin: f32, temperature: f32) {
 }
 
 /// Draws from softmax(row / temperature), restricted to the smallest set of most likely tokens whose
-/// mass reaches top-p. `row` is used as scratch.
+/// mass reaches top-p; [`NO_TOKEN`] where a logit is not finite. `row` is used as scratch.
 fn choose(row: &mut [f32], choice: &TokenChoice) -> u32 {
+    if row.iter().any(|l| !l.is_finite()) {
+        return NO_TOKEN;
+    }
     if choice.temperature <= 0.0 {
         return arg_max(row);
     }

@@ -10,7 +10,7 @@ use crate::device::Dtype;
 use crate::device::memory::MemoryOps;
 use crate::device::rows::RowOps;
 use crate::device::sampling::{
-    SamplingOps, SamplingShape, TokenChoice, check_choose_tokens, check_token_event,
+    SamplingOps, SamplingShape, TokenChoice, check_choose_tokens, check_token_event, chosen as all_chosen,
 };
 use crate::device::shape::TensorInfo;
 
@@ -176,6 +176,7 @@ impl<R: Driver> CudaDevice<R> {
         unsafe { self.launch(&choose_tokens, grid, threads, 0, &args) }?;
         let mut chosen = vec![0u32; choices.len()];
         self.driver.download(&out, bytemuck::cast_slice_mut(&mut chosen))?;
+        all_chosen(tokens.len(), &chosen)?;
         tokens.extend(chosen);
         Ok(())
     }

@@ -141,16 +141,16 @@ flags! {
         /// Denominator of the merge: root of the chunk's length, or the length (ablation MP)
         merge: Merge,
         /// Weight of the cross-entropy
-        #[arg(value_name = "W", allow_negative_numbers = true)]
+        #[arg(value_name = "W", allow_hyphen_values = true)]
         ce_weight: f32,
         /// Weight of the latent loss
-        #[arg(value_name = "W", allow_negative_numbers = true)]
+        #[arg(value_name = "W", allow_hyphen_values = true)]
         latent_weight: f32,
         /// Weight of the latent entropy; the paper's regularised form has -1e-6
-        #[arg(value_name = "W", allow_negative_numbers = true)]
+        #[arg(value_name = "W", allow_hyphen_values = true)]
         entropy_weight: f32,
         /// Weight of the second forward, on predicted embeddings
-        #[arg(value_name = "W", allow_negative_numbers = true)]
+        #[arg(value_name = "W", allow_hyphen_values = true)]
         pred_embed_forward_weight: f32,
         /// Probability that a step's prompts say `auto` instead of the factor
         #[arg(value_name = "P")]
@@ -173,13 +173,13 @@ flags! {
         #[arg(value_name = "N")]
         thoughts: usize,
         /// Weight of the cross-entropy of the written chain (distill)
-        #[arg(value_name = "W", allow_negative_numbers = true)]
+        #[arg(value_name = "W", allow_hyphen_values = true)]
         teacher_weight: f32,
         /// Weight of the cross-entropy after the thoughts (distill)
-        #[arg(value_name = "W", allow_negative_numbers = true)]
+        #[arg(value_name = "W", allow_hyphen_values = true)]
         student_weight: f32,
         /// Weight of the distance between the hidden states of both before the answer (distill)
-        #[arg(value_name = "W", allow_negative_numbers = true)]
+        #[arg(value_name = "W", allow_hyphen_values = true)]
         distill_weight: f32,
     }
     "Optimiser" => {

@@ -26,6 +26,7 @@ use crate::train::needs;
 use crate::train::optimizer::{Optimizer, finite_norm};
 use crate::train::options::{RlOptions, TrainFlags};
 use crate::train::progress::{PolicyReport, Progress};
+use crate::train::resume;
 use crate::train::stop::Stop;
 use crate::{Error, Result};
 
@@ -93,6 +94,7 @@ impl<D: Device> RlTrainer<D> {
     pub fn new(device: D, options: RlOptions, resume: bool) -> Result<Self> {
         options.validate()?;
         let (dir, last) = RunDir::prepare(&options.run.out, resume)?;
+        resume::check(&dir, last.as_deref(), &TrainFlags::from(&options))?;
         let has_adapter = options.adapter.join(ADAPTER_CONFIG_FILE).exists();
         let additions = Additions {
             lora: options.run.adapter().filter(|_| !has_adapter),

@@ -393,6 +393,30 @@ fn large_logits_do_not_overflow() {
     }
 }
 
+/// No token can be drawn from logits that are not numbers; the first row that has some is named.
+#[test]
+fn logits_that_are_not_finite_are_an_error() {
+    let d = device();
+    let w = Host::normal(300, 8, 1.0, 5);
+    for (row, bad) in [(2, f32::NAN), (0, f32::INFINITY), (4, f32::NEG_INFINITY)] {
+        let mut h = Host::normal(5, 8, 1.0, 6);
+        h.values[row * 8 + 3] = bad;
+        for (temperature, top_p) in [(0.0, 1.0), (1.0, 1.0), (1.0, 0.9)] {
+            let choices = vec![choice(temperature, top_p, 7, 0); 5];
+            let error = d.choose_tokens(&h.up(d), &w.up(d), &choices, None).unwrap_err();
+            assert!(
+                matches!(error, colar_engine::Error::Logits { row: r } if r == row),
+                "{row}, {bad}: {error}"
+            );
+        }
+    }
+    // One row of the output matrix is enough.
+    let mut w = w;
+    w.values[299 * 8] = f32::NAN;
+    let h = Host::normal(1, 8, 1.0, 6);
+    assert!(d.choose_tokens(&h.up(d), &w.up(d), &[choice(1.0, 1.0, 7, 0)], None).is_err());
+}
+
 /// Past one chunk of logits and several tiles of vocabulary.
 #[test]
 fn a_larger_vocabulary() {

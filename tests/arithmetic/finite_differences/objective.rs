@@ -32,8 +32,15 @@ fn setup(name: &str, full: bool, cf: usize, sampled_labels: bool) -> Setup {
     let mut labels = Stream::new(1, 2);
     for sample in &cases["samples"].as_array().unwrap()[..2] {
         let sample = super::common::sample(sample);
-        let segments: Segments =
-            training(&opened.tokenizer, opened.eos.append, Method::Colar, &sample, &cf.to_string()).unwrap();
+        let segments: Segments = training(
+            &opened.tokenizer,
+            opened.separator,
+            opened.eos.append,
+            Method::Colar,
+            &sample,
+            &cf.to_string(),
+        )
+        .unwrap();
         batch.push(packing, &segments, sampled_labels.then_some(&mut labels));
     }
     Setup { both, batch }
