@@ -30,6 +30,7 @@ const PLANNED: &[&str] = &[
 
 /// Flags that are the same for all methods.
 const SHARED: &[&str] = &[
+    "escape_marks",
     "full",
     "freeze_embedding",
     "lora_r",

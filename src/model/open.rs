@@ -162,12 +162,16 @@ fn open_for<D: Device>(
         (Some((stored, _)), None) if merged => Some(stored),
         (Some((stored, file)), wanted) => {
             if let Some(wanted) = wanted
-                && (wanted.r != stored.r || wanted.target_modules != stored.target_modules)
+                && (wanted.r != stored.r
+                    || wanted.lora_alpha != stored.lora_alpha
+                    || wanted.target_modules != stored.target_modules)
             {
                 return Err(Error::usage(format!(
-                    "{} holds an adapter of rank {} on {}; train it on with the same rank and targets",
+                    "{} holds an adapter of rank {} and alpha {} on {}; train it on with the same `lora_r`, `lora_alpha` and \
+                     `lora_targets`",
                     checkpoint.display(),
                     stored.r,
+                    stored.lora_alpha,
                     stored.target_modules.iter().map(|t| t.name()).collect::<Vec<_>>().join(",")
                 )));
             }

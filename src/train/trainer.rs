@@ -7,6 +7,7 @@ use super::batches::{Batches, Losses};
 use super::checkpoint::{self, KeptCheckpoint, RunDir, TrainState};
 use super::defaults::MOST_HEAD_SIZE;
 use super::feed::{Feed, Step};
+use super::marks;
 use super::metrics::Metrics;
 use super::needs;
 use super::optimizer::{Optimizer, finite_norm};
@@ -15,7 +16,7 @@ use super::progress::{Progress, StepReport, Validation};
 use super::recipe::Recipe;
 use super::resume;
 use super::stop::Stop;
-use crate::data::{self, Sample, VerifierKind};
+use crate::data::{Sample, VerifierKind};
 use crate::device::{AdamW, Device};
 use crate::eval::accuracy::{EvalOptions, evaluate};
 use crate::infer::{Loaded, Sampling};
@@ -99,6 +100,14 @@ impl<D: Device> Trainer<D> {
         }
         let trained = options.run.trained();
         let mut opened = open(&device, &options.run.model, checkpoint, &additions, trained)?;
+        if let (Some(given), Some(stored)) = (options.latent_head_size, opened.latent_head)
+            && given != stored.intermediate_size
+        {
+            return Err(Error::usage(format!(
+                "the latent head of the checkpoint is {} wide within, and `latent_head_size` is {given}",
+                stored.intermediate_size
+            )));
+        }
         opened.model.transformer.recompute = options.run.recompute;
         device.reserve(&needs::state(&device, &opened.model, trained, options.run.full))?;
         let grads = Grads::new(&device, &opened.model.params, trained)?;
@@ -108,9 +117,10 @@ impl<D: Device> Trainer<D> {
             checkpoint::load_moments(&device, &opened, &mut optimizer, last)?;
             state = checkpoint::load_state(last)?;
         }
-        let samples = data::load(&options.run.data, None)?;
+        let escape = options.run.escape_marks;
+        let samples = marks::load(&options.run.data, &opened, escape)?;
         let mut val = match &options.run.val {
-            Some(path) => data::load(path, None)?,
+            Some(path) => marks::load(path, &opened, escape)?,
             None => Vec::new(),
         };
         val.truncate(options.run.val_samples);

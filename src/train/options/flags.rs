@@ -89,6 +89,10 @@ flags! {
         /// Validation data
         #[arg(value_name = "FILE")]
         val: PathBuf,
+        /// Put a blank into texts of the data that mean something in the prompt (### and Answer:), which are refused
+        /// else
+        #[arg(num_args = 0..=1, default_missing_value = "true")]
+        escape_marks: bool,
         /// Run directory [default: a new directory under runs/]
         #[arg(value_name = "DIR")]
         out: PathBuf,

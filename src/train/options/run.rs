@@ -19,6 +19,9 @@ pub struct RunOptions {
     pub data: PathBuf,
     /// Validation data; without it no checkpoint is better than the last.
     pub val: Option<PathBuf>,
+    /// Whether a blank is put into texts of the data that mean something in the prompt (`###`, `Answer:`, the end of
+    /// sequence); samples that hold them are refused else.
+    pub escape_marks: bool,
     /// The run directory.
     pub out: PathBuf,
     /// Whether all weights are trained, and not an adapter.
@@ -69,6 +72,7 @@ pub struct RunOptions {
 }
 
 setters!(RunOptions {
+    escape_marks: bool,
     full: bool,
     freeze_embedding: bool,
     lora_r: usize,
@@ -107,6 +111,7 @@ impl Default for RunOptions {
             model: PathBuf::new(),
             data: PathBuf::new(),
             val: None,
+            escape_marks: false,
             out: PathBuf::new(),
             full: false,
             freeze_embedding: false,
@@ -140,6 +145,7 @@ pub(super) const KNOWN: &[&str] = &[
     "model",
     "data",
     "val",
+    "escape_marks",
     "out",
     "full",
     "freeze_embedding",
@@ -176,6 +182,7 @@ impl RunOptions {
             model: need(&flags.model, "model")?,
             data: need(&flags.data, "data")?,
             val: flags.val.clone(),
+            escape_marks: flags.escape_marks.unwrap_or(d.escape_marks),
             out: need(&flags.out, "out")?,
             full: flags.full.unwrap_or(d.full),
             freeze_embedding: flags.freeze_embedding.unwrap_or(d.freeze_embedding),
@@ -208,6 +215,7 @@ impl RunOptions {
             model: Some(self.model.clone()),
             data: Some(self.data.clone()),
             val: self.val.clone(),
+            escape_marks: Some(self.escape_marks),
             out: Some(self.out.clone()),
             full: Some(self.full),
             freeze_embedding: Some(self.freeze_embedding),

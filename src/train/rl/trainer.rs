@@ -10,7 +10,7 @@ use super::questions::Questions;
 use super::reward::{Correctness, Reward};
 use super::samples::RolloutLog;
 use super::stats::{PolicyStats, RolloutStats};
-use crate::data::{self, Sample};
+use crate::data::Sample;
 use crate::device::{AdamW, Device};
 use crate::eval::accuracy::{EvalOptions, evaluate};
 use crate::files::atomic::write_atomic;
@@ -21,6 +21,7 @@ use crate::model::params::Grads;
 use crate::model::prompt::Method;
 use crate::random::Stream;
 use crate::train::checkpoint::{self, KeptCheckpoint, RunDir, TrainState};
+use crate::train::marks;
 use crate::train::metrics::Metrics;
 use crate::train::needs;
 use crate::train::optimizer::{Optimizer, finite_norm};
@@ -125,12 +126,13 @@ impl<D: Device> RlTrainer<D> {
             state = checkpoint::load_state(last)?;
         }
         let reference = Loaded::new(device.clone(), &options.run.model, Some(&options.adapter))?;
-        let samples = data::load(&options.run.data, None)?;
+        let escape = options.run.escape_marks;
+        let samples = marks::load(&options.run.data, &opened, escape)?;
         if samples.is_empty() {
             return Err(Error::file(&options.run.data, "the data set is empty"));
         }
         let mut val = match &options.run.val {
-            Some(path) => data::load(path, None)?,
+            Some(path) => marks::load(path, &opened, escape)?,
             None => Vec::new(),
         };
         val.truncate(options.run.val_samples);
