@@ -125,9 +125,9 @@ impl<D: Device> Loaded<D> {
                 (self.opened.tokenizer.encode(text)?, Phase::Answer, text.clone(), String::new())
             }
             Prompt::Question { text, method, compression_factor } => {
-                let speed = prompt::parse_speed(compression_factor)
+                let factor = prompt::parse_compression_factor(compression_factor)
                     .map_err(|e| Error::usage(format!("`compression_factor` {compression_factor:?}: {e}")))?;
-                let ids = prompt::inference(&self.opened.tokenizer, self.opened.separator, text, &speed)?;
+                let ids = prompt::inference(&self.opened.tokenizer, self.opened.separator, text, &factor)?;
                 let start = match method {
                     Method::Colar => {
                         self.opened.model.latent_head()?;
@@ -138,7 +138,7 @@ impl<D: Device> Loaded<D> {
                         Phase::Thoughts(self.opened.model.thoughts_of(*method)?.count)
                     }
                 };
-                (ids, start, text.clone(), speed)
+                (ids, start, text.clone(), factor)
             }
         };
         if prompt_ids.is_empty() {
