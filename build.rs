@@ -22,7 +22,8 @@ const TARGETS: [&str; 3] =
     ["arch=compute_80,code=sm_80", "arch=compute_90a,code=sm_90a", "arch=compute_90,code=compute_90"];
 
 /// nvcc's other flags. A fatbin takes a quarter of the room when compressed for size, and every binary embeds them all.
-const FLAGS: [&str; 4] = ["-std=c++17", "-O3", "--compress-mode=size", "-fatbin"];
+/// What the assembler says of registers and spills stands beside it, for scripts/kernel-report.
+const FLAGS: [&str; 6] = ["-std=c++17", "-O3", "--compress-mode=size", "-Xptxas", "-v", "-fatbin"];
 
 fn main() {
     println!("cargo::rustc-check-cfg=cfg(cuda_host)");
@@ -148,6 +149,7 @@ fn compile_fatbin(nvcc: &Path, source: &Path, headers: &[Vec<u8>], out: &Path) -
     if !output.status.success() {
         return Err(one_line(&String::from_utf8_lossy(&output.stderr)));
     }
+    fs::write(out.join(format!("{name}.ptxas")), &output.stderr).map_err(|e| e.to_string())?;
     fs::write(&stamp, key).map_err(|e| e.to_string())?;
     Ok(fatbin)
 }
