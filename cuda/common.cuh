@@ -106,11 +106,34 @@ __device__ __forceinline__ Vec<T> load_vec(const T* from) {
     return *reinterpret_cast<const Vec<T>*>(from);
 }
 
+// A pointer into global memory, for structures that stand in memory. The compiler knows where the parameters of a
+// kernel point to, but not what it loads: without this it would find out at every access which memory the address is
+// in, keep the order with accesses to shared memory, and compile atomics for either.
+template <class T>
+struct Global {
+    T* at;
+
+    __device__ __forceinline__ operator T*() const {
+#ifdef __CUDACC__
+        __builtin_assume(__isGlobal(at));
+#endif
+        return at;
+    }
+};
+
 // COUNT elements, as many as fit in one access or two.
 template <class T, uint32_t COUNT>
 struct alignas(COUNT * sizeof(T) < 16 ? COUNT * sizeof(T) : 16) Some {
     T at[COUNT];
 };
+
+// Stores four elements in one access, where a structure of them would be stored one by one.
+__device__ __forceinline__ void store_four(bf16* to, const bf16 (&x)[4]) {
+    uint64_t all = 0;
+#pragma unroll
+    for (uint32_t i = 0; i < 4; i++) all |= uint64_t(x[i].bits) << 16 * i;
+    *reinterpret_cast<uint64_t*>(to) = all;
+}
 
 __device__ __forceinline__ float warp_sum(float x) {
 #pragma unroll

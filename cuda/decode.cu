@@ -16,18 +16,19 @@
 // Up to `steps` latents of each sequence, or with 0 of them one token: `hidden` has [steps + 1, count, hidden]
 // elements, of which the first step's stand there before, or for a token [count, hidden].
 template <class A, uint32_t M>
-__device__ void decode(const Model<A>* model, const Layer<A>* layers, A* const* keys, A* const* values,
-                       Sequence* sequences, uint32_t count, uint32_t steps, uint32_t separator, float bias,
-                       uint32_t latent_purpose, uint32_t event_purpose, A* hidden, A* latents, uint32_t* arrived) {
+__device__ void decode(const Model<A>* model, const Layer<A>* layers, const Global<A>* keys,
+                       const Global<A>* values, Sequence* sequences, uint32_t count, uint32_t steps, uint32_t separator,
+                       float bias, uint32_t latent_purpose, uint32_t event_purpose, A* hidden, A* latents,
+                       uint32_t* arrived) {
     using State = Work<A, M>;
     SHARED(State, only, 1);
     State& work = *only;
     if (threadIdx.x == 0) {
-        work.model = *model, work.layers = layers, work.keys = keys, work.values = values;
-        work.hidden = hidden, work.latents = latents;
+        work.model = *model, work.layers = {layers}, work.keys = {keys}, work.values = {values};
+        work.hidden = {hidden}, work.latents = {latents};
         work.count = count, work.separator = separator, work.bias = bias;
         work.latent_purpose = latent_purpose, work.event_purpose = event_purpose;
-        work.grid = Grid{arrived, 0};
+        work.grid = Grid{{arrived}, 0};
         for (uint32_t m = 0; m < count; m++) work.sequences[m] = sequences[m];
     }
     __syncthreads();
@@ -61,9 +62,9 @@ __device__ void decode(const Model<A>* model, const Layer<A>* layers, A* const* 
 }
 
 #define DECODE(A, a, M)                                                                                              \
-    KERNEL(decode_##a##_##M, 256, const Model<A>* model, const Layer<A>* layers, A* const* keys, A* const* values,   \
-           Sequence* sequences, uint32_t count, uint32_t steps, uint32_t separator, float bias,                      \
-           uint32_t latent_purpose, uint32_t event_purpose, A* hidden, A* latents, uint32_t* arrived) {              \
+    KERNEL(decode_##a##_##M, 256, const Model<A>* model, const Layer<A>* layers, const Global<A>* keys,              \
+           const Global<A>* values, Sequence* sequences, uint32_t count, uint32_t steps, uint32_t separator,         \
+           float bias, uint32_t latent_purpose, uint32_t event_purpose, A* hidden, A* latents, uint32_t* arrived) {  \
         decode<A, M>(model, layers, keys, values, sequences, count, steps, separator, bias, latent_purpose,          \
                      event_purpose, hidden, latents, arrived);                                                       \
     }

@@ -104,15 +104,16 @@ __device__ __noinline__ void qkv(Work<A, M>& work, uint32_t l) {
 template <class A, uint32_t M>
 __device__ __noinline__ void norm_heads(Work<A, M>& work, uint32_t l) {
     const Model<A>& model = work.model;
+    const Layer<A>& layer = work.layers[l];
     const uint32_t dim = model.head_dim, half = dim / 2, heads = model.heads + model.kv_heads, lane = threadIdx.x % 32;
     for (uint32_t unit = grid_warp(); unit < work.count * heads; unit += grid_warps()) {
         const uint32_t m = unit / heads, head = unit % heads;
         if (!work.open(m)) continue;
         const Sequence& s = work.sequences[m];
         const bool query = head < model.heads;
-        float* x = query ? model.q + (uint64_t(m) * model.heads + head) * dim
-                         : model.k + (uint64_t(m) * model.kv_heads + head - model.heads) * dim;
-        const float* w = query ? work.layers[l].q_norm : work.layers[l].k_norm;
+        const uint64_t row = uint64_t(m) * (query ? model.heads : model.kv_heads) + head - (query ? 0 : model.heads);
+        float* x = Global<float>{query ? model.q.at : model.k.at} + row * dim;
+        const float* w = query ? layer.q_norm : layer.k_norm;
         float squares = 0.0f;
         for (uint32_t c = lane; c < dim; c += 32) squares += x[c] * x[c];
         const float r = 1.0f / sqrtf(warp_sum(squares) / float(dim) + model.eps);
@@ -180,7 +181,8 @@ __device__ __noinline__ void project_attention(Work<A, M>& work, uint32_t l) {
     };
     product<M, A>(
         x, model.hidden / J, k, Successive<A>{work.layers[l].o, k, model.hidden},
-        [&](uint32_t from, uint32_t len) { stage_rows<M>(work, x, from, len, merged); },
+        // A merge has loads enough of its own.
+        [&](uint32_t from, uint32_t len) { stage_rows<M, 1>(work, x, from, len, merged); },
         [&](uint32_t unit, const Place<M>& place, float sum, float) {
             if (place.leads && work.open(place.m)) add_to_stream(work, unit * J + place.j, place.m, sum);
         });

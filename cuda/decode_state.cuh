@@ -9,33 +9,33 @@
 // structures that follow.
 template <class A>
 struct Layer {
-    const float* input_norm;
-    const A* q;
-    const float* q_bias;
-    const A* k;
-    const float* k_bias;
-    const A* v;
-    const float* v_bias;
-    const float *q_norm, *k_norm;
-    const A* o;
-    const float* post_norm;
-    const A* gate;
-    const A* up;
-    const A* down;
+    Global<const float> input_norm;
+    Global<const A> q;
+    Global<const float> q_bias;
+    Global<const A> k;
+    Global<const float> k_bias;
+    Global<const A> v;
+    Global<const float> v_bias;
+    Global<const float> q_norm, k_norm;
+    Global<const A> o;
+    Global<const float> post_norm;
+    Global<const A> gate;
+    Global<const A> up;
+    Global<const A> down;
 };
 
 // The latent head; log_std and its bias are null in a deterministic one, and all without one.
 template <class A>
 struct Head {
-    const A* fc0;
-    const float* fc0_bias;
-    const A* fc2;
-    const float* fc2_bias;
-    const float *norm, *norm_bias;
-    const A* mean;
-    const float* mean_bias;
-    const A* log_std;
-    const float* log_std_bias;
+    Global<const A> fc0;
+    Global<const float> fc0_bias;
+    Global<const A> fc2;
+    Global<const float> fc2_bias;
+    Global<const float> norm, norm_bias;
+    Global<const A> mean;
+    Global<const float> mean_bias;
+    Global<const A> log_std;
+    Global<const float> log_std_bias;
 };
 
 // The model, and the buffers by which the phases pass on results.
@@ -45,16 +45,16 @@ struct Model {
     float eps, embeds_std;
     // Floats of shared memory that rows of activations may take.
     uint32_t staged, unused;
-    const A *embed, *lm_head;
-    const float *norm, *inv_freq;
+    Global<const A> embed, lm_head;
+    Global<const float> norm, inv_freq;
     Head<A> head;
     // [rows, hidden], [rows, heads * head_dim], [rows, kv_heads * head_dim] before their norm where they have one,
     // [rows, heads, PARTS, head_dim + 2], [rows, inner or head_inner], [rows, head_inner], [rows, vocab].
-    float *stream, *q, *k, *partials, *act, *outer, *logits;
+    Global<float> stream, q, k, partials, act, outer, logits;
     // [rows], [rows], [rows, warps of the grid].
-    double* z;
-    uint32_t* lost;
-    double* shares;
+    Global<double> z;
+    Global<uint32_t> lost;
+    Global<double> shares;
 };
 
 // A sequence.
@@ -108,11 +108,10 @@ LAID_OUT(48, FIELD(limit, 28) FIELD(latent_temperature, 32) FIELD(eol_temperatur
 template <class A, uint32_t M>
 struct Work {
     Model<A> model;
-    const Layer<A>* layers;
-    A* const* keys;
-    A* const* values;
+    Global<const Layer<A>> layers;
+    Global<const Global<A>> keys, values;
     // [steps + 1, count, hidden] and [steps, count, hidden].
-    A *hidden, *latents;
+    Global<A> hidden, latents;
     uint32_t count, separator;
     float bias;
     // Word 1 of the counters of draws.
@@ -145,16 +144,37 @@ __device__ __forceinline__ void block_sums(float (&values)[M]) {
     }
 }
 
+// Columns of a row that a thread loads before it stores any.
+constexpr uint32_t AHEAD = 8;
+
+// Calls use(c, load(c)) for this thread's columns of a row. The loads of LOADS columns are under way at once; those
+// past the end repeat the last column.
+template <uint32_t LOADS, class Load, class Use>
+__device__ __forceinline__ void each_column(uint32_t cols, Load load, Use use) {
+    for (uint32_t first = threadIdx.x; first < cols; first += LOADS * blockDim.x) {
+        decltype(load(0u)) loaded[LOADS];
+#pragma unroll
+        for (uint32_t a = 0; a < LOADS; a++) loaded[a] = load(min(first + a * blockDim.x, cols - 1));
+#pragma unroll
+        for (uint32_t a = 0; a < LOADS; a++) {
+            if (first + a * blockDim.x < cols) use(first + a * blockDim.x, loaded[a]);
+        }
+    }
+}
+
 // Copies rows of `cols` elements from..from + len, a multiple of 4, and zeros for sequences that sit out.
-template <uint32_t M, class A, class From>
+template <uint32_t M, uint32_t LOADS = AHEAD, class A, class From>
 __device__ __forceinline__ void stage_rows(const Work<A, M>& work, const Rows& x, uint32_t from, uint32_t len,
                                            From value) {
 #pragma unroll 1
     for (uint32_t m = 0; m < M; m++) {
-        const bool open = work.open(m);
-        for (uint32_t c = threadIdx.x; c < len; c += blockDim.x) {
-            x.at()[m * x.stride + c] = open ? value(m, from + c) : 0.0f;
+        float* const row = x.at() + m * x.stride;
+        if (!work.open(m)) {
+            for (uint32_t c = threadIdx.x; c < len; c += blockDim.x) row[c] = 0.0f;
+            continue;
         }
+        each_column<LOADS>(
+            len, [&](uint32_t c) { return value(m, from + c); }, [&](uint32_t c, float s) { row[c] = s; });
     }
 }
 
@@ -171,20 +191,22 @@ __device__ __forceinline__ void stage_rms_norm(const Work<A, M>& work, const Row
             continue;
         }
         const float* row = work.model.stream + uint64_t(m) * cols;
-        for (uint32_t c = threadIdx.x; c < cols; c += blockDim.x) {
-            const float s = row[c];
-            x.at()[m * x.stride + c] = s;
-            squares[m] += s * s;
-        }
+        each_column<AHEAD>(
+            cols, [&](uint32_t c) { return row[c]; },
+            [&](uint32_t c, float s) {
+                x.at()[m * x.stride + c] = s;
+                squares[m] += s * s;
+            });
     }
     block_sums<M>(squares);
 #pragma unroll
     for (uint32_t m = 0; m < M; m++) squares[m] = 1.0f / sqrtf(squares[m] / float(cols) + work.model.eps);
-    for (uint32_t c = threadIdx.x; c < cols; c += blockDim.x) {
-        const float factor = w[c];
+    each_column<AHEAD>(
+        cols, [&](uint32_t c) { return w[c]; },
+        [&](uint32_t c, float factor) {
 #pragma unroll
-        for (uint32_t m = 0; m < M; m++) x.at()[m * x.stride + c] *= squares[m] * factor;
-    }
+            for (uint32_t m = 0; m < M; m++) x.at()[m * x.stride + c] *= squares[m] * factor;
+        });
 }
 
 // Whole rows of `outer`, through LayerNorm.
@@ -211,12 +233,17 @@ __device__ __forceinline__ void stage_layer_norm(const Work<A, M>& work, const R
     block_sums<M>(squares);
 #pragma unroll
     for (uint32_t m = 0; m < M; m++) squares[m] = 1.0f / sqrtf(squares[m] / float(cols) + 1e-5f);
-    for (uint32_t c = threadIdx.x; c < cols; c += blockDim.x) {
-        const float w = work.model.head.norm[c], b = work.model.head.norm_bias[c];
+    struct Affine {
+        float w, b;
+    };
+    const float *const w = work.model.head.norm, *const b = work.model.head.norm_bias;
+    each_column<AHEAD>(
+        cols, [&](uint32_t c) { return Affine{w[c], b[c]}; },
+        [&](uint32_t c, Affine affine) {
 #pragma unroll
-        for (uint32_t m = 0; m < M; m++) {
-            float& at = x.at()[m * x.stride + c];
-            at = work.open(m) ? (at - mean[m]) * squares[m] * w + b : 0.0f;
-        }
-    }
+            for (uint32_t m = 0; m < M; m++) {
+                float& at = x.at()[m * x.stride + c];
+                at = work.open(m) ? (at - mean[m]) * squares[m] * affine.w + affine.b : 0.0f;
+            }
+        });
 }

@@ -5,7 +5,7 @@
 
 // The barrier of a grid: a count of arrivals that starts at 0 with the launch and only grows. In shared memory.
 struct Grid {
-    uint32_t* arrived;
+    Global<uint32_t> arrived;
     // Waits so far; the block's first thread counts them.
     uint32_t rounds;
 };
@@ -19,11 +19,11 @@ __device__ __forceinline__ void grid_sync(Grid& grid, uint32_t line) {
     if (threadIdx.x == 0) {
         // The block's writes are ordered before its arrival by the barrier above and the release, and the
         // others' before this block's reads by the acquire and the barrier below.
-        asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(grid.arrived) : "memory");
+        asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(grid.arrived.at) : "memory");
         const uint32_t wanted = ++grid.rounds * gridDim.x;
         uint32_t arrived;
         do {
-            asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(arrived) : "l"(grid.arrived) : "memory");
+            asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(arrived) : "l"(grid.arrived.at) : "memory");
         } while (arrived < wanted);
     }
     __syncthreads();
@@ -85,21 +85,24 @@ __device__ __forceinline__ void widen(const Stream& s, float (&out)[8]) {
 // Sums of V values over a warp, V a power of two up to 32: lane l gets that of value l / (32 / V). At each of the
 // first steps lanes exchange the half of their values that the other keeps, so all sums together take fewer
 // exchanges than two of them one by one.
-template <uint32_t V>
+//
+// Each step is an instantiation, so that it knows which values it takes: in a loop over the steps the compiler put
+// sixteen of them into local memory.
+template <uint32_t V, uint32_t LEFT = V, uint32_t OFFSET = 16>
 __device__ __forceinline__ float scatter_sum(float (&values)[V]) {
-    const uint32_t lane = threadIdx.x % 32;
-    uint32_t offset = 16;
+    if constexpr (OFFSET == 0) {
+        return values[0];
+    } else if constexpr (LEFT == 1) {
+        values[0] += __shfl_xor_sync(FULL_WARP, values[0], OFFSET);
+        return scatter_sum<V, 1, OFFSET / 2>(values);
+    } else {
+        constexpr uint32_t HALF = LEFT / 2;
+        const bool upper = (threadIdx.x & OFFSET) != 0;
 #pragma unroll
-    for (uint32_t n = V / 2; n > 0; n /= 2, offset /= 2) {
-        const bool upper = (lane & offset) != 0;
-#pragma unroll
-        for (uint32_t i = 0; i < n; i++) {
-            const float mine = upper ? values[i + n] : values[i], other = upper ? values[i] : values[i + n];
-            values[i] = mine + __shfl_xor_sync(FULL_WARP, other, offset);
+        for (uint32_t i = 0; i < HALF; i++) {
+            const float low = values[i], high = values[i + HALF];
+            values[i] = (upper ? high : low) + __shfl_xor_sync(FULL_WARP, upper ? low : high, OFFSET);
         }
+        return scatter_sum<V, HALF, OFFSET / 2>(values);
     }
-    float sum = values[0];
-#pragma unroll
-    for (; offset > 0; offset /= 2) sum += __shfl_xor_sync(FULL_WARP, sum, offset);
-    return sum;
 }

@@ -18,11 +18,10 @@ constexpr uint32_t CHUNK = 8192;
 
 // A tensor of the list: `Slot` of src/device/cuda/optimizer.rs. `first` is the number of its first chunk.
 struct Slot {
-    float* value;
-    const float* grad;
-    float* m;
-    float* v;
-    bf16* copy;  // may be null
+    Global<float> value;
+    Global<const float> grad;
+    Global<float> m, v;
+    Global<bf16> copy;  // may be null
     uint64_t count, first;
 };
 
@@ -63,6 +62,7 @@ KERNEL(sum_squares_chunks, 256, const Slot* slots, uint32_t tensors, double* par
 #pragma unroll
             for (uint32_t e = 0; e < 4; e++) sum += double(g.at[e]) * double(g.at[e]);
         } else {
+#pragma unroll 1
             for (uint64_t e = i; e < end; e++) sum += double(slot.grad[e]) * double(slot.grad[e]);
         }
     }
@@ -123,12 +123,13 @@ KERNEL(adamw, 256, const Slot* slots, uint32_t tensors, float lr, float beta1, f
             *reinterpret_cast<Vec<float>*>(slot.m + i) = m;
             *reinterpret_cast<Vec<float>*>(slot.v + i) = v;
             if (slot.copy != nullptr) {
-                Some<bf16, 4> copy;
+                bf16 copy[4];
 #pragma unroll
-                for (uint32_t e = 0; e < 4; e++) copy.at[e] = from_float<bf16>(value.at[e]);
-                *reinterpret_cast<Some<bf16, 4>*>(slot.copy + i) = copy;
+                for (uint32_t e = 0; e < 4; e++) copy[e] = from_float<bf16>(value.at[e]);
+                store_four(slot.copy + i, copy);
             }
         } else {
+#pragma unroll 1
             for (uint64_t e = i; e < end; e++) {
                 update(hyper, slot.grad[e], slot.value + e, slot.m + e, slot.v + e);
                 if (slot.copy != nullptr) slot.copy[e] = from_float<bf16>(slot.value[e]);

@@ -69,24 +69,36 @@ __device__ uint32_t arg_max(const float* row, uint32_t count, float* top) {
 // bits, and in `within` by how much the target exceeds the mass of all larger ones. The search goes digit by digit
 // over the bits, which are ordered as the values are.
 __device__ uint32_t crossing(const float* p, uint32_t count, uint64_t target, uint64_t* within) {
-    SHARED(unsigned long long, histogram, 256);
+    // The lower and upper halves of the digits' masses. An atomic on 64 bits of shared memory would be a loop that
+    // tries until no other thread came between; one on 32 bits is an instruction, and the carry goes to the upper half.
+    SHARED(uint32_t, low, 256);
+    SHARED(uint32_t, high, 256);
     SHARED(uint32_t, digit, 1);
     SHARED(uint64_t, remaining, 1);
     uint32_t prefix = 0;
     for (int shift = 24; shift >= 0; shift -= 8) {
-        for (uint32_t i = threadIdx.x; i < 256; i += blockDim.x) histogram[i] = 0;
+        for (uint32_t i = threadIdx.x; i < 256; i += blockDim.x) low[i] = high[i] = 0;
         __syncthreads();
         for (uint32_t i = threadIdx.x; i < count; i += blockDim.x) {
             const uint32_t bits = float_to_bits(p[i]);
             if (uint64_t(bits) >> (shift + 8) == prefix) {
-                atomicAdd(&histogram[bits >> shift & 255], (unsigned long long)mass_of(p[i]));
+                const uint32_t d = bits >> shift & 255;
+                const uint64_t mass = mass_of(p[i]);
+                const uint32_t before = atomicAdd(low + d, uint32_t(mass));
+                const uint32_t above = uint32_t(mass >> 32) + (before + uint32_t(mass) < before);
+                if (above != 0) atomicAdd(high + d, above);
             }
         }
         __syncthreads();
         if (threadIdx.x == 0) {
             uint32_t d = 255;
             uint64_t left = target;
-            while (d > 0 && histogram[d] <= left) left -= histogram[d--];
+            while (d > 0) {
+                const uint64_t mass = uint64_t(high[d]) << 32 | low[d];
+                if (mass > left) break;
+                left -= mass;
+                d--;
+            }
             *digit = d;
             *remaining = left;
         }

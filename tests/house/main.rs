@@ -7,6 +7,7 @@
 mod citations;
 mod imports;
 mod links;
+mod machine_code;
 mod mentions;
 mod options;
 mod prose;
