@@ -25,7 +25,7 @@ struct Mark {
 /// mark's last letter.
 ///
 /// # Errors
-/// Errors of [`data::load`]; [`Error::File`] naming the first sample with a mark, and how many more there are.
+/// Errors of [`data::load`]; [`Error::Usage`] naming the first sample with a mark, and how many more there are.
 pub(super) fn load<D: Device>(path: &Path, opened: &Opened<D>, escape: bool) -> Result<Vec<Sample>> {
     let mut samples = data::load(path, None)?;
     let end = opened.tokenizer.decode(&[opened.eos.append], false)?;
@@ -46,16 +46,14 @@ pub(super) fn load<D: Device>(path: &Path, opened: &Opened<D>, escape: bool) -> 
         0 => String::new(),
         n => format!(", and {n} more samples hold such"),
     };
-    Err(Error::file(
-        path,
-        format!(
-            "sample {}: its {part} holds {} {:?}, which means something else in the prompt{more}; with `escape_marks` a blank \
-             parts them",
-            sample + 1,
-            mark.name,
-            mark.text
-        ),
-    ))
+    Err(Error::usage(format!(
+        "{}, sample {}: its {part} holds {} {:?}, which means something else in the prompt{more}; with `escape_marks` a \
+         blank parts them",
+        path.display(),
+        sample + 1,
+        mark.name,
+        mark.text
+    )))
 }
 
 /// The texts of a sample with their names.

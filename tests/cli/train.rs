@@ -101,6 +101,28 @@ fn a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_state() {
     assert!(std::fs::read(out.join("last/adapter_model.safetensors")).unwrap() == before);
 }
 
+/// Reasoning that holds the separator would end a chain wherever it does.
+#[test]
+fn data_that_holds_marks_of_the_prompt_is_refused_or_escaped() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (data, model) = materials(tmp.path());
+    let train = format!("{data}/train.jsonl");
+    let text = std::fs::read_to_string(&train).unwrap();
+    let marked = r####"{"question":"1+1?","steps":["### Step 1: 1+1=2"],"answer":"2"}"####;
+    std::fs::write(&train, format!("{text}{marked}\n")).unwrap();
+    let out = tmp.path().join("run");
+    let mut args = flags(&data, &model, out.to_str().unwrap());
+    let at = args.iter().position(|a| a == "--max-steps").unwrap();
+    args[at + 1] = "1".into();
+    let refused = engine().args(&args).output().unwrap();
+    let err = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(2), "{err}");
+    let named = "sample 65: its reasoning holds the separator \"###\"";
+    assert!(err.contains(named) && err.contains("with --escape-marks"), "{err}");
+    let escaped = engine().args(&args).arg("--escape-marks").output().unwrap();
+    assert!(escaped.status.success(), "{}", String::from_utf8_lossy(&escaped.stderr));
+}
+
 /// A run goes on as it was begun; every option that is another is named, and nothing is touched.
 #[test]
 fn a_resume_under_other_settings_is_refused() {
