@@ -38,9 +38,12 @@ pub struct EngineOptions {
     pub dtype: Option<ComputeDtype>,
     /// Whether the checkpoint's adapter is merged into the weights; `None` chooses as [`LoraMode::best_for`] does.
     pub lora: Option<LoraMode>,
+    /// Whether requests and samples may take more positions than the model was made for (`max_position_embeddings`).
+    /// Without it such are refused, and reasoning and answers end where the positions do.
+    pub allow_long: bool,
 }
 
-setters!(EngineOptions { device: DeviceKind, threads: usize });
+setters!(EngineOptions { device: DeviceKind, threads: usize, allow_long: bool });
 setters!(EngineOptions into { dtype: Option<ComputeDtype>, lora: Option<LoraMode> });
 
 impl EngineOptions {
@@ -161,7 +164,7 @@ impl DeviceTask for Load<'_> {
     fn run<D: Device>(self, device: D) -> Result<Self::Output> {
         let options = self.0;
         let loaded = Loaded::with_lora(device, &options.model, options.adapter.as_deref(), options.lora)?;
-        Ok(Box::new(loaded))
+        Ok(Box::new(if options.allow_long { loaded } else { loaded.bounded() }))
     }
 }
 
@@ -205,7 +208,8 @@ impl Engine {
     /// Runs one request.
     ///
     /// # Errors
-    /// Sampling values out of range, a method the model has no head for, and errors of the device.
+    /// Sampling values out of range, a prompt that leaves no room within the model's positions, a method the model has no
+    /// head for, and errors of the device.
     pub fn generate(&self, request: &Request) -> Result<Generation> {
         let mut out = self.generate_batch(std::slice::from_ref(request))?;
         out.pop().ok_or_else(|| Error::other("the batch came back empty"))

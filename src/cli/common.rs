@@ -38,6 +38,10 @@ pub struct ModelArgs {
     /// CPU threads; 0 means one a core
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub threads: usize,
+    /// Run prompts and samples that take more positions than the model was made for (max_position_embeddings), which
+    /// are refused else
+    #[arg(long)]
+    pub allow_long: bool,
 }
 
 impl ModelArgs {
@@ -60,6 +64,7 @@ impl ModelArgs {
             threads: self.threads,
             dtype: self.dtype,
             lora: self.lora,
+            allow_long: self.allow_long,
         })?;
         terminal::note(format!("loaded {}", engine.loaded()));
         Ok(engine)

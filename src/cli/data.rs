@@ -6,9 +6,11 @@ use clap::{Args, Subcommand};
 
 use super::terminal::{self, print};
 use crate::Result;
-use crate::data::lengths::{Lengths, Spread};
+use crate::data::lengths::{Lengths, Spread, Whole};
 use crate::data::synth::{self, SynthConfig};
-use crate::data::{Format, load, write_jsonl};
+use crate::data::{Format, Sample, load, write_jsonl};
+use crate::model::config::ModelConfig;
+use crate::model::prompt::{AUTO, Method, training};
 use crate::model::tokenizer::Tokenizer;
 
 /// Make, convert and measure data sets.
@@ -95,7 +97,7 @@ struct StatsArgs {
     /// A tokenizer.json to count tokens with
     #[arg(long, value_name = "FILE", conflicts_with = "model")]
     tokenizer: Option<PathBuf>,
-    /// A model directory whose tokenizer to count tokens with
+    /// A model directory whose tokenizer to count tokens with, and beside whose positions samples are held
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
     /// Print one JSON object instead of a table
@@ -155,10 +157,19 @@ fn stats(args: &StatsArgs) -> Result<()> {
         (None, None) => None,
     };
     let samples = load(&args.data, args.format)?;
-    let (unit, lengths) = match &tokenizer {
+    let (unit, mut lengths) = match &tokenizer {
         Some(tokenizer) => ("tokens", Lengths::measure(&samples, |text| Ok(tokenizer.encode(text)?.len()))?),
         None => ("characters", Lengths::measure(&samples, |text| Ok(text.chars().count()))?),
     };
+    // A directory may hold a tokenizer alone, as those of `data synth` do.
+    if let (Some(dir), Some(tokenizer)) = (&args.model, &tokenizer)
+        && dir.join("config.json").exists()
+    {
+        let most = ModelConfig::load(dir)?.max_position_embeddings;
+        // Which tokens the separators are does not matter to their number.
+        let positions = |s: &Sample| Ok(training(tokenizer, 0, 0, Method::Cot, s, AUTO)?.positions(1));
+        lengths.whole = Some(Whole::measure(&samples, most, positions)?);
+    }
     print(&if args.json { json(unit, &lengths) } else { table(unit, &lengths) })
 }
 
@@ -183,6 +194,14 @@ fn table(unit: &str, lengths: &Lengths) -> String {
         [("question", &lengths.question), ("steps", &lengths.steps), ("answer", &lengths.answer)]
     {
         text += &row(&format!("{part}, {unit}"), spread);
+    }
+    if let Some(Whole { positions, max_position_embeddings, longer }) = &lengths.whole {
+        text += &row("whole, positions", positions);
+        text += &format!(
+            "\n{longer} of {} samples are longer than the {max_position_embeddings} positions of the model \
+             (max_position_embeddings), uncompressed\n",
+            lengths.samples
+        );
     }
     text
 }

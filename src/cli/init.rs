@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 
 use crate::data::synth;
-use crate::files::atomic::StagedDir;
+use crate::files::atomic::{StagedDir, is_vacant};
 use crate::files::safetensors::Dtype;
 use crate::model::config::ModelConfig;
 use crate::model::init::{INITIALIZER_RANGE, RandomInit, write_random_model};
@@ -70,8 +70,8 @@ impl From<DtypeArg> for Dtype {
 /// config or tokenizer or one that does not fit the other; [`Error::Io`] if writing fails. Nothing is
 /// left at `--out` then.
 pub fn run(args: &InitArgs) -> Result<()> {
-    if fs::read_dir(&args.out).is_ok_and(|mut entries| entries.next().is_some()) {
-        return Err(Error::usage(format!("--out {} is not empty", args.out.display())));
+    if args.out.exists() && !is_vacant(&args.out) {
+        return Err(Error::usage(format!("--out {} is not an empty directory", args.out.display())));
     }
     let preset = Preset::from_name(&args.config);
     let mut config = match preset {

@@ -42,8 +42,8 @@ pub fn line(text: impl AsRef<str>) -> Result<()> {
 /// Whether an error says that the reader of standard output has gone, as `head` does once it has its lines. The
 /// command ends there, and has not failed.
 pub fn is_unread(error: &Error) -> bool {
-    matches!(error, Error::Io { path, source }
-        if path == Path::new(STDOUT) && source.kind() == ErrorKind::BrokenPipe)
+    let to_stdout = |path: &Path| path == Path::new(STDOUT) || path == Path::new("/dev/stdout");
+    matches!(error, Error::Io { path, source } if to_stdout(path) && source.kind() == ErrorKind::BrokenPipe)
 }
 
 #[cfg(test)]
@@ -54,6 +54,7 @@ mod tests {
     fn only_the_reader_of_standard_output_may_leave() {
         let error = |path: &str, kind: ErrorKind| Error::io(path)(kind.into());
         assert!(is_unread(&error(STDOUT, ErrorKind::BrokenPipe)));
+        assert!(is_unread(&error("/dev/stdout", ErrorKind::BrokenPipe)));
         assert!(!is_unread(&error(STDOUT, ErrorKind::StorageFull)));
         assert!(!is_unread(&error("plot.svg", ErrorKind::BrokenPipe)));
         assert!(!is_unread(&Error::other("broken pipe")));

@@ -53,6 +53,36 @@ pub struct Lengths {
     pub steps: Spread,
     /// Length of the answer.
     pub answer: Spread,
+    /// Whole samples beside the positions of a model, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub whole: Option<Whole>,
+}
+
+/// Whole samples as a model meets them, with the prompt around them and nothing compressed, in positions.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Whole {
+    /// Length of a sample.
+    pub positions: Spread,
+    /// The longest sequence that the model was made for.
+    pub max_position_embeddings: usize,
+    /// Samples that are longer.
+    pub longer: usize,
+}
+
+impl Whole {
+    /// Measures `samples` with `positions`, beside the positions that a model was made for.
+    ///
+    /// # Errors
+    /// The first error of `positions`.
+    pub fn measure(
+        samples: &[Sample],
+        max_position_embeddings: usize,
+        positions: impl Fn(&Sample) -> Result<usize> + Sync,
+    ) -> Result<Self> {
+        let lengths: Vec<usize> = samples.par_iter().map(&positions).collect::<Result<_>>()?;
+        let longer = lengths.iter().filter(|&&length| length > max_position_embeddings).count();
+        Ok(Whole { positions: Spread::of(lengths), max_position_embeddings, longer })
+    }
 }
 
 impl Lengths {
@@ -75,6 +105,7 @@ impl Lengths {
             question: spread(1),
             steps: spread(2),
             answer: spread(3),
+            whole: None,
         })
     }
 }
@@ -89,6 +120,14 @@ mod tests {
         assert_eq!(Spread::of(vec![7]), Spread { mean: 7.0, p50: 7, p95: 7, max: 7 });
         assert_eq!(Spread::of(vec![3, 1]), Spread { mean: 2.0, p50: 1, p95: 3, max: 3 });
         assert_eq!(Spread::of(vec![]), Spread { mean: 0.0, p50: 0, p95: 0, max: 0 });
+    }
+
+    #[test]
+    fn samples_beyond_a_models_positions_are_counted() {
+        let sample = |question: &str| Sample { question: question.into(), steps: vec![], answer: "1".into() };
+        let samples = [sample("a"), sample("abcdef"), sample("abcd")];
+        let whole = Whole::measure(&samples, 4, |s| Ok(s.question.len())).unwrap();
+        assert_eq!((whole.longer, whole.positions.max, whole.positions.p50), (1, 6, 4));
     }
 
     #[test]

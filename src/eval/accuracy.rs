@@ -8,7 +8,7 @@
 use crate::data::{Sample, Verifier, VerifierKind};
 use crate::device::Device;
 use crate::infer::{Generation, Loaded, Prompt, Request, Sampling};
-use crate::model::prompt::{self, DEFAULT_COMPRESSION_FACTOR, Method};
+use crate::model::prompt::{DEFAULT_COMPRESSION_FACTOR, Method};
 use crate::random::Philox;
 use crate::{Error, Result};
 
@@ -96,8 +96,8 @@ pub fn sample_seed(seed: u64, index: usize) -> u64 {
 /// evaluation by an error.
 ///
 /// # Errors
-/// [`Error::Usage`] for an empty data set, a batch size of 0 or sampling values out of range; a method
-/// that the model has no head for; and errors of the device.
+/// [`Error::Usage`] for an empty data set, a batch size of 0, sampling values out of range or a question that leaves no
+/// room within the model's positions; a method that the model has no head for; and errors of the device.
 pub fn evaluate<D: Device>(
     loaded: &Loaded<D>,
     samples: &[Sample],
@@ -110,12 +110,11 @@ pub fn evaluate<D: Device>(
     if options.batch_size == 0 {
         return Err(Error::usage("the batch size must be at least 1"));
     }
+    // What would end one of the batches ends the evaluation before the first.
     let lengths = samples
         .iter()
-        .map(|s| {
-            let (o, speed) = (&loaded.opened, &options.compression_factor);
-            Ok(prompt::inference(&o.tokenizer, o.separator, &s.question, speed)?.len())
-        })
+        .enumerate()
+        .map(|(i, sample)| loaded.prompt_tokens(&request(sample, i, options)))
         .collect::<Result<Vec<_>>>()?;
     let mut order: Vec<usize> = (0..samples.len()).collect();
     order.sort_by_key(|&i| lengths[i]);

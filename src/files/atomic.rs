@@ -4,7 +4,7 @@
 //! readable. So a file is written beside its destination under a hidden name, brought
 //! to the disk, and renamed over the destination, which POSIX makes one indivisible step. The same
 //! holds for a directory of several files that only mean something together (a checkpoint): see
-//! [`StagedDir`].
+//! [`StagedDir`]. Links are followed, and what is no regular file (a device, a pipe) is written into as it is.
 //!
 //! A kill leaves at most a hidden `.NAME.partial-XXXXXX` beside the destination;
 //! [`remove_leftovers`] clears these away when a run starts again.
@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::{Builder, TempDir};
 
+use super::destination::{self, Destination};
 use crate::{Error, Result};
 
 /// Stands between a destination's name and the random letters in the hidden name that is written first.
@@ -28,13 +29,19 @@ const ASIDE: &str = ".replaced";
 /// `write` gets a buffered writer onto a new file in the same directory (created if absent). Once it
 /// returns, the content is flushed to the disk, the file renamed to `path` (replacing any file
 /// there), and the rename itself flushed. Permissions are those of any new file (`0666` less the
-/// umask).
+/// umask). Of a link this is done to the file that it leads to; a device or a pipe is opened and written into.
 ///
 /// # Errors
 /// [`Error::Io`] naming `path` for whatever `write` or the operating system reports (disk full, no
-/// permission); `path` is then as it was before.
+/// permission), [`Error::File`] for a directory; a regular file is then as it was before.
 pub fn write_atomic(path: &Path, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<()> {
-    let (parent, name) = split(path)?;
+    // Who writes into a directory that is not there yet has it made, and then the path may end in a slash or a dot.
+    split(path)?;
+    let end = match destination::of(path)? {
+        Destination::File(end) => end,
+        Destination::Stream => return write_into(path, write).map_err(Error::io(path)),
+    };
+    let (parent, name) = split(&end)?;
     fs::create_dir_all(parent).map_err(Error::io(parent))?;
     let attempt = || -> std::io::Result<()> {
         let mut prefix = hidden(&name);
@@ -48,10 +55,19 @@ pub fn write_atomic(path: &Path, write: impl FnOnce(&mut dyn Write) -> std::io::
         write(&mut buffered)?;
         let file = buffered.into_inner().map_err(std::io::IntoInnerError::into_error)?;
         file.as_file().sync_all()?;
-        file.persist(path).map_err(|refused| refused.error)?;
+        file.persist(&end).map_err(|refused| refused.error)?;
         sync_dir(parent)
     };
     attempt().map_err(Error::io(path))
+}
+
+/// Writes into what stands at `path`: nothing of it can be replaced, and it may be written by others too, so it is never
+/// cut to size.
+fn write_into(path: &Path, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> std::io::Result<()> {
+    let file = fs::OpenOptions::new().append(true).open(path)?;
+    let mut buffered = BufWriter::with_capacity(1 << 16, file);
+    write(&mut buffered)?;
+    buffered.flush()
 }
 
 /// Opens the text file `path` for appending, created if absent, with only those of its lines left that `keep`
@@ -60,7 +76,8 @@ pub fn write_atomic(path: &Path, write: impl FnOnce(&mut dyn Write) -> std::io::
 /// # Errors
 /// [`Error::Io`] naming `path`.
 pub fn append_to(path: &Path, mut keep: impl FnMut(&str) -> bool) -> Result<File> {
-    if path.exists() {
+    // A pipe or a device has no lines to keep, and reading one might never end.
+    if path.is_file() {
         let text = fs::read_to_string(path).map_err(Error::io(path))?;
         let kept: String = text.split_inclusive('\n').filter(|line| keep(line)).collect();
         write_atomic(path, |out| out.write_all(kept.as_bytes()))?;
@@ -73,10 +90,15 @@ pub fn append_to(path: &Path, mut keep: impl FnMut(&str) -> bool) -> Result<File
 /// The files go into [`StagedDir::path`], a hidden directory beside the destination.
 /// [`StagedDir::commit`] brings them to the disk and renames the directory into place; dropping the
 /// value without it removes everything written.
+///
+/// An empty directory that cannot give way to another (a process's working directory, a mount point) is filled: the hidden
+/// directory is made within it, and its entries are renamed into it one by one.
 #[derive(Debug)]
 pub struct StagedDir {
     target: PathBuf,
     staging: TempDir,
+    /// Whether `target` stays, and gets the entries.
+    fills: bool,
 }
 
 impl StagedDir {
@@ -88,9 +110,15 @@ impl StagedDir {
     /// [`Error::Io`] where the operating system refuses, [`Error::File`] if `target` is not a name
     /// that a directory can be given.
     pub fn create(target: &Path) -> Result<Self> {
-        let (parent, name) = split(target)?;
+        let target = &real(target)?;
+        let (mut parent, name) = split(target)?;
         fs::create_dir_all(parent).map_err(Error::io(parent))?;
         recover_dir(target)?;
+        let fills = is_vacant(target) && must_stay(target);
+        if fills {
+            remove_leftovers(target)?;
+            parent = target;
+        }
         let mut prefix = hidden(&name);
         prefix.push(PARTIAL);
         let mut builder = Builder::new();
@@ -98,7 +126,7 @@ impl StagedDir {
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777));
         let staging = builder.tempdir_in(parent).map_err(Error::io(target))?;
-        Ok(Self { target: target.to_owned(), staging })
+        Ok(Self { target: target.clone(), staging, fills })
     }
 
     /// The hidden directory to write the files into.
@@ -115,10 +143,13 @@ impl StagedDir {
     /// # Errors
     /// [`Error::Io`] naming `target`, which is then as it was.
     pub fn commit(self) -> Result<()> {
-        let Self { target, staging } = self;
+        let Self { target, staging, fills } = self;
         let (parent, _) = split(&target)?;
         let at = || Error::io(&target);
         sync_tree(staging.path()).map_err(at())?;
+        if fills {
+            return fill(&target, staging.path()).map_err(at());
+        }
         let aside = aside_of(&target)?;
         let replaces = match fs::symlink_metadata(&target) {
             Ok(meta) if meta.is_dir() => true,
@@ -146,6 +177,56 @@ impl StagedDir {
     }
 }
 
+/// Whether `dir` is a directory with nothing in it but what a killed writer left.
+pub fn is_vacant(dir: &Path) -> bool {
+    let leftover = |name: OsString| is_leftover(&name.to_string_lossy());
+    fs::read_dir(dir)
+        .is_ok_and(|mut entries| entries.all(|entry| entry.is_ok_and(|e| leftover(e.file_name()))))
+}
+
+/// A directory's path without links, and with a name at its end.
+fn real(target: &Path) -> Result<PathBuf> {
+    if target.is_dir() {
+        return fs::canonicalize(target).map_err(Error::io(target));
+    }
+    Ok(destination::follow(target)?.unwrap_or_else(|| target.to_owned()))
+}
+
+/// Whether another directory cannot take the place of `dir`, or should not: who works in it would be left in one that is
+/// gone.
+fn must_stay(dir: &Path) -> bool {
+    let inside = std::env::current_dir().and_then(fs::canonicalize).is_ok_and(|here| here.starts_with(dir));
+    #[cfg(unix)]
+    let mounted = {
+        use std::os::unix::fs::MetadataExt;
+        let device = |path: &Path| fs::metadata(path).map(|meta| meta.dev()).ok();
+        dir.parent().is_none_or(|parent| device(parent) != device(dir))
+    };
+    #[cfg(not(unix))]
+    let mounted = dir.parent().is_none();
+    inside || mounted
+}
+
+/// Renames the entries of `staging` into `dir`, those that come last by name first: the configuration of a model or a
+/// checkpoint, by which it is known for one, follows its weights. On an error those that were moved go back.
+fn fill(dir: &Path, staging: &Path) -> std::io::Result<()> {
+    let mut names = fs::read_dir(staging)?
+        .map(|entry| entry.map(|entry| entry.file_name()))
+        .collect::<std::io::Result<Vec<OsString>>>()?;
+    names.sort();
+    names.reverse();
+    for (moved, name) in names.iter().enumerate() {
+        if let Err(refused) = fs::rename(staging.join(name), dir.join(name)) {
+            for name in &names[..moved] {
+                // The first error is the one to report.
+                let _ = fs::rename(dir.join(name), staging.join(name));
+            }
+            return Err(refused);
+        }
+    }
+    sync_dir(dir)
+}
+
 /// Puts a directory back that [`StagedDir::commit`] had renamed aside when it was killed.
 ///
 /// Does nothing where `target` exists or nothing was renamed aside, so it is safe to call before
@@ -171,8 +252,7 @@ pub fn remove_leftovers(dir: &Path) -> Result<()> {
     for entry in fs::read_dir(dir).map_err(Error::io(dir))? {
         let entry = entry.map_err(Error::io(dir))?;
         let name = entry.file_name();
-        let name = name.to_string_lossy();
-        if !(name.starts_with('.') && name.contains(PARTIAL)) {
+        if !is_leftover(&name.to_string_lossy()) {
             continue;
         }
         let path = entry.path();
@@ -191,6 +271,11 @@ fn split(path: &Path) -> Result<(&Path, OsString)> {
         _ => Path::new("."),
     };
     Ok((parent, name.to_owned()))
+}
+
+/// Whether a name is that of a file or directory on its way.
+fn is_leftover(name: &str) -> bool {
+    name.starts_with('.') && name.contains(PARTIAL)
 }
 
 fn hidden(name: &OsString) -> OsString {
@@ -310,6 +395,76 @@ mod tests {
         staged.commit().unwrap();
         assert_eq!(names(&target), ["c"]);
         assert_eq!(names(target.parent().unwrap()), ["best"]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_stay_and_what_they_lead_to_is_written() {
+        use std::os::unix::fs::symlink;
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::create_dir(at("there")).unwrap();
+        fs::write(at("there/file"), "old").unwrap();
+        symlink("there/file", at("link")).unwrap();
+        symlink("there/new", at("dangling")).unwrap();
+        for (link, file) in [("link", "there/file"), ("dangling", "there/new")] {
+            write_atomic(&at(link), |w| w.write_all(b"new")).unwrap();
+            assert!(fs::symlink_metadata(at(link)).unwrap().is_symlink(), "{link}");
+            assert_eq!(fs::read(at(file)).unwrap(), b"new", "{file}");
+        }
+        assert_eq!(names(&at("there")), ["file", "new"]);
+        // Directories: an empty one, and one that is replaced.
+        fs::create_dir(at("real")).unwrap();
+        symlink("real", at("best")).unwrap();
+        for content in ["1", "2"] {
+            let staged = StagedDir::create(&at("best")).unwrap();
+            fs::write(staged.path().join(content), content).unwrap();
+            staged.commit().unwrap();
+            assert!(fs::symlink_metadata(at("best")).unwrap().is_symlink());
+            assert_eq!(names(&at("real")), [content]);
+        }
+        assert_eq!(names(dir.path()), ["best", "dangling", "link", "real", "there"]);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn devices_and_pipes_are_written_into() {
+        use std::os::unix::fs::FileTypeExt;
+        write_atomic(Path::new("/dev/null"), |w| w.write_all(b"x")).unwrap();
+        assert!(fs::metadata("/dev/null").unwrap().file_type().is_char_device());
+        let error = write_atomic(Path::new("/dev/full"), |w| w.write_all(b"x")).unwrap_err().to_string();
+        assert!(error.starts_with("/dev/full: No space left"), "{error}");
+        assert!(fs::metadata("/dev/full").unwrap().file_type().is_char_device());
+        append_to(Path::new("/dev/null"), |_| true).unwrap();
+
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+        assert!(made.success());
+        let reader = std::thread::spawn({
+            let pipe = pipe.clone();
+            move || fs::read(pipe).unwrap()
+        });
+        write_atomic(&pipe, |w| w.write_all(b"through")).unwrap();
+        assert_eq!(reader.join().unwrap(), b"through");
+        assert!(fs::metadata(&pipe).unwrap().file_type().is_fifo());
+        assert_eq!(names(dir.path()), ["pipe"]);
+    }
+
+    #[test]
+    fn a_directory_is_filled_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        fs::create_dir_all(from.join("sub")).unwrap();
+        fs::create_dir(&to).unwrap();
+        fs::write(from.join("a"), "").unwrap();
+        // A directory in the way of a file: what was moved before goes back.
+        fs::create_dir(to.join("a")).unwrap();
+        assert!(fill(&to, &from).is_err());
+        assert_eq!((names(&from), names(&to)), (vec!["a".into(), "sub".into()], vec!["a".to_owned()]));
+        fs::remove_dir(to.join("a")).unwrap();
+        fill(&to, &from).unwrap();
+        assert_eq!((names(&from).len(), names(&to).len()), (0, 2));
     }
 
     #[test]

@@ -113,6 +113,19 @@ impl<'a> Fields<'a> {
         self.map.get(name).filter(|v| !v.is_null())
     }
 
+    /// The value of `name` as it stands in the file, null where it is null: for fields whose absence means
+    /// something else.
+    pub fn given(&self, name: &str) -> Option<&'a Value> {
+        self.map.get(name)
+    }
+
+    /// The first field that is not null and not among `known`.
+    pub fn other_than(&self, known: &[&str]) -> Option<&'a str> {
+        let other =
+            |(name, value): &(&'a String, &'a Value)| !value.is_null() && !known.contains(&name.as_str());
+        self.map.iter().find(other).map(|(name, _)| name.as_str())
+    }
+
     /// Turns an absent field into an error.
     fn required<T>(&self, name: &str, value: Option<T>) -> Result<T> {
         value.ok_or_else(|| self.error(name, "is missing"))

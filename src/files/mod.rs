@@ -2,6 +2,7 @@
 //! written.
 
 pub mod atomic;
+mod destination;
 pub mod json;
 #[cfg(feature = "train")]
 pub mod lock;

@@ -1,7 +1,9 @@
 //! A model on one device, ready to generate.
 
 use std::path::Path;
+use std::sync::Once;
 
+use super::context;
 use super::generate;
 use super::needs;
 use super::request::{Event, Generation, Prompt, Request};
@@ -20,7 +22,10 @@ pub struct Loaded<D: Device> {
     pub device: D,
     /// The model, its tokenizer and its checkpoint's settings.
     pub opened: Opened<D>,
+    /// The most positions of a request or a sample; `None` sets no bound. [`bounded`](Loaded::bounded) has the model's.
+    pub most_positions: Option<usize>,
     nearest: Nearest,
+    cut_told: Once,
 }
 
 impl<D: Device> Loaded<D> {
@@ -50,14 +55,20 @@ impl<D: Device> Loaded<D> {
 
     /// Takes a model that is already open, for instance one in training.
     pub fn from_opened(device: D, opened: Opened<D>) -> Self {
-        Loaded { device, opened, nearest: Nearest::default() }
+        Loaded { device, opened, most_positions: None, nearest: Nearest::default(), cut_told: Once::new() }
+    }
+
+    /// The same, held to the positions that the model was made for.
+    #[must_use]
+    pub fn bounded(self) -> Self {
+        Loaded { most_positions: Some(self.opened.model.transformer.config.max_position_embeddings), ..self }
     }
 
     /// Runs requests together.
     ///
     /// # Errors
-    /// Sampling values out of range, requests that differ in their separator bias, a method the model
-    /// has no head for, and errors of the device.
+    /// Sampling values out of range, requests that differ in their separator bias, a prompt that leaves no room within
+    /// [`most_positions`](Loaded::most_positions), a method the model has no head for, and errors of the device.
     pub fn generate(
         &self,
         requests: &[Request],
@@ -69,7 +80,9 @@ impl<D: Device> Loaded<D> {
         }
         self.reserve(&prepared)?;
         let parts = self.parts();
-        self.device.scope(|| generate::generate(&parts, &prepared, None, on_event))
+        let made = self.device.scope(|| generate::generate(&parts, &prepared, None, on_event))?;
+        self.tell_of_the_end(&prepared, &made);
+        Ok(made)
     }
 
     /// Runs requests together and keeps the data of a policy update. All must reason in latents.
@@ -100,11 +113,31 @@ impl<D: Device> Loaded<D> {
         self.device.reserve(&needs::generation(&self.device, &self.opened.model, requests))
     }
 
+    /// Warns, once, of generations that ended with the model's positions.
+    fn tell_of_the_end(&self, requests: &[Prepared], made: &[Generation]) {
+        let Some(most) = self.most_positions else { return };
+        if requests.iter().zip(made).any(|(request, made)| context::met_the_end(request, made)) {
+            self.cut_told.call_once(|| {
+                tracing::warn!(
+                    "reasoning or answers end at the {most} positions that the model was made for (max_position_embeddings)"
+                );
+            });
+        }
+    }
+
+    /// Tokens of a request's prompt.
+    ///
+    /// # Errors
+    /// Those with which the request would end before it runs.
+    pub(crate) fn prompt_tokens(&self, request: &Request) -> Result<usize> {
+        Ok(self.fitted(request)?.prompt_ids.len())
+    }
+
     fn prepare_all(&self, requests: &[Request]) -> Result<Vec<Prepared>> {
         if requests.windows(2).any(|w| w[0].sampling.separator_bias != w[1].sampling.separator_bias) {
             return Err(Error::usage("the requests of a batch must share their separator bias"));
         }
-        requests.iter().map(|r| self.prepare(r)).collect()
+        requests.iter().map(|r| self.fitted(r)).collect()
     }
 
     fn parts(&self) -> Parts<'_, D> {
@@ -116,6 +149,15 @@ impl<D: Device> Loaded<D> {
             stop: &self.opened.eos.stop,
             nearest: &self.nearest,
         }
+    }
+
+    /// A request that stays within the positions there are.
+    fn fitted(&self, request: &Request) -> Result<Prepared> {
+        let mut prepared = self.prepare(request)?;
+        if let Some(most) = self.most_positions {
+            context::fit(&mut prepared, most)?;
+        }
+        Ok(prepared)
     }
 
     fn prepare(&self, request: &Request) -> Result<Prepared> {
@@ -148,6 +190,7 @@ impl<D: Device> Loaded<D> {
             prompt_ids,
             start,
             sampling: request.sampling,
+            cut: false,
             trace: request.trace,
             question,
             compression_factor,

@@ -1,5 +1,6 @@
 //! Inference: requests in, generations out.
 
+mod context;
 mod decoded;
 mod generate;
 mod loaded;

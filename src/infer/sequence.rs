@@ -22,6 +22,8 @@ pub(super) struct Prepared {
     pub prompt_ids: Vec<u32>,
     pub start: Phase,
     pub sampling: Sampling,
+    /// Whether the limits of `sampling` are lower than those that were asked for, since the model's positions end.
+    pub cut: bool,
     pub trace: bool,
     pub question: String,
     pub compression_factor: String,

@@ -27,6 +27,10 @@ const MAX_HEAD_DIM: usize = 1 << 10;
 const MAX_VOCAB: usize = 1 << 24;
 const MAX_POSITIONS: usize = 1 << 30;
 
+/// Defaults of `sliding_window` and `max_window_layers` in the families that have them.
+const DEFAULT_WINDOW: usize = 4096;
+const DEFAULT_WINDOW_LAYERS: u64 = 28;
+
 /// The families of models, as `model_type` names them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Architecture {
@@ -50,6 +54,9 @@ struct Family {
     qk_norm: bool,
     /// Width of a head where the file does not give it; `None`: the hidden size, divided among the heads.
     head_dim: Option<usize>,
+    /// Heads of keys and values where the file does not give them (null is none given and means as many as of
+    /// queries); `None`: as many as of queries.
+    num_key_value_heads: Option<usize>,
     /// Positions where the file does not give them.
     max_position_embeddings: usize,
     /// Settings that are off in the models that the engine runs.
@@ -68,6 +75,7 @@ impl Architecture {
                 qkv_bias: false,
                 qk_norm: false,
                 head_dim: None,
+                num_key_value_heads: None,
                 max_position_embeddings: 2048,
                 off: &["attention_bias", "mlp_bias"],
             },
@@ -77,6 +85,7 @@ impl Architecture {
                 qkv_bias: true,
                 qk_norm: false,
                 head_dim: None,
+                num_key_value_heads: Some(32),
                 max_position_embeddings: 32768,
                 off: &["use_sliding_window"],
             },
@@ -86,6 +95,7 @@ impl Architecture {
                 qkv_bias: false,
                 qk_norm: true,
                 head_dim: Some(128),
+                num_key_value_heads: Some(32),
                 max_position_embeddings: 32768,
                 off: &["attention_bias", "use_sliding_window"],
             },
@@ -190,8 +200,11 @@ impl ModelConfig {
         let hidden_size = fields.size("hidden_size", MAX_HIDDEN)?;
         let num_hidden_layers = fields.size("num_hidden_layers", MAX_LAYERS)?;
         let num_attention_heads = fields.size("num_attention_heads", MAX_HEADS)?;
-        let num_key_value_heads =
-            fields.opt_size("num_key_value_heads", MAX_HEADS)?.unwrap_or(num_attention_heads);
+        let absent = fields.given("num_key_value_heads").is_none();
+        let num_key_value_heads = match fields.opt_size("num_key_value_heads", MAX_HEADS)? {
+            Some(heads) => heads,
+            None => family.num_key_value_heads.filter(|_| absent).unwrap_or(num_attention_heads),
+        };
         if !num_attention_heads.is_multiple_of(num_key_value_heads) {
             let what =
                 format!("{num_key_value_heads} does not divide num_attention_heads, {num_attention_heads}");
@@ -213,7 +226,7 @@ impl ModelConfig {
         let max_position_embeddings = fields
             .opt_size("max_position_embeddings", MAX_POSITIONS)?
             .unwrap_or(family.max_position_embeddings);
-        refuse_sliding_window(&fields, num_hidden_layers, max_position_embeddings)?;
+        refuse_sliding_window(&fields, family, num_hidden_layers, max_position_embeddings)?;
         let rms_norm_eps = fields.opt_positive("rms_norm_eps")?.unwrap_or(1e-6) as f32;
         if !(rms_norm_eps > 0.0 && rms_norm_eps < 1.0) {
             return Err(fields.error("rms_norm_eps", "must be between 0 and 1"));
@@ -234,7 +247,7 @@ impl ModelConfig {
             attention_bias: family.qkv_bias,
             qk_norm: family.qk_norm,
             max_position_embeddings,
-            bos_token_id: fields.token_ids("bos_token_id", vocab_size)?.first().copied(),
+            bos_token_id: beginning_of_text(&fields, vocab_size)?,
             eos_token_ids: fields.token_ids("eos_token_id", vocab_size)?,
             torch_dtype: stored_dtype(&fields)?,
         })
@@ -331,24 +344,57 @@ fn refuse_unsupported(fields: &Fields<'_>, family: &Family) -> Result<()> {
 }
 
 /// A window that some layer would really apply within `positions` is refused.
-fn refuse_sliding_window(fields: &Fields<'_>, layers: usize, positions: usize) -> Result<()> {
-    for kind in fields.opt_list("layer_types")?.unwrap_or_default() {
-        if kind.as_str() != Some("full_attention") {
-            return Err(fields.error("layer_types", "only full_attention is supported"));
+fn refuse_sliding_window(
+    fields: &Fields<'_>,
+    family: &Family,
+    layers: usize,
+    positions: usize,
+) -> Result<()> {
+    // The setting is one of the Qwen families; Llama does not look at it.
+    let on =
+        family.off.contains(&"use_sliding_window") && fields.opt_bool("use_sliding_window")? == Some(true);
+    // A window that is not given has the families' default, and null means none.
+    let window = match fields.given("sliding_window") {
+        None => Some(DEFAULT_WINDOW),
+        Some(Value::Null) => None,
+        Some(_) => fields.opt_size("sliding_window", MAX_POSITIONS)?,
+    };
+    let narrow = window.is_some_and(|window| window < positions);
+    if let Some(kinds) = fields.opt_list("layer_types")? {
+        // Where they are listed, the list alone says which layers have the window.
+        if kinds.len() != layers {
+            let what = format!("lists {} layers, and num_hidden_layers is {layers}", kinds.len());
+            return Err(fields.error("layer_types", what));
         }
-    }
-    if fields.opt_bool("use_sliding_window")? != Some(true) {
+        let known = |kind: &&Value| !matches!(kind.as_str(), Some("full_attention" | "sliding_attention"));
+        if let Some(other) = kinds.iter().find(known) {
+            let what = format!("{} is not supported (full_attention is)", one_line(&other.to_string()));
+            return Err(fields.error("layer_types", what));
+        }
+        let sliding = kinds.iter().any(|kind| kind.as_str() == Some("sliding_attention"));
+        if sliding && (!on || narrow) {
+            return Err(fields.error("layer_types", "sliding_attention is not supported"));
+        }
         return Ok(());
     }
-    // Present or not is all that matters here; null means no window.
-    let Some(window) = fields.value("sliding_window") else { return Ok(()) };
-    // Layers from `max_window_layers` on use the window; 28 is the model family's default.
-    let first = fields.value("max_window_layers").and_then(Value::as_u64).unwrap_or(28);
-    let wide = window.as_u64().is_some_and(|window| window >= positions as u64);
-    if first < layers as u64 && !wide {
-        return Err(fields.error("use_sliding_window", "a sliding window is not supported"));
+    // Layers from `max_window_layers` on use the window.
+    let first = fields.value("max_window_layers").and_then(Value::as_u64).unwrap_or(DEFAULT_WINDOW_LAYERS);
+    if on && narrow && first < layers as u64 {
+        let what =
+            format!("a sliding window ({} positions) is not supported", window.unwrap_or(DEFAULT_WINDOW));
+        return Err(fields.error("use_sliding_window", what));
     }
     Ok(())
+}
+
+/// `bos_token_id`, which prompts do not use: writers that have none give a number outside of the vocabulary.
+fn beginning_of_text(fields: &Fields<'_>, vocab_size: usize) -> Result<Option<u32>> {
+    const FIELD: &str = "bos_token_id";
+    let outside = |id: i64| id < 0 || id >= vocab_size as i64;
+    if fields.value(FIELD).and_then(Value::as_i64).is_some_and(outside) {
+        return Ok(None);
+    }
+    Ok(fields.token_ids(FIELD, vocab_size)?.first().copied())
 }
 
 /// `torch_dtype`, or `dtype` as newer files call it.
@@ -466,7 +512,7 @@ mod tests {
             ("rms_norm_eps", json!(1e-60)),
             ("rope_theta", json!(0.5)),
             ("eos_token_id", json!(512)),
-            ("bos_token_id", json!(-1)),
+            ("bos_token_id", json!("<s>")),
             ("tie_word_embeddings", json!("true")),
             ("torch_dtype", json!("int8")),
         ] {
@@ -508,6 +554,59 @@ mod tests {
         assert!(parse(&with(window(true, 2, 8))).is_ok());
         assert!(parse(&with(window(true, 0, 4096))).is_ok());
         assert!(fault(window(true, 1, 8)).contains("use_sliding_window"));
+        // Llama has no such setting.
+        let mut llama = window(true, 0, 8);
+        llama["model_type"] = json!("llama");
+        assert!(parse(&with(llama)).is_ok());
+    }
+
+    /// What a file leaves out has the default of its family, which null is not.
+    #[test]
+    fn a_window_that_is_not_given_is_that_of_the_family() {
+        let windowed = |change: Value| {
+            let mut map = json!({"model_type": "qwen2", "use_sliding_window": true, "max_window_layers": 0,
+                "max_position_embeddings": 8192});
+            map.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+            map
+        };
+        assert!(fault(windowed(json!({}))).contains("use_sliding_window: a sliding window (4096 positions)"));
+        assert!(parse(&with(windowed(json!({"sliding_window": null})))).is_ok());
+        assert!(parse(&with(windowed(json!({"max_position_embeddings": 4096})))).is_ok());
+        // Layers from 28 on, of which this model has none.
+        assert!(parse(&with(windowed(json!({"max_window_layers": null})))).is_ok());
+        // A list of layers says it all.
+        let full = json!(["full_attention", "full_attention"]);
+        assert!(parse(&with(windowed(json!({"layer_types": full})))).is_ok());
+        let sliding = json!(["full_attention", "sliding_attention"]);
+        assert!(fault(windowed(json!({"layer_types": sliding}))).contains("layer_types: sliding_attention"));
+        assert!(parse(&with(windowed(json!({"layer_types": sliding, "sliding_window": 8192})))).is_ok());
+        let one = json!(["full_attention"]);
+        assert!(fault(windowed(json!({"layer_types": one}))).contains("layer_types: lists 1 layers"));
+        let linear = json!(["linear_attention", "full_attention"]);
+        assert!(fault(windowed(json!({"layer_types": linear}))).contains("\"linear_attention\""));
+    }
+
+    #[test]
+    fn heads_of_keys_that_are_not_given_are_those_of_the_family() {
+        let heads = |model_type: &str, change: Value| {
+            let mut map =
+                with(json!({"model_type": model_type, "num_attention_heads": 64, "hidden_size": 128}));
+            map.shift_remove("num_key_value_heads");
+            map.extend(change.as_object().unwrap().clone());
+            parse(&map).unwrap().num_key_value_heads
+        };
+        let null = json!({"num_key_value_heads": null});
+        assert_eq!((heads("llama", json!({})), heads("llama", null.clone())), (64, 64));
+        assert_eq!((heads("qwen2", json!({})), heads("qwen2", null.clone())), (32, 64));
+        assert_eq!((heads("qwen3", json!({})), heads("qwen3", null)), (32, 64));
+    }
+
+    #[test]
+    fn a_beginning_of_text_outside_of_the_vocabulary_is_none() {
+        for id in [-1, 512] {
+            assert_eq!(parse(&with(json!({"bos_token_id": id}))).unwrap().bos_token_id, None);
+        }
+        assert_eq!(parse(&with(json!({"bos_token_id": 511}))).unwrap().bos_token_id, Some(511));
     }
 
     #[test]

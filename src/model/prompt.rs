@@ -81,6 +81,14 @@ pub struct Segments {
     pub answer: Vec<u32>,
 }
 
+impl Segments {
+    /// Positions of the sequence once its steps are compressed: the separator is a chunk of its own (spec section 2).
+    pub fn positions(&self, compression_factor: usize) -> usize {
+        let steps = 1 + self.steps.len().saturating_sub(1).div_ceil(compression_factor.max(1));
+        self.question.len() + steps + self.answer.len()
+    }
+}
+
 /// The question segment; `compression_factor` is a number as text, or `auto`.
 pub fn question_text(question: &str, compression_factor: &str) -> String {
     format!("Question: {question} Let's think step by step:(Thinking speed: {compression_factor})")

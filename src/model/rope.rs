@@ -111,6 +111,7 @@ impl RopeScaling {
             return Err(fields.error("partial_rotary_factor", "only 1 is supported"));
         }
         match kind {
+            // Without a type nothing is scaled, if there is nothing to scale by.
             Some("default") => Ok(RopeScaling::None),
             Some("llama3") => {
                 let low_freq_factor = fields.positive("low_freq_factor")?;
@@ -136,7 +137,12 @@ impl RopeScaling {
                 let what = format!("\"{}\" is not supported (default and llama3 are)", one_line(other));
                 Err(fields.error("rope_type", what))
             }
-            None => Err(fields.error("rope_type", "is missing")),
+            None => match fields.other_than(&["rope_theta", "partial_rotary_factor"]) {
+                None => Ok(RopeScaling::None),
+                Some(other) => {
+                    Err(fields.error("rope_type", format!("is missing beside {}", one_line(other))))
+                }
+            },
         }
     }
 
@@ -205,6 +211,20 @@ mod tests {
         let want = [3.211446e-3, 1.2905479e-3, 4.295568e-4, 9.708288e-5, 1.9461639e-5];
         close(&got[14..19], &want);
         close(&got[31..], &[9.4183065e-8]);
+    }
+
+    #[test]
+    fn without_a_type_nothing_is_scaled() {
+        let read = |json: serde_json::Value| {
+            let map = json.as_object().unwrap().clone();
+            RopeConfig::from_fields(&Fields::new(std::path::Path::new("c"), &map)).map_err(|e| e.to_string())
+        };
+        let plain = Ok(RopeConfig { theta: 1e6, scaling: RopeScaling::None });
+        assert_eq!(read(json!({"rope_parameters": {"rope_theta": 1e6}})), plain);
+        assert_eq!(read(json!({"rope_theta": 1e6, "rope_scaling": {}})), plain);
+        assert_eq!(read(json!({"rope_theta": 1e6, "rope_parameters": {"rope_type": null}})), plain);
+        let error = read(json!({"rope_scaling": {"factor": 4.0}})).unwrap_err();
+        assert_eq!(error, "c: rope_scaling.rope_type: is missing beside factor");
     }
 
     #[test]

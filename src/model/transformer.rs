@@ -102,8 +102,8 @@ impl<D: Device> Transformer<D> {
     }
 }
 
-/// Refuses a tensor of a block that the configuration does not give it, for the block would then compute something
-/// else than the file was made for; warns of others that nothing reads.
+/// Refuses a tensor of a part that the model has, but the configuration does not give this part, for it would then compute
+/// something else than the file was made for; warns by name of others that nothing reads.
 fn check_strays(config: &ModelConfig, weights: &Weights) -> Result<()> {
     let known: BTreeSet<String> = config.weights().into_iter().map(|w| w.name).collect();
     // Some writers store what follows from the rest: frequencies, and the matrix of a tied output head.
@@ -111,15 +111,23 @@ fn check_strays(config: &ModelConfig, weights: &Weights) -> Result<()> {
     let strays: Vec<&str> =
         weights.names().filter(|name| !known.contains(*name) && !redundant(name)).collect();
     let layer = |name: &str| name.strip_prefix("model.layers.")?.split('.').next()?.parse::<usize>().ok();
-    let of_block = |name: &&&str| layer(name).is_some_and(|layer| layer < config.num_hidden_layers);
-    if let Some(stray) = strays.iter().find(of_block) {
+    let of_block = |name: &str| layer(name).is_some_and(|layer| layer < config.num_hidden_layers);
+    let of_ends =
+        |name: &str| ["model.embed_tokens.", "model.norm.", "lm_head."].iter().any(|p| name.starts_with(p));
+    if let Some(stray) = strays.iter().find(|name| of_block(name) || of_ends(name)) {
+        let part = if of_block(stray) { "block" } else { "model" };
         let what =
-            format!("is no part of a {} block with this configuration", config.model_type.model_type());
+            format!("is no part of a {} {part} with this configuration", config.model_type.model_type());
         return Err(Error::tensor(weights.path(), one_line(stray), what));
     }
-    if let [first, ..] = strays.as_slice() {
-        let (path, count) = (weights.path().display(), strays.len());
-        tracing::warn!("{path}: {count} tensors are not part of the model, {} among them", one_line(first));
+    const NAMED: usize = 8;
+    if !strays.is_empty() {
+        let names = strays.iter().take(NAMED).map(|name| one_line(name)).collect::<Vec<_>>().join(", ");
+        let more = match strays.len().saturating_sub(NAMED) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        tracing::warn!("{}: nothing reads the tensors {names}{more}", weights.path().display());
     }
     Ok(())
 }
@@ -144,15 +152,31 @@ mod tests {
     use super::*;
     use crate::device::MemoryOps;
     use crate::device::cpu::CpuDevice;
-    use crate::files::safetensors::Dtype;
+    use crate::files::safetensors::{Dtype, TensorData, save_safetensors};
+    use crate::files::weights::WEIGHTS_FILE;
     use crate::model::init::{RandomInit, write_random_weights};
     use crate::model::presets::Preset;
 
     /// Loads weights made for one configuration with another.
     fn load(written: &ModelConfig, read: &ModelConfig) -> Result<usize> {
+        load_with(written, read, &[])
+    }
+
+    /// The same with more tensors of these names, each of one element.
+    fn load_with(written: &ModelConfig, read: &ModelConfig, more: &[&str]) -> Result<usize> {
         let dir = tempfile::tempdir().unwrap();
         let init = RandomInit { dtype: Dtype::F32, std: 0.1, seed: 1 };
         write_random_weights(dir.path(), written, &init, u64::MAX).unwrap();
+        if !more.is_empty() {
+            let made = Weights::open(dir.path())?;
+            let kept: Vec<_> =
+                made.names().map(|name| (name.to_owned(), made.tensor(name).unwrap())).collect();
+            let one = [1.0];
+            let mut tensors: Vec<_> =
+                kept.iter().map(|(name, t)| (name.clone(), t.shape().to_vec(), t.data())).collect();
+            tensors.extend(more.iter().map(|&name| (name.to_owned(), vec![1], TensorData::F32(&one))));
+            save_safetensors(&dir.path().join(WEIGHTS_FILE), &tensors, &[])?;
+        }
         let device = CpuDevice::new(1).unwrap();
         let mut params = Params::default();
         Transformer::load(&device, read, &Weights::open(dir.path())?, &mut params, &|_, t| device.adopt(t))?;
@@ -171,6 +195,13 @@ mod tests {
         let what =
             "model.layers.0.self_attn.k_proj.bias: is no part of a llama block with this configuration";
         assert!(error.ends_with(what), "{error}");
+        // The same at the model's end.
+        for name in ["model.norm.bias", "lm_head.bias"] {
+            let error = load_with(&tiny, &tiny, &[name]).unwrap_err().to_string();
+            let what = format!("tensor {name}: is no part of a llama model with this configuration");
+            assert!(error.ends_with(&what), "{error}");
+        }
+        assert!(load_with(&tiny, &tiny, &["vision.patch.weight", "model.rotary_emb.inv_freq"]).is_ok());
         // A head that is the embeddings, and a layer that is not run.
         let whole = ModelConfig { tie_word_embeddings: false, ..tiny.clone() };
         assert!(load(&whole, &tiny).is_ok() && load(&tiny, &whole).is_err());

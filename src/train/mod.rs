@@ -8,6 +8,7 @@ pub mod checkpoint;
 #[doc(hidden)]
 pub mod embedded;
 mod feed;
+mod long;
 mod marks;
 pub(crate) mod materials;
 mod metrics;

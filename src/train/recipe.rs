@@ -71,6 +71,14 @@ impl<'a> Recipe<'a> {
         }
     }
 
+    /// Positions that a sample takes with all its steps, compressed where they are.
+    ///
+    /// # Errors
+    /// Errors of the tokenizer.
+    pub fn positions(&self, sample: &Sample) -> Result<usize> {
+        Ok(self.segments(sample)?.positions(self.packing.compression_factor))
+    }
+
     /// The batches of these samples, `per_batch` to each.
     ///
     /// # Errors

@@ -11,6 +11,7 @@ mod thoughts;
 pub use losses::{Losses, SampleScore, Score};
 
 use super::batch::Batch;
+use super::long;
 use super::recipe::Recipe;
 use super::sft::{Uploaded, labels_loss, latent_target};
 use crate::data::Sample;
@@ -43,8 +44,8 @@ impl Default for ScoreOptions {
 ///
 /// # Errors
 /// [`Error::Usage`] for an empty data set, a compression factor of 0, or other than 1 where nothing is
-/// compressed; a model without the latent head or the thoughts of the method; a loss that is not finite, naming
-/// the sample; and errors of the device.
+/// compressed, a sample beyond [`Loaded::most_positions`]; a model without the latent head or the thoughts of the method;
+/// a loss that is not finite, naming the sample; and errors of the device.
 pub fn score<D: Device>(
     loaded: &Loaded<D>,
     samples: &[Sample],
@@ -67,14 +68,16 @@ pub fn score<D: Device>(
     let recipe =
         Recipe::new(&loaded.opened, options.method, options.compression_factor, &prompt_compression_factor);
     if matches!(options.method, Method::Coconut | Method::Distill) {
+        let thoughts = loaded.opened.model.thoughts_of(options.method)?.count;
+        long::refuse(loaded, samples, &recipe, thoughts)?;
         return thoughts::score(loaded, samples, &recipe, options.batch_tokens, progress);
     }
+    long::refuse(loaded, samples, &recipe, 0)?;
     let (mut scores, mut total) = (Vec::with_capacity(samples.len()), Sums::default());
     let mut batch = Batch::new();
     for (i, sample) in samples.iter().enumerate() {
         let segments = recipe.segments(sample)?;
-        let steps = 1 + segments.steps.len().saturating_sub(1).div_ceil(options.compression_factor);
-        let rows = segments.question.len() + steps + segments.answer.len();
+        let rows = segments.positions(options.compression_factor);
         if batch.rows() > 0 && batch.rows() + rows > options.batch_tokens {
             flush(loaded, samples, &batch, &mut scores, &mut total)?;
             progress(scores.len());

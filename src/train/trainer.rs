@@ -7,6 +7,7 @@ use super::batches::{Batches, Losses};
 use super::checkpoint::{self, KeptCheckpoint, RunDir, TrainState};
 use super::defaults::MOST_HEAD_SIZE;
 use super::feed::{Feed, Step};
+use super::long;
 use super::marks;
 use super::metrics::Metrics;
 use super::needs;
@@ -24,7 +25,7 @@ use crate::model::config::ModelConfig;
 use crate::model::latent_head::LatentHeadConfig;
 use crate::model::open::{Additions, open};
 use crate::model::params::Grads;
-use crate::model::prompt::Method;
+use crate::model::prompt::{AUTO, Method};
 use crate::{Error, Result};
 
 /// How a run ended.
@@ -124,6 +125,15 @@ impl<D: Device> Trainer<D> {
             None => Vec::new(),
         };
         val.truncate(options.run.val_samples);
+        let least = options.drawn_compression_factors().iter().copied().min().unwrap_or(1);
+        // Implicit CoT begins with the whole chain; its recipe is that of the last stage.
+        let method = if options.method == Method::Icot { Method::Cot } else { options.method };
+        let recipe = Recipe::new(&opened, method, least, AUTO);
+        for (path, samples) in [(Some(&options.run.data), &samples), (options.run.val.as_ref(), &val)] {
+            if let Some(path) = path {
+                long::warn(path, &config, samples, 0, |sample| recipe.positions(sample))?;
+            }
+        }
         TrainFlags::from(&options).save(&dir.config())?;
         let loaded = Loaded::from_opened(device, opened);
         Ok(Trainer { options, dir, loaded, grads, optimizer, samples, val, state, stop: Stop::default() })

@@ -10,6 +10,7 @@ use colar_engine::model::config::ModelConfig;
 use colar_engine::model::tokenizer::Tokenizer;
 use colar_engine::model::weight_spec::WeightSpec;
 
+use crate::common::cli::engine;
 use crate::common::golden;
 
 fn args(config: &str, out: &Path) -> InitArgs {
@@ -67,6 +68,37 @@ fn what_cannot_be_made_is_left_alone() {
     fs::write(out.join("precious"), b"").unwrap();
     let error = run(&args("tiny", &out)).unwrap_err();
     assert_eq!(error.exit_code(), 2);
-    assert!(error.to_string().ends_with("is not empty"), "{error}");
+    assert!(error.to_string().ends_with("is not an empty directory"), "{error}");
     assert!(out.join("precious").exists());
+}
+
+/// The working directory stays where it is, and is a model afterwards; so does what a link leads to.
+#[test]
+fn an_empty_directory_is_filled_where_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let here = dir.path().join("here");
+    fs::create_dir(&here).unwrap();
+    fs::create_dir(here.join(".here.partial-a1b2c3")).unwrap();
+    let init = |out: &str| {
+        let made =
+            engine().current_dir(&here).args(["init", "--config", "tiny", "--out", out]).output().unwrap();
+        (made.status.code(), String::from_utf8(made.stderr).unwrap())
+    };
+    assert_eq!(init("."), (Some(0), String::new()));
+    let mut names: Vec<_> =
+        fs::read_dir(&here).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    let files = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"];
+    assert_eq!(names, files);
+    assert!(Weights::open(&here).is_ok());
+    let (code, err) = init(".");
+    assert!(code == Some(2) && err.contains("is not an empty directory"), "{err}");
+    #[cfg(unix)]
+    {
+        fs::create_dir(dir.path().join("there")).unwrap();
+        std::os::unix::fs::symlink("there", dir.path().join("link")).unwrap();
+        assert_eq!(init("../link"), (Some(0), String::new()));
+        assert!(fs::symlink_metadata(dir.path().join("link")).unwrap().is_symlink());
+        assert!(Weights::open(&dir.path().join("there")).is_ok());
+    }
 }

@@ -9,6 +9,7 @@ mod environment;
 mod experiment;
 mod generate;
 mod init;
+mod long;
 mod methods;
 mod rl;
 #[cfg(unix)]

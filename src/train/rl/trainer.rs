@@ -18,9 +18,10 @@ use crate::infer::{Loaded, Sampling, no_density};
 use crate::model::adapter::ADAPTER_CONFIG_FILE;
 use crate::model::open::{Additions, open};
 use crate::model::params::Grads;
-use crate::model::prompt::Method;
+use crate::model::prompt::{AUTO, Method, inference};
 use crate::random::Stream;
 use crate::train::checkpoint::{self, KeptCheckpoint, RunDir, TrainState};
+use crate::train::long;
 use crate::train::marks;
 use crate::train::metrics::Metrics;
 use crate::train::needs;
@@ -136,6 +137,16 @@ impl<D: Device> RlTrainer<D> {
             None => Vec::new(),
         };
         val.truncate(options.run.val_samples);
+        // The separator after the latents takes a position, the last token of the answer none.
+        let reply = options.sampling.max_latents + options.sampling.max_new_tokens;
+        for (path, samples) in [(Some(&options.run.data), &samples), (options.run.val.as_ref(), &val)] {
+            if let Some(path) = path {
+                long::warn(path, &opened.model.transformer.config, samples, reply, |sample| {
+                    let prompt = inference(&opened.tokenizer, opened.separator, &sample.question, AUTO)?;
+                    Ok(prompt.len() + reply)
+                })?;
+            }
+        }
         TrainFlags::from(&options).save(&dir.config())?;
         let reward = Box::new(Correctness {
             verifier: options.verifier.verifier(),
