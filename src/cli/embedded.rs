@@ -6,7 +6,7 @@ use super::shown::Shown;
 use super::{signals, terminal};
 use crate::device::{Device, DeviceTask, run_on_device};
 use crate::eval::table;
-use crate::files::runs;
+use crate::files::runs::NewDir;
 use crate::train::embedded::{self, EmbeddedOptions, Stage};
 use crate::train::{Stop, TrainFlags};
 use crate::{Error, Result};
@@ -26,11 +26,10 @@ pub(super) fn run(flags: TrainFlags, resume: bool) -> Result<()> {
             "without --model and --data only --out, --seed, --threads, --device and --resume apply",
         ));
     }
-    let out = match (flags.out, resume) {
-        (Some(out), _) => out,
-        (None, false) => runs::new_dir(),
-        (None, true) => return Err(Error::usage("--resume needs --out, the run to go on with")),
-    };
+    if flags.out.is_none() && resume {
+        return Err(Error::usage("--resume needs --out, the run to go on with"));
+    }
+    let (out, _new) = NewDir::unless(flags.out)?;
     let options = EmbeddedOptions { out, seed: flags.seed.unwrap_or(0), resume, shorten: 1 };
     let (device, threads) = (flags.device.unwrap_or_default(), flags.threads.unwrap_or(0));
     let again = format!("colar-engine train --out {} --resume", options.out.display());

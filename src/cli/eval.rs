@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::common::{self, ModelArgs, SamplingArgs};
 use super::terminal;
-use crate::data::{VerifierKind, load};
+use crate::data::{VerifierKind, load_questions};
 use crate::eval::accuracy::EvalOptions;
 use crate::eval::{COMPRESSION_FACTORS, TableRow, plot, table};
 use crate::infer::Sampling;
@@ -31,7 +31,7 @@ Examples:
 pub struct EvalArgs {
     #[command(flatten)]
     model: ModelArgs,
-    /// Data set, in any form that `data convert` reads
+    /// Data set, in any form that `data convert` reads; it needs no steps
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
     /// Compression factors: numbers above 0 or `auto`
@@ -84,7 +84,7 @@ pub fn run(args: &EvalArgs) -> Result<()> {
         (_, true) => 1,
         (n, false) => n.unwrap_or(SEEDS),
     };
-    let mut samples = load(&args.data, None)?;
+    let mut samples = load_questions(&args.data)?;
     samples.truncate(args.limit.unwrap_or(usize::MAX));
     let engine = args.model.open()?;
     let method = args.method.or(common::method_of(&engine)).unwrap_or(Method::Cot);

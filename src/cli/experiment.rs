@@ -15,7 +15,7 @@ use crate::eval::{COMPRESSION_FACTORS, EvalOptions};
 use crate::experiment::{
     self, FactorsOptions, FactorsSource, Given, Machine, Plan, Table1Options, TestSet, variants,
 };
-use crate::files::runs;
+use crate::files::runs::NewDir;
 use crate::train::TrainFlags;
 use crate::train::embedded::EVAL_BATCH;
 use crate::{Error, Result};
@@ -239,8 +239,9 @@ fn table1(args: Table1Args) -> Result<()> {
     };
     let settings =
         args.budget.config.as_deref().map(TrainFlags::tables_from_toml).transpose()?.unwrap_or_default();
+    let (out, _new) = NewDir::unless(args.out)?;
     let options = Table1Options {
-        out: args.out.unwrap_or_else(runs::new_dir),
+        out,
         given,
         tests: args.given.test,
         variants: variants::select(&args.methods)?,
@@ -269,8 +270,9 @@ fn factors(args: FactorsArgs) -> Result<()> {
         Some(model) => FactorsSource::Checkpoints { model, adapters: args.adapter },
         None => FactorsSource::Table1(variants::named(&args.method)?),
     };
+    let (out, _new) = NewDir::unless(args.out)?;
     let options = FactorsOptions {
-        out: args.out.unwrap_or_else(runs::new_dir),
+        out,
         source,
         tests: args.test,
         factors: args.cf,

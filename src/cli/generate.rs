@@ -152,12 +152,26 @@ fn from_lines(
     engine: &Engine,
     args: &GenerateArgs,
     batch: usize,
-    input: impl BufRead,
+    mut input: impl BufRead,
     request: impl Fn(String) -> Request,
 ) -> Result<()> {
+    const STDIN: &str = "standard input";
     let (mut waiting, mut any) = (Vec::with_capacity(batch), false);
-    for line in input.lines() {
-        let line = line.map_err(Error::io("standard input"))?;
+    let mut bytes = Vec::new();
+    for number in 1.. {
+        bytes.clear();
+        if input.read_until(b'\n', &mut bytes).map_err(Error::io(STDIN))? == 0 {
+            break;
+        }
+        // Editors of Windows begin a text with a byte-order mark, which is no part of the question.
+        let text = if number == 1 { bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes) } else { bytes.as_slice() };
+        let Ok(line) = std::str::from_utf8(text) else {
+            // The questions before it are good.
+            answer(engine, args, &waiting, true)?;
+            let what = "the text is not UTF-8".to_owned();
+            return Err(Error::Line { path: STDIN.into(), line: number, what });
+        };
+        let line = line.trim_end_matches(['\n', '\r']).to_owned();
         if line.trim().is_empty() {
             continue;
         }

@@ -54,6 +54,8 @@ enum Command {
 /// for bad usage, 1 for anything else.
 pub fn main() -> ExitCode {
     let started = std::time::Instant::now();
+    #[cfg(target_os = "linux")]
+    crate::files::faults::install();
     let cli = parse();
     tracing_subscriber::fmt()
         .with_env_filter(

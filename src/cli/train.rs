@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::shown::Shown;
 use super::{signals, terminal};
-use crate::files::runs;
+use crate::files::runs::NewDir;
 use crate::train::{RlOptions, RlRun, Stage, Stop, TrainFlags, TrainOptions, TrainRun};
 use crate::{Error, Result};
 
@@ -51,12 +51,11 @@ pub fn run(args: TrainArgs) -> Result<()> {
     if flags.model.is_none() && flags.data.is_none() {
         return super::embedded::run(flags, args.resume);
     }
-    if flags.out.is_none() {
-        if args.resume {
-            return Err(Error::usage("--resume needs --out, the run to go on with"));
-        }
-        flags.out = Some(runs::new_dir());
+    if flags.out.is_none() && args.resume {
+        return Err(Error::usage("--resume needs --out, the run to go on with"));
     }
+    let (out, _new) = NewDir::unless(flags.out)?;
+    flags.out = Some(out);
     let resume = args.resume;
     if flags.stage == Some(Stage::Rl) {
         let options = flags.resolve_rl()?;

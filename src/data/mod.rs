@@ -15,7 +15,7 @@ pub mod verify;
 
 use serde::{Deserialize, Serialize};
 
-pub use formats::{Format, load, write_jsonl};
+pub use formats::{Format, load, load_questions, write_jsonl};
 pub use verify::{Verifier, VerifierKind};
 
 /// One training or test example: a question, its reasoning steps and its answer.

@@ -6,7 +6,7 @@ use super::event::{ExperimentEvent, Listener};
 use super::inputs::Machine;
 use super::measure::{Measured, Setting, checksum, kept, measure};
 use crate::Result;
-use crate::data::{Sample, load};
+use crate::data::{Sample, load_questions};
 use crate::device::{Device, DeviceTask, run_on_device};
 use crate::infer::Loaded;
 
@@ -18,7 +18,7 @@ pub(super) struct Questions {
 
 impl Questions {
     pub fn load(path: &Path) -> Result<Self> {
-        let samples = load(path, None)?;
+        let samples = load_questions(path)?;
         Ok(Questions { checksum: checksum(&samples), samples })
     }
 }

@@ -10,6 +10,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use super::stand_in;
 use crate::{Error, Result};
 
 /// Configuration files larger than this are refused: none comes near it, and a mistaken path (a
@@ -19,13 +20,16 @@ pub const MAX_CONFIG_BYTES: u64 = 16 << 20;
 /// Reads at most `limit` bytes of the file `path`.
 ///
 /// # Errors
-/// [`Error::Io`] if it cannot be read, [`Error::File`] if it is longer.
+/// [`Error::Io`] if it cannot be read, [`Error::File`] if it is longer, empty, or [another file](stand_in) in its place.
 pub fn read_limited(path: &Path, limit: u64) -> Result<Vec<u8>> {
     let file = File::open(path).map_err(Error::io(path))?;
     let mut bytes = Vec::new();
     file.take(limit + 1).read_to_end(&mut bytes).map_err(Error::io(path))?;
     if bytes.len() as u64 > limit {
         return Err(Error::file(path, format!("is larger than {limit} bytes")));
+    }
+    if let Some(what) = stand_in::recognise(&bytes) {
+        return Err(Error::file(path, what));
     }
     Ok(bytes)
 }

@@ -3,6 +3,8 @@
 
 pub mod atomic;
 mod destination;
+#[cfg(all(target_os = "linux", feature = "cli"))]
+pub mod faults;
 pub mod json;
 #[cfg(feature = "train")]
 pub mod lock;
@@ -10,4 +12,5 @@ pub mod mapped;
 #[cfg(feature = "cli")]
 pub mod runs;
 pub mod safetensors;
+pub mod stand_in;
 pub mod weights;

@@ -20,6 +20,7 @@ use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 
 use super::atomic::write_atomic;
 use super::json::one_line;
+use super::stand_in;
 use crate::{Error, Result};
 
 // Tensor data is little-endian in the file and used in place.
@@ -151,6 +152,9 @@ impl Header {
     /// more or less data than there is, repeats a name, or has ranges that overlap, leave gaps or do
     /// not fit their shapes.
     pub fn parse(path: &Path, file: &[u8]) -> Result<Self> {
+        if let Some(what) = stand_in::recognise(file) {
+            return Err(Error::file(path, what));
+        }
         let truncated = |what: &str| Error::file(path, format!("is truncated: {what}"));
         let Some((length, rest)) = file.split_first_chunk::<LENGTH_BYTES>() else {
             return Err(truncated(&format!("{} bytes are no safetensors file", file.len())));

@@ -206,10 +206,12 @@ fn map_file(path: &Path) -> Result<(Shard, Vec<Entry>)> {
     }
     // SAFETY: the mapping is read-only and private to this type, so no Rust code writes through it.
     // Another process that writes to the file could change bytes under a shared reference, or by
-    // truncating it make an access fault; files are replaced by rename everywhere in this crate
+    // truncating it make an access fault, which ends the process (`files::faults` says of which file); files are replaced by rename everywhere in this crate
     // (`files::atomic`), which leaves an existing mapping on the old content. Every bit pattern is a
     // valid number of the dtypes offered, so even changed bytes give wrong numbers at worst.
     let map = unsafe { Mmap::map(&file) }.map_err(Error::io(path))?;
+    #[cfg(all(target_os = "linux", feature = "cli"))]
+    super::faults::watch(&map, path);
     let Header { entries, metadata } = Header::parse(path, &map)?;
     Ok((Shard { path: path.to_owned(), map: Arc::new(map), metadata }, entries))
 }
@@ -321,6 +323,11 @@ mod tests {
         assert!(fault(dir.path()).contains("convert them"));
         assert!(fault(&dir.path().join("absent")).contains("is not a directory"));
         fs::write(dir.path().join(WEIGHTS_FILE), b"").unwrap();
+        assert!(fault(dir.path()).contains("is empty"));
+        let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 269060552\n";
+        fs::write(dir.path().join(WEIGHTS_FILE), pointer).unwrap();
+        assert!(fault(dir.path()).ends_with("not the file itself: run `git lfs pull`"));
+        fs::write(dir.path().join(WEIGHTS_FILE), b"1234").unwrap();
         assert!(fault(dir.path()).contains("truncated"));
         fs::remove_file(dir.path().join(WEIGHTS_FILE)).unwrap();
         fs::create_dir(dir.path().join(WEIGHTS_FILE)).unwrap();

@@ -260,6 +260,21 @@ mod tests {
         assert_eq!(error, "m/tokenizer.json: has token ids up to 3, the model a vocabulary of 3");
     }
 
+    /// As old releases wrote it, and Python still reads it.
+    #[test]
+    fn a_model_without_a_type_is_known_by_its_fields() {
+        let untyped = |mut json: Value| {
+            json["model"].as_object_mut().unwrap().shift_remove("type");
+            load(&json).unwrap().encode("a ###").unwrap()
+        };
+        assert_eq!(untyped(word_level()), [1, 0]);
+        let mut bpe = word_level();
+        bpe["model"] = json!({"type": "BPE", "vocab": {"#": 0, "a": 1, "?": 2, "##": 4, "###": 5},
+            "merges": ["# #", "## #"], "unk_token": "?"});
+        assert_eq!(load(&bpe).unwrap().encode("a ###").unwrap(), [1, 5]);
+        assert_eq!(untyped(bpe), [1, 5]);
+    }
+
     #[test]
     fn a_separator_of_several_tokens_is_refused() {
         let tokenizer = load(&word_level()).unwrap();

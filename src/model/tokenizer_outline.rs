@@ -45,19 +45,36 @@ struct File {
 #[derive(Deserialize)]
 struct Model {
     #[serde(rename = "type")]
-    kind: String,
+    kind: Option<String>,
     vocab: Option<Vocab>,
     merges: Option<Merges>,
     dropout: Option<f32>,
     continuing_subword_prefix: Option<String>,
+    max_input_chars_per_word: Option<IgnoredAny>,
     unk_token: Option<Value>,
     end_of_word_suffix: Option<Value>,
+}
+
+impl Model {
+    /// The model's type. Files of old releases do not give it; the crate then takes the first that has the fields: BPE,
+    /// WordPiece, WordLevel, Unigram.
+    fn kind(&self) -> &str {
+        match (&self.kind, &self.vocab) {
+            (Some(kind), _) => kind,
+            (None, _) if self.merges.is_some() => "BPE",
+            (None, _) if self.max_input_chars_per_word.is_some() => "WordPiece",
+            (None, Some(vocab)) if vocab.listed => "Unigram",
+            (None, _) => "WordLevel",
+        }
+    }
 }
 
 /// The map of tokens to ids, of which two numbers are kept.
 struct Vocab {
     longest: usize,
     largest_id: Option<u32>,
+    /// Whether it is a list, as a Unigram model has it, which is refused.
+    listed: bool,
 }
 
 impl<'de> Deserialize<'de> for Vocab {
@@ -69,7 +86,7 @@ impl<'de> Deserialize<'de> for Vocab {
                 f.write_str("a map of tokens to ids")
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Vocab, A::Error> {
-                let mut vocab = Vocab { longest: 0, largest_id: None };
+                let mut vocab = Vocab { longest: 0, largest_id: None, listed: false };
                 while let Some((token, id)) = map.next_entry::<Length, u32>()? {
                     vocab.longest = vocab.longest.max(token.bytes);
                     vocab.largest_id = vocab.largest_id.max(Some(id));
@@ -77,9 +94,8 @@ impl<'de> Deserialize<'de> for Vocab {
                 Ok(vocab)
             }
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vocab, A::Error> {
-                // The list of a Unigram model, which is refused by its type.
                 while seq.next_element::<IgnoredAny>()?.is_some() {}
-                Ok(Vocab { longest: 0, largest_id: None })
+                Ok(Vocab { longest: 0, largest_id: None, listed: true })
             }
         }
         deserializer.deserialize_any(Tokens)
@@ -148,8 +164,9 @@ impl<'de> Deserialize<'de> for Length {
 pub fn check(json: &[u8]) -> Result<Outline, String> {
     let file: File = serde_json::from_slice(json).map_err(|e| e.to_string())?;
     let model = &file.model;
-    if !matches!(model.kind.as_str(), "BPE" | "WordLevel") {
-        return Err(format!("model type \"{}\" is not supported (BPE and WordLevel are)", model.kind));
+    let kind = model.kind();
+    if !matches!(kind, "BPE" | "WordLevel") {
+        return Err(format!("model type \"{kind}\" is not supported (BPE and WordLevel are)"));
     }
     let vocab = model.vocab.as_ref().ok_or("model.vocab is missing")?;
     let largest_id = vocab.largest_id.ok_or("model.vocab is empty")?;
@@ -217,6 +234,14 @@ mod tests {
         assert!(
             with(json!({"type": "Unigram", "vocab": [["a", 0.0]]})).unwrap_err().contains("not supported")
         );
+        assert_eq!(with(json!({"type": null})).unwrap().largest_id, 2);
+        for (model, kind) in [
+            (json!({"vocab": [["a", 0.0]], "unk_id": 0}), "Unigram"),
+            (json!({"vocab": {"a": 0}, "unk_token": "a", "max_input_chars_per_word": 9}), "WordPiece"),
+        ] {
+            let error = check(json!({ "model": model }).to_string().as_bytes()).unwrap_err();
+            assert!(error.contains(&format!("\"{kind}\" is not supported")), "{error}");
+        }
         let nested = json!({"normalizer": {"type": "Sequence", "normalizers": [{"type": "Precompiled"}]},
             "model": {"type": "WordLevel", "vocab": {"a": 0}}});
         assert!(check(nested.to_string().as_bytes()).unwrap_err().contains("precompiled"));

@@ -7,7 +7,7 @@
 use std::path::Path;
 
 use crate::data::answer::ANSWER_MARK;
-use crate::data::{self, Sample};
+use crate::data::Sample;
 use crate::device::Device;
 use crate::model::open::Opened;
 use crate::model::prompt::SEPARATOR;
@@ -21,13 +21,17 @@ struct Mark {
     in_questions: bool,
 }
 
-/// Reads samples for a model. Those that hold a mark of its layout are refused, or with `escape` get a blank before the
-/// mark's last letter.
+/// Takes the samples of `path` for a model. Those that hold a mark of its layout are refused, or with `escape` get a blank
+/// before the mark's last letter.
 ///
 /// # Errors
-/// Errors of [`data::load`]; [`Error::Usage`] naming the first sample with a mark, and how many more there are.
-pub(super) fn load<D: Device>(path: &Path, opened: &Opened<D>, escape: bool) -> Result<Vec<Sample>> {
-    let mut samples = data::load(path, None)?;
+/// [`Error::Usage`] naming the first sample with a mark, and how many more there are.
+pub(super) fn guard<D: Device>(
+    mut samples: Vec<Sample>,
+    path: &Path,
+    opened: &Opened<D>,
+    escape: bool,
+) -> Result<Vec<Sample>> {
     let end = opened.tokenizer.decode(&[opened.eos.append], false)?;
     let marks = [
         Mark { text: SEPARATOR.to_owned(), name: "the separator", in_questions: false },

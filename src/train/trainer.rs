@@ -17,7 +17,7 @@ use super::progress::{Progress, StepReport, Validation};
 use super::recipe::Recipe;
 use super::resume;
 use super::stop::Stop;
-use crate::data::{Sample, VerifierKind};
+use crate::data::{Sample, VerifierKind, load};
 use crate::device::{AdamW, Device};
 use crate::eval::accuracy::{EvalOptions, evaluate};
 use crate::infer::{Loaded, Sampling};
@@ -119,9 +119,9 @@ impl<D: Device> Trainer<D> {
             state = checkpoint::load_state(last)?;
         }
         let escape = options.run.escape_marks;
-        let samples = marks::load(&options.run.data, &opened, escape)?;
+        let samples = marks::guard(load(&options.run.data, None)?, &options.run.data, &opened, escape)?;
         let mut val = match &options.run.val {
-            Some(path) => marks::load(path, &opened, escape)?,
+            Some(path) => marks::guard(load(path, None)?, path, &opened, escape)?,
             None => Vec::new(),
         };
         val.truncate(options.run.val_samples);
@@ -236,7 +236,8 @@ impl<D: Device> Trainer<D> {
             }
             validated?;
         }
-        if self.val.is_empty() && !self.dir.best().exists() {
+        // Also where a run goes on past its last step, and what it would have been chosen by is not done any more.
+        if !self.dir.best().exists() {
             checkpoint::save(
                 &self.loaded.device,
                 &self.loaded.opened,

@@ -130,6 +130,69 @@ fn generate_reads_lines_and_each_is_what_it_is_alone() {
     }
 }
 
+/// A byte-order mark is no part of the first question, and a line that is no text ends the answers after those before it.
+#[test]
+fn standard_input_is_read_line_by_line() {
+    let model = golden("llama-tiny");
+    let args = ["generate", "--model", text(&model), "--device", "cpu", "--method", "plain", "--greedy", "--json"];
+    let ask = |stdin: &[u8]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_colar-engine"));
+        let output = command.args(args).args(["--batch-size", "8"]).write_stdin(stdin).output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        Out { code: output.status.code().unwrap(), stdout: text(output.stdout), stderr: text(output.stderr) }
+    };
+    let lines = ask("\u{feff}1+1?\r\n\u{feff}2+2?".as_bytes()).json_lines();
+    let questions: Vec<&str> = lines.iter().map(|line| line["question"].as_str().unwrap()).collect();
+    assert_eq!(questions, ["1+1?", "\u{feff}2+2?"]);
+    let broken = ask(b"1+1?\n\n2+2?\nca\xff\n3+3?\n");
+    assert_eq!(broken.code, 1, "{}", broken.stderr);
+    assert_eq!(broken.stderr.lines().last().unwrap(), "error: standard input, line 4: the text is not UTF-8");
+    assert_eq!(broken.stdout.lines().count(), 2, "{}", broken.stdout);
+}
+
+/// Weights that are cut short under a running process end it with a line that names them.
+#[cfg(target_os = "linux")]
+#[test]
+fn weights_that_go_away_are_named() {
+    use std::io::{BufRead, BufReader, Read, Write};
+    use std::process::Stdio;
+    let dir = tempfile::tempdir().unwrap();
+    let model = dir.path().join("model");
+    copy_model(&golden("llama-tiny"), &model);
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_colar-engine"));
+    command.args(["generate", "--model", text(&model), "--device", "cpu", "--method", "plain", "--batch-size", "1"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut errors = BufReader::new(child.stderr.take().unwrap());
+    let mut loaded = String::new();
+    while !loaded.contains("loaded ") {
+        loaded.clear();
+        assert!(errors.read_line(&mut loaded).unwrap() > 0, "it ended before the model was loaded");
+    }
+    let weights = model.join("model.safetensors");
+    std::fs::OpenOptions::new().write(true).open(&weights).unwrap().set_len(0).unwrap();
+    // The child may be gone before it has read this.
+    let _ = child.stdin.take().unwrap().write_all(b"1+1?\n");
+    let mut rest = String::new();
+    errors.read_to_string(&mut rest).unwrap();
+    let named = format!("error: {}: was cut short, or its disk fails, while it was in use", weights.display());
+    assert_eq!(rest.lines().last(), Some(named.as_str()), "{rest}");
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+}
+
+/// Accuracy needs answers alone; losses need the steps too.
+#[test]
+fn questions_without_steps_are_evaluated() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data.jsonl");
+    std::fs::write(&data, "{\"question\": \"1+1?\", \"answer\": 2}\n").unwrap();
+    let short = ["--greedy", "--cf", "2", "--max-latents", "2", "--max-new-tokens", "2"];
+    let table = colar("eval", &[&["--data", text(&data)], &short[..]].concat()).ok();
+    assert!(table.contains("| CoLaR c = 2"), "{table}");
+    let out = colar("score", &["--data", text(&data)]);
+    assert!(out.code == 1 && out.stderr.contains("data.jsonl, line 1: missing field `steps`"), "{}", out.stderr);
+}
+
 #[test]
 fn generate_shows_what_latents_say() {
     let short = ["--greedy", "--max-latents", "3", "--max-new-tokens", "2"];

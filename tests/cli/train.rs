@@ -170,6 +170,109 @@ fn a_resume_under_other_settings_is_refused() {
     assert_eq!(metrics(&out).iter().filter(|line| line.contains("\"train\"")).count(), 4);
 }
 
+/// What a checkpoint has is not another because a flag says so.
+#[test]
+fn flags_that_a_checkpoint_overrules_are_refused() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (data, model) = materials(tmp.path());
+    let first = tmp.path().join("first");
+    let mut args = flags(&data, &model, first.to_str().unwrap());
+    let at = args.iter().position(|a| a == "--max-steps").unwrap();
+    args[at + 1] = "1".into();
+    let done = engine().args(&args).args(["--lora-alpha", "16"]).output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let best = first.join("best");
+    let second = tmp.path().join("second");
+    let at = args.iter().position(|a| a == "--out").unwrap();
+    args[at + 1] = second.to_str().unwrap().into();
+    let from = |changed: &[(&str, &str)]| {
+        let mut args = args.clone();
+        args.extend(["--init", best.to_str().unwrap(), "--lora-alpha", "16"].map(str::to_owned));
+        for (flag, value) in changed {
+            match args.iter().position(|a| a == flag) {
+                Some(at) => args[at + 1] = (*value).to_owned(),
+                None => args.extend([flag, value].map(|&text| text.to_owned())),
+            }
+        }
+        let out = engine().args(&args).output().unwrap();
+        (out.status.code(), String::from_utf8(out.stderr).unwrap())
+    };
+    for (flag, value, told) in [
+        ("--lora-alpha", "64", "rank 4 and alpha 16 on q_proj,v_proj"),
+        ("--lora-r", "8", "rank 4 and alpha 16 on q_proj,v_proj"),
+        ("--lora-targets", "q_proj", "rank 4 and alpha 16 on q_proj,v_proj"),
+        ("--latent-head-size", "99", "32 wide within, and --latent-head-size is 99"),
+    ] {
+        let (code, err) = from(&[(flag, value)]);
+        assert_eq!(code, Some(2), "{flag}: {err}");
+        let last = err.lines().last().unwrap();
+        assert!(last.starts_with("error: ") && last.contains(told) && last.contains(flag), "{err}");
+    }
+    let (code, err) = from(&[]);
+    assert_eq!(code, Some(0), "{err}");
+    let config = std::fs::read_to_string(second.join("config.toml")).unwrap();
+    assert!(config.contains("lora-alpha = 16") && config.contains("latent-head-size = 32"), "{config}");
+}
+
+/// A run that goes on past its end has the checkpoint that it names.
+#[test]
+fn the_best_checkpoint_that_is_named_is_there() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (data, model) = materials(tmp.path());
+    let out = tmp.path().join("run");
+    let mut args = flags(&data, &model, out.to_str().unwrap());
+    let set = |args: &mut Vec<String>, flag: &str, value: &str| {
+        let at = args.iter().position(|a| a == flag).unwrap();
+        args[at + 1] = value.into();
+    };
+    set(&mut args, "--schedule", "constant");
+    set(&mut args, "--max-steps", "4");
+    set(&mut args, "--val-every", "100");
+    let done = engine().args(&args).output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    // As a kill between the last training state and the validation leaves it.
+    for made in ["best", "checkpoints"] {
+        std::fs::remove_dir_all(out.join(made)).unwrap();
+    }
+    set(&mut args, "--max-steps", "3");
+    let past = engine().args(&args).arg("--resume").output().unwrap();
+    let said = String::from_utf8(past.stdout).unwrap();
+    assert!(past.status.success(), "{}", String::from_utf8_lossy(&past.stderr));
+    let named = said.lines().last().unwrap().rsplit(' ').next().unwrap();
+    assert_eq!(Path::new(named), out.join("best"), "{said}");
+    assert!(out.join("best/adapter_model.safetensors").is_file());
+}
+
+/// Without a name runs have directories of their own, however fast they follow each other.
+#[test]
+fn unnamed_runs_do_not_meet() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (data, model) = materials(tmp.path());
+    let mut args = flags(&data, &model, "");
+    let at = args.iter().position(|a| a == "--out").unwrap();
+    args.drain(at..at + 2);
+    let at = args.iter().position(|a| a == "--max-steps").unwrap();
+    args[at + 1] = "1".into();
+    let start = || {
+        let mut command = engine();
+        command.args(&args).current_dir(tmp.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().unwrap()
+    };
+    let running: Vec<_> = (0..4).map(|_| start()).collect();
+    let mut named = std::collections::BTreeSet::new();
+    for child in running {
+        let out = child.wait_with_output().unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        let said = String::from_utf8(out.stdout).unwrap();
+        named.insert(said.trim_end().rsplit(' ').next().unwrap().to_owned());
+    }
+    assert_eq!(named.len(), 4, "{named:?}");
+    // One that is refused leaves nothing behind.
+    let refused = engine().args(&args).args(["--lr=-1"]).current_dir(tmp.path()).output().unwrap();
+    assert_eq!(refused.status.code(), Some(2));
+    assert_eq!(std::fs::read_dir(tmp.path().join("runs")).unwrap().count(), 4);
+}
+
 #[test]
 fn a_run_that_another_process_trains_is_left_alone() {
     let tmp = tempfile::tempdir().unwrap();

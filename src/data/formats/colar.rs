@@ -18,6 +18,15 @@ pub struct Record {
     answer: Scalar,
 }
 
+/// The same of a question that is only asked, whose steps nobody looks at and the record may lack.
+#[derive(Debug, Deserialize)]
+#[serde(expecting = "an object with question and answer")]
+pub struct Question {
+    question: String,
+    steps: Option<Steps>,
+    answer: Scalar,
+}
+
 /// Steps as a list, or as one text with a step a line.
 #[derive(Debug, Deserialize)]
 #[serde(untagged, expecting = "the steps must be text or a list of texts")]
@@ -30,13 +39,28 @@ impl TryFrom<Record> for Sample {
     type Error = String;
 
     fn try_from(record: Record) -> Result<Sample, String> {
-        let steps = match record.steps {
+        let steps = record.steps.into_list();
+        Ok(Sample { question: record.question, steps, answer: record.answer.into() })
+    }
+}
+
+impl TryFrom<Question> for Sample {
+    type Error = String;
+
+    fn try_from(record: Question) -> Result<Sample, String> {
+        let steps = record.steps.map(Steps::into_list).unwrap_or_default();
+        Ok(Sample { question: record.question, steps, answer: record.answer.into() })
+    }
+}
+
+impl Steps {
+    fn into_list(self) -> Vec<String> {
+        match self {
             Steps::Text(text) => {
                 text.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned).collect()
             }
             Steps::List(steps) => steps,
-        };
-        Ok(Sample { question: record.question, steps, answer: record.answer.into() })
+        }
     }
 }
 

@@ -54,14 +54,26 @@ pub enum Format {
 /// JSON, a missing field, an empty question or answer; [`Error::File`] for an empty data set or a
 /// form that is not known.
 pub fn load(path: impl AsRef<Path>, format: Option<Format>) -> Result<Vec<Sample>> {
-    let path = path.as_ref();
+    read(path.as_ref(), format, true)
+}
+
+/// Reads a data set whose questions are asked and whose steps are not looked at, so that a record may be without them; else
+/// as [`load`] without a given form.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_questions(path: impl AsRef<Path>) -> Result<Vec<Sample>> {
+    read(path.as_ref(), None, false)
+}
+
+fn read(path: &Path, format: Option<Format>, steps: bool) -> Result<Vec<Sample>> {
     let samples = if path.is_dir() {
         match format {
             None | Some(Format::Math) => math::load_directory(path)?,
             Some(_) => return Err(Error::file(path, "is a directory; only the MATH form is read from one")),
         }
     } else {
-        parse(path, &records::read_text(path)?, format)?
+        parse(path, &records::read_text(path)?, format, steps)?
     };
     if samples.is_empty() {
         return Err(Error::file(path, "the data set is empty"));
@@ -69,13 +81,14 @@ pub fn load(path: impl AsRef<Path>, format: Option<Format>) -> Result<Vec<Sample
     Ok(samples)
 }
 
-/// The samples in the text of one file; `path` is for messages.
-fn parse(path: &Path, text: &str, format: Option<Format>) -> Result<Vec<Sample>> {
+/// The samples in the text of one file, each of which must have `steps` or may lack them; `path` is for messages.
+fn parse(path: &Path, text: &str, format: Option<Format>, steps: bool) -> Result<Vec<Sample>> {
     let Some(format) = format.map_or_else(|| detect(path, text), |format| Ok(Some(format)))? else {
         return Ok(Vec::new());
     };
     match format {
-        Format::Colar => read_json::<colar::Record>(path, text),
+        Format::Colar if steps => read_json::<colar::Record>(path, text),
+        Format::Colar => read_json::<colar::Question>(path, text),
         Format::Gsm8k => read_json::<gsm::Gsm8k>(path, text),
         Format::Gsm8kAug => {
             records::lines(text).map(|line| finish(path, &line, gsm::parse_aug(line.text))).collect()
@@ -141,7 +154,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn parsed(text: &str) -> Result<Vec<Sample>> {
-        parse(Path::new("d"), text, None)
+        parse(Path::new("d"), text, None, true)
     }
 
     #[test]
@@ -188,6 +201,34 @@ mod tests {
         }
     }
 
+    #[test]
+    fn questions_need_no_steps() {
+        let asked = |text: &str| parse(Path::new("d"), text, None, false);
+        let bare = r#"{"question":"q","answer":"7"}"#;
+        assert_eq!(parsed(bare).unwrap_err().to_string(), "d, line 1: missing field `steps` (column 29)");
+        let null = r#"{"question":"q","steps":null,"answer":7}"#;
+        for text in [bare, null] {
+            let sample = Sample { question: "q".into(), steps: vec![], answer: "7".into() };
+            assert_eq!(asked(text).unwrap(), [sample]);
+        }
+        let with = r#"{"question":"q","steps":["s"],"answer":"7"}"#;
+        assert_eq!(asked(with).unwrap(), parsed(with).unwrap());
+        assert!(asked(r#"{"question":"q","steps":[1],"answer":"a"}"#).is_err());
+        assert_eq!(asked("{\"question\":\"q\",\"answer\":\" \"}").unwrap_err().to_string(), "d, line 1: the answer is empty");
+    }
+
+    #[test]
+    fn what_stands_in_for_a_data_set_is_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("train.jsonl");
+        std::fs::write(&path, "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n").unwrap();
+        assert!(load(&path, None).unwrap_err().to_string().ends_with("run `git lfs pull`"));
+        std::fs::write(&path, "<!doctype html>\n<title>404</title>").unwrap();
+        assert!(load(&path, None).unwrap_err().to_string().contains("is a web page"));
+        std::fs::write(&path, "").unwrap();
+        assert!(load(&path, None).unwrap_err().to_string().ends_with("the data set is empty"));
+    }
+
     /// Text that looks enough like a data set to reach the depths of every reader.
     fn near_miss() -> impl Strategy<Value = String> {
         let piece = prop_oneof![
@@ -231,7 +272,9 @@ mod tests {
             use clap::ValueEnum;
             let _ = parsed(&text);
             for format in Format::value_variants() {
-                let _ = parse(Path::new("d"), &text, Some(*format));
+                for steps in [true, false] {
+                    let _ = parse(Path::new("d"), &text, Some(*format), steps);
+                }
             }
         }
     }

@@ -9,6 +9,7 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 use serde_json::error::Category;
 
+use crate::files::stand_in;
 use crate::{Error, Result};
 
 /// One record of a data file.
@@ -25,6 +26,10 @@ pub struct Record<'a> {
 /// The text of a file: UTF-8, a byte-order mark at the start dropped.
 pub fn read_text(path: &Path) -> Result<String> {
     let bytes = std::fs::read(path).map_err(Error::io(path))?;
+    // Without a byte it is an empty set, as it is with blank lines alone.
+    if let Some(what) = stand_in::recognise(&bytes).filter(|_| !bytes.is_empty()) {
+        return Err(Error::file(path, what));
+    }
     let text = String::from_utf8(bytes).map_err(|e| {
         let valid = e.utf8_error().valid_up_to();
         let line = 1 + count_lines(&e.as_bytes()[..valid]);

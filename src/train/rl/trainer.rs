@@ -10,7 +10,7 @@ use super::questions::Questions;
 use super::reward::{Correctness, Reward};
 use super::samples::RolloutLog;
 use super::stats::{PolicyStats, RolloutStats};
-use crate::data::Sample;
+use crate::data::{Sample, load_questions};
 use crate::device::{AdamW, Device};
 use crate::eval::accuracy::{EvalOptions, evaluate};
 use crate::files::atomic::write_atomic;
@@ -128,12 +128,12 @@ impl<D: Device> RlTrainer<D> {
         }
         let reference = Loaded::new(device.clone(), &options.run.model, Some(&options.adapter))?;
         let escape = options.run.escape_marks;
-        let samples = marks::load(&options.run.data, &opened, escape)?;
+        let samples = marks::guard(load_questions(&options.run.data)?, &options.run.data, &opened, escape)?;
         if samples.is_empty() {
             return Err(Error::file(&options.run.data, "the data set is empty"));
         }
         let mut val = match &options.run.val {
-            Some(path) => marks::load(path, &opened, escape)?,
+            Some(path) => marks::guard(load_questions(path)?, path, &opened, escape)?,
             None => Vec::new(),
         };
         val.truncate(options.run.val_samples);
@@ -279,7 +279,7 @@ impl<D: Device> RlTrainer<D> {
             }
             validated?;
         }
-        if self.val.is_empty() {
+        if self.val.is_empty() || !self.dir.best().exists() {
             checkpoint::save(
                 &self.loaded.device,
                 &self.loaded.opened,
