@@ -58,7 +58,7 @@ fn model(preset: Preset, dtype: Dtype, with_adapter: bool) -> Model {
             lora_alpha: 32.0,
             use_rslora: false,
             target_modules: vec![LoraTarget::QProj, LoraTarget::VProj],
-            base_model_name_or_path: None,
+            ..AdapterConfig::default()
         };
         attach(&device, &mut transformer, &mut params, &adapter, &LoraInit::Random(1)).unwrap();
     }

@@ -158,6 +158,27 @@ impl Weights {
         self.tensors.values().map(|(_, entry)| entry.range.len() as u64).sum()
     }
 
+    /// Lets the tensor `stored` of another file stand in the place of `name`, or beside the others.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] naming the other file if it has no such tensor.
+    pub fn replace(&mut self, name: &str, other: &Weights, stored: &str) -> Result<()> {
+        let Some((shard, entry)) = other.tensors.get(stored) else {
+            return Err(Error::tensor(&other.path, stored, "is missing"));
+        };
+        let Shard { path, map, .. } = &other.shards[*shard];
+        self.tensors.insert(name.to_owned(), (self.shards.len(), entry.clone()));
+        self.shards.push(Shard { path: path.clone(), map: Arc::clone(map), metadata: Vec::new() });
+        Ok(())
+    }
+
+    /// Gives the tensor `name`, if there is one, the second name `also`, in the place of another of that name.
+    pub fn alias(&mut self, name: &str, also: &str) {
+        if let Some(place) = self.tensors.get(name).cloned() {
+            self.tensors.insert(also.to_owned(), place);
+        }
+    }
+
     /// The tensor `name`, which must have exactly `shape`.
     ///
     /// # Errors
@@ -313,6 +334,26 @@ mod tests {
         assert!(fault(dir.path()).contains("weight_map: a: must be a file name"));
         index("[]");
         assert!(fault(dir.path()).contains("weight_map: must be an object"));
+    }
+
+    #[test]
+    fn tensors_of_other_files_take_the_place_of_ones_own() {
+        let dir = tempfile::tempdir().unwrap();
+        save(&dir.path().join(WEIGHTS_FILE), &[("a", &[1.0]), ("b", &[2.0])]);
+        let other = dir.path().join("other.safetensors");
+        save(&other, &[("x", &[3.0, 4.0])]);
+        let mut weights = Weights::open(dir.path()).unwrap();
+        let other = Weights::open_file(&other).unwrap();
+        weights.alias("a", "c");
+        weights.alias("absent", "b");
+        weights.replace("a", &other, "x").unwrap();
+        let values = |name: &str| weights.tensor(name).unwrap().to_f32_vec();
+        assert_eq!((values("a"), values("b"), values("c")), (vec![3.0, 4.0], vec![2.0], vec![1.0]));
+        // The file at fault is the other one.
+        let error = weights.get("a", &[1]).unwrap_err().to_string();
+        assert!(error.contains("other.safetensors, tensor a: has shape [2], not [1]"), "{error}");
+        let error = weights.replace("a", &other, "y").unwrap_err().to_string();
+        assert!(error.contains("other.safetensors, tensor y: is missing"), "{error}");
     }
 
     #[test]

@@ -7,16 +7,19 @@
 //! `y = W·x + scale · B·(A·x)` with scale = lora_alpha / r, or lora_alpha / √r with `use_rslora`
 //! (Hu et al., arXiv 2106.09685; Kalajdzievski, arXiv 2312.03732; spec section 7).
 //!
-//! PEFT has many variants that change the arithmetic (DoRA, ranks per module, biases, extra trained
-//! modules). A file that asks for one is refused by the field's name: running it as plain LoRA would
-//! give wrong numbers silently.
+//! An adapter may be on some modules alone, with ranks and alphas of their own (`adapter_modules`); it may hold weights of
+//! the model whole (`modules_to_save`, biases), and magnitudes of rows (DoRA, arXiv 2402.09353), which are merged. PEFT's
+//! other variants change the arithmetic too. A file that asks for one is refused by the field's name: running it as plain
+//! LoRA would give wrong numbers silently.
 
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
+use super::adapter_modules::AdapterModules;
 use super::config::ModelConfig;
 pub use super::lora_target::LoraTarget;
+use super::block::LM_HEAD;
 use super::weight_spec::WeightSpec;
 use crate::files::json::{Fields, one_line, read_object};
 use crate::files::weights::Weights;
@@ -38,8 +41,12 @@ pub struct AdapterConfig {
     pub lora_alpha: f64,
     /// Whether the scale divides by √r instead of r.
     pub use_rslora: bool,
-    /// The projections that carry an adapter, in every layer; sorted, none twice.
+    /// The projections that carry an adapter, in every layer where `modules` says nothing else; sorted, none twice.
     pub target_modules: Vec<LoraTarget>,
+    /// Which of them carry it, and at which rank and alpha, where that differs between them.
+    pub modules: Option<AdapterModules>,
+    /// Whether the rows of W + scale·B·A are scaled to magnitudes that were learned (DoRA).
+    pub use_dora: bool,
     /// The model the adapter was trained on: a directory or a name on the hub. For the reader only.
     pub base_model_name_or_path: Option<String>,
 }
@@ -52,16 +59,59 @@ impl Default for AdapterConfig {
             lora_alpha: 32.0,
             use_rslora: false,
             target_modules: vec![LoraTarget::QProj, LoraTarget::VProj],
+            modules: None,
+            use_dora: false,
             base_model_name_or_path: None,
         }
     }
 }
 
-impl AdapterConfig {
+/// The adapter of one module.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Adapted {
+    /// Its rank.
+    pub r: usize,
     /// The factor of B·(A·x).
+    pub scale: f32,
+}
+
+/// A weight of the model that an adapter's file holds whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Whole {
+    /// Its name in the model.
+    pub name: String,
+    /// Its name in the adapter's file.
+    pub stored: String,
+}
+
+/// What PEFT puts into the name of a weight that an adapter is beside.
+const BASE_LAYER: &str = ".base_layer.";
+
+impl AdapterConfig {
+    /// The factor of B·(A·x), where a module has none of its own.
     pub fn scale(&self) -> f32 {
-        let r = self.r as f64;
-        (self.lora_alpha / if self.use_rslora { r.sqrt() } else { r }) as f32
+        self.scale_of(self.r, self.lora_alpha)
+    }
+
+    fn scale_of(&self, r: usize, alpha: f64) -> f32 {
+        let r = r as f64;
+        (alpha / if self.use_rslora { r.sqrt() } else { r }) as f32
+    }
+
+    /// The adapter of the module `name` (`model.layers.0.self_attn.q_proj`), if it has one.
+    pub fn adapted(&self, name: &str) -> Option<Adapted> {
+        // A pattern may match norms too, which have no adapters.
+        let target = LoraTarget::from_name(name.rsplit('.').next()?)?;
+        if !self.target_modules.contains(&target) {
+            return None;
+        }
+        let Some(modules) = &self.modules else {
+            return Some(Adapted { r: self.r, scale: self.scale() });
+        };
+        modules.hold(name).then(|| {
+            let r = modules.rank(name, self.r);
+            Adapted { r, scale: self.scale_of(r, modules.alpha(name, self.lora_alpha)) }
+        })
     }
 
     /// Reads `adapter_config.json` of the directory `dir`.
@@ -87,15 +137,23 @@ impl AdapterConfig {
             }
         }
         refuse_variants(&fields)?;
+        let modules = AdapterModules::read(&fields)?;
         let config = Self {
             r: fields.size("r", 1 << 16)?,
             lora_alpha: fields.positive("lora_alpha")?,
             use_rslora: fields.opt_bool("use_rslora")?.unwrap_or(false),
-            target_modules: targets(&fields)?,
+            target_modules: modules.projections(),
+            modules: (!modules.is_plain()).then_some(modules),
+            use_dora: fields.opt_bool("use_dora")?.unwrap_or(false),
             base_model_name_or_path: fields.opt_str("base_model_name_or_path")?.map(str::to_owned),
         };
         if !config.scale().is_normal() {
             return Err(fields.error("lora_alpha", format!("{} is out of range", config.lora_alpha)));
+        }
+        if let Some(modules) = &config.modules
+            && let Some(alpha) = modules.alphas().find(|&alpha| !config.scale_of(config.r, alpha).is_normal())
+        {
+            return Err(fields.error("alpha_pattern", format!("{alpha} is out of range")));
         }
         Ok(config)
     }
@@ -108,7 +166,7 @@ impl AdapterConfig {
             whole if whole.fract() == 0.0 && whole < 1e15 => json!(whole as u64),
             other => json!(other),
         };
-        json!({
+        let mut json = json!({
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM",
             "base_model_name_or_path": self.base_model_name_or_path,
@@ -120,7 +178,7 @@ impl AdapterConfig {
             "lora_dropout": 0.0,
             "target_modules": self.target_modules.iter().map(|t| t.name()).collect::<Vec<_>>(),
             "use_rslora": self.use_rslora,
-            "use_dora": false,
+            "use_dora": self.use_dora,
             "bias": "none",
             "fan_in_fan_out": false,
             "init_lora_weights": true,
@@ -129,16 +187,53 @@ impl AdapterConfig {
             "layers_pattern": null,
             "rank_pattern": {},
             "alpha_pattern": {},
-        })
+        });
+        if let (Some(modules), Some(json)) = (&self.modules, json.as_object_mut()) {
+            json.extend(modules.given().clone());
+        }
+        json
     }
 
     /// Every weight of the adapter: layer by layer, in the order of [`target_modules`](Self::target_modules), A
     /// before B. In files their names have [`PEFT_PREFIX`] before them.
     pub fn weights(&self, model: &ModelConfig) -> Vec<WeightSpec> {
         let pairs = (0..model.num_hidden_layers).flat_map(|layer| {
-            self.target_modules.iter().flat_map(move |&t| model.projection(t).adapter(layer, self.r))
+            let adapted = self.target_modules.iter().filter_map(move |&target| {
+                Some(model.projection(target).adapter(layer, self.adapted(&target.module(layer))?.r))
+            });
+            adapted.flatten()
         });
         pairs.collect()
+    }
+
+    /// The magnitudes of DoRA, `[out]` of each module; none without it.
+    fn magnitudes(&self, model: &ModelConfig) -> Vec<(String, Vec<usize>)> {
+        let layers = if self.use_dora { model.num_hidden_layers } else { 0 };
+        let of_layer = |layer| {
+            self.target_modules.iter().filter_map(move |&target| {
+                let module = target.module(layer);
+                self.adapted(&module)?;
+                Some((magnitude(&module), vec![model.projection(target).out]))
+            })
+        };
+        (0..layers).flat_map(of_layer).collect()
+    }
+
+    /// The weights of `model` that the adapter's file holds whole: those of `modules_to_save`, biases, and embeddings that
+    /// PEFT stores of its own accord where their number changed.
+    pub fn stored_whole(&self, file: &Weights, model: &ModelConfig) -> Vec<Whole> {
+        let mut known: std::collections::BTreeSet<String> = model.weights().into_iter().map(|w| w.name).collect();
+        known.insert(LM_HEAD.to_owned());
+        let whole = file.names().filter_map(|stored| {
+            let name = stored.strip_prefix(PEFT_PREFIX)?.replace(BASE_LAYER, ".");
+            known.contains(&name).then(|| Whole { name, stored: stored.to_owned() })
+        });
+        whole.collect()
+    }
+
+    /// Whether the module `name` is one of `modules_to_save`, which a tied weight does not follow.
+    pub fn saves(&self, name: &str) -> bool {
+        self.modules.as_ref().is_some_and(|modules| modules.saves(name))
     }
 
     /// Maps `adapter_model.safetensors` of `dir` and checks that it holds this adapter for `model`:
@@ -154,9 +249,11 @@ impl AdapterConfig {
         }
         let weights = Weights::open_file(&path)?;
         let stored = self.weights(model).into_iter().map(|w| (format!("{PEFT_PREFIX}{}", w.name), w.shape));
-        let expected: std::collections::BTreeMap<_, _> = stored.collect();
+        let expected: std::collections::BTreeMap<_, _> = stored.chain(self.magnitudes(model)).collect();
+        let whole = self.stored_whole(&weights, model);
         // A tensor that is not applied would be a part of the adapter silently left out.
-        if let Some(stray) = weights.names().find(|&name| !expected.contains_key(name)) {
+        let applied = |name: &str| expected.contains_key(name) || whole.iter().any(|w| w.stored == name);
+        if let Some(stray) = weights.names().find(|&name| !applied(name)) {
             let what = "is no part of the adapter that adapter_config.json describes";
             return Err(Error::tensor(&path, one_line(stray), what));
         }
@@ -167,34 +264,12 @@ impl AdapterConfig {
     }
 }
 
-/// `target_modules`: a list of names, or the word for all of them.
-fn targets(fields: &Fields<'_>) -> Result<Vec<LoraTarget>> {
-    const FIELD: &str = "target_modules";
-    if let Some(Value::String(pattern)) = fields.value(FIELD) {
-        if pattern == "all-linear" {
-            return Ok(LoraTarget::ALL.to_vec());
-        }
-        let what = format!("\"{}\": patterns are not supported, a list of names is", one_line(pattern));
-        return Err(fields.error(FIELD, what));
-    }
-    let mut targets = Vec::new();
-    for name in fields.opt_list(FIELD)?.unwrap_or_default() {
-        let target = name.as_str().and_then(LoraTarget::from_name).ok_or_else(|| {
-            let known = LoraTarget::ALL.map(LoraTarget::name).join(", ");
-            let what = format!("{} is not one of {known}", one_line(&name.to_string()));
-            fields.error(FIELD, what)
-        })?;
-        targets.push(target);
-    }
-    if targets.is_empty() {
-        return Err(fields.error(FIELD, "names no projection"));
-    }
-    targets.sort_unstable();
-    targets.dedup();
-    Ok(targets)
+/// The name of DoRA's magnitudes of a module in an adapter's file.
+pub(super) fn magnitude(module: &str) -> String {
+    format!("{PEFT_PREFIX}{module}.lora_magnitude_vector")
 }
 
-/// Refuses every setting under which PEFT computes something other than plain LoRA.
+/// Refuses every setting under which PEFT computes something that is not computed here.
 fn refuse_variants(fields: &Fields<'_>) -> Result<()> {
     // Each of these is off when it holds false, null, or an empty list or object.
     let off = |value: &Value| match value {
@@ -204,17 +279,11 @@ fn refuse_variants(fields: &Fields<'_>) -> Result<()> {
         _ => false,
     };
     for name in [
-        "use_dora",
         "use_qalora",
         "use_bdlora",
         "lora_bias",
         "fan_in_fan_out",
-        "rank_pattern",
-        "alpha_pattern",
-        "layers_to_transform",
         "layer_replication",
-        "modules_to_save",
-        "exclude_modules",
         "trainable_token_indices",
         "target_parameters",
         "alora_invocation_tokens",
@@ -237,9 +306,10 @@ fn refuse_variants(fields: &Fields<'_>) -> Result<()> {
             return Err(fields.error("init_lora_weights", what));
         }
     }
+    // Biases that were trained are in the file, if the model has any at all.
     match fields.opt_str("bias")? {
-        None | Some("none") => Ok(()),
-        Some(_) => Err(fields.error("bias", "only \"none\" is supported")),
+        None | Some("none" | "all" | "lora_only") => Ok(()),
+        Some(other) => Err(fields.error("bias", format!("\"{}\" is not supported", one_line(other)))),
     }
 }
 
@@ -268,6 +338,7 @@ mod tests {
             use_rslora: false,
             target_modules: vec![LoraTarget::QProj, LoraTarget::VProj],
             base_model_name_or_path: Some("..".into()),
+            ..AdapterConfig::default()
         };
         assert_eq!(config, want);
         assert_eq!(config.scale(), 4.0);
@@ -275,6 +346,12 @@ mod tests {
         assert_eq!(json["lora_alpha"].to_string(), "16");
         let again = AdapterConfig::from_map(Path::new("x"), json.as_object().unwrap()).unwrap();
         assert_eq!(again, want);
+        // Rules are written back as they were.
+        let rules = json!({"target_modules": ".*q_proj", "rank_pattern": {"layers.0.self_attn.q_proj": 2}});
+        let rules = parse(rules).unwrap();
+        let json = rules.to_json();
+        let again = AdapterConfig::from_map(Path::new("x"), json.as_object().unwrap()).unwrap();
+        assert_eq!((&again, &json["target_modules"]), (&rules, &json!(".*q_proj")));
         assert_eq!(AdapterConfig { use_rslora: true, ..want }.scale(), 8.0);
     }
 
@@ -284,7 +361,7 @@ mod tests {
         assert_eq!(all.target_modules, LoraTarget::ALL);
         let some = parse(json!({"target_modules": ["down_proj", "q_proj", "q_proj"]})).unwrap();
         assert_eq!(some.target_modules, [LoraTarget::QProj, LoraTarget::DownProj]);
-        for bad in [json!([]), json!(["lm_head"]), json!([1]), json!(".*"), json!(null), json!({})] {
+        for bad in [json!([]), json!(["lm_head"]), json!([1]), json!("q"), json!(null), json!({})] {
             let error = parse(json!({"target_modules": bad})).unwrap_err().to_string();
             assert!(error.starts_with("a/adapter_config.json: target_modules"), "{error}");
         }
@@ -293,15 +370,10 @@ mod tests {
     #[test]
     fn other_variants_are_refused_by_name() {
         for (name, value) in [
-            ("use_dora", json!(true)),
+            ("use_dora", json!("yes")),
             ("lora_bias", json!(true)),
-            ("bias", json!("all")),
-            ("rank_pattern", json!({"q_proj": 8})),
-            ("alpha_pattern", json!({"q_proj": 8})),
-            ("layers_to_transform", json!([0])),
-            ("layers_to_transform", json!(0)),
-            ("modules_to_save", json!(["lm_head"])),
-            ("exclude_modules", json!("v_proj")),
+            ("bias", json!("some")),
+            ("alpha_pattern", json!({"q_proj": 1e-200})),
             ("trainable_token_indices", json!([1])),
             ("fan_in_fan_out", json!(true)),
             ("init_lora_weights", json!("pissa")),

@@ -11,6 +11,8 @@ use crate::device::block::{Block, BlockPart};
 
 /// The input embeddings, `[vocab_size, hidden_size]`.
 pub const EMBED_TOKENS: &str = "model.embed_tokens.weight";
+/// The output head, `[vocab_size, hidden_size]`, where it is not the input embeddings.
+pub const LM_HEAD: &str = "lm_head.weight";
 
 /// A norm of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -146,7 +148,7 @@ impl ModelConfig {
     /// The output head, unless the embeddings are that too.
     pub fn lm_head(&self) -> Option<WeightSpec> {
         let shape = [self.vocab_size, self.hidden_size];
-        (!self.tie_word_embeddings).then(|| WeightSpec::matrix("lm_head.weight", shape, Group::Decoder))
+        (!self.tie_word_embeddings).then(|| WeightSpec::matrix(LM_HEAD, shape, Group::Decoder))
     }
 
     /// Every tensor of the weights file, in the order of the computation.

@@ -5,6 +5,7 @@
 //! into one list of weights ([`params`]) and run on any [`Device`].
 
 pub mod adapter;
+mod adapter_modules;
 pub mod block;
 mod checkpoint_dir;
 pub mod colar_config;

@@ -8,7 +8,8 @@
 use std::path::{Path, PathBuf};
 
 use super::ColarModel;
-use super::adapter::{ADAPTER_CONFIG_FILE, AdapterConfig};
+use super::adapter::{ADAPTER_CONFIG_FILE, AdapterConfig, Whole};
+use super::block::{EMBED_TOKENS, LM_HEAD};
 use super::checkpoint_dir;
 use super::colar_config::{COLAR_FILE, ColarConfig, LATENT_HEAD_FILE};
 use super::config::ModelConfig;
@@ -23,6 +24,7 @@ use super::tokenizer::{EosTokens, Tokenizer};
 use super::transformer::Transformer;
 use super::weight_spec::{Groups, Role, WeightSpec};
 use crate::device::{Device, Dtype, Need, Stay};
+use crate::files::json::one_line;
 use crate::files::mapped::MappedTensor;
 use crate::files::weights::{INDEX_FILE, WEIGHTS_FILE, Weights};
 use crate::{Error, Result};
@@ -118,7 +120,7 @@ fn open_for<D: Device>(
         return Err(Error::file(model_dir, "no such directory"));
     }
     let given = checkpoint.map(checkpoint_dir::find).transpose()?;
-    let config = ModelConfig::load(model_dir)?;
+    let mut config = ModelConfig::load(model_dir)?;
     let tokenizer = Tokenizer::load(model_dir)?;
     tokenizer.check_fits(config.vocab_size)?;
     let separator = tokenizer.separator(SEPARATOR)?;
@@ -126,16 +128,26 @@ fn open_for<D: Device>(
     // A model directory that is itself a checkpoint needs no second one.
     let checkpoint = given.as_deref().unwrap_or(model_dir);
     let has_weights = |dir: &Path| dir.join(WEIGHTS_FILE).exists() || dir.join(INDEX_FILE).exists();
-    let weights = Weights::open(if has_weights(checkpoint) { checkpoint } else { model_dir })?;
+    let mut weights = Weights::open(if has_weights(checkpoint) { checkpoint } else { model_dir })?;
 
     let stored = if checkpoint.join(ADAPTER_CONFIG_FILE).exists() {
         let adapter = AdapterConfig::load(checkpoint)?;
-        let file = adapter.open_weights(checkpoint, &config)?;
+        let file = adapter.open_weights(checkpoint, &config).map_err(|e| unfit(e, &adapter, model_dir, &config))?;
         Some((adapter, file))
     } else {
         None
     };
-    let merged = matches!(purpose, Purpose::Inference(LoraMode::Merge));
+    if let Some((adapter, file)) = &stored {
+        let whole = adapter.stored_whole(file, &config);
+        if matches!(purpose, Purpose::Training(_)) {
+            refuse_to_train(checkpoint, adapter, &whole)?;
+        }
+        take_whole(&mut config, &mut weights, adapter, file, &whole)?;
+    }
+    let merged = match purpose {
+        Purpose::Training(_) => false,
+        Purpose::Inference(lora) => lora == LoraMode::Merge || stored.as_ref().is_some_and(|(a, _)| a.use_dora),
+    };
     let take = |spec: &WeightSpec, weight: MappedTensor| match purpose {
         Purpose::Training(trained) if trained.contains(spec.group) => device.widen(device.adopt(weight)?),
         Purpose::Training(_) => device.adopt(weight),
@@ -250,6 +262,53 @@ fn open_for<D: Device>(
         model_dir: model_dir.to_owned(),
         checkpoint: given,
     })
+}
+
+/// The error of an adapter that does not fit a model, with both named.
+fn unfit(error: Error, adapter: &AdapterConfig, model_dir: &Path, config: &ModelConfig) -> Error {
+    let Error::Tensor { path, tensor, what } = error else { return error };
+    let trained_on = match &adapter.base_model_name_or_path {
+        Some(name) => format!("the adapter was trained on {}", one_line(name)),
+        None => "the adapter does not say what it was trained on".to_owned(),
+    };
+    let (kind, h, layers) = (config.model_type.model_type(), config.hidden_size, config.num_hidden_layers);
+    let model = format!("{} is a {kind} model of hidden_size {h} with {layers} layers", model_dir.display());
+    Error::Tensor { path, tensor, what: format!("{what}; {trained_on}, and {model}") }
+}
+
+/// Fails for an adapter that runs but is not trained on: of what it holds beside A and B nothing would be kept.
+fn refuse_to_train(checkpoint: &Path, adapter: &AdapterConfig, whole: &[Whole]) -> Result<()> {
+    let what = match whole {
+        [] if adapter.use_dora => "has magnitudes of DoRA".to_owned(),
+        [] => return Ok(()),
+        [first, ..] => format!("holds {} whole (modules_to_save, biases)", first.name),
+    };
+    Err(Error::usage(format!(
+        "the adapter of {} {what}, and is not trained on: merge it into the model in Python, and give that as `model`",
+        checkpoint.display()
+    )))
+}
+
+/// Puts the weights that an adapter's file holds whole into the place of the model's. Output head and embeddings part where
+/// PEFT parts them: a stored head is another than the embeddings, and stored embeddings of `modules_to_save` are a copy
+/// that the head does not follow.
+fn take_whole(
+    config: &mut ModelConfig,
+    weights: &mut Weights,
+    adapter: &AdapterConfig,
+    file: &Weights,
+    whole: &[Whole],
+) -> Result<()> {
+    let holds = |name: &str| whole.iter().any(|w| w.name == name);
+    let embeddings_apart = holds(EMBED_TOKENS) && adapter.saves("model.embed_tokens");
+    if config.tie_word_embeddings && (holds(LM_HEAD) || embeddings_apart) {
+        config.tie_word_embeddings = false;
+        weights.alias(EMBED_TOKENS, LM_HEAD);
+    }
+    for Whole { name, stored } in whole {
+        weights.replace(name, file, stored)?;
+    }
+    Ok(())
 }
 
 /// The standard deviation of a model's input embeddings (spec section 3).

@@ -97,7 +97,7 @@ fn check_matrix<D: Device>(device: &D, rows: usize, cols: usize, r: usize, dtype
         lora_alpha: 24.0,
         use_rslora: r == 4,
         target_modules: vec![LoraTarget::UpProj],
-        base_model_name_or_path: None,
+        ..AdapterConfig::default()
     };
     let (base, file) = (Weights::open_file(&base).unwrap(), Weights::open_file(&adapter).unwrap());
     let merged = merge(device, &weight, base.tensor(&weight).unwrap(), &config, &file).unwrap();

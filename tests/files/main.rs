@@ -6,3 +6,4 @@ mod common;
 mod formats;
 mod golden;
 mod hostile;
+mod peft;

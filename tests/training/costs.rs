@@ -32,7 +32,7 @@ fn adapter(r: usize) -> AdapterConfig {
         lora_alpha: 32.0,
         use_rslora: false,
         target_modules: vec![LoraTarget::QProj, LoraTarget::VProj],
-        base_model_name_or_path: None,
+        ..AdapterConfig::default()
     }
 }
 
