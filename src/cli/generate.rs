@@ -164,7 +164,11 @@ fn from_lines(
             break;
         }
         // Editors of Windows begin a text with a byte-order mark, which is no part of the question.
-        let text = if number == 1 { bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes) } else { bytes.as_slice() };
+        let text = if number == 1 {
+            bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes)
+        } else {
+            bytes.as_slice()
+        };
         let Ok(line) = std::str::from_utf8(text) else {
             // The questions before it are good.
             answer(engine, args, &waiting, true)?;

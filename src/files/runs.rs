@@ -32,7 +32,9 @@ impl NewDir {
             // Made and not looked for: another process may be at the same.
             match fs::create_dir(&dir) {
                 Ok(()) => break,
-                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => dir = runs.join(format!("{now}-{number}")),
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+                    dir = runs.join(format!("{now}-{number}"))
+                }
                 Err(e) => return Err(Error::io(&dir)(e)),
             }
         }

@@ -15,9 +15,13 @@ pub fn recognise(bytes: &[u8]) -> Option<&'static str> {
     if begins(b"version https://git-lfs.github.com/spec/") {
         Some("is a Git LFS pointer and not the file itself: run `git lfs pull`")
     } else if begins(b"<!doctype html") || begins(b"<html") || begins(b"<head") {
-        Some("is a web page and not the file itself: it was downloaded from the address of a page, or is one that tells an error")
+        Some(
+            "is a web page and not the file itself: it was downloaded from the address of a page, or is one that tells an error",
+        )
     } else if begins(b"<?xml") {
-        Some("is an XML document and not the file itself: it may tell an error of the server that it was downloaded from")
+        Some(
+            "is an XML document and not the file itself: it may tell an error of the server that it was downloaded from",
+        )
     } else {
         None
     }
@@ -36,7 +40,15 @@ mod tests {
         }
         assert!(recognise(b"<?xml version='1.0'?><Error><Code>AccessDenied</Code>").unwrap().contains("XML"));
         assert!(recognise(b"").unwrap().contains("empty"));
-        for file in [&b"{}"[..], b"[]", b"q||<<1+1=2>> #### 2", b"\x40\0\0\0\0\0\0\0{\"a\"", b"\xef\xbb\xbf{}", b"<", b" "] {
+        for file in [
+            &b"{}"[..],
+            b"[]",
+            b"q||<<1+1=2>> #### 2",
+            b"\x40\0\0\0\0\0\0\0{\"a\"",
+            b"\xef\xbb\xbf{}",
+            b"<",
+            b" ",
+        ] {
             assert_eq!(recognise(file), None);
         }
     }

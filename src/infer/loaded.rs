@@ -51,7 +51,9 @@ impl<D: Device> Loaded<D> {
         let mode = lora.unwrap_or_else(|| LoraMode::best_for(&device));
         let opened = device.scope(|| open_frozen(&device, model, adapter, &Additions::default(), mode))?;
         if lora == Some(LoraMode::Apart) && opened.adapter.as_ref().is_some_and(|adapter| adapter.use_dora) {
-            return Err(Error::usage("`lora` apart: the adapter has magnitudes of DoRA, and is always merged"));
+            return Err(Error::usage(
+                "`lora` apart: the adapter has magnitudes of DoRA, and is always merged",
+            ));
         }
         Ok(Self::from_opened(device, opened))
     }

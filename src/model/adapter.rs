@@ -17,9 +17,9 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::adapter_modules::AdapterModules;
+use super::block::LM_HEAD;
 use super::config::ModelConfig;
 pub use super::lora_target::LoraTarget;
-use super::block::LM_HEAD;
 use super::weight_spec::WeightSpec;
 use crate::files::json::{Fields, one_line, read_object};
 use crate::files::weights::Weights;
@@ -222,7 +222,8 @@ impl AdapterConfig {
     /// The weights of `model` that the adapter's file holds whole: those of `modules_to_save`, biases, and embeddings that
     /// PEFT stores of its own accord where their number changed.
     pub fn stored_whole(&self, file: &Weights, model: &ModelConfig) -> Vec<Whole> {
-        let mut known: std::collections::BTreeSet<String> = model.weights().into_iter().map(|w| w.name).collect();
+        let mut known: std::collections::BTreeSet<String> =
+            model.weights().into_iter().map(|w| w.name).collect();
         known.insert(LM_HEAD.to_owned());
         let whole = file.names().filter_map(|stored| {
             let name = stored.strip_prefix(PEFT_PREFIX)?.replace(BASE_LAYER, ".");

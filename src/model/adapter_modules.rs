@@ -125,13 +125,13 @@ impl AdapterModules {
         let all = LoraTarget::ALL.map(|target| target.name().to_owned()).to_vec();
         let targets = match fields.value(TARGETS) {
             Some(Value::String(word)) if word == "all-linear" => Names::Listed(all),
-            _ => {
-                Names::read(fields, TARGETS)?.ok_or_else(|| fields.error(TARGETS, "names no projection"))?
-            }
+            _ => Names::read(fields, TARGETS)?.ok_or_else(|| fields.error(TARGETS, "names no projection"))?,
         };
         // Adapters of embeddings have other matrices, and one of the output head is beside a weight that may be tied.
         if let Names::Listed(names) = &targets
-            && let Some(other) = names.iter().find(|name| ["embed_tokens", "lm_head"].iter().any(|n| name == n || ends_in(name, n)))
+            && let Some(other) = names
+                .iter()
+                .find(|name| ["embed_tokens", "lm_head"].iter().any(|n| name == n || ends_in(name, n)))
         {
             let known = LoraTarget::ALL.map(LoraTarget::name).join(", ");
             return Err(fields.error(TARGETS, format!("\"{}\" is not one of {known}", one_line(other))));
@@ -174,7 +174,12 @@ impl AdapterModules {
         let listed = matches!(&self.targets, Names::Listed(names)
             if names.iter().all(|name| LoraTarget::from_name(name).is_some()));
         let excluded = self.excluded.as_ref().is_some_and(|names| *names != Names::Listed(Vec::new()));
-        listed && !excluded && self.saved.is_empty() && self.layers.is_none() && self.ranks.is_empty() && self.alphas.is_empty()
+        listed
+            && !excluded
+            && self.saved.is_empty()
+            && self.layers.is_none()
+            && self.ranks.is_empty()
+            && self.alphas.is_empty()
     }
 
     /// Whether the module of this name carries an adapter.
@@ -292,7 +297,8 @@ mod tests {
         assert!(plain.is_plain());
         assert_eq!(plain.projections(), [LoraTarget::QProj, LoraTarget::VProj]);
         assert!(read(&json!({"target_modules": "all-linear"})).unwrap().is_plain());
-        let some = json!({"target_modules": ["self_attn.q_proj", "model.layers.2.mlp.up_proj", "Wqkv", "roj"]});
+        let some =
+            json!({"target_modules": ["self_attn.q_proj", "model.layers.2.mlp.up_proj", "Wqkv", "roj"]});
         let some = read(&some).unwrap();
         assert!(!some.is_plain());
         assert_eq!(some.projections(), [LoraTarget::QProj, LoraTarget::UpProj]);
@@ -311,7 +317,11 @@ mod tests {
         assert_eq!(of(long).projections(), [LoraTarget::QProj, LoraTarget::UpProj]);
         assert_eq!(of(r"(?!.*mlp).*_proj").projections().len(), 4);
         assert!(read(&json!({"target_modules": "q_proj"})).unwrap_err().ends_with("names no projection"));
-        assert!(read(&json!({"target_modules": "("})).unwrap_err().contains("target_modules: \"(\" is no pattern"));
+        assert!(
+            read(&json!({"target_modules": "("}))
+                .unwrap_err()
+                .contains("target_modules: \"(\" is no pattern")
+        );
     }
 
     #[test]
@@ -328,7 +338,10 @@ mod tests {
         let other = json!({"layers_to_transform": [1], "layers_pattern": ["h"]});
         assert!(with(other).unwrap_err().ends_with("names no projection"));
         let excluded = with(json!({"exclude_modules": r".*\.[0-4]\.mlp.*"})).unwrap();
-        assert_eq!((on(&excluded, LoraTarget::DownProj), on(&excluded, LoraTarget::QProj).len()), (vec![5], 6));
+        assert_eq!(
+            (on(&excluded, LoraTarget::DownProj), on(&excluded, LoraTarget::QProj).len()),
+            (vec![5], 6)
+        );
         let saved = with(json!({"modules_to_save": ["mlp", "lm_head"]})).unwrap();
         assert_eq!(saved.projections(), [LoraTarget::QProj]);
         let both = json!({"target_modules": ".*q_proj", "layers_to_transform": [1]});
@@ -349,10 +362,17 @@ mod tests {
         assert_eq!((rank(5, LoraTarget::DownProj), rank(4, LoraTarget::DownProj)), (8, 16));
         let alpha = |target: LoraTarget| modules.alpha(&target.module(0), 1.0);
         assert_eq!((alpha(LoraTarget::DownProj), alpha(LoraTarget::QProj)), (32.0, 1.0));
-        assert_eq!(modules.given().keys().collect::<Vec<_>>(), ["target_modules", "rank_pattern", "alpha_pattern"]);
+        assert_eq!(
+            modules.given().keys().collect::<Vec<_>>(),
+            ["target_modules", "rank_pattern", "alpha_pattern"]
+        );
         let wrong = json!({"target_modules": ["q_proj"], "rank_pattern": {"q_proj": 0}});
         assert!(read(&wrong).unwrap_err().contains("rank_pattern.q_proj: must be a whole number"));
-        assert!(read(&json!({"target_modules": ["q_proj"], "alpha_pattern": [1]})).unwrap_err().contains("alpha_pattern"));
+        assert!(
+            read(&json!({"target_modules": ["q_proj"], "alpha_pattern": [1]}))
+                .unwrap_err()
+                .contains("alpha_pattern")
+        );
     }
 
     #[test]

@@ -132,7 +132,8 @@ fn open_for<D: Device>(
 
     let stored = if checkpoint.join(ADAPTER_CONFIG_FILE).exists() {
         let adapter = AdapterConfig::load(checkpoint)?;
-        let file = adapter.open_weights(checkpoint, &config).map_err(|e| unfit(e, &adapter, model_dir, &config))?;
+        let file =
+            adapter.open_weights(checkpoint, &config).map_err(|e| unfit(e, &adapter, model_dir, &config))?;
         Some((adapter, file))
     } else {
         None
@@ -146,7 +147,9 @@ fn open_for<D: Device>(
     }
     let merged = match purpose {
         Purpose::Training(_) => false,
-        Purpose::Inference(lora) => lora == LoraMode::Merge || stored.as_ref().is_some_and(|(a, _)| a.use_dora),
+        Purpose::Inference(lora) => {
+            lora == LoraMode::Merge || stored.as_ref().is_some_and(|(a, _)| a.use_dora)
+        }
     };
     let take = |spec: &WeightSpec, weight: MappedTensor| match purpose {
         Purpose::Training(trained) if trained.contains(spec.group) => device.widen(device.adopt(weight)?),

@@ -6,8 +6,8 @@
 
 use std::path::Path;
 
-use crate::data::answer::ANSWER_MARK;
 use crate::data::Sample;
+use crate::data::answer::ANSWER_MARK;
 use crate::device::Device;
 use crate::model::open::Opened;
 use crate::model::prompt::SEPARATOR;

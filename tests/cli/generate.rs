@@ -134,7 +134,8 @@ fn generate_reads_lines_and_each_is_what_it_is_alone() {
 #[test]
 fn standard_input_is_read_line_by_line() {
     let model = golden("llama-tiny");
-    let args = ["generate", "--model", text(&model), "--device", "cpu", "--method", "plain", "--greedy", "--json"];
+    let args =
+        ["generate", "--model", text(&model), "--device", "cpu", "--method", "plain", "--greedy", "--json"];
     let ask = |stdin: &[u8]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_colar-engine"));
         let output = command.args(args).args(["--batch-size", "8"]).write_stdin(stdin).output().unwrap();
@@ -160,7 +161,17 @@ fn weights_that_go_away_are_named() {
     let model = dir.path().join("model");
     copy_model(&golden("llama-tiny"), &model);
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_colar-engine"));
-    command.args(["generate", "--model", text(&model), "--device", "cpu", "--method", "plain", "--batch-size", "1"]);
+    command.args([
+        "generate",
+        "--model",
+        text(&model),
+        "--device",
+        "cpu",
+        "--method",
+        "plain",
+        "--batch-size",
+        "1",
+    ]);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let mut errors = BufReader::new(child.stderr.take().unwrap());
@@ -175,7 +186,8 @@ fn weights_that_go_away_are_named() {
     let _ = child.stdin.take().unwrap().write_all(b"1+1?\n");
     let mut rest = String::new();
     errors.read_to_string(&mut rest).unwrap();
-    let named = format!("error: {}: was cut short, or its disk fails, while it was in use", weights.display());
+    let named =
+        format!("error: {}: was cut short, or its disk fails, while it was in use", weights.display());
     assert_eq!(rest.lines().last(), Some(named.as_str()), "{rest}");
     assert_eq!(child.wait().unwrap().code(), Some(1));
 }
@@ -190,7 +202,11 @@ fn questions_without_steps_are_evaluated() {
     let table = colar("eval", &[&["--data", text(&data)], &short[..]].concat()).ok();
     assert!(table.contains("| CoLaR c = 2"), "{table}");
     let out = colar("score", &["--data", text(&data)]);
-    assert!(out.code == 1 && out.stderr.contains("data.jsonl, line 1: missing field `steps`"), "{}", out.stderr);
+    assert!(
+        out.code == 1 && out.stderr.contains("data.jsonl, line 1: missing field `steps`"),
+        "{}",
+        out.stderr
+    );
 }
 
 #[test]

@@ -123,7 +123,11 @@ fn modules_by_patterns_and_ends_of_names() {
     for targets in [
         json!(r".*\.self_attn\.[qv]_proj"),
         json!(["self_attn.v_proj", "q_proj"]),
-        json!((0..9).flat_map(|i| ["q", "v"].map(|p| format!("model.layers.{i}.self_attn.{p}_proj"))).collect::<Vec<_>>()),
+        json!(
+            (0..9)
+                .flat_map(|i| ["q", "v"].map(|p| format!("model.layers.{i}.self_attn.{p}_proj")))
+                .collect::<Vec<_>>()
+        ),
     ] {
         let other = Copy::of("llama-tiny").adapter(json!({"target_modules": targets}), |_| ());
         assert_eq!(other.writes(), plain, "{targets}");
@@ -154,7 +158,8 @@ fn some_layers_alone() {
 #[test]
 fn ranks_and_alphas_of_their_own() {
     let plain = Copy::of("llama-tiny");
-    let config: Value = serde_json::from_slice(&fs::read(plain.path("adapter/adapter_config.json")).unwrap()).unwrap();
+    let config: Value =
+        serde_json::from_slice(&fs::read(plain.path("adapter/adapter_config.json")).unwrap()).unwrap();
     let (r, alpha) = (config["r"].as_u64().unwrap() as usize, config["lora_alpha"].as_f64().unwrap());
     let module = "layers.1.self_attn.q_proj";
     let change = json!({"rank_pattern": {module: 2 * r}, "alpha_pattern": {module: 2.0 * alpha}});
@@ -214,8 +219,8 @@ fn modules_that_are_saved_whole() {
         // Embeddings that PEFT stored of its own accord are those of a tied head too.
         let resized = Copy::of(model)
             .adapter(json!({}), |tensors| add(tensors, "model.embed_tokens.weight", shape, &new_embed));
-        let whole =
-            Copy::of(model).model(json!({}), |tensors| of(tensors, "embed_tokens.weight").2.clone_from(&new_embed));
+        let whole = Copy::of(model)
+            .model(json!({}), |tensors| of(tensors, "embed_tokens.weight").2.clone_from(&new_embed));
         assert_eq!(resized.writes(), whole.writes(), "{model}");
     }
 }
@@ -244,13 +249,17 @@ fn biases_that_were_trained() {
 #[test]
 fn magnitudes_of_dora() {
     let plain = Copy::of("llama-tiny");
-    let config: Value = serde_json::from_slice(&fs::read(plain.path("adapter/adapter_config.json")).unwrap()).unwrap();
+    let config: Value =
+        serde_json::from_slice(&fs::read(plain.path("adapter/adapter_config.json")).unwrap()).unwrap();
     let scale = config["lora_alpha"].as_f64().unwrap() / config["r"].as_f64().unwrap();
     let base = tensors(&golden("llama-tiny").join("model.safetensors"));
     let dora = |factor: f64| {
         Copy::of("llama-tiny").adapter(json!({"use_dora": true}), |tensors| {
-            let modules: Vec<String> =
-                tensors.iter().filter_map(|(name, ..)| name.strip_suffix(".lora_A.weight")).map(str::to_owned).collect();
+            let modules: Vec<String> = tensors
+                .iter()
+                .filter_map(|(name, ..)| name.strip_suffix(".lora_A.weight"))
+                .map(str::to_owned)
+                .collect();
             for module in modules {
                 let get = |name: &str| tensors.iter().find(|(n, ..)| n == name).unwrap();
                 let (_, shape, a) = get(&format!("{module}.lora_A.weight"));
@@ -263,7 +272,8 @@ fn magnitudes_of_dora() {
                     .zip(b.chunks(r))
                     .map(|(row, b)| {
                         let merged = |c: usize| {
-                            let low: f64 = (0..r).map(|k| f64::from(b[k]) * f64::from(a[k * columns + c])).sum();
+                            let low: f64 =
+                                (0..r).map(|k| f64::from(b[k]) * f64::from(a[k * columns + c])).sum();
                             (f64::from(row[c]) + scale * low).powi(2)
                         };
                         (factor * (0..columns).map(merged).sum::<f64>().sqrt()) as f32
@@ -303,29 +313,41 @@ fn what_would_be_lost_is_not_trained_on() {
         open(&device, &model, Some(&adapter), &Additions::default(), Groups::ADDED).err()
     };
     for (copy, told) in [
-        (Copy::of("llama-tiny").adapter(json!({"modules_to_save": ["lm_head"]}), head), "holds lm_head.weight whole"),
+        (
+            Copy::of("llama-tiny").adapter(json!({"modules_to_save": ["lm_head"]}), head),
+            "holds lm_head.weight whole",
+        ),
         (Copy::of("llama-tiny").adapter(json!({"use_dora": true}), dora), "has magnitudes of DoRA"),
     ] {
         assert!(copy.load(None).is_ok());
         let error = train(&copy).unwrap();
         assert_eq!(error.exit_code(), 2);
-        assert!(error.to_string().contains(told) && error.to_string().contains("is not trained on"), "{error}");
+        assert!(
+            error.to_string().contains(told) && error.to_string().contains("is not trained on"),
+            "{error}"
+        );
     }
     let some = json!({"layers_to_transform": [0]});
-    let some = Copy::of("llama-tiny").adapter(some, |tensors| tensors.retain(|(n, ..)| n.contains(".layers.0.")));
+    let some =
+        Copy::of("llama-tiny").adapter(some, |tensors| tensors.retain(|(n, ..)| n.contains(".layers.0.")));
     assert!(train(&some).is_none());
 }
 
 /// Both models are named where an adapter does not fit.
 #[test]
 fn an_adapter_of_another_model_is_told_with_both() {
-    let other = Copy::of("llama-tiny").adapter(json!({"base_model_name_or_path": "meta-llama/Llama-3.2-1B"}), |tensors| {
-        for (name, shape, values) in tensors.iter_mut().filter(|(name, ..)| name.ends_with("lora_A.weight")) {
-            assert!(name.contains("_proj"));
-            shape[1] *= 2;
-            values.extend(values.clone());
-        }
-    });
+    let other = Copy::of("llama-tiny").adapter(
+        json!({"base_model_name_or_path": "meta-llama/Llama-3.2-1B"}),
+        |tensors| {
+            for (name, shape, values) in
+                tensors.iter_mut().filter(|(name, ..)| name.ends_with("lora_A.weight"))
+            {
+                assert!(name.contains("_proj"));
+                shape[1] *= 2;
+                values.extend(values.clone());
+            }
+        },
+    );
     let error = other.load(None).err().unwrap().to_string();
     let model = other.path("model");
     let told = format!(

@@ -214,7 +214,10 @@ mod tests {
         let with = r#"{"question":"q","steps":["s"],"answer":"7"}"#;
         assert_eq!(asked(with).unwrap(), parsed(with).unwrap());
         assert!(asked(r#"{"question":"q","steps":[1],"answer":"a"}"#).is_err());
-        assert_eq!(asked("{\"question\":\"q\",\"answer\":\" \"}").unwrap_err().to_string(), "d, line 1: the answer is empty");
+        assert_eq!(
+            asked("{\"question\":\"q\",\"answer\":\" \"}").unwrap_err().to_string(),
+            "d, line 1: the answer is empty"
+        );
     }
 
     #[test]

@@ -20,11 +20,7 @@ impl TryFrom<Svamp> for Sample {
 
     fn try_from(record: Svamp) -> Result<Sample, String> {
         let steps = vec![record.equation.trim().to_owned()];
-        Ok(Sample {
-            question: joined(&record.body, &record.question),
-            steps,
-            answer: record.answer.into(),
-        })
+        Ok(Sample { question: joined(&record.body, &record.question), steps, answer: record.answer.into() })
     }
 }
 
@@ -67,7 +63,11 @@ mod tests {
         for (body, question, whole) in [
             ("Iris has 17 pens.", "How many?", "Iris has 17 pens. How many?"),
             ("Iris has 17 pens", "How many?", "Iris has 17 pens. How many?"),
-            ("There are 8 pens , each costs 2 . ", " How many? ", "There are 8 pens , each costs 2. How many?"),
+            (
+                "There are 8 pens , each costs 2 . ",
+                " How many? ",
+                "There are 8 pens , each costs 2. How many?",
+            ),
             ("If 3 pens cost 6", "how much is one ?", "If 3 pens cost 6. how much is one ?"),
             ("...Iris left. ", "Why?", "Iris left. Why?"),
             ("", "How many?", "How many?"),
