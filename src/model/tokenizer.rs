@@ -269,7 +269,7 @@ mod tests {
         };
         assert_eq!(untyped(word_level()), [1, 0]);
         let mut bpe = word_level();
-        bpe["model"] = json!({"type": "BPE", "vocab": {"#": 0, "a": 1, "?": 2, "##": 4, "###": 5},
+        bpe["model"] = json!({"type": "BPE", "vocab": {"#": 0, "a": 1, "?": 2, "<end>": 3, "##": 4, "###": 5},
             "merges": ["# #", "## #"], "unk_token": "?"});
         assert_eq!(load(&bpe).unwrap().encode("a ###").unwrap(), [1, 5]);
         assert_eq!(untyped(bpe), [1, 5]);
