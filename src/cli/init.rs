@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
+use super::terminal;
 use crate::data::synth;
 use crate::files::atomic::{StagedDir, is_vacant};
 use crate::files::safetensors::Dtype;
@@ -115,7 +116,15 @@ pub fn run(args: &InitArgs) -> Result<()> {
     } else {
         synth::write_tokenizer(staged.path())?;
     }
-    staged.commit()
+    staged.commit()?;
+    terminal::note(format!(
+        "{}: a {} model of {} random weights in {}",
+        args.out.display(),
+        config.model_type.model_type(),
+        config.num_parameters(),
+        dtype.name()
+    ));
+    Ok(())
 }
 
 fn load_config(path: &Path) -> Result<ModelConfig> {

@@ -1,6 +1,7 @@
 //! Questions, and their evaluation on a checkpoint, done once.
 
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 
 use super::event::{ExperimentEvent, Listener};
 use super::inputs::Machine;
@@ -9,17 +10,40 @@ use crate::Result;
 use crate::data::{Sample, load_questions};
 use crate::device::{Device, DeviceTask, run_on_device};
 use crate::infer::Loaded;
+use crate::model::prompt::inference;
+use crate::train::long;
 
 /// A data set to evaluate on.
 pub(super) struct Questions {
     pub samples: Vec<Sample>,
     pub checksum: u32,
+    path: PathBuf,
+    /// Whether those that are longer than a model were told of.
+    told: Once,
 }
 
 impl Questions {
     pub fn load(path: &Path) -> Result<Self> {
         let samples = load_questions(path)?;
-        Ok(Questions { checksum: checksum(&samples), samples })
+        Ok(Questions { checksum: checksum(&samples), samples, path: path.to_owned(), told: Once::new() })
+    }
+
+    /// Warns, once, of prompts that leave a model no room for a thought and an answer.
+    fn tell_of_long_ones<D: Device>(&self, loaded: &Loaded<D>, speed: &str) -> Result<()> {
+        const LEAST: usize = 2;
+        if self.told.is_completed() {
+            return Ok(());
+        }
+        let opened = &loaded.opened;
+        let positions = |sample: &Sample| {
+            let prompt = inference(&opened.tokenizer, opened.separator, &sample.question, speed)?;
+            Ok(prompt.len() + LEAST)
+        };
+        let mut told = Ok(());
+        self.told.call_once(|| {
+            told = long::warn(&self.path, &opened.model.transformer.config, &self.samples, LEAST, positions);
+        });
+        told
     }
 }
 
@@ -69,6 +93,7 @@ impl DeviceTask for Ask<'_> {
         let q = self.asked;
         let samples = &q.questions.samples;
         let loaded = Loaded::new(device, q.model, Some(&q.checkpoint))?;
+        q.questions.tell_of_long_ones(&loaded, &q.setting.speed)?;
         let (job, of) = (self.job, samples.len() as u64);
         measure(&loaded, samples, &q.setting, q.batch, &q.file, &mut |done| {
             (self.on_event)(ExperimentEvent::At { job, done: done as u64, of, loss: None });

@@ -1,5 +1,6 @@
 //! Files that stand in the place of others: what a clone without Git LFS, a download of a page's address or one that was cut
-//! off leave behind. A parser would call them malformed; what happened, and what to do, is another sentence.
+//! off leave behind, and forms in which the same things are published elsewhere. A parser would call them malformed; what
+//! happened, and what to do, is another sentence.
 
 /// Letters from the beginning that are looked at.
 const HEAD: usize = 512;
@@ -8,6 +9,17 @@ const HEAD: usize = 512;
 pub fn recognise(bytes: &[u8]) -> Option<&'static str> {
     if bytes.is_empty() {
         return Some("is empty: was its download cut off?");
+    }
+    if bytes.starts_with(b"PAR1") {
+        return Some(
+            "is a Parquet file: convert it to JSON lines, for instance with pandas' read_parquet and to_json",
+        );
+    }
+    if bytes.starts_with(b"\x1f\x8b") {
+        return Some("is compressed with gzip: decompress it");
+    }
+    if bytes.starts_with(b"PK\x03\x04") {
+        return Some("is a zip archive, as PyTorch's own format is: unpack or convert it");
     }
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes).trim_ascii_start();
     let head = bytes[..bytes.len().min(HEAD)].to_ascii_lowercase();
@@ -40,6 +52,11 @@ mod tests {
         }
         assert!(recognise(b"<?xml version='1.0'?><Error><Code>AccessDenied</Code>").unwrap().contains("XML"));
         assert!(recognise(b"").unwrap().contains("empty"));
+        for (start, what) in
+            [(&b"PAR1\x15\x04"[..], "Parquet"), (b"\x1f\x8b\x08", "gzip"), (b"PK\x03\x04\0", "zip")]
+        {
+            assert!(recognise(start).unwrap().contains(what), "{what}");
+        }
         for file in [
             &b"{}"[..],
             b"[]",

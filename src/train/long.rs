@@ -31,7 +31,7 @@ struct Beyond {
 ///
 /// # Errors
 /// Errors of `positions`.
-pub(super) fn warn(
+pub(crate) fn warn(
     path: &Path,
     config: &ModelConfig,
     samples: &[Sample],

@@ -8,7 +8,7 @@ pub mod checkpoint;
 #[doc(hidden)]
 pub mod embedded;
 mod feed;
-mod long;
+pub(crate) mod long;
 mod marks;
 pub(crate) mod materials;
 mod metrics;

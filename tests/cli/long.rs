@@ -100,6 +100,8 @@ fn training_warns_once_and_stats_show_it() {
     let told: Vec<&str> = err.lines().filter(|line| line.contains("made for 400")).collect();
     let [told] = told.as_slice() else { panic!("{err}") };
     assert!(told.contains("data.jsonl: 1 of 3 samples take up to "), "{told}");
+    // No colours where standard error is no terminal.
+    assert!(!err.contains('\u{1b}'), "{err:?}");
 
     let (code, table, err) = run(&["data", "stats", "--data", data, "--model", model]);
     assert_eq!(code, 0, "{err}");
@@ -112,4 +114,39 @@ fn training_warns_once_and_stats_show_it() {
     );
     let longest = format!("up to {} positions", json["whole"]["positions"]["max"]);
     assert!(told.contains(&longest), "{told} {longest}");
+}
+
+/// In reinforcement learning the limits of a rollout count; in an experiment the questions, once for all its parts.
+#[test]
+fn rollouts_and_experiments_warn_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let (model, data) = materials(dir.path(), 400);
+    let (model, data) = (model.to_str().unwrap(), data.to_str().unwrap());
+    let (run_dir, table) = (dir.path().join("run"), dir.path().join("table"));
+    let adapter = golden("llama-tiny").join("adapter");
+    let adapter = adapter.to_str().unwrap();
+    let rl = ["train", "--stage", "rl", "--model", model, "--adapter", adapter, "--data", data, "--out"];
+    let small = [
+        "--max-steps",
+        "1",
+        "--batch-size",
+        "1",
+        "--group-size",
+        "2",
+        "--max-latents",
+        "2",
+        "--threads",
+        "2",
+    ];
+    let (code, _, err) = run(&[&rl[..], &[run_dir.to_str().unwrap()], &small].concat());
+    assert_eq!(code, 0, "{err}");
+    assert_eq!(err.lines().filter(|line| line.contains("1 of 3 samples take up to ")).count(), 1, "{err}");
+
+    let factors =
+        ["experiment", "factors", "--model", model, "--adapter", adapter, "--test", data, "--cf", "1,2"];
+    let small =
+        ["--max-latents", "2", "--max-new-tokens", "2", "--threads", "2", "--out", table.to_str().unwrap()];
+    let (code, _, err) = run(&[&factors[..], &small].concat());
+    assert_eq!(code, 0, "{err}");
+    assert_eq!(err.lines().filter(|line| line.contains("1 of 3 samples take up to ")).count(), 1, "{err}");
 }

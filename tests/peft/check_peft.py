@@ -3,9 +3,11 @@
     pip install torch transformers peft safetensors
     python tests/peft/check_peft.py make  --model DIR --out DIR [--rank 4 --targets q_proj,v_proj --rslora]
     python tests/peft/check_peft.py check --model DIR --adapter DIR [--engine PATH] [--prompt TEXT]
+    python tests/peft/check_peft.py all   --model DIR --out DIR --engine PATH
 
 `make` lets PEFT write an adapter with random weights (B too, so that it changes the output), and completes it to
-a checkpoint with colar.json and a random latent head. `check` loads any checkpoint with PEFT, makes sure that
+a checkpoint with colar.json and a random latent head; `--variant` is one of the forms in which people save adapters.
+`all` makes and checks every one of them. `check` loads any checkpoint with PEFT, makes sure that
 every tensor of its file arrived in the model and that the adapter changes the logits, and, given the engine's binary,
 compares the greedy continuations of both, token for token. A difference is forgiven only where the best two logits
 are closer than float32 arithmetic can tell apart (1e-4).
@@ -28,6 +30,25 @@ PROMPTS = [
     "Tom has 3 boxes with 24 pens each",
     "###Answer:",
 ]
+# What each form adds to the plain configuration.
+VARIANTS = {
+    "plain": {},
+    "pattern": {"target_modules": r".*\.layers\.\d+\.self_attn\.[qk]_proj"},
+    "all-linear": {"target_modules": "all-linear"},
+    "layers": {"layers_to_transform": [1], "layers_pattern": "layers"},
+    "exclude": {"target_modules": "all-linear", "exclude_modules": r".*\.0\.mlp\..*"},
+    "ranks": {
+        "target_modules": ["q_proj", "down_proj"],
+        "rank_pattern": {"layers.1.self_attn.q_proj": 7, "down_proj": 2},
+        "alpha_pattern": {r"0\.self_attn\.q_proj": 40, r"mlp\..*": 3},
+    },
+    "dora": {"use_dora": True, "target_modules": ["q_proj", "o_proj", "down_proj"]},
+    "dora-ranks": {"use_dora": True, "use_rslora": True, "rank_pattern": {"v_proj": 3}},
+    "head": {"modules_to_save": ["lm_head"]},
+    "embeddings": {"modules_to_save": ["embed_tokens"]},
+    "both": {"modules_to_save": ["lm_head", "embed_tokens"]},
+    "bias": {"bias": "all"},
+}
 NEW_TOKENS = 12
 TIE = 1e-4
 
@@ -38,18 +59,23 @@ def base_model(path):
 
 def make(args):
     torch.manual_seed(args.seed)
-    config = LoraConfig(
-        r=args.rank,
-        lora_alpha=args.alpha,
-        target_modules=args.targets.split(","),
-        use_rslora=args.rslora,
-        task_type="CAUSAL_LM",
-    )
-    model = get_peft_model(base_model(args.model), config)
+    settings = {
+        "r": args.rank,
+        "lora_alpha": args.alpha,
+        "target_modules": args.targets.split(","),
+        "use_rslora": args.rslora,
+        "task_type": "CAUSAL_LM",
+    }
+    model = get_peft_model(base_model(args.model), LoraConfig(**settings | VARIANTS[args.variant]))
     for name, weight in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.1)
-    model.save_pretrained(args.out)
+        elif "magnitude" in name:
+            weight.data *= 1 + 0.5 * torch.rand_like(weight)
+        elif "modules_to_save" in name or (args.variant == "bias" and name.endswith("bias")):
+            weight.data += 0.5 * weight.std() * torch.randn_like(weight)
+    # A tied head would be stored a second time, as the base model has it.
+    model.save_pretrained(args.out, save_embedding_layers=False)
     hidden, inner = model.config.hidden_size, args.head_size
     shapes = {"fc.0": (inner, hidden), "fc.2": (inner, inner), "mean": (hidden, inner), "log_std": (hidden, inner)}
     head = {}
@@ -66,15 +92,19 @@ def make(args):
     }
     with open(os.path.join(args.out, "colar.json"), "w") as file:
         json.dump(colar, file, indent=1)
-    print(f"made {args.out}: r {args.rank}, targets {args.targets}, rslora {args.rslora}")
+    print(f"made {args.out}: {args.variant}, r {args.rank}, targets {args.targets}, rslora {args.rslora}")
 
 
 def load(args):
     """The model with its adapter, after making sure that all of the adapter's file is in it."""
     model = PeftModel.from_pretrained(base_model(args.model), args.adapter).eval()
     stored = load_file(os.path.join(args.adapter, "adapter_model.safetensors"))
-    inside = {name.replace(".default.", "."): weight for name, weight in model.named_parameters() if "lora_" in name}
-    assert stored.keys() == inside.keys(), f"names differ: {sorted(stored.keys() ^ inside.keys())[:4]}"
+    inside = {}
+    for name, weight in model.named_parameters():
+        name = name.replace("magnitude_vector.default.weight", "magnitude_vector").replace(".modules_to_save", "")
+        inside[name.replace(".default.", ".")] = weight
+    adapters = {name for name in inside if "lora_" in name}
+    assert adapters <= stored.keys() <= inside.keys(), f"names differ: {sorted(stored.keys() ^ adapters)[:4]}"
     for name, weight in stored.items():
         assert torch.equal(weight.float(), inside[name].float()), f"{name} differs"
     print(f"PEFT loaded {len(stored)} tensors, each equal to the file's")
@@ -137,6 +167,15 @@ def check(args):
         print("OK: PEFT loads it (no --engine given: outputs not compared)")
 
 
+def all_variants(args):
+    out = args.out
+    for variant in VARIANTS:
+        args.variant, args.out = variant, os.path.join(out, variant)
+        args.adapter = args.out
+        make(args)
+        check(args)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
@@ -149,7 +188,15 @@ def main():
     maker.add_argument("--rslora", action="store_true")
     maker.add_argument("--head-size", type=int, default=40)
     maker.add_argument("--seed", type=int, default=0)
+    maker.add_argument("--variant", choices=VARIANTS, default="plain")
     maker.set_defaults(run=make)
+    every = commands.add_parser("all")
+    every.add_argument("--model", required=True)
+    every.add_argument("--out", required=True)
+    every.add_argument("--engine", required=True)
+    every.set_defaults(
+        run=all_variants, rank=4, alpha=16, targets="q_proj,v_proj", rslora=False, head_size=40, seed=0, prompt=None
+    )
     checker = commands.add_parser("check")
     checker.add_argument("--model", required=True)
     checker.add_argument("--adapter", required=True)
