@@ -3,11 +3,12 @@
 //! A [`Loaded`] model is generic over its device; an [`Engine`] hides which device that is.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::data::Sample;
 use crate::device::{ComputeDtype, Device, DeviceKind, DeviceTask, run_on_device};
 use crate::eval::{self, EvalOptions, Evaluation};
-use crate::infer::{Event, Generation, Loaded, Request};
+use crate::infer::{Event, Generation, Loaded, Request, Scheduler, SchedulerOptions, Served};
 use crate::model::lora::LoraMode;
 use crate::model::prompt::Method;
 use crate::model::tokenizer::Tokenizer;
@@ -72,11 +73,11 @@ impl EngineOptions {
 /// # }
 /// ```
 pub struct Engine {
-    model: Box<dyn OnDevice>,
+    model: Arc<dyn OnDevice>,
 }
 
 /// A loaded model, whichever device it is on: the operations of an [`Engine`], with the same errors.
-trait OnDevice: Send + Sync {
+trait OnDevice: Served {
     fn loaded(&self) -> String;
     fn tokenizer(&self) -> &Tokenizer;
     fn has_latent_head(&self) -> bool;
@@ -159,12 +160,12 @@ impl<D: Device> OnDevice for Loaded<D> {
 struct Load<'a>(&'a EngineOptions);
 
 impl DeviceTask for Load<'_> {
-    type Output = Box<dyn OnDevice>;
+    type Output = Arc<dyn OnDevice>;
 
     fn run<D: Device>(self, device: D) -> Result<Self::Output> {
         let options = self.0;
         let loaded = Loaded::with_lora(device, &options.model, options.adapter.as_deref(), options.lora)?;
-        Ok(Box::new(if options.allow_long { loaded } else { loaded.bounded() }))
+        Ok(Arc::new(if options.allow_long { loaded } else { loaded.bounded() }))
     }
 }
 
@@ -233,6 +234,37 @@ impl Engine {
         mut on_event: impl FnMut(Event) + Send,
     ) -> Result<Vec<Generation>> {
         self.model.generate(requests, &mut on_event)
+    }
+
+    /// Starts a scheduler, which runs requests together that come one by one. It has its own cache, and keeps the model
+    /// when the engine is dropped.
+    ///
+    /// ```
+    /// use colar_engine::{Engine, Request, SchedulerOptions, Update};
+    ///
+    /// # fn main() -> colar_engine::Result<()> {
+    /// # let (model, checkpoint) = ("tests/golden/llama-tiny", "tests/golden/llama-tiny/adapter");
+    /// let engine = Engine::load(model, Some(checkpoint))?;
+    /// let scheduler = engine.scheduler(SchedulerOptions::default())?;
+    /// let pens = scheduler.submit(&Request::question("Tom has 3 boxes of 24 pens. How many pens?", "2"))?;
+    /// let hens = scheduler.submit(&Request::question("Ann has 4 hens and buys 5. How many hens?", "2"))?;
+    /// for update in pens {
+    ///     match update {
+    ///         Update::Latent { .. } => print!("·"),
+    ///         Update::Token { id } => print!("{}", engine.token_text(id)?),
+    ///         Update::Done(done) => println!(" after {:.0} ms", done.timings.total_ms),
+    ///         _ => {}
+    ///     }
+    /// }
+    /// println!("{}", hens.wait()?.generation.text);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Options out of range, and too little memory for the cache.
+    pub fn scheduler(&self, options: SchedulerOptions) -> Result<Scheduler> {
+        Scheduler::start(Arc::clone(&self.model) as Arc<dyn Served>, options)
     }
 
     /// Answers every question of `samples` and counts; `progress` hears how many are done after each batch, and ends

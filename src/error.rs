@@ -72,6 +72,12 @@ pub enum Error {
         /// The first such row of the operation.
         row: usize,
     },
+    /// As many requests wait as may.
+    #[error("the queue is full: {queued} requests wait")]
+    QueueFull {
+        /// Requests that wait.
+        queued: usize,
+    },
     /// A run stopped because it was asked to; its training state is saved.
     #[error("stopped after step {step}")]
     Interrupted {

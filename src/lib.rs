@@ -46,6 +46,47 @@
 //! # }
 //! ```
 //!
+//! # Serve
+//!
+//! A [`Scheduler`] runs requests that come one by one, from any thread: they join a running batch and leave it between steps.
+//! Each has a [`Handle`], an iterator over what happens to it, by which it is steered too.
+//!
+//! ```
+//! use std::time::{Duration, Instant};
+//!
+//! use colar_engine::{Engine, Request, SchedulerOptions, Update};
+//!
+//! # fn main() -> colar_engine::Result<()> {
+//! # let (model, checkpoint) = ("tests/golden/llama-tiny", "tests/golden/llama-tiny/adapter");
+//! # let engine = Engine::load(model, Some(checkpoint))?;
+//! let scheduler = engine.scheduler(SchedulerOptions::default().max_running(8).cache_positions(2048))?;
+//! let request = Request::question("Tom has 3 boxes of 24 pens. How many pens has he?", "2");
+//!
+//! // With a deadline, and an answer from the first four latents if there are more.
+//! let mut handle = scheduler.submit_until(&request, Instant::now() + Duration::from_secs(60))?;
+//! let control = handle.control();
+//! for update in handle.by_ref() {
+//!     match update {
+//!         Update::Latent { number: 4 } => control.end_reasoning(),
+//!         Update::Token { id } => print!("{}", engine.token_text(id)?),
+//!         Update::Done(done) => println!(" ({:?}, {} latents)", done.ending, done.usage.reasoning),
+//!         Update::Failed(error) => return Err(error),
+//!         _ => {}
+//!     }
+//! }
+//!
+//! // Cancelled, it leaves the batch before the next step.
+//! let handle = scheduler.submit(&request)?;
+//! handle.cancel();
+//! println!("{} latents until then", handle.wait()?.usage.reasoning);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Requests run first come, first served, when the cache has room for all that they can need; the others wait, and
+//! [`Scheduler::load`] says how many. Prompts with the same beginning share what was computed of it. What a request gives is
+//! what it gives alone: on the CPU to the bit.
+//!
 //! # Evaluate
 //!
 //! [`data::load`] reads data sets in the formats in use; [`Engine::evaluate`] asks their questions and counts.
@@ -143,6 +184,9 @@ pub mod train;
 pub use device::{ComputeDtype, DeviceKind};
 pub use engine::{Engine, EngineOptions};
 pub use error::{Error, Result};
-pub use infer::{Event, Generation, Prompt, Request, Sampling, TraceToken};
+pub use infer::{
+    Completed, Control, Ending, Event, Generation, Handle, Prompt, Request, Sampling, Scheduler,
+    SchedulerLoad, SchedulerOptions, Timings, TraceToken, Update, Usage,
+};
 pub use model::lora::LoraMode;
 pub use model::prompt::Method;

@@ -7,6 +7,7 @@ mod latents;
 mod memory;
 mod opened;
 mod rl;
+mod serve;
 mod setting;
 mod timer;
 mod train;
@@ -18,6 +19,7 @@ pub use kernels::{
 };
 pub use latents::{LatentsTiming, latents, open_with_head};
 pub use rl::{RlStepOptions, RlStepTiming, rl_step};
+pub use serve::{Latencies, LoadRow, Quantiles, ServeOptions, ServeTiming, SizeRow, Spread, StepCost, serve};
 pub use setting::Setting;
 pub use timer::{Timer, Timing, Work};
 pub use train::{Sequences, StepBatch, StepOptions, StepTiming, train_step};

@@ -4,6 +4,7 @@ mod common;
 mod decode;
 mod kernels;
 mod rl;
+mod serve;
 mod train;
 
 use std::time::Instant;
@@ -12,7 +13,7 @@ use clap::{Args, Subcommand};
 
 use crate::Result;
 
-/// Time single operations, decoding, a training step or a step of reinforcement learning
+/// Time single operations, decoding, a training step, a step of reinforcement learning or requests in the scheduler
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -20,7 +21,8 @@ Examples:
   colar-engine bench decode --model models/SmolLM2-135M
   colar-engine bench train --model models/SmolLM2-135M --data benches/peers/samples.jsonl --cf 2 --json
   colar-engine bench train --config llama-3.2-1b --device cuda --tokens 16384
-  colar-engine bench rl --model models/SmolLM2-135M --data benches/peers/samples.jsonl")]
+  colar-engine bench rl --model models/SmolLM2-135M --data benches/peers/samples.jsonl
+  colar-engine bench serve --model models/SmolLM2-135M --threads 2")]
 pub struct BenchArgs {
     #[command(subcommand)]
     command: BenchCommand,
@@ -32,6 +34,7 @@ enum BenchCommand {
     Decode(decode::DecodeArgs),
     Train(train::StepArgs),
     Rl(rl::RlArgs),
+    Serve(serve::ServeArgs),
 }
 
 /// Runs `bench`; `started` is when the process began.
@@ -44,5 +47,6 @@ pub fn run(args: &BenchArgs, started: Instant) -> Result<()> {
         BenchCommand::Decode(a) => decode::run(a, started),
         BenchCommand::Train(a) => train::run(a),
         BenchCommand::Rl(a) => rl::run(a),
+        BenchCommand::Serve(a) => serve::run(a),
     }
 }

@@ -273,6 +273,7 @@ fn stream(engine: &Engine, request: &Request) -> Result<()> {
                 if std::mem::take(&mut dots) { format!("\n{new}") } else { new }
             }
             Event::Done { .. } => "\n".to_owned(),
+            Event::Prefilled { .. } => return Ok(()),
         };
         out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Error::io("standard output"))
     };

@@ -27,6 +27,7 @@ mod cross_entropy;
 pub mod cuda;
 pub mod decoder;
 mod draw;
+mod form;
 mod latent;
 mod matmul;
 mod memory;
@@ -46,6 +47,7 @@ pub use choice::{ComputeDtype, DeviceKind};
 pub use cross_entropy::{CrossEntropyGrads, CrossEntropyOps, Upstream};
 pub use decoder::DecoderOps;
 pub use draw::Draw;
+pub use form::{FEW_ROWS, RowForm};
 pub use latent::{
     DETERMINISTIC_SIGMA, LOG_SIGMA_RANGE, LatentLoss, LatentOps, LatentPolicyGrads, LatentWeights,
 };
@@ -121,6 +123,12 @@ pub trait Device:
     /// Runs `f` where the device works best: on `cpu`, inside its thread pool. Every sequence of
     /// operations should be wrapped once, at the outermost level.
     fn scope<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R;
+
+    /// The same device, sharing its memory, with products and attention in a form whatever their number of rows. A device
+    /// on which a row's bits never depend on the rows beside it has no forms.
+    fn in_form(&self, _form: RowForm) -> Self {
+        self.clone()
+    }
 
     /// Dtype of activations.
     fn compute_dtype(&self) -> Dtype;

@@ -31,9 +31,9 @@ pub(super) fn model<D: Device>(model: &ColarModel<D>, count: usize) -> Option<De
 pub(super) fn run<D: Device>(
     parts: &Parts<'_, D>,
     mut decoder: D::Decoder<'_>,
-    sequences: &mut [Sequence<'_>],
+    sequences: &mut [Sequence],
     cache: &mut KvCache<D>,
-    hidden: D::Tensor,
+    hidden: &D::Tensor,
     mut recorder: Option<&mut Recorder<D>>,
     on_event: &mut (dyn FnMut(Event) + Send),
 ) -> Result<()> {
@@ -42,7 +42,7 @@ pub(super) fn run<D: Device>(
     while !open.is_empty() {
         let rest = open.split_off(open.len().min(decoder.max_rows()));
         let rows: Vec<u32> = open.iter().map(|&i| i as u32).collect();
-        let mut before = select(parts.device, &hidden, &rows)?;
+        let mut before = select(parts.device, hidden, &rows)?;
         while !open.is_empty() {
             let drawn = draw(parts, &mut decoder, sequences, &open, cache, &before)?;
             (open, before) =
@@ -57,7 +57,7 @@ pub(super) fn run<D: Device>(
 fn draw<D: Device>(
     parts: &Parts<'_, D>,
     decoder: &mut D::Decoder<'_>,
-    sequences: &[Sequence<'_>],
+    sequences: &[Sequence],
     open: &[usize],
     cache: &mut KvCache<D>,
     hidden: &D::Tensor,
@@ -68,7 +68,7 @@ fn draw<D: Device>(
             let s = &sequences[i];
             let p = &s.request.sampling;
             LatentSequence {
-                rows: cache.rows(i),
+                rows: cache.rows(s.slot),
                 key: p.seed,
                 drawn: s.n_latents,
                 limit: p.max_latents,
@@ -89,7 +89,7 @@ fn draw<D: Device>(
 /// Takes in the latents drawn; returns the sequences that draw more and their hidden states.
 fn take_in<D: Device>(
     parts: &Parts<'_, D>,
-    sequences: &mut [Sequence<'_>],
+    sequences: &mut [Sequence],
     open: &[usize],
     cache: &mut KvCache<D>,
     drawn: Drawn<D>,
@@ -107,8 +107,7 @@ fn take_in<D: Device>(
             drawers.push(i);
             rows.push(place(step, n));
             let s = &mut sequences[i];
-            s.n_latents += 1;
-            on_event(Event::Latent { request: s.index, number: s.n_latents });
+            s.count_vector(on_event);
             if s.request.trace {
                 let width = drawn.latents.cols();
                 let z = &values[place(step, n) as usize * width..][..width];
@@ -122,7 +121,7 @@ fn take_in<D: Device>(
     }
     let (mut on, mut over) = ((Vec::new(), Vec::new()), (Vec::new(), Vec::new()));
     for (n, &i) in open.iter().enumerate() {
-        cache.grow(i, drawn.counts[n])?;
+        cache.grow(sequences[i].slot, drawn.counts[n])?;
         let (which, rows) = if drawn.ended[n] { &mut over } else { &mut on };
         which.push(i);
         rows.push(place(drawn.counts[n], n));
@@ -142,7 +141,7 @@ fn take_in<D: Device>(
 fn write<D: Device>(
     parts: &Parts<'_, D>,
     mut decoder: D::Decoder<'_>,
-    sequences: &mut [Sequence<'_>],
+    sequences: &mut [Sequence],
     cache: &mut KvCache<D>,
     mut recorder: Option<&mut Recorder<D>>,
     on_event: &mut (dyn FnMut(Event) + Send),
@@ -154,7 +153,7 @@ fn write<D: Device>(
         for (i, s) in sequences.iter_mut().enumerate() {
             if let Some(token) = s.pending.take() {
                 active.push(i);
-                fed.push((cache.rows(i), token));
+                fed.push((cache.rows(s.slot), token));
             }
         }
         if active.is_empty() {
@@ -166,7 +165,7 @@ fn write<D: Device>(
                 .tokens(cache.lend(), fed, &choices, bias)
                 .map_err(|e| unfit::explain(parts, e, |row| active[row], sequences))?;
             for (&i, token) in active.iter().zip(tokens) {
-                cache.grow(i, 1)?;
+                cache.grow(sequences[i].slot, 1)?;
                 accept(parts, &mut sequences[i], token, on_event);
             }
             if let Some(recorder) = recorder.as_deref_mut() {

@@ -85,7 +85,7 @@ impl<D: Device> Loaded<D> {
         }
         self.reserve(&prepared)?;
         let parts = self.parts();
-        let made = self.device.scope(|| generate::generate(&parts, &prepared, None, on_event))?;
+        let made = self.device.scope(|| generate::generate(&parts, prepared.clone(), None, on_event))?;
         self.tell_of_the_end(&prepared, &made);
         Ok(made)
     }
@@ -107,8 +107,8 @@ impl<D: Device> Loaded<D> {
         let parts = self.parts();
         self.device.scope(|| {
             let mut recorder = Recorder::default();
-            let generations = generate::generate(&parts, &prepared, Some(&mut recorder), &mut |_| ())?;
-            let prompts = prepared.into_iter().map(|p| p.prompt_ids).collect();
+            let prompts = prepared.iter().map(|p| p.prompt_ids.clone()).collect();
+            let generations = generate::generate(&parts, prepared, Some(&mut recorder), &mut |_| ())?;
             recorder.finish(&self.device, &self.opened.model, self.opened.separator, prompts, generations)
         })
     }
@@ -145,7 +145,7 @@ impl<D: Device> Loaded<D> {
         requests.iter().map(|r| self.fitted(r)).collect()
     }
 
-    fn parts(&self) -> Parts<'_, D> {
+    pub(super) fn parts(&self) -> Parts<'_, D> {
         Parts {
             device: &self.device,
             model: &self.opened.model,
@@ -156,8 +156,8 @@ impl<D: Device> Loaded<D> {
         }
     }
 
-    /// A request that stays within the positions there are.
-    fn fitted(&self, request: &Request) -> Result<Prepared> {
+    /// A request as it will run, within the positions there are.
+    pub(super) fn fitted(&self, request: &Request) -> Result<Prepared> {
         let mut prepared = self.prepare(request)?;
         if let Some(most) = self.most_positions {
             context::fit(&mut prepared, most)?;

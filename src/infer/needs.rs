@@ -3,7 +3,7 @@
 use super::decoded;
 use super::generate::{PREFILL_ROWS, room};
 use super::sequence::Prepared;
-use crate::device::{Device, Need, Stay};
+use crate::device::{Device, FEW_ROWS, Need, Stay};
 use crate::model::ColarModel;
 use crate::model::kv_cache::KvCache;
 use crate::model::prompt::group_equal;
@@ -27,11 +27,9 @@ pub(super) fn generation<D: Device>(device: &D, model: &ColarModel<D>, requests:
         stay: Stay::Run,
         less: "a smaller `batch_size`, `max_latents`, `max_cot_tokens` or `max_new_tokens`",
     };
-    // Prompts are packed up to a number of rows, and a longer one runs alone.
     let groups = group_equal(requests.iter().map(|r| r.prompt_ids.as_slice()));
     let lens = groups.iter().map(|group| requests[group[0]].prompt_ids.len());
-    let longest = lens.clone().max().unwrap_or(0);
-    let rows = lens.sum::<usize>().min(PREFILL_ROWS.max(longest));
+    let rows = lens.sum::<usize>().min(PREFILL_ROWS);
     let prefill =
         activations(device, model, rows, slots, "prefill", "a smaller `batch_size` or a shorter prompt");
     let latents = requests.iter().map(|r| r.sampling.max_latents).max().unwrap_or(0).min(decoded::STEPS);
@@ -43,6 +41,23 @@ pub(super) fn generation<D: Device>(device: &D, model: &ColarModel<D>, requests:
     };
     let parts = [weights(model), cache, prefill, decoder];
     parts.into_iter().filter(|part| part.bytes > 0).collect()
+}
+
+/// Memory of a scheduler, beside the weights.
+pub(super) fn scheduler<D: Device>(
+    device: &D,
+    model: &ColarModel<D>,
+    cache_positions: usize,
+    prefill_tokens: usize,
+) -> Vec<Need> {
+    let cache = Need {
+        what: format!("the key-value cache of {cache_positions} positions"),
+        bytes: KvCache::<D>::bytes(&model.transformer.config, 1, cache_positions, device.compute_dtype()),
+        stay: Stay::Run,
+        less: "a smaller `cache_positions`",
+    };
+    let pass = activations(device, model, prefill_tokens, FEW_ROWS, "pass", "a smaller `prefill_tokens`");
+    vec![weights(model), cache, pass]
 }
 
 /// Memory of a forward pass of `rows` rows, of which `outputs` reach the output head together.

@@ -224,6 +224,11 @@ impl Generation {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
+    /// The prompt is in the cache.
+    Prefilled {
+        /// Index of the request.
+        request: usize,
+    },
     /// A latent was drawn, or a thought formed, and fed.
     Latent {
         /// Index of the request.

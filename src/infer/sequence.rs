@@ -18,7 +18,8 @@ pub(super) mod purpose {
 }
 
 /// A request ready to run.
-pub(super) struct Prepared {
+#[derive(Clone)]
+pub(crate) struct Prepared {
     pub prompt_ids: Vec<u32>,
     pub start: Phase,
     pub sampling: Sampling,
@@ -31,7 +32,7 @@ pub(super) struct Prepared {
 
 /// Where a sequence stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(crate) enum Phase {
     /// Drawing latents.
     Latents,
     /// Thinking in continuous thoughts, of which so many are to come.
@@ -43,35 +44,56 @@ pub(super) enum Phase {
 }
 
 /// Where a request stands.
-pub(super) struct Sequence<'a> {
-    pub request: &'a Prepared,
+pub(super) struct Sequence {
+    pub request: Prepared,
+    /// Its number in events.
     pub index: usize,
+    /// Its slot of the cache.
+    pub slot: usize,
+    pub start: Instant,
+    /// Positions of the prompt that were taken over from another.
+    pub shared: usize,
+    /// Whether the whole prompt is in the cache.
+    pub prefilled: bool,
+    /// Whether it takes part in passes.
+    pub begun: bool,
     pub phase: Phase,
     /// A token that was chosen and not yet fed.
     pub pending: Option<u32>,
+    /// Whether the reasoning ends at the next place where it can.
+    pub end_reasoning: bool,
     pub n_latents: usize,
     pub token_ids: Vec<u32>,
     pub answer_tokens: usize,
     pub finished: bool,
     pub done: bool,
     pub marks: [Instant; 3],
+    /// When the first latent or thought was fed, and the first token chosen.
+    pub firsts: [Option<Instant>; 2],
     pub trace: Vec<Vec<TraceToken>>,
 }
 
-impl<'a> Sequence<'a> {
-    /// The sequence of request `index`, at `start`.
-    pub(super) fn new(index: usize, request: &'a Prepared, start: Instant) -> Self {
+impl Sequence {
+    /// The sequence of request `index`, in a slot of the cache, at `start`.
+    pub(super) fn new(index: usize, slot: usize, request: Prepared, start: Instant) -> Self {
         Sequence {
+            phase: request.start,
             request,
             index,
-            phase: request.start,
+            slot,
+            start,
+            shared: 0,
+            prefilled: false,
+            begun: false,
             pending: None,
+            end_reasoning: false,
             n_latents: 0,
             token_ids: Vec::new(),
             answer_tokens: 0,
             finished: false,
             done: false,
             marks: [start; 3],
+            firsts: [None; 2],
             trace: Vec::new(),
         }
     }
@@ -92,10 +114,64 @@ impl<'a> Sequence<'a> {
         matches!(self.phase, Phase::Latents | Phase::Thoughts(_))
     }
 
+    /// Whether a token is chosen after its next pass: it feeds a token, or the last of its thoughts.
+    pub(super) fn writes_next(&self) -> bool {
+        self.pending.is_some() || matches!(self.phase, Phase::Thoughts(left) if self.last_thought(left))
+    }
+
+    fn last_thought(&self, left: usize) -> bool {
+        left <= 1 || self.end_reasoning
+    }
+
+    /// Whether its next latent is the last one, whatever is drawn.
+    pub(super) fn last_latent(&self) -> bool {
+        self.end_reasoning || self.n_latents + 1 >= self.request.sampling.max_latents
+    }
+
+    /// Takes in that a latent was fed, and whether it is the last one.
+    pub(super) fn count_latent(
+        &mut self,
+        ended: bool,
+        separator: u32,
+        on_event: &mut (dyn FnMut(Event) + Send),
+    ) {
+        self.count_vector(on_event);
+        if ended {
+            self.begin_answer(separator);
+        }
+    }
+
+    /// Takes in that a thought was fed; after the last one it writes.
+    pub(super) fn count_thought(&mut self, left: usize, on_event: &mut (dyn FnMut(Event) + Send)) {
+        self.phase = if self.last_thought(left) { Phase::Reasoning } else { Phase::Thoughts(left - 1) };
+        self.count_vector(on_event);
+    }
+
+    /// Takes in that a latent or a thought was fed.
+    pub(super) fn count_vector(&mut self, on_event: &mut (dyn FnMut(Event) + Send)) {
+        self.n_latents += 1;
+        self.firsts[0].get_or_insert_with(Instant::now);
+        on_event(Event::Latent { request: self.index, number: self.n_latents });
+    }
+
     pub(super) fn begin_answer(&mut self, separator: u32) {
         self.phase = Phase::Answer;
         self.pending = Some(separator);
         self.marks[1] = Instant::now();
+    }
+
+    /// Ends it where it stands.
+    pub(super) fn stop(&mut self) {
+        let now = Instant::now();
+        if !self.begun {
+            self.marks = [now; 3];
+        } else if !self.done {
+            if self.phase != Phase::Answer {
+                self.marks[1] = now;
+            }
+            self.marks[2] = now;
+        }
+        self.done = true;
     }
 }
 
@@ -112,16 +188,18 @@ pub(super) struct Parts<'a, D: Device> {
 /// Takes a chosen token into a sequence.
 pub(super) fn accept<D: Device>(
     parts: &Parts<'_, D>,
-    s: &mut Sequence<'_>,
+    s: &mut Sequence,
     token: u32,
     on_event: &mut (dyn FnMut(Event) + Send),
 ) {
-    let sampling = &s.request.sampling;
+    let sampling = s.request.sampling;
     let ends = parts.stop.contains(&token);
     let reasoning_ends = s.phase == Phase::Reasoning
-        && (token == parts.separator || (s.token_ids.len() >= sampling.max_cot_tokens && !ends));
+        && (token == parts.separator
+            || ((s.token_ids.len() >= sampling.max_cot_tokens || s.end_reasoning) && !ends));
     let token = if reasoning_ends { parts.separator } else { token };
     s.token_ids.push(token);
+    s.firsts[1].get_or_insert_with(Instant::now);
     on_event(Event::Token { request: s.index, id: token });
     if reasoning_ends {
         s.begin_answer(token);
@@ -145,22 +223,22 @@ pub(super) fn accept<D: Device>(
     }
 }
 
-/// The generation of a sequence that is done.
-pub(super) fn finish<D: Device>(parts: &Parts<'_, D>, s: Sequence<'_>, start: Instant) -> Result<Generation> {
+/// The generation of a sequence that is done, or was stopped.
+pub(super) fn finish<D: Device>(parts: &Parts<'_, D>, s: Sequence) -> Result<Generation> {
     let text = parts.tokenizer.decode(&s.token_ids, true)?;
     let ms = |from: Instant, to: Instant| to.saturating_duration_since(from).as_secs_f64() * 1e3;
     let [prefilled, reasoned, ended] = s.marks;
     Ok(Generation {
-        question: s.request.question.clone(),
-        compression_factor: s.request.compression_factor.clone(),
+        prompt_tokens: s.request.prompt_ids.len(),
+        question: s.request.question,
+        compression_factor: s.request.compression_factor,
         n_latents: s.n_latents,
         answer: answer::extract(&text).map(str::to_owned),
         text,
         token_ids: s.token_ids,
         answer_tokens: s.answer_tokens,
         finished: s.finished,
-        prompt_tokens: s.request.prompt_ids.len(),
-        prefill_ms: ms(start, prefilled),
+        prefill_ms: ms(s.start, prefilled),
         latents_ms: ms(prefilled, reasoned),
         answer_ms: ms(reasoned, ended),
         trace: s.trace,

@@ -9,7 +9,7 @@ pub(super) fn explain<D: Device>(
     parts: &Parts<'_, D>,
     error: Error,
     sequence: impl FnOnce(usize) -> usize,
-    sequences: &[Sequence<'_>],
+    sequences: &[Sequence],
 ) -> Error {
     let Error::Logits { row } = error else { return error };
     let Some(s) = sequences.get(sequence(row)) else { return error };

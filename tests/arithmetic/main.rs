@@ -9,3 +9,4 @@ mod finite_differences;
 mod lora;
 mod packed;
 mod rollouts;
+mod scheduler;

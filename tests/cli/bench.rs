@@ -1,4 +1,4 @@
-//! `bench kernels`, `bench decode`, `bench train` and `bench rl`: their reports add up, on every device of the build.
+//! `bench kernels`, `bench decode`, `bench train`, `bench rl` and `bench serve`: their reports add up, on every device of the build.
 
 use std::process::{Command, Output};
 
@@ -183,4 +183,67 @@ fn a_policy_step_by_the_kernels() {
     let report = report(&[&more[..], &small].concat());
     assert_eq!((&report["device"], &report["n_latents"]), (&"cuda-host".into(), &2.into()));
     assert!(number(&report, "update_s") > 0.0);
+}
+
+const SERVE: [&str; 13] = [
+    "serve",
+    "--model",
+    concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/llama-tiny"),
+    "--adapter",
+    concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/llama-tiny/adapter"),
+    "--latents",
+    "2",
+    "--answer-tokens",
+    "2",
+    "--pairs",
+    "1",
+    "--threads",
+    "2",
+];
+
+#[test]
+fn requests_in_the_scheduler() {
+    let small = ["--sizes", "1,2", "--loads", "150", "--requests", "12", "--json"];
+    let report = report(&[&SERVE[..], &small].concat());
+    let steps = &report["steps"];
+    assert!(number(steps, "latent_ms") > 0.0 && number(&steps["token_ratio"], "median") > 0.0, "{steps}");
+    let sizes = report["sizes"].as_array().unwrap();
+    // Eight times the size, or as many as were asked for.
+    assert_eq!([&sizes[0]["requests"], &sizes[1]["requests"]], [8, 12]);
+    for row in sizes {
+        let ratio = number(row, "scheduler_per_s") / number(row, "closed_per_s");
+        same("the ratio of a pair", number(&row["ratio"], "median"), ratio);
+    }
+    let loads = report["loads"].as_array().unwrap();
+    assert_eq!((loads.len(), &loads[0]["requests"]), (1, &12.into()));
+    for row in sizes.iter().chain(loads) {
+        let of = |what: &str| ["p50", "p95", "p99"].map(|q| number(&row[what], q));
+        let [latent, token, whole] = ["first_latent_ms", "first_token_ms", "whole_ms"].map(of);
+        for (i, latent) in latent.into_iter().enumerate() {
+            assert!(0.0 < latent && latent <= token[i] && token[i] <= whole[i], "{row}");
+        }
+        assert!(whole[0] <= whole[1] && whole[1] <= whole[2], "{row}");
+    }
+}
+
+#[test]
+fn a_table_of_requests_in_the_scheduler() {
+    let output = bench(&[&SERVE[..], &["--sizes", "1", "--loads", "50", "--requests", "2"]].concat());
+    let out = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        out.contains("(pairs: 1)") && out.contains("\n| 1 | 2 |") && out.contains("\n| 50 | 2 |"),
+        "{out}"
+    );
+}
+
+#[test]
+fn as_many_questions_as_requests() {
+    let data = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/peers/samples.jsonl");
+    let output = bench(&[&SERVE[..], &["--data", data, "--requests", "9"]].concat());
+    let err = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), err.lines().count()), (Some(1), 1), "{err}");
+    assert!(err.contains("samples.jsonl: has 8 questions, and --requests is 9"), "{err}");
+    let output = bench(&[&SERVE[..], &["--loads", "0"]].concat());
+    assert_eq!(output.status.code(), Some(2));
 }

@@ -40,6 +40,7 @@ mod flash_backward;
 mod golden;
 mod memory;
 mod models;
+mod scheduler;
 mod twins;
 
 use std::sync::OnceLock;

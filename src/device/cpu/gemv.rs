@@ -16,9 +16,10 @@ use pulp::Simd;
 
 use super::par::{self, SharedMut};
 use super::simd::{self, Element, LANES, PAIR, parts, total};
+use crate::device::FEW_ROWS;
 
 /// The most activation rows for which these products beat a blocked one.
-pub const MAX_ROWS: usize = 16;
+pub const MAX_ROWS: usize = FEW_ROWS;
 
 /// Bytes of weights below which a block of output rows is not worth a thread's attention.
 const GRAIN_BYTES: usize = 16 << 10;

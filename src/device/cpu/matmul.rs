@@ -6,7 +6,7 @@
 //! second-level cache, and multiplies from there. Few rows go to [`gemv`], which widens in registers.
 //!
 //! An element is summed in the same order whatever tile it falls in, so its bits depend on the factors and on
-//! whether there are few rows, and on nothing else.
+//! whether there are few rows, unless the device's [form](RowForm) says that there are many, and on nothing else.
 
 use super::buffer::CpuTensor;
 use super::mat::Mat;
@@ -15,6 +15,7 @@ use super::par::{self, SharedMut};
 use super::simd::Element;
 use super::{CpuDevice, gemv};
 use crate::Result;
+use crate::device::RowForm;
 use crate::device::matmul::{MatmulOps, MatmulShape, check_matmul_nn, check_matmul_nt, check_matmul_tn};
 
 impl MatmulOps for CpuDevice {
@@ -27,7 +28,7 @@ impl MatmulOps for CpuDevice {
         y: &mut CpuTensor,
     ) -> Result<()> {
         let MatmulShape { op, t, n, k } = check_matmul_nt(x, w, y)?;
-        matmul_nt(t, n, k, alpha, x.f32(op)?, w.mat(), beta, y.f32_mut(op)?);
+        matmul_nt_in(self.form, t, n, k, alpha, x.f32(op)?, w.mat(), beta, y.f32_mut(op)?);
         Ok(())
     }
 
@@ -83,8 +84,24 @@ const EDGE: usize = 48;
 /// When a slice does not have the length that its shape says.
 #[allow(clippy::too_many_arguments)]
 pub fn matmul_nt(m: usize, n: usize, k: usize, alpha: f32, x: &[f32], w: Mat<'_>, beta: f32, y: &mut [f32]) {
+    matmul_nt_in(RowForm::ByCount, m, n, k, alpha, x, w, beta, y);
+}
+
+/// [`matmul_nt`] in a form.
+#[allow(clippy::too_many_arguments)]
+fn matmul_nt_in(
+    form: RowForm,
+    m: usize,
+    n: usize,
+    k: usize,
+    alpha: f32,
+    x: &[f32],
+    w: Mat<'_>,
+    beta: f32,
+    y: &mut [f32],
+) {
     check(x.len(), y.len(), w.len(), [m * k, m * n, n * k]);
-    if m <= gemv::MAX_ROWS {
+    if form == RowForm::ByCount && m <= gemv::MAX_ROWS {
         return match w {
             Mat::F32(w) => gemv::gemv_nt(m, n, k, alpha, x, w, beta, y),
             Mat::Bf16(w) => gemv::gemv_nt(m, n, k, alpha, x, w, beta, y),

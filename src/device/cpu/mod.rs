@@ -37,7 +37,7 @@ pub use buffer::CpuTensor;
 
 use buffer::Shelf;
 
-use super::{Description, Device, Dtype};
+use super::{Description, Device, Dtype, RowForm};
 use crate::Result;
 
 /// The CPU, with a team of threads and a store of reusable buffers. Clones share both.
@@ -45,6 +45,7 @@ use crate::Result;
 pub struct CpuDevice {
     pool: Arc<par::Pool>,
     shelf: Arc<Shelf>,
+    form: RowForm,
 }
 
 /// Indices of the CPU device: a plain vector.
@@ -58,7 +59,11 @@ impl CpuDevice {
     /// lacks.
     pub fn new(threads: usize) -> Result<Self> {
         level::level()?;
-        Ok(CpuDevice { pool: Arc::new(par::Pool::new(threads)?), shelf: Arc::default() })
+        Ok(CpuDevice {
+            pool: Arc::new(par::Pool::new(threads)?),
+            shelf: Arc::default(),
+            form: RowForm::ByCount,
+        })
     }
 
     /// The number of threads in use.
@@ -89,6 +94,10 @@ impl Device for CpuDevice {
 
     fn scope<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
         self.pool.install(f)
+    }
+
+    fn in_form(&self, form: RowForm) -> Self {
+        CpuDevice { form, ..self.clone() }
     }
 
     fn compute_dtype(&self) -> Dtype {

@@ -8,9 +8,9 @@ use super::tensor::upload;
 use super::tiles::{check_head_dim, on_tensor_cores};
 use super::{CudaDevice, CudaTensor, count32, flash};
 use crate::Result;
-use crate::device::Dtype;
 use crate::device::attention::{AttentionOps, HeadShape, Span, check_attention, check_attention_backward};
 use crate::device::shape::TensorInfo;
+use crate::device::{Dtype, RowForm};
 
 kernels! {
     "attention":
@@ -41,12 +41,13 @@ struct Tiling {
     parts: usize,
 }
 
-fn plan(op: &'static str, group: usize, spans: &[Span]) -> Result<Tiling> {
+/// The cut of spans; without `cuts`, no tile's keys are cut into parts.
+fn plan(op: &'static str, group: usize, spans: &[Span], cuts: bool) -> Result<Tiling> {
     let mut plan = Tiling { tiles: Vec::new(), cut: Vec::new(), parts: 0 };
     for s in spans.iter().filter(|s| s.q_len > 0) {
         let rows = s.q_len * group;
         let tiles = rows.div_ceil(ROWS);
-        let parts = if tiles <= FEW_TILES { s.k_len.div_ceil(PART_KEYS) } else { 1 };
+        let parts = if cuts && tiles <= FEW_TILES { s.k_len.div_ceil(PART_KEYS) } else { 1 };
         for first in (0..rows).step_by(ROWS) {
             let span = [s.q_start, s.q_len, s.k_start, s.k_len, first];
             for part in 0..parts {
@@ -93,7 +94,8 @@ impl<R: Driver> AttentionOps for CudaDevice<R> {
             Arg::from(out.write(op, "out", dtype)?),
             Arg::from(lse),
         ];
-        let (long, short): (Vec<Span>, Vec<Span>) = spans.iter().partition(|s| flash::takes(dtype, shape, s));
+        let (long, short): (Vec<Span>, Vec<Span>) =
+            spans.iter().partition(|s| flash::takes(self.form, dtype, shape, s));
         self.flash(op, shape, &long, &operands)?;
         self.attention_in_parts(op, dtype, shape, &short, &operands)
     }
@@ -154,7 +156,7 @@ impl<R: Driver> CudaDevice<R> {
         operands: &[Arg; 9],
     ) -> Result<()> {
         let HeadShape { kv_heads, head_dim, .. } = shape;
-        let plan = plan(op, shape.group(), spans)?;
+        let plan = plan(op, shape.group(), spans, self.form != RowForm::Many)?;
         if plan.tiles.is_empty() {
             return Ok(());
         }

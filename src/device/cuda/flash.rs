@@ -6,8 +6,8 @@ use super::tensor::upload;
 use super::tiles::{Side, on_tensor_cores, plan};
 use super::{CudaDevice, count32};
 use crate::Result;
-use crate::device::Dtype;
 use crate::device::attention::{HeadShape, Span};
+use crate::device::{Dtype, RowForm};
 
 kernels! {
     "flash":
@@ -56,8 +56,8 @@ static FORMS: [[FlashKernel; 2]; 2] = [
 ];
 
 /// Whether a span goes to this kernel.
-pub(super) fn takes(dtype: Dtype, shape: HeadShape, span: &Span) -> bool {
-    on_tensor_cores(dtype, shape) && span.q_len * shape.group() > FEW_ROWS
+pub(super) fn takes(form: RowForm, dtype: Dtype, shape: HeadShape, span: &Span) -> bool {
+    on_tensor_cores(dtype, shape) && (form == RowForm::Many || span.q_len * shape.group() > FEW_ROWS)
 }
 
 impl<R: Driver> CudaDevice<R> {

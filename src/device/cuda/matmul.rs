@@ -4,10 +4,10 @@ use super::driver::{Arg, Driver, Operand, Product, ProductForm};
 use super::kernels::{by_weight, kernels};
 use super::{CudaDevice, CudaTensor, count32};
 use crate::Result;
-use crate::device::Dtype;
 use crate::device::matmul::{MatmulOps, MatmulShape, check_matmul_nn, check_matmul_nt, check_matmul_tn};
 use crate::device::memory::MemoryOps;
 use crate::device::shape::TensorInfo;
+use crate::device::{Dtype, FEW_ROWS, RowForm};
 
 kernels! {
     "gemv":
@@ -17,7 +17,7 @@ kernels! {
 }
 
 /// Rows up to which a product is bound by reading its weights, and its own kernel reads them best.
-const SKINNY_ROWS: usize = 16;
+const SKINNY_ROWS: usize = FEW_ROWS;
 
 /// Warps of a block of `gemv`.
 const WARPS: usize = 8;
@@ -36,7 +36,7 @@ impl<R: Driver> MatmulOps for CudaDevice<R> {
             return Ok(());
         }
         let (activation, weight) = (y.dtype(), w.dtype());
-        if t > SKINNY_ROWS {
+        if self.by_library(t) {
             x.read(op, "x", activation)?;
             y.write(op, "y", activation)?;
             return self.large_product(ProductForm::Nt, alpha, x, w, beta, y);
@@ -110,6 +110,11 @@ impl<R: Driver> MatmulOps for CudaDevice<R> {
 }
 
 impl<R: Driver> CudaDevice<R> {
+    /// Whether a product with so many rows of activations is the library's.
+    fn by_library(&self, rows: usize) -> bool {
+        rows > SKINNY_ROWS || self.form == RowForm::Many
+    }
+
     /// A product by the driver's library, which wants both operands in one dtype: that of `a`, the activations. So
     /// weights of another are rounded or widened to it, as [`freeze`](MemoryOps::freeze) does once for
     /// all where they never change, and where they are trained once a step. Shapes are checked by the caller.
@@ -162,7 +167,7 @@ impl<R: Driver> CudaDevice<R> {
     /// `x·wᵀ` in float32, whatever the activations' dtype.
     pub(super) fn logits(&self, x: &CudaTensor<R>, w: &CudaTensor<R>) -> Result<CudaTensor<R>> {
         let mut y = self.tensor("logits", x.rows(), w.rows(), Dtype::F32)?;
-        if x.dtype() == w.dtype() && x.rows() > SKINNY_ROWS {
+        if x.dtype() == w.dtype() && self.by_library(x.rows()) {
             self.large_product(ProductForm::Nt, 1.0, x, w, 0.0, &mut y)?;
         } else if x.dtype() == Dtype::F32 {
             self.matmul_nt(1.0, x, w, 0.0, &mut y)?;

@@ -41,7 +41,7 @@ use kernels::Kernel;
 
 use std::time::Duration;
 
-use super::{Description, Device, Dtype};
+use super::{Description, Device, Dtype, RowForm};
 use crate::{Error, Result};
 
 /// Most threads of a block that takes one row.
@@ -64,6 +64,7 @@ pub struct CudaDevice<R: Driver> {
     compute: Dtype,
     /// Floats of logits that a chunk of the cross-entropy may take.
     loss_floats: usize,
+    form: RowForm,
 }
 
 /// The kernels on the CPU.
@@ -112,7 +113,7 @@ impl<R: Driver> CudaDevice<R> {
     /// A device over a driver, with activations of `compute`: float32, or bf16 with float32 accumulation.
     pub fn new(driver: R, compute: Dtype) -> Self {
         let compute = if compute == Dtype::Bf16 { Dtype::Bf16 } else { Dtype::F32 };
-        CudaDevice { driver, compute, loss_floats: LOSS_FLOATS }
+        CudaDevice { driver, compute, loss_floats: LOSS_FLOATS, form: RowForm::ByCount }
     }
 
     /// The device with other chunks of the cross-entropy: as many rows of logits at once as fit `floats` float32
@@ -183,6 +184,10 @@ impl<R: Driver> Device for CudaDevice<R> {
 
     fn scope<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
         self.driver.scope(f)
+    }
+
+    fn in_form(&self, form: RowForm) -> Self {
+        CudaDevice { form, ..self.clone() }
     }
 
     fn compute_dtype(&self) -> Dtype {

@@ -32,6 +32,7 @@ use super::CpuDevice;
 use super::buffer::CpuTensor;
 use super::par::SharedMut;
 use crate::Result;
+use crate::device::RowForm;
 use crate::device::attention::{AttentionOps, check_attention, check_attention_backward};
 use crate::device::shape::TensorInfo;
 
@@ -66,7 +67,7 @@ impl AttentionOps for CpuDevice {
         let op = check_attention(shape, spans, [q, k, v], out, lse.as_deref())?.op;
         let lse = lse.map(|lse| lse.f32_mut(op)).transpose()?;
         let [q, k, v] = [columns(op, q)?, columns(op, k)?, columns(op, v)?];
-        attention(shape, shape.scale(), spans, q, k, v, columns_mut(op, out)?, lse);
+        attention_in(self.form, shape, shape.scale(), spans, q, k, v, columns_mut(op, out)?, lse);
         Ok(())
     }
 
@@ -134,14 +135,30 @@ pub fn attention(
     out: ColumnsMut<'_>,
     lse: Option<&mut [f32]>,
 ) {
+    attention_in(RowForm::ByCount, shape, scale, spans, q, k, v, out, lse);
+}
+
+/// [`attention`] in a form.
+#[allow(clippy::too_many_arguments)]
+fn attention_in(
+    form: RowForm,
+    shape: HeadShape,
+    scale: f32,
+    spans: &[Span],
+    q: Columns<'_>,
+    k: Columns<'_>,
+    v: Columns<'_>,
+    out: ColumnsMut<'_>,
+    lse: Option<&mut [f32]>,
+) {
     check(shape, scale, spans, &[&q], &[&k, &v], &[&out], &[]);
     if let Some(lse) = &lse {
         let rows = spans.iter().map(|s| s.q_start + s.q_len).max().unwrap_or(0);
         assert!(rows * shape.heads <= lse.len(), "lse is not [rows, {}]", shape.heads);
     }
     let all = Forward { shape, scale, q, k, v, out, lse: lse.map(SharedMut::new) };
-    let (few, many): (Vec<Span>, Vec<Span>) =
-        spans.iter().filter(|s| s.q_len > 0).partition(|s| s.q_len * shape.group() <= few::MAX_ROWS);
+    let is_few = |s: &Span| form == RowForm::ByCount && s.q_len * shape.group() <= few::MAX_ROWS;
+    let (few, many): (Vec<Span>, Vec<Span>) = spans.iter().filter(|s| s.q_len > 0).partition(|s| is_few(s));
     few::run(&all, &few);
     forward::run(&all, &many);
 }
