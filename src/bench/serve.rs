@@ -36,6 +36,8 @@ pub struct ServeOptions {
     pub requests: usize,
     /// Pairs of each comparison.
     pub pairs: usize,
+    /// The scheduler's options, but for `max_running`, `cache_positions` and `kept_prompts`, which follow from the rest.
+    pub scheduler: SchedulerOptions,
 }
 
 /// All that was measured.
@@ -219,7 +221,7 @@ fn scheduler<D: Device>(loaded: &Arc<Loaded<D>>, options: &ServeOptions, size: u
     let longest = lens.collect::<Result<Vec<usize>>>()?.into_iter().max().unwrap_or(0);
     // The prompt's frame is shorter than 64 tokens in every tokenizer that has words.
     let room = longest + 64 + options.latents + options.answer_tokens;
-    let options = SchedulerOptions::default().max_running(size).kept_prompts(0);
+    let options = options.scheduler.clone().max_running(size).kept_prompts(0);
     Arc::clone(loaded).scheduler(options.cache_positions(size * room.next_multiple_of(16)))
 }
 

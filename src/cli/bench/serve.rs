@@ -11,6 +11,7 @@ use crate::cli::{common, terminal};
 use crate::data;
 use crate::data::synth::{self, SynthConfig};
 use crate::device::{Device, DeviceTask};
+use crate::infer::SchedulerOptions;
 use crate::{Error, Result};
 
 /// Requests in the scheduler: beside closed batches, and as they come at random
@@ -40,6 +41,12 @@ pub struct ServeArgs {
     /// Most requests of a row; at small sizes eight times the size
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = common::count)]
     requests: usize,
+    /// Most tokens of prompts between two steps of the scheduler
+    #[arg(long, value_name = "N", default_value_t = SchedulerOptions::default().prefill_tokens, value_parser = common::count)]
+    prefill_tokens: usize,
+    /// Most steps that prompts wait to be read together
+    #[arg(long, value_name = "N", default_value_t = SchedulerOptions::default().gather_steps)]
+    gather_steps: usize,
     /// Pairs of each comparison
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = common::count)]
     pairs: usize,
@@ -88,6 +95,9 @@ pub fn run(args: &ServeArgs) -> Result<()> {
         loads: args.loads.clone(),
         requests: args.requests,
         pairs: args.pairs,
+        scheduler: SchedulerOptions::default()
+            .prefill_tokens(args.prefill_tokens)
+            .gather_steps(args.gather_steps),
     };
     if let (Some(path), true) = (&args.data, options.questions.len() < args.requests) {
         let there = options.questions.len();

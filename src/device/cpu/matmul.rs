@@ -89,7 +89,7 @@ pub fn matmul_nt(m: usize, n: usize, k: usize, alpha: f32, x: &[f32], w: Mat<'_>
 
 /// [`matmul_nt`] in a form.
 #[allow(clippy::too_many_arguments)]
-fn matmul_nt_in(
+pub(crate) fn matmul_nt_in(
     form: RowForm,
     m: usize,
     n: usize,

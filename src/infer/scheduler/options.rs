@@ -22,6 +22,9 @@ pub struct SchedulerOptions {
     pub cache_positions: usize,
     /// Most tokens of prompts that are read between two steps of the requests that run.
     pub prefill_tokens: usize,
+    /// Most steps that new prompts wait, while others run, to be read together: as long as they have fewer than
+    /// `prefill_tokens` tokens. Reading a few tokens takes nearly as long as reading some dozens.
+    pub gather_steps: usize,
     /// Most prompts whose positions stay in the cache when their requests have left, as long as none needs the room; a
     /// request whose prompt begins with the same tokens, at least 16 or all, takes them over.
     pub kept_prompts: usize,
@@ -32,6 +35,7 @@ setters!(SchedulerOptions {
     max_queued: usize,
     cache_positions: usize,
     prefill_tokens: usize,
+    gather_steps: usize,
     kept_prompts: usize,
 });
 
@@ -42,6 +46,7 @@ impl Default for SchedulerOptions {
             max_queued: 1024,
             cache_positions: 4096,
             prefill_tokens: 128,
+            gather_steps: 2,
             kept_prompts: 16,
         }
     }

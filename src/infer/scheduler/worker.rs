@@ -31,7 +31,8 @@ pub(super) fn run<D: Device>(
     let config = &parts.model.transformer.config;
     let cache = KvCache::unplaced(parts.device, config, slots, options.positions())?;
     let batch = Batch::new(parts, cache, slots)?;
-    let mut running = Running { parts, options, batch, seats: Seats::new(options), members: Vec::new() };
+    let mut running =
+        Running { parts, options, batch, seats: Seats::new(options), members: Vec::new(), waited: 0 };
     running.report(inbox);
     ready();
     loop {
@@ -74,6 +75,8 @@ struct Running<'a, D: Device> {
     batch: Batch<'a, D>,
     seats: Seats,
     members: Vec<Member>,
+    /// Steps for which prompts have waited to be read together.
+    waited: usize,
 }
 
 /// Why a request is to end, if it is.
@@ -122,6 +125,11 @@ impl<D: Device> Running<'_, D> {
 
     /// Reads a piece of the prompts, and begins those that are then complete.
     fn prefill(&mut self) {
+        if self.gathers() {
+            self.waited += 1;
+            return;
+        }
+        self.waited = 0;
         let Running { batch, members, options, .. } = self;
         if batch.sequences.iter().all(|s| s.begun || s.done) {
             return;
@@ -149,6 +157,18 @@ impl<D: Device> Running<'_, D> {
         let failed =
             apart(&ready, |which: &[usize]| caught(|| batch.begin(which, &mut |e| tell(members, e))));
         failed.into_iter().for_each(|(i, error)| fail(batch, members, i, error));
+    }
+
+    /// Whether prompts wait to be read together with others that may come.
+    fn gathers(&self) -> bool {
+        let (cache, sequences) = (&self.batch.cache, &self.batch.sequences);
+        let waiting = || sequences.iter().filter(|s| !s.prefilled && !s.done);
+        let tokens: usize = waiting().map(|s| s.request.prompt_ids.len()).sum();
+        // One that is being read goes on.
+        let untouched = waiting().all(|s| cache.len(s.slot) == 0);
+        let others_run = sequences.iter().any(|s| s.begun && !s.done);
+        let worth_it = tokens > 0 && tokens < self.options.prefill_tokens && untouched && others_run;
+        worth_it && self.waited < self.options.gather_steps
     }
 
     /// One step of all that have begun.

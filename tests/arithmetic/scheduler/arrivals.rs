@@ -62,11 +62,13 @@ fn arrival() -> impl Strategy<Value = Arrival> {
 
 fn options() -> impl Strategy<Value = SchedulerOptions> {
     // The longest request needs some 160 positions; 20 requests run in more than one pass.
-    (1usize..21, 192usize..2000, 1usize..80, 0usize..4).prop_map(|(running, positions, tokens, kept)| {
+    let ranges = (1usize..21, 192usize..2000, 1usize..80, 0usize..3, 0usize..4);
+    ranges.prop_map(|(running, positions, tokens, gather, kept)| {
         SchedulerOptions::default()
             .max_running(running)
             .cache_positions(positions)
             .prefill_tokens(tokens)
+            .gather_steps(gather)
             .kept_prompts(kept)
     })
 }

@@ -239,6 +239,21 @@ fn a_long_prompt_holds_up_nobody_by_more_than_a_piece() {
     assert_same(&done.generation, &alone(&short(&text)));
 }
 
+/// While others run, a short prompt waits for company, and no longer than it is told to.
+#[test]
+fn prompts_are_read_together() {
+    let scheduler = scheduler(SchedulerOptions::default().gather_steps(20).prefill_tokens(500));
+    // Nothing runs that it could hold up.
+    let mut running = scheduler.submit(&endless(3000)).unwrap();
+    latent(&mut running, 1);
+    while running.try_next().is_some() {}
+    let mut waiting = scheduler.submit(&short("How many pens?")).unwrap();
+    until(&mut waiting, |u| matches!(u, Update::Prefilled));
+    let steps = std::iter::from_fn(|| running.try_next()).count();
+    assert!(steps >= 20, "{steps} steps");
+    assert_same(&waiting.wait().unwrap().generation, &alone(&short("How many pens?")));
+}
+
 /// A request whose logits stop being numbers fails alone.
 #[test]
 fn a_fault_is_of_the_request_that_has_it() {

@@ -26,10 +26,10 @@ use memory::Registry;
 
 use super::driver::{Arg, Driver, Launch, Limits, Memory, Product, ProductForm};
 use crate::device::cpu::mat::Mat;
-use crate::device::cpu::matmul::{matmul_nn, matmul_nt, matmul_tn};
+use crate::device::cpu::matmul::{matmul_nn, matmul_nt_in, matmul_tn};
 use crate::device::cpu::par::{self, Pool};
 use crate::device::cpu::processor;
-use crate::device::{Description, Dtype, Room};
+use crate::device::{Description, Dtype, Room, RowForm};
 use crate::{Error, Result};
 
 /// Most bytes of shared memory of a block, as on sm_90.
@@ -292,11 +292,12 @@ impl Driver for HostDriver {
     }
 }
 
-/// The product's arithmetic, by that of the CPU, which counts rows and columns from the layer's point of view.
+/// The product's arithmetic, by that of the CPU, which counts rows and columns from the layer's point of view. Rows that
+/// the device gives to its library are many, however few.
 fn multiply(p: &Product<'_, HostMemory>, a: &[f32], b: Mat<'_>, y: &mut [f32]) {
     let Product { m, n, k, alpha, beta, .. } = *p;
     match p.form {
-        ProductForm::Nt => matmul_nt(m, n, k, alpha, a, b, beta, y),
+        ProductForm::Nt => matmul_nt_in(RowForm::Many, m, n, k, alpha, a, b, beta, y),
         ProductForm::Nn => matmul_nn(m, k, n, alpha, a, b, beta, y),
         ProductForm::Tn => {
             let wide: Vec<f32>;
