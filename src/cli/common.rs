@@ -22,8 +22,8 @@ pub struct ModelArgs {
     /// Model directory: config.json, weights, tokenizer.json [default: that of the newest run in runs/]
     #[arg(long, value_name = "DIR")]
     pub model: Option<PathBuf>,
-    /// Checkpoint over it, as `train` writes them
-    #[arg(long, value_name = "DIR", requires = "model")]
+    /// Checkpoint over it, as `train` writes them, or a .ckpt of the authors' code
+    #[arg(long, value_name = "DIR|FILE", requires = "model")]
     pub adapter: Option<PathBuf>,
     /// Where to run
     #[arg(long, value_enum, default_value_t = DeviceKind::Auto)]

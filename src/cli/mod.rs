@@ -9,6 +9,7 @@ pub mod eval;
 pub mod experiment;
 mod flags;
 pub mod generate;
+pub mod import;
 pub mod init;
 pub mod score;
 mod shown;
@@ -45,6 +46,7 @@ enum Command {
     Eval(eval::EvalArgs),
     Score(score::ScoreArgs),
     Experiment(experiment::ExperimentArgs),
+    Import(import::ImportArgs),
     Init(init::InitArgs),
     Data(data::DataArgs),
     Bench(bench::BenchArgs),
@@ -95,6 +97,7 @@ fn dispatch(cli: Cli, started: std::time::Instant) -> Result<()> {
         Command::Eval(args) => eval::run(&args),
         Command::Score(args) => score::run(&args),
         Command::Experiment(args) => experiment::run(args),
+        Command::Import(args) => import::run(&args),
         Command::Init(args) => init::run(&args),
         Command::Data(args) => data::run(args),
         Command::Bench(args) => bench::run(&args, started),

@@ -23,7 +23,8 @@ use crate::data::VerifierKind;
 use crate::eval::EvalOptions;
 use crate::files::lock::DirLock;
 use crate::infer::Sampling;
-use crate::model::colar_config::ColarConfig;
+use crate::model::checkpoint_dir;
+use crate::model::config::ModelConfig;
 use crate::model::prompt::Method;
 use crate::train::TrainFlags;
 use crate::train::embedded::EVAL_BATCH;
@@ -200,8 +201,10 @@ impl Ready {
             return Err(Error::usage("`tests` is needed with `model`"));
         }
         let tests = o.tests.iter().map(|t| Questions::load(&t.file)).collect::<Result<Vec<_>>>()?;
+        let config = ModelConfig::load(&model)?;
         for s in &subjects {
-            if ColarConfig::load(&s.checkpoint)?.latent_head.is_none() {
+            let stored = checkpoint_dir::read(&checkpoint_dir::find(&s.checkpoint)?, &model, &config, None)?;
+            if stored.head.is_none() {
                 return Err(Error::usage(format!(
                     "{}: has no latent head, hence no compression factor",
                     s.checkpoint.display()

@@ -9,6 +9,7 @@ pub mod json;
 #[cfg(feature = "train")]
 pub mod lock;
 pub mod mapped;
+pub mod pytorch;
 #[cfg(feature = "cli")]
 pub mod runs;
 pub mod safetensors;

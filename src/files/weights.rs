@@ -34,12 +34,30 @@ struct Shard {
     metadata: Vec<(String, String)>,
 }
 
-/// The tensors of one safetensors file or of a set of shards.
+/// Where a tensor is.
+#[derive(Clone)]
+enum Place {
+    /// In the shard of this number.
+    Shard(usize, Entry),
+    /// In memory, read from a file of another format.
+    Memory(MappedTensor),
+}
+
+impl Place {
+    fn shape(&self) -> &[usize] {
+        match self {
+            Place::Shard(_, entry) => &entry.shape,
+            Place::Memory(tensor) => tensor.shape(),
+        }
+    }
+}
+
+/// The tensors of one safetensors file, of a set of shards, or of a file of another format that was read.
 pub struct Weights {
     /// The file that lists the tensors: the only one, or the index.
     path: PathBuf,
     shards: Vec<Shard>,
-    tensors: BTreeMap<String, (usize, Entry)>,
+    tensors: BTreeMap<String, Place>,
 }
 
 impl fmt::Debug for Weights {
@@ -78,8 +96,14 @@ impl Weights {
     /// [`Error::Io`], [`Error::File`] or [`Error::Tensor`] naming the file.
     pub fn open_file(path: &Path) -> Result<Self> {
         let (shard, entries) = map_file(path)?;
-        let tensors = entries.into_iter().map(|entry| (entry.name.clone(), (0, entry))).collect();
+        let tensors = entries.into_iter().map(|entry| (entry.name.clone(), Place::Shard(0, entry))).collect();
         Ok(Self { path: path.to_owned(), shards: vec![shard], tensors })
+    }
+
+    /// Tensors in memory, by their names, which were read from the file `path`.
+    pub fn in_memory(path: &Path, tensors: impl IntoIterator<Item = (String, MappedTensor)>) -> Self {
+        let tensors = tensors.into_iter().map(|(name, tensor)| (name, Place::Memory(tensor))).collect();
+        Self { path: path.to_owned(), shards: Vec::new(), tensors }
     }
 
     /// Maps the shards that `model.safetensors.index.json` lists.
@@ -120,7 +144,7 @@ impl Weights {
                     let what = "is not in this file, though model.safetensors.index.json says so";
                     return Err(Error::tensor(&shard_path, one_line(tensor), what));
                 };
-                weights.tensors.insert(tensor.to_owned(), (weights.shards.len(), entry));
+                weights.tensors.insert(tensor.to_owned(), Place::Shard(weights.shards.len(), entry));
             }
             weights.shards.push(shard);
         }
@@ -144,7 +168,7 @@ impl Weights {
 
     /// The shape of `name`, outermost dimension first, if there is such a tensor.
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
-        self.tensors.get(name).map(|(_, entry)| entry.shape.as_slice())
+        self.tensors.get(name).map(Place::shape)
     }
 
     /// The free text `key` of the header (of the first shard that has it).
@@ -155,7 +179,11 @@ impl Weights {
 
     /// Bytes of all tensors together.
     pub fn total_bytes(&self) -> u64 {
-        self.tensors.values().map(|(_, entry)| entry.range.len() as u64).sum()
+        let bytes = |place: &Place| match place {
+            Place::Shard(_, entry) => entry.range.len() as u64,
+            Place::Memory(tensor) => tensor.bytes().len() as u64,
+        };
+        self.tensors.values().map(bytes).sum()
     }
 
     /// Lets the tensor `stored` of another file stand in the place of `name`, or beside the others.
@@ -163,12 +191,16 @@ impl Weights {
     /// # Errors
     /// [`Error::Tensor`] naming the other file if it has no such tensor.
     pub fn replace(&mut self, name: &str, other: &Weights, stored: &str) -> Result<()> {
-        let Some((shard, entry)) = other.tensors.get(stored) else {
-            return Err(Error::tensor(&other.path, stored, "is missing"));
+        let place = match other.tensors.get(stored) {
+            None => return Err(Error::tensor(&other.path, stored, "is missing")),
+            Some(Place::Shard(shard, entry)) => {
+                let Shard { path, map, .. } = &other.shards[*shard];
+                self.shards.push(Shard { path: path.clone(), map: Arc::clone(map), metadata: Vec::new() });
+                Place::Shard(self.shards.len() - 1, entry.clone())
+            }
+            Some(memory) => memory.clone(),
         };
-        let Shard { path, map, .. } = &other.shards[*shard];
-        self.tensors.insert(name.to_owned(), (self.shards.len(), entry.clone()));
-        self.shards.push(Shard { path: path.clone(), map: Arc::clone(map), metadata: Vec::new() });
+        self.tensors.insert(name.to_owned(), place);
         Ok(())
     }
 
@@ -193,10 +225,12 @@ impl Weights {
     /// # Errors
     /// As [`get`](Self::get), but for a missing tensor.
     pub fn opt(&self, name: &str, shape: &[usize]) -> Result<Option<MappedTensor>> {
-        let Some((shard, entry)) = self.tensors.get(name) else { return Ok(None) };
-        if entry.shape != shape {
-            let what = format!("has shape {}, not {}", show_shape(&entry.shape), show_shape(shape));
-            return Err(Error::tensor(&self.shards[*shard].path, name, what));
+        let Some(place) = self.tensors.get(name) else { return Ok(None) };
+        if place.shape() != shape {
+            let what = format!("has shape {}, not {}", show_shape(place.shape()), show_shape(shape));
+            let path =
+                if let Place::Shard(shard, _) = place { &self.shards[*shard].path } else { &self.path };
+            return Err(Error::tensor(path, name, what));
         }
         self.tensor(name).map(Some)
     }
@@ -206,8 +240,10 @@ impl Weights {
     /// # Errors
     /// As [`get`](Self::get), but for the shape.
     pub fn tensor(&self, name: &str) -> Result<MappedTensor> {
-        let Some((shard, entry)) = self.tensors.get(name) else {
-            return Err(Error::tensor(&self.path, name, "is missing"));
+        let (shard, entry) = match self.tensors.get(name) {
+            Some(Place::Shard(shard, entry)) => (shard, entry),
+            Some(Place::Memory(tensor)) => return Ok(tensor.clone()),
+            None => return Err(Error::tensor(&self.path, name, "is missing")),
         };
         let shard = &self.shards[*shard];
         let Some(dtype) = Dtype::from_stored(entry.stored) else {

@@ -1,10 +1,13 @@
-//! Finding the checkpoint in a directory that was given for one.
+//! Finding the checkpoint that a path was given for, and reading it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::adapter::ADAPTER_CONFIG_FILE;
 use super::colar_config::COLAR_FILE;
+use super::config::ModelConfig;
+use super::lightning;
+use super::stored::Stored;
 use crate::files::weights::{INDEX_FILE, WEIGHTS_FILE};
 use crate::{Error, Result};
 
@@ -15,11 +18,14 @@ const MARKS: [&str; 4] = [ADAPTER_CONFIG_FILE, COLAR_FILE, WEIGHTS_FILE, INDEX_F
 /// `<stage>/checkpoints/<step>`.
 const DEPTH: usize = 3;
 
-/// The checkpoint that `dir` is, or else, of a run's directory, its best one.
+/// The checkpoint that `dir` is, or else, of a run's directory, its best one. A file is taken for one of the authors' code.
 ///
 /// # Errors
 /// [`Error::File`] for a directory that is neither, naming the checkpoints beneath it.
 pub fn find(dir: &Path) -> Result<PathBuf> {
+    if dir.is_file() {
+        return Ok(dir.to_owned());
+    }
     if !dir.is_dir() {
         return Err(Error::file(dir, "no such directory"));
     }
@@ -41,6 +47,24 @@ pub fn find(dir: &Path) -> Result<PathBuf> {
     Err(Error::file(dir, format!("no checkpoint: it has none of {}{hint}", MARKS.join(", "))))
 }
 
+/// Reads the checkpoint at a path that [`find`] gave, over the model directory `model_dir`, of the configuration `model`. `embeds_std` is taken for the unit of
+/// latents where a file of the authors' code does not say it.
+///
+/// # Errors
+/// Those of [`Stored::of_directory`] and [`lightning::read`].
+pub fn read(
+    checkpoint: &Path,
+    model_dir: &Path,
+    model: &ModelConfig,
+    embeds_std: Option<f32>,
+) -> Result<Stored> {
+    if checkpoint.is_file() {
+        lightning::read(checkpoint, model, embeds_std)
+    } else {
+        Stored::of_directory(checkpoint, model_dir, model)
+    }
+}
+
 fn is_checkpoint(dir: &Path) -> bool {
     MARKS.iter().any(|mark| dir.join(mark).is_file())
 }
@@ -50,10 +74,11 @@ fn list(dir: &Path, depth: usize, found: &mut Vec<PathBuf>) {
     let Ok(entries) = fs::read_dir(dir) else { return };
     for path in entries.flatten().map(|entry| entry.path()) {
         let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
-        if hidden || !path.is_dir() {
+        let of_authors = path.is_file() && path.extension().is_some_and(|end| end == "ckpt");
+        if hidden || !(path.is_dir() || of_authors) {
             continue;
         }
-        if is_checkpoint(&path) {
+        if of_authors || is_checkpoint(&path) {
             found.push(path);
         } else if depth > 1 {
             list(&path, depth - 1, found);

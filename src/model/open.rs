@@ -3,15 +3,15 @@
 //! A checkpoint (spec section 8) is an adapter over the model's weights, or weights of its own after
 //! full fine-tuning; it may hold a latent head, and then says in `colar.json` how its latents are
 //! scaled, or think in continuous thoughts, and then says there how many. After full fine-tuning it also
-//! holds `config.json` and the tokenizer, so that it can stand in the place of the model directory itself.
+//! holds `config.json` and the tokenizer, so that it can stand in the place of the model directory itself. A file in the place of a
+//! checkpoint directory is one of the authors' code.
 
 use std::path::{Path, PathBuf};
 
 use super::ColarModel;
-use super::adapter::{ADAPTER_CONFIG_FILE, AdapterConfig, Whole};
+use super::adapter::{AdapterConfig, Whole};
 use super::block::{EMBED_TOKENS, LM_HEAD};
 use super::checkpoint_dir;
-use super::colar_config::{COLAR_FILE, ColarConfig, LATENT_HEAD_FILE};
 use super::config::ModelConfig;
 use super::footprint;
 use super::latent_head::{LatentHead, LatentHeadConfig};
@@ -19,12 +19,12 @@ use super::lora::{LoraInit, LoraMode, attach, merge};
 use super::merge::Merge;
 use super::params::Params;
 use super::prompt::{Method, SEPARATOR};
+use super::stored::Stored;
 use super::thoughts::{PROJECTOR_FILE, Projector, Thoughts, ThoughtsConfig};
 use super::tokenizer::{EosTokens, Tokenizer};
 use super::transformer::Transformer;
 use super::weight_spec::{Groups, Role, WeightSpec};
 use crate::device::{Device, Dtype, Need, Stay};
-use crate::files::json::one_line;
 use crate::files::mapped::MappedTensor;
 use crate::files::weights::{INDEX_FILE, WEIGHTS_FILE, Weights};
 use crate::{Error, Result};
@@ -130,14 +130,8 @@ fn open_for<D: Device>(
     let has_weights = |dir: &Path| dir.join(WEIGHTS_FILE).exists() || dir.join(INDEX_FILE).exists();
     let mut weights = Weights::open(if has_weights(checkpoint) { checkpoint } else { model_dir })?;
 
-    let stored = if checkpoint.join(ADAPTER_CONFIG_FILE).exists() {
-        let adapter = AdapterConfig::load(checkpoint)?;
-        let file =
-            adapter.open_weights(checkpoint, &config).map_err(|e| unfit(e, &adapter, model_dir, &config))?;
-        Some((adapter, file))
-    } else {
-        None
-    };
+    let Stored { adapter: stored, colar, head: head_weights, projector: projector_weights } =
+        checkpoint_dir::read(checkpoint, model_dir, &config, additions.embeds_std)?;
     if let Some((adapter, file)) = &stored {
         let whole = adapter.stored_whole(file, &config);
         if matches!(purpose, Purpose::Training(_)) {
@@ -200,13 +194,10 @@ fn open_for<D: Device>(
         (None, None) => None,
     };
 
-    let colar =
-        if checkpoint.join(COLAR_FILE).exists() { Some(ColarConfig::load(checkpoint)?) } else { None };
     let hidden = config.hidden_size;
-    let head_file = checkpoint.join(LATENT_HEAD_FILE);
-    let stored_head = colar.as_ref().and_then(|c| c.latent_head).filter(|_| head_file.exists());
+    let stored_head = colar.as_ref().and_then(|c| c.latent_head).zip(head_weights.as_ref());
     let (latent_head, head) = match (stored_head, &additions.latent_head) {
-        (Some(stored), wanted) => {
+        (Some((stored, file)), wanted) => {
             if wanted.is_some_and(|w| w.deterministic != stored.deterministic) {
                 return Err(Error::usage(format!(
                     "the latent head of {} is{} deterministic; `deterministic_head` must agree",
@@ -214,8 +205,7 @@ fn open_for<D: Device>(
                     if stored.deterministic { "" } else { " not" }
                 )));
             }
-            let file = Weights::open_file(&head_file)?;
-            (Some(stored), Some(LatentHead::load(device, &mut params, &file, &stored, hidden)?))
+            (Some(stored), Some(LatentHead::load(device, &mut params, file, &stored, hidden)?))
         }
         (None, Some(wanted)) => {
             let head = LatentHead::random(device, &mut params, wanted, hidden, additions.seed)?;
@@ -233,7 +223,8 @@ fn open_for<D: Device>(
         Some(ThoughtsConfig { count, projector: false }) => Some(Thoughts { count, projector: None }),
         Some(ThoughtsConfig { count, projector: true }) => {
             let projector = if stored.is_some_and(|s| s.projector) {
-                let file = Weights::open_file(&checkpoint.join(PROJECTOR_FILE))?;
+                let file = projector_weights
+                    .ok_or_else(|| Error::file(checkpoint.join(PROJECTOR_FILE), "is missing"))?;
                 Projector::load(device, &mut params, &file, hidden)?
             } else {
                 Projector::random(device, &mut params, hidden, additions.seed)?
@@ -265,18 +256,6 @@ fn open_for<D: Device>(
         model_dir: model_dir.to_owned(),
         checkpoint: given,
     })
-}
-
-/// The error of an adapter that does not fit a model, with both named.
-fn unfit(error: Error, adapter: &AdapterConfig, model_dir: &Path, config: &ModelConfig) -> Error {
-    let Error::Tensor { path, tensor, what } = error else { return error };
-    let trained_on = match &adapter.base_model_name_or_path {
-        Some(name) => format!("the adapter was trained on {}", one_line(name)),
-        None => "the adapter does not say what it was trained on".to_owned(),
-    };
-    let (kind, h, layers) = (config.model_type.model_type(), config.hidden_size, config.num_hidden_layers);
-    let model = format!("{} is a {kind} model of hidden_size {h} with {layers} layers", model_dir.display());
-    Error::Tensor { path, tensor, what: format!("{what}; {trained_on}, and {model}") }
 }
 
 /// Fails for an adapter that runs but is not trained on: of what it holds beside A and B nothing would be kept.

@@ -8,6 +8,7 @@ mod data;
 mod environment;
 mod experiment;
 mod generate;
+mod import;
 mod init;
 mod long;
 mod methods;

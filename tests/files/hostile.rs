@@ -26,7 +26,7 @@ thread_local! {
 }
 
 /// Runs `f`; also returns whether anything panicked on this thread meanwhile, even if it was caught.
-fn panicked<T>(f: impl FnOnce() -> T) -> (T, bool) {
+pub fn panicked<T>(f: impl FnOnce() -> T) -> (T, bool) {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let print = panic::take_hook();
@@ -41,7 +41,7 @@ fn panicked<T>(f: impl FnOnce() -> T) -> (T, bool) {
 }
 
 /// Checks a message: one line that names the file.
-fn check_message(error: &Error, path: &Path) -> Result<(), TestCaseError> {
+pub fn check_message(error: &Error, path: &Path) -> Result<(), TestCaseError> {
     let message = error.to_string();
     prop_assert!(message.starts_with(&path.display().to_string()), "{message}");
     prop_assert!(!message.chars().any(char::is_control), "{message:?}");

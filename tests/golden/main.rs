@@ -6,6 +6,7 @@ mod common;
 
 mod generate;
 mod grpo;
+mod lightning;
 mod qwen3;
 mod sft;
 mod smollm2;
