@@ -11,10 +11,14 @@ pub fn elements(nodes: Vec<Node>) -> Vec<Element> {
     }
     let mut elements = Vec::new();
     let mut current = Vec::new();
+    let mut after_comma = false;
     for node in nodes {
-        if node == Node::Comma {
+        // `1, 2, and 3`
+        let separates = node == Node::Comma || node == Node::Conjunction && !after_comma;
+        after_comma = node == Node::Comma;
+        if separates {
             elements.push(element(std::mem::take(&mut current)));
-        } else {
+        } else if node != Node::Conjunction {
             current.push(node);
         }
     }

@@ -9,20 +9,24 @@
 //!
 //! - numbers are fractions without rounding (i128; longer ones compare digit by digit): `\frac{1}{2}`,
 //!   `\frac12`, `2/4` and `.5` are equal, 1/3 and 0.333 are not; a whole number followed by a proper
-//!   fraction is a mixed number. Nothing else is calculated: `2+3` is not 5, and `\sqrt{4}` not 2;
-//! - lists, tuples, intervals and sets are equal when their brackets are and their elements one by one,
-//!   in order; `and` and `or` separate like a comma. Round brackets around a single value do not count;
+//!   fraction is a mixed number;
+//! - formulas of numbers, roots, π and variables are quotients of polynomials, compared exactly;
+//! - lists, tuples and intervals are equal when their brackets are and their elements one by one,
+//!   in order; sets, unions and the two values of a `±` in any order; matrices cell by cell; `and` and `or` separate like a comma.
+//!   Round brackets around a single value do not count;
 //! - a unit, a currency, a percent or degree sign, and a name as in `x = 5` need not be given; but if
 //!   both answers give one, it must be the same;
-//! - everything else (variables, roots, π, matrices, words) is equal when it is spelled the same, once
+//! - everything else (functions, words, bases) is equal when it is spelled the same, once
 //!   fonts, sizes and spaces are gone; case counts.
 
 mod brackets;
 mod element;
+mod equality;
 mod lexer;
 mod node;
 mod parser;
 mod rational;
+mod symbolic;
 mod units;
 
 use super::Verifier;
@@ -30,7 +34,7 @@ use crate::data::answer;
 
 /// Equal by [`answer::matches`], or as LaTeX, as the graders of the data set MATH compare.
 ///
-/// Fractions, decimals and mixed numbers are compared as exact fractions, lists element by element;
+/// Numbers and formulas are compared exactly, lists element by element;
 /// units and names may be left out, but not differ. Answers longer than 4096 bytes, or nested more than
 /// some 30 levels deep, are compared by [`answer::matches`] alone.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -53,7 +57,7 @@ const MAX_LENGTH: usize = 4096;
 fn same(a: &str, b: &str) -> bool {
     match (read(a), read(b)) {
         (Some(a), Some(b)) => {
-            !a.is_empty() && node::same_elements(&a, &b) && a.iter().all(|e| !e.value.is_empty())
+            !a.is_empty() && equality::same_elements(&a, &b) && a.iter().all(|e| !e.value.is_empty())
         }
         _ => false,
     }

@@ -17,6 +17,8 @@ pub enum Node {
     Word(String),
     /// The separator of a list's elements.
     Comma,
+    /// `and` or `or`: a separator too, one with a comma before it.
+    Conjunction,
     /// A command with arguments; `/` is a fraction, `^` and `_` are scripts on the argument before them.
     Apply(String, Vec<Vec<Node>>),
     /// A bracketed list: opening bracket, elements, closing bracket.
@@ -39,34 +41,11 @@ impl Node {
     pub fn is_factor(&self) -> bool {
         match self {
             Node::Char(c) => c.is_alphanumeric() || matches!(c, '!' | '\''),
-            Node::Word(_) | Node::Comma => false,
-            Node::Number(_) | Node::Digits(_) | Node::Name(_) | Node::Apply(..) | Node::List(..) => true,
+            Node::Word(_) | Node::Comma | Node::Conjunction => false,
+            // The end of a matrix's row, and its beginning.
+            Node::Name(name) => name != "\\",
+            Node::Apply(name, _) => name != "begin",
+            Node::Number(_) | Node::Digits(_) | Node::List(..) => true,
         }
-    }
-}
-
-/// Whether two lists of elements are the same, one by one and in order.
-pub fn same_elements(a: &[Element], b: &[Element]) -> bool {
-    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same_element(a, b))
-}
-
-/// The values must agree. A name or a unit need not be given, but where both give one it must be the same.
-fn same_element(a: &Element, b: &Element) -> bool {
-    same_nodes(&a.value, &b.value)
-        && a.label.as_ref().zip(b.label.as_ref()).is_none_or(|(a, b)| same_nodes(a, b))
-        && a.unit.as_ref().zip(b.unit.as_ref()).is_none_or(|(a, b)| a == b)
-}
-
-fn same_nodes(a: &[Node], b: &[Node]) -> bool {
-    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same_node(a, b))
-}
-
-fn same_node(a: &Node, b: &Node) -> bool {
-    match (a, b) {
-        (Node::Apply(a, from), Node::Apply(b, to)) => {
-            a == b && from.len() == to.len() && from.iter().zip(to).all(|(a, b)| same_nodes(a, b))
-        }
-        (Node::List(a, inner, z), Node::List(b, other, y)) => a == b && z == y && same_elements(inner, other),
-        _ => a == b,
     }
 }

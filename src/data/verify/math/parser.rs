@@ -291,12 +291,7 @@ impl<'a> Parser<'_, 'a> {
             .collect();
         let next = at + letters.chars().count();
         match letters.as_str() {
-            "and" | "or" => {
-                // `1, 2, and 3`
-                if out.last() != Some(&Node::Comma) {
-                    out.push(Node::Comma);
-                }
-            }
+            "and" | "or" => out.push(Node::Conjunction),
             "sqrt" => {
                 let (root, next) = self.command("√", next, to, depth)?;
                 out.push(root);

@@ -40,9 +40,16 @@ impl Rational {
         Self::new(left.checked_add(right)?, self.denominator.checked_mul(other.denominator)?)
     }
 
+    /// The product.
+    pub fn checked_mul(self, other: Self) -> Option<Self> {
+        // Reduced crosswise first: the products are then the terms of the result, no larger.
+        let a = Self::new(self.numerator, other.denominator)?;
+        let b = Self::new(other.numerator, self.denominator)?;
+        Self::new(a.numerator.checked_mul(b.numerator)?, a.denominator.checked_mul(b.denominator)?)
+    }
+
     /// The quotient; `None` also where `other` is 0.
     pub fn checked_div(self, other: Self) -> Option<Self> {
-        // Reduced crosswise first: the products are then the terms of the result, no larger.
         let a = Self::new(self.numerator, other.numerator)?;
         let b = Self::new(other.denominator, self.denominator)?;
         Self::new(a.numerator.checked_mul(b.numerator)?, a.denominator.checked_mul(b.denominator)?)
@@ -61,6 +68,16 @@ impl Rational {
     /// Whether it lies strictly between 0 and 1, as the fraction of a mixed number does.
     pub fn is_proper(self) -> bool {
         0 < self.numerator && self.numerator < self.denominator
+    }
+
+    /// Numerator and denominator, in lowest terms.
+    pub fn terms(self) -> (i128, i128) {
+        (self.numerator, self.denominator)
+    }
+
+    /// Whether it is 0.
+    pub fn is_zero(self) -> bool {
+        self.numerator == 0
     }
 
     /// Whether it is a whole number.

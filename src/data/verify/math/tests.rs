@@ -83,9 +83,10 @@ fn different_numbers() {
             ("1 234", "1234"),
             (r"1\,23", "123"),
             ("2*3", "23"),
-            (r"2\cdot 3", "6"),
-            ("2+3", "5"),
-            (r"\sqrt{4}", "2"),
+            (r"2\cdot 3", "23"),
+            ("2+3", "23"),
+            (r"\sqrt{4}", "-2"),
+            (r"\sqrt{2}", "1.4142135623730951"),
             (r"0.\overline{3}", "0.3"),
             (r"0.\overline{3}", "0.33"),
             ("10", "100"),
@@ -208,6 +209,118 @@ fn different_formulas() {
         ],
         false,
     );
+}
+
+#[test]
+fn equal_as_formulas() {
+    all(
+        &[
+            (r"\sqrt{4}", "2"),
+            ("2+3", "5"),
+            (r"2\cdot 3", "6"),
+            ("2^{10}", "1024"),
+            (r"2\times 10^3", "2000"),
+            (r"2\sqrt{3}", r"\sqrt{12}"),
+            (r"\sqrt6\sqrt{10}", r"2\sqrt{15}"),
+            (r"\frac{1}{\sqrt{3}}", r"\frac{\sqrt{3}}{3}"),
+            (r"-\frac{\sqrt{3}}{2}", r"-\sqrt{\frac{3}{4}}"),
+            (r"\frac{1}{1+\sqrt2}", r"\sqrt2-1"),
+            (r"\frac{3+\sqrt{5}}{2}", r"\frac{\sqrt5}{2}+1.5"),
+            (r"\sqrt[3]{54}", r"3\sqrt[3]{2}"),
+            (r"\sqrt[3]{8}", "2"),
+            ("8^{1/3}", "2"),
+            (r"2^{1/2}", r"\sqrt2"),
+            (r"30\pi + 9\sqrt{3}", r"9\sqrt3+30\pi"),
+            (r"\frac{2 \pi}{3}", r"\frac{2}{3}\pi"),
+            (r"\frac{\pi^2}{4}", r"(\frac{\pi}{2})^2"),
+            ("x^2+2x+1", "(x+1)^2"),
+            (r"\frac{x^2-1}{x-1}", "x+1"),
+            ("x(x+1)", "x^2+x"),
+            ("p - q", "-q+p"),
+            ("xy", "yx"),
+            ("1+2i", "2i+1"),
+            (r"\frac{a}{b}", "ab^{-1}"),
+            (r"\sqrt{x^2+1}", r"\sqrt{1+x^2}"),
+            ("x_1+x_2", "x_2+x_1"),
+            ("y=2x+3", "y = 3+2x"),
+            ("4x-5y=-50", "5y-4x=50"),
+            ("4x-5y=-50", "4x=5y-50"),
+            (r"3\sqrt{2}\text{ cm}", r"\sqrt{18}"),
+            (r"(1, 4\sqrt3)", r"(1,\sqrt{48})"),
+            (r"[-\sqrt{9},3)", "[-3,3)"),
+            (r"1 \pm \sqrt{2}", r"1+\sqrt{2}, 1-\sqrt{2}"),
+            (r"\pm 2", "-2,2"),
+            (r"x=\pm 2", "x = -2 or x = 2"),
+            (r"(-\infty,-8)\cup (8,\infty)", r"(8,\infty)\cup(-\infty,-\sqrt{64})"),
+            (r"\{1,2,3\}", r"\{3,1,\sqrt4\}"),
+            (
+                r"\begin{pmatrix} 16/49 \\ \sqrt{12} \end{pmatrix}",
+                r"\begin{bmatrix} \frac{16}{49} \\ 2\sqrt3 \\ \end{bmatrix}",
+            ),
+            (
+                r"\begin{pmatrix} -1/5 & 1/2 \\ -2 & 0 \end{pmatrix}",
+                r"\begin{pmatrix}-0.2&.5\\-2&0\end{pmatrix}",
+            ),
+            ("204_5", "204_{5}"),
+        ],
+        true,
+    );
+}
+
+#[test]
+fn different_as_formulas() {
+    all(
+        &[
+            ("(x+1)^2", "x^2+1"),
+            (r"\sqrt{2}+\sqrt{3}", r"\sqrt{5}"),
+            (r"\sqrt{x^2}", "x"),
+            (r"\sqrt{-4}", "2"),
+            (r"\sqrt[3]{2}", r"\sqrt2"),
+            ("-2^2", "4"),
+            (r"\frac{-1}{2}^2", "-0.25"),
+            ("2^{3^2}", "64"),
+            ("x^{2}y", "xy^{2}"),
+            (r"\sin x\cos y", r"\sin y\cos x"),
+            ("f(x)g(y)", "f(y)g(x)"),
+            ("ACF", "FCA"),
+            ("AB", "BA"),
+            (r"1\text{Navin}", "Navin"),
+            (r"\text{evil}", r"\text{live}"),
+            (r"\text{no}", r"\text{on}x"),
+            (r"\frac{1}{x-x}", r"\frac{2}{x-x}"),
+            ("0^0", "1"),
+            ("9^{99}", "9^{98}"),
+            ("x = 2y", "x = -2y"),
+            ("x+y=2", "x-y=2"),
+            ("x+y=2", "2x+2y=4"),
+            (r"1 \pm \sqrt{2}", r"1+\sqrt{2}"),
+            (r"\pm 2", "2,3"),
+            (r"\pm 2", "2,2"),
+            (r"(-\infty,-8)\cup (8,\infty)", r"(-\infty,-8]\cup (8,\infty)"),
+            (r"\{1,2\}", r"\{1,1\}"),
+            (r"\{1,2\}", "2,1"),
+            (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{vmatrix}1\\2\end{vmatrix}"),
+            (r"\begin{pmatrix}1&2\end{pmatrix}", r"\begin{pmatrix}2&1\end{pmatrix}"),
+            ("101_2", "5"),
+        ],
+        false,
+    );
+}
+
+#[test]
+fn a_conjunction_is_one_separator() {
+    all(
+        &[
+            ("7,-2,-5", r"7, -2, \text{ and } -5"),
+            ("1,2", r"1 \text{or } 2"),
+            ("1,2", r"1\mbox{ and }2"),
+            ("1, 2, 3", r"1, 2, \mathrm{and}\ 3"),
+            ("1, 2, 3", r"1, 2, {\text{or}} 3"),
+            (r"x=1,\text{ or }x=2", "1,2"),
+        ],
+        true,
+    );
+    all(&[("1,2", r"1\text{ and and }2"), ("1,,2", "1,2"), ("1", r"1\text{ and}")], false);
 }
 
 #[test]
@@ -375,6 +488,22 @@ fn latex() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
+    fn polynomials_are_equal_where_all_their_values_are(a in prop::collection::vec(-9i64..9, 3), b in prop::collection::vec(-9i64..9, 3)) {
+        let spelled = |c: &[i64]| format!("({})x^2+({})x+({})", c[0], c[1], c[2]);
+        prop_assert_eq!(correct(&spelled(&a), &spelled(&b)), a == b);
+        // By Horner's scheme.
+        let horner = format!("x\\left(({})x+({})\\right)+({})", a[0], a[1], a[2]);
+        prop_assert_eq!(correct(&horner, &spelled(&b)), a == b);
+    }
+
+    #[test]
+    fn roots_are_equal_where_their_squares_are(a in 1i64..40, n in 1i64..40, b in 1i64..40, m in 1i64..40) {
+        let equal = a * a * n == b * b * m;
+        prop_assert_eq!(correct(&format!(r"{a}\sqrt{{{n}}}"), &format!(r"{b}\sqrt{{{m}}}")), equal);
+        prop_assert_eq!(correct(&format!(r"\frac{{{a}}}{{\sqrt{{{n}}}}}"), &format!(r"\frac{{{a}\sqrt{{{n}}}}}{{{n}}}")), true);
+    }
+
+    #[test]
     fn no_text_panics(a in any::<String>(), b in any::<String>()) {
         prop_assert!(correct(&a, &a));
         prop_assert_eq!(correct(&a, &b), correct(&b, &a));
@@ -385,7 +514,7 @@ proptest! {
         prop_assert_eq!(correct(&a, &b), correct(&b, &a));
         // An answer equals itself, so any difference found is one between two answers.
         if let Some(read) = read(&a) {
-            prop_assert!(node::same_elements(&read, &read));
+            prop_assert!(equality::same_elements(&read, &read));
         }
     }
 
