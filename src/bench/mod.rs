@@ -6,6 +6,7 @@ mod kernels;
 mod latents;
 mod memory;
 mod opened;
+mod processor;
 mod rl;
 mod serve;
 mod setting;

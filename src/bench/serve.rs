@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use super::processor;
 use super::timer::median;
 use crate::device::Device;
 use crate::infer::{Completed, Generation, Loaded, Request, Sampling, Scheduler, SchedulerOptions};
@@ -90,6 +91,10 @@ pub struct SizeRow {
     pub scheduler_per_s: f64,
     /// Their ratio, scheduler over closed batches.
     pub ratio: Spread,
+    /// Median seconds that threads ran for a request of closed batches, where the operating system tells it.
+    pub closed_processor_s: Option<f64>,
+    /// The same time in closed batches over that in the scheduler: their ratio as far as other programs take no part.
+    pub processor_ratio: Option<Spread>,
     /// In the scheduler, over all pairs.
     #[serde(flatten)]
     pub latencies: Latencies,
@@ -258,15 +263,23 @@ fn size_row<D: Device>(loaded: &Arc<Loaded<D>>, options: &ServeOptions, size: us
     let requests = requests(options, requests_of(options, size));
     let scheduler = scheduler(loaded, options, size)?;
     let (mut closed, mut open, mut ratios, mut done) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut ran, mut ran_ratios) = (Vec::new(), Vec::new());
     for _ in 0..options.pairs {
-        let begun = Instant::now();
+        let (begun, ran_before) = (Instant::now(), processor::seconds());
         for batch in requests.chunks(size) {
             loaded.generate(batch, &mut |_| ())?;
         }
         let in_batches = requests.len() as f64 / begun.elapsed().as_secs_f64();
-        let begun = Instant::now();
+        let (begun, ran_between) = (Instant::now(), processor::seconds());
         done.extend(by_clients(&scheduler, &requests, size)?);
         let in_scheduler = requests.len() as f64 / begun.elapsed().as_secs_f64();
+        // A small model may be done between two ticks of the clock.
+        if let (Some(before), Some(between), Some(after)) = (ran_before, ran_between, processor::seconds())
+            && after > between
+        {
+            ran.push((between - before) / requests.len() as f64);
+            ran_ratios.push((between - before) / (after - between));
+        }
         closed.push(in_batches);
         open.push(in_scheduler);
         ratios.push(in_scheduler / in_batches);
@@ -277,6 +290,8 @@ fn size_row<D: Device>(loaded: &Arc<Loaded<D>>, options: &ServeOptions, size: us
         closed_per_s: median(closed),
         scheduler_per_s: median(open),
         ratio: Spread::of(ratios),
+        closed_processor_s: (!ran.is_empty()).then(|| median(ran)),
+        processor_ratio: (!ran_ratios.is_empty()).then(|| Spread::of(ran_ratios)),
         latencies: Latencies::of(&done),
     })
 }

@@ -127,19 +127,20 @@ fn table(setting: &Setting, t: &ServeTiming) -> String {
             t.steps.pairs
         ),
         String::new(),
-        "| at a time | requests | closed, /s | scheduler, /s | ratio in pairs | first latent, p50 / p95 / p99 ms | first \
-         token | whole |"
+        "| at a time | requests | closed, /s | scheduler, /s | ratio in pairs | by processor time | first latent, p50 / p95 \
+         / p99 ms | first token | whole |"
             .to_owned(),
-        "|---:|---:|---:|---:|---:|---:|---:|---:|".to_owned(),
+        "|---:|---:|---:|---:|---:|---:|---:|---:|---:|".to_owned(),
     ];
     lines.extend(t.sizes.iter().map(|r| {
         format!(
-            "| {} | {} | {:.2} | {:.2} | {} {}",
+            "| {} | {} | {:.2} | {:.2} | {} | {} {}",
             r.size,
             r.requests,
             r.closed_per_s,
             r.scheduler_per_s,
             spread(&r.ratio),
+            r.processor_ratio.as_ref().map(spread).unwrap_or_default(),
             latencies(&r.latencies)
         )
     }));
