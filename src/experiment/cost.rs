@@ -18,7 +18,7 @@ use crate::model::config::ModelConfig;
 use crate::model::latent_head::LatentHeadConfig;
 use crate::model::operations;
 use crate::model::prompt::{Method, SEPARATOR, question_text};
-use crate::model::thoughts::Projector;
+use crate::model::thoughts::ProjectorConfig;
 use crate::model::tokenizer::Tokenizer;
 use crate::model::weight_spec::{Role, WeightSpec};
 use crate::train::defaults::{C_MAX, STAGES, THOUGHTS, THOUGHTS_PER_STEP};
@@ -207,7 +207,7 @@ impl Scale {
 
     /// Weights of the matrices of the projector.
     fn projector_weights(&self) -> usize {
-        matrices(&Projector::weights(self.model.hidden_size))
+        matrices(&ProjectorConfig::default().weights(self.model.hidden_size))
     }
 
     fn operations(&self, s: &Sequence) -> Operations {

@@ -4,7 +4,7 @@
 //! each tensor, uncompressed. The crate `pytorch-reader` interprets the pickle as data: of the calls in it it knows
 //! those that build tensors and plain containers, and every other is a value that it does not look into. It bounds nesting and
 //! copies; what it does not bound is checked here first. An entry that is compressed may unpack to a thousand times its size,
-//! a pickle of small instructions is some sixty times its size once it is read, and a view of a tensor with a stride of 0
+//! a pickle of small instructions is up to some 250 times its size once it is read, and a view of a tensor with a stride of 0
 //! may have any number of elements.
 
 use std::fs::File;
@@ -22,7 +22,10 @@ use super::stand_in;
 use crate::{Error, Result};
 
 /// The largest pickle that is read. That of a model of 300 weights, with an optimiser's state, has some 200 kB.
-const MAX_PICKLE_BYTES: u64 = 4 << 20;
+const MAX_PICKLE_BYTES: u64 = 2 << 20;
+
+/// How many times the file all tensors together may be, since some are others by another name.
+const MOST_SHARED: u64 = 8;
 
 /// Bytes of the beginning that say what a file is.
 const HEAD: u64 = 512;
@@ -38,25 +41,35 @@ pub struct PytorchFile {
 }
 
 impl PytorchFile {
-    /// Opens a file that `torch.save` wrote (PyTorch 1.6 or later) from a dictionary, of which `key` holds the tensors.
+    /// Opens a file that `torch.save` wrote (PyTorch 1.6 or later) from a dictionary, of which `key` holds the tensors, or the
+    /// whole of it.
     ///
     /// # Errors
     /// [`Error::Io`], or [`Error::File`] in one line for a file of another kind, a compressed or damaged archive, a pickle that
     /// is too large or malformed, no `key`, and tensors with more elements than the file has room for.
-    pub fn open(path: &Path, key: &str) -> Result<Self> {
+    pub fn open(path: &Path, key: Option<&str>) -> Result<Self> {
         let bytes = check_archive(path)?;
         let fault = |e: pytorch_reader::PytorchError| Error::file(path, one_line(&e.to_string()));
-        let tensors = PytorchReader::with_top_level_key(path, key).map_err(fault)?.into_tensors();
-        // Storages may be shared, so this is no law of the format; but weights that are trained are not.
-        let total = tensors.values().try_fold(0u64, |sum, tensor| {
-            let size = tensor
-                .shape()
-                .iter()
-                .try_fold(tensor.dtype().size() as u64, |size, &n| size.checked_mul(n as u64));
-            sum.checked_add(size?)
+        let reader = match key {
+            Some(key) => PytorchReader::with_top_level_key(path, key),
+            None => PytorchReader::new(path),
+        };
+        let tensors = reader.map_err(fault)?.into_tensors();
+        // Views may share a storage, as an output head does that is the embedding, but not many of one.
+        let size = |tensor: &Tensor| {
+            let each = tensor.dtype().size() as u64;
+            tensor.shape().iter().try_fold(each, |size, &n| size.checked_mul(n as u64))
+        };
+        let mut total = 0u64;
+        let fits = tensors.values().all(|tensor| match size(tensor) {
+            Some(size) => {
+                total = total.saturating_add(size);
+                size <= bytes && total <= bytes.saturating_mul(MOST_SHARED)
+            }
+            None => false,
         });
-        if total.is_none_or(|total| total > bytes) {
-            let what = format!("the tensors of {key} have more elements than the file has room for");
+        if !fits {
+            let what = "its tensors have more elements than the file has room for";
             return Err(Error::file(path, what));
         }
         Ok(Self { path: path.to_owned(), tensors })

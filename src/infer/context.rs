@@ -71,6 +71,7 @@ mod tests {
         Prepared {
             prompt_ids: vec![0; prompt],
             start,
+            after_thoughts: None,
             sampling: Sampling::default().max_latents(20).max_cot_tokens(30).max_new_tokens(8),
             cut: false,
             trace: false,

@@ -167,6 +167,7 @@ impl<D: Device> Loaded<D> {
 
     fn prepare(&self, request: &Request) -> Result<Prepared> {
         request.sampling.validate()?;
+        let mut after_thoughts = None;
         let (prompt_ids, start, question, compression_factor) = match &request.prompt {
             Prompt::Plain(text) => {
                 (self.opened.tokenizer.encode(text)?, Phase::Answer, text.clone(), String::new())
@@ -174,7 +175,14 @@ impl<D: Device> Loaded<D> {
             Prompt::Question { text, method, compression_factor } => {
                 let factor = prompt::parse_compression_factor(compression_factor)
                     .map_err(|e| Error::usage(format!("`compression_factor` {compression_factor:?}: {e}")))?;
-                let ids = prompt::inference(&self.opened.tokenizer, self.opened.separator, text, &factor)?;
+                let tokenizer = &self.opened.tokenizer;
+                let ids = match &self.opened.codi {
+                    Some(codi) if *method == Method::Distill => {
+                        after_thoughts = Some(codi.end);
+                        codi.tokens(tokenizer, text)?
+                    }
+                    _ => prompt::inference(tokenizer, self.opened.separator, text, &factor)?,
+                };
                 let start = match method {
                     Method::Colar => {
                         self.opened.model.latent_head()?;
@@ -194,6 +202,7 @@ impl<D: Device> Loaded<D> {
         Ok(Prepared {
             prompt_ids,
             start,
+            after_thoughts,
             sampling: request.sampling,
             cut: false,
             trace: request.trace,

@@ -8,6 +8,7 @@ use crate::Result;
 use crate::data::answer;
 use crate::device::{Device, Draw, TokenChoice};
 use crate::model::ColarModel;
+use crate::model::codi_prompt::CodiPrompt;
 use crate::model::tokenizer::Tokenizer;
 
 /// Purposes of draws: word 1 of their counters.
@@ -22,6 +23,8 @@ pub(super) mod purpose {
 pub(crate) struct Prepared {
     pub prompt_ids: Vec<u32>,
     pub start: Phase,
+    /// The token that ends the thoughts, where the model does not write one itself: under the prompts of CODI.
+    pub after_thoughts: Option<u32>,
     pub sampling: Sampling,
     /// Whether the limits of `sampling` are lower than those that were asked for, since the model's positions end.
     pub cut: bool,
@@ -114,9 +117,12 @@ impl Sequence {
         matches!(self.phase, Phase::Latents | Phase::Thoughts(_))
     }
 
-    /// Whether a token is chosen after its next pass: it feeds a token, or the last of its thoughts.
+    /// Whether a token is chosen after its next pass: it feeds a token, or the last of its thoughts where none is given
+    /// after that.
     pub(super) fn writes_next(&self) -> bool {
-        self.pending.is_some() || matches!(self.phase, Phase::Thoughts(left) if self.last_thought(left))
+        let given = self.request.after_thoughts.is_some();
+        self.pending.is_some()
+            || matches!(self.phase, Phase::Thoughts(left) if self.last_thought(left) && !given)
     }
 
     fn last_thought(&self, left: usize) -> bool {
@@ -141,10 +147,15 @@ impl Sequence {
         }
     }
 
-    /// Takes in that a thought was fed; after the last one it writes.
+    /// Takes in that a thought was fed; after the last one it writes, its answer alone where a token is given for that.
     pub(super) fn count_thought(&mut self, left: usize, on_event: &mut (dyn FnMut(Event) + Send)) {
-        self.phase = if self.last_thought(left) { Phase::Reasoning } else { Phase::Thoughts(left - 1) };
+        let last = self.last_thought(left);
         self.count_vector(on_event);
+        match self.request.after_thoughts {
+            _ if !last => self.phase = Phase::Thoughts(left - 1),
+            Some(token) => self.begin_answer(token),
+            None => self.phase = Phase::Reasoning,
+        }
     }
 
     /// Takes in that a latent or a thought was fed.
@@ -233,7 +244,11 @@ pub(super) fn finish<D: Device>(parts: &Parts<'_, D>, s: Sequence) -> Result<Gen
         question: s.request.question,
         compression_factor: s.request.compression_factor,
         n_latents: s.n_latents,
-        answer: answer::extract(&text).map(str::to_owned),
+        answer: match s.request.after_thoughts {
+            Some(_) => CodiPrompt::answer(&text),
+            None => answer::extract(&text),
+        }
+        .map(str::to_owned),
         text,
         token_ids: s.token_ids,
         answer_tokens: s.answer_tokens,

@@ -8,11 +8,12 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
+use super::codi_prompt::CodiPrompt;
 use super::config::shortest;
 use super::latent_head::LatentHeadConfig;
 use super::merge::Merge;
 use super::prompt::Method;
-use super::thoughts::ThoughtsConfig;
+use super::thoughts::{ProjectorConfig, ThoughtsConfig};
 use crate::Result;
 use crate::files::atomic::write_atomic;
 use crate::files::json::{Fields, one_line, read_object};
@@ -40,6 +41,8 @@ pub struct ColarConfig {
     pub thinking_separator: String,
     /// How the checkpoint was trained; absent in files of the authors' checkpoints.
     pub method: Option<Method>,
+    /// The prompts of CODI, if it was trained with those.
+    pub codi: Option<CodiPrompt>,
     /// Fields not known here, kept as they are.
     pub extra: Map<String, Value>,
 }
@@ -75,14 +78,21 @@ impl ColarConfig {
         if thinking_separator.is_empty() {
             return Err(fields.error("thinking_separator", "is empty"));
         }
-        let known = ["embeds_std", "merge", "latent_head", "thoughts", "thinking_separator", "method"];
+        let known =
+            ["embeds_std", "merge", "latent_head", "thoughts", "thinking_separator", "method", "codi"];
         let method = named(&fields, "method", &Method::ALL, Method::name)?;
         let thoughts = fields.opt_object("thoughts", |thoughts| {
-            Ok(ThoughtsConfig {
-                count: thoughts.size("count", MOST_THOUGHTS)?,
-                projector: thoughts.opt_bool("projector")?.unwrap_or(false),
-            })
+            let shape = ProjectorConfig {
+                intermediate_size: thoughts.opt_size("projector_size", 1 << 20)?,
+                norm: thoughts.opt_bool("projector_norm")?.unwrap_or(false),
+            };
+            let projector = thoughts.opt_bool("projector")?.unwrap_or(false).then_some(shape);
+            Ok(ThoughtsConfig { count: thoughts.size("count", MOST_THOUGHTS)?, projector })
         })?;
+        let codi = fields.opt_object("codi", CodiPrompt::read)?;
+        if codi.is_some() && method != Some(Method::Distill) {
+            return Err(fields.error("codi", "belongs to method distill"));
+        }
         if thoughts.is_none() && matches!(method, Some(Method::Coconut | Method::Distill)) {
             return Err(fields.error("thoughts", "is missing"));
         }
@@ -96,6 +106,7 @@ impl ColarConfig {
             thoughts,
             thinking_separator,
             method,
+            codi,
             extra: map
                 .iter()
                 .filter(|(name, _)| !known.contains(&name.as_str()))
@@ -120,8 +131,18 @@ impl ColarConfig {
                 map.insert("latent_head".into(), head);
             }
             if let Some(thoughts) = self.thoughts {
-                let thoughts = json!({"count": thoughts.count, "projector": thoughts.projector});
-                map.insert("thoughts".into(), thoughts);
+                let mut json = json!({"count": thoughts.count, "projector": thoughts.projector.is_some()});
+                let shape = thoughts.projector.unwrap_or_default();
+                if let Some(size) = shape.intermediate_size {
+                    json["projector_size"] = size.into();
+                }
+                if shape.norm {
+                    json["projector_norm"] = true.into();
+                }
+                map.insert("thoughts".into(), json);
+            }
+            if let Some(codi) = &self.codi {
+                map.insert("codi".into(), json!({"first": codi.first, "begin": codi.begin, "end": codi.end}));
             }
             if let Some(method) = self.method {
                 map.insert("method".into(), json!(method.name()));
@@ -177,18 +198,27 @@ mod tests {
             thoughts: None,
             thinking_separator: "###".into(),
             method: Some(Method::Colar),
+            codi: None,
             extra: json!({"c_max": 5}).as_object().unwrap().clone(),
         };
         config.save(dir.path()).unwrap();
         assert_eq!(ColarConfig::load(dir.path()).unwrap(), config);
         let thoughts = ColarConfig {
             latent_head: None,
-            thoughts: Some(ThoughtsConfig { count: 6, projector: true }),
+            thoughts: Some(ThoughtsConfig { count: 6, projector: Some(ProjectorConfig::default()) }),
             method: Some(Method::Distill),
             ..config.clone()
         };
         thoughts.save(dir.path()).unwrap();
         assert_eq!(ColarConfig::load(dir.path()).unwrap(), thoughts);
+        let shape = ProjectorConfig { intermediate_size: Some(7), norm: true };
+        let codi = ColarConfig {
+            thoughts: Some(ThoughtsConfig { count: 6, projector: Some(shape) }),
+            codi: Some(CodiPrompt { first: vec![1, 2], begin: 3, end: 4 }),
+            ..thoughts
+        };
+        codi.save(dir.path()).unwrap();
+        assert_eq!(ColarConfig::load(dir.path()).unwrap(), codi);
         assert_eq!(config.to_json()["embeds_std"].to_string(), "0.018");
     }
 
@@ -232,6 +262,14 @@ mod tests {
                 "thinking_separator: ",
             ),
             (json!({"embeds_std": 0.1, "method": "coconut"}), "thoughts: is missing"),
+            (
+                json!({"embeds_std": 0.1, "method": "distill", "thoughts": {"count": 6}, "codi": {"begin": 1}}),
+                "codi.end: must be one token id",
+            ),
+            (
+                json!({"embeds_std": 0.1, "method": "cot", "codi": {"begin": 1, "end": 2}}),
+                "codi: belongs to method distill",
+            ),
             (
                 json!({"embeds_std": 0.1, "method": "coconut", "thoughts": {"count": 0}}),
                 "thoughts.count: must be a whole number from 1 to 1024, not 0",

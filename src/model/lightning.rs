@@ -12,13 +12,14 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use super::adapter::{AdapterConfig, PEFT_PREFIX};
+use super::codi::refuse_gpt2;
 use super::colar_config::{ColarConfig, MOST_THOUGHTS};
 use super::config::ModelConfig;
 use super::latent_head::LatentHeadConfig;
 use super::merge::Merge;
 use super::prompt::{Method, SEPARATOR};
 use super::stored::Stored;
-use super::thoughts::{Projector, ThoughtsConfig};
+use super::thoughts::{ProjectorConfig, ThoughtsConfig};
 use super::weight_spec::WeightSpec;
 use crate::files::json::{Fields, MAX_CONFIG_BYTES, one_line, read_limited};
 use crate::files::pytorch::PytorchFile;
@@ -43,9 +44,15 @@ const EMBEDS_STD: [(&str, f32); 4] = [
 /// No `hparams.yaml`, a field of it that is missing, malformed or not supported, a damaged or hostile file, and tensors that are
 /// missing, have another shape or are no part of such a checkpoint: one line naming file and field or tensor.
 pub fn read(file: &Path, model: &ModelConfig, embeds_std: Option<f32>) -> Result<Stored> {
+    if file.extension().is_some_and(|end| end == "safetensors") {
+        let what =
+            "is a file of weights, not a checkpoint: give its directory, or `import` it if it is of CODI";
+        return Err(Error::file(file, what));
+    }
+    refuse_gpt2(file, PytorchFile::open(file, None)?.names())?;
     let path = settings_of(file)?;
     let Settings { method, lora, colar } = settings(&path, embeds_std)?;
-    let tensors = PytorchFile::open(file, "state_dict")?;
+    let tensors = PytorchFile::open(file, Some("state_dict"))?;
     let hidden = model.hidden_size;
 
     // The name of each part in the file, and what it is called here.
@@ -86,7 +93,7 @@ pub fn read(file: &Path, model: &ModelConfig, embeds_std: Option<f32>) -> Result
         colar.latent_head = Some(shape);
     }
     if method == Method::Distill {
-        projector = Some(take(Projector::weights(hidden), &of_projector, "")?);
+        projector = Some(take(ProjectorConfig::default().weights(hidden), &of_projector, "")?);
     }
     if let Some(stray) = tensors.names().filter(|&name| !known.contains_key(name)).min() {
         let what =
@@ -195,10 +202,13 @@ fn of_model(kwargs: &Fields<'_>, embeds_std: Option<f32>) -> Result<Settings> {
                     config.error("n_latents_per_step", format!("makes more than {MOST_THOUGHTS} thoughts"))
                 );
             }
-            Ok(ThoughtsConfig { count, projector: false })
+            Ok(ThoughtsConfig { count, projector: None })
         })?,
         Method::Distill => kwargs.opt_object("distill_config", |config| {
-            Ok(ThoughtsConfig { count: config.size("n_latents", MOST_THOUGHTS)?, projector: true })
+            Ok(ThoughtsConfig {
+                count: config.size("n_latents", MOST_THOUGHTS)?,
+                projector: Some(ProjectorConfig::default()),
+            })
         })?,
         Method::Colar | Method::Cot | Method::Icot => None,
     };
@@ -213,6 +223,7 @@ fn of_model(kwargs: &Fields<'_>, embeds_std: Option<f32>) -> Result<Settings> {
         thoughts,
         thinking_separator: SEPARATOR.into(),
         method: Some(method),
+        codi: None,
         extra: Map::new(),
     };
     Ok(Settings { method, lora, colar })

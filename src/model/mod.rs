@@ -8,6 +8,8 @@ pub mod adapter;
 mod adapter_modules;
 pub mod block;
 pub mod checkpoint_dir;
+pub mod codi;
+pub mod codi_prompt;
 pub mod colar_config;
 pub mod config;
 mod decoder;

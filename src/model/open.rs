@@ -12,6 +12,8 @@ use super::ColarModel;
 use super::adapter::{AdapterConfig, Whole};
 use super::block::{EMBED_TOKENS, LM_HEAD};
 use super::checkpoint_dir;
+use super::codi_prompt::CodiPrompt;
+use super::colar_config::COLAR_FILE;
 use super::config::ModelConfig;
 use super::footprint;
 use super::latent_head::{LatentHead, LatentHeadConfig};
@@ -63,6 +65,8 @@ pub struct Opened<D: Device> {
     pub latent_head: Option<LatentHeadConfig>,
     /// How the checkpoint says it was trained.
     pub method: Option<Method>,
+    /// The prompts of CODI, if it was trained with those.
+    pub codi: Option<CodiPrompt>,
     /// Where `config.json` and the tokenizer came from.
     pub model_dir: PathBuf,
     /// The checkpoint over it, if there is one.
@@ -220,14 +224,14 @@ fn open_for<D: Device>(
     };
     let thoughts = match wanted {
         None => None,
-        Some(ThoughtsConfig { count, projector: false }) => Some(Thoughts { count, projector: None }),
-        Some(ThoughtsConfig { count, projector: true }) => {
-            let projector = if stored.is_some_and(|s| s.projector) {
+        Some(ThoughtsConfig { count, projector: None }) => Some(Thoughts { count, projector: None }),
+        Some(ThoughtsConfig { count, projector: Some(new) }) => {
+            let projector = if let Some(shape) = stored.and_then(|s| s.projector) {
                 let file = projector_weights
                     .ok_or_else(|| Error::file(checkpoint.join(PROJECTOR_FILE), "is missing"))?;
-                Projector::load(device, &mut params, &file, hidden)?
+                Projector::load(device, &mut params, &file, hidden, shape)?
             } else {
-                Projector::random(device, &mut params, hidden, additions.seed)?
+                Projector::random(device, &mut params, hidden, new, additions.seed)?
             };
             Some(Thoughts { count, projector: Some(projector) })
         }
@@ -245,6 +249,10 @@ fn open_for<D: Device>(
     };
     let merge = additions.merge.or(colar.as_ref().map(|c| c.merge)).unwrap_or_default();
     let method = colar.as_ref().and_then(|c| c.method);
+    let codi = colar.and_then(|c| c.codi);
+    if let Some(codi) = &codi {
+        codi.check_fits(&checkpoint.join(COLAR_FILE), config.vocab_size)?;
+    }
     Ok(Opened {
         model: ColarModel { transformer, head, thoughts, params, embeds_std, merge },
         tokenizer,
@@ -253,6 +261,7 @@ fn open_for<D: Device>(
         adapter,
         latent_head,
         method,
+        codi,
         model_dir: model_dir.to_owned(),
         checkpoint: given,
     })
@@ -311,6 +320,21 @@ fn standard_deviation(values: &[f32]) -> f32 {
 }
 
 impl<D: Device> Opened<D> {
+    /// Fails for a checkpoint whose prompts are not those of spec section 1: its samples have another layout, which is
+    /// written to run and not to learn.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] naming the checkpoint.
+    pub fn check_own_prompts(&self) -> Result<()> {
+        match &self.codi {
+            None => Ok(()),
+            Some(_) => Err(Error::usage(format!(
+                "{} has the prompts of CODI: it answers questions, and is neither trained nor scored",
+                self.checkpoint.as_ref().unwrap_or(&self.model_dir).display()
+            ))),
+        }
+    }
+
     /// Bytes of all weights, for messages.
     pub fn weight_bytes(&self) -> usize {
         self.model.params.bytes()

@@ -46,7 +46,7 @@ impl Stored {
         };
         let head = open(colar.as_ref().is_some_and(|c| c.latent_head.is_some()), LATENT_HEAD_FILE)?;
         let thoughts = colar.as_ref().and_then(|c| c.thoughts);
-        let projector = open(thoughts.is_some_and(|t| t.projector), PROJECTOR_FILE)?;
+        let projector = open(thoughts.is_some_and(|t| t.projector.is_some()), PROJECTOR_FILE)?;
         Ok(Self { adapter, colar, head, projector })
     }
 

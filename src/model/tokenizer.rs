@@ -142,6 +142,24 @@ impl Tokenizer {
         Err(Error::file(&self.path, what))
     }
 
+    /// The tokens that `tokenizer.json` of `dir` puts before every text of its own accord; [`encode`](Self::encode) adds none.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn added_before(dir: &Path) -> Result<Vec<u32>> {
+        let path = dir.join("tokenizer.json");
+        let fault = |what: String| Error::file(&path, format!("is no usable tokenizer: {}", one_line(&what)));
+        let bytes = read_limited(&path, MAX_TOKENIZER_BYTES)?;
+        let with = guard(|| tokenizers::Tokenizer::from_bytes(&bytes)).map_err(fault)?;
+        let encoded = |special| -> Result<Vec<u32>> {
+            let encoding = guard(|| with.encode_fast("a", special)).map_err(fault)?;
+            Ok(encoding.get_ids().to_vec())
+        };
+        let (plain, whole) = (encoded(false)?, encoded(true)?);
+        let at = whole.windows(plain.len().max(1)).position(|part| part == plain).unwrap_or(0);
+        Ok(whole[..at].to_vec())
+    }
+
     /// The tokens of `text`; special tokens are recognised in it, none is added.
     ///
     /// # Errors

@@ -124,6 +124,7 @@ pub fn write_files<D: Device>(
         thoughts: opened.model.thoughts.as_ref().map(Thoughts::config),
         thinking_separator: SEPARATOR.into(),
         method: Some(method),
+        codi: None,
         extra: Default::default(),
     }
     .save(dir)

@@ -55,6 +55,7 @@ pub fn score<D: Device>(
     if samples.is_empty() {
         return Err(Error::usage("there is nothing to score: the data set is empty"));
     }
+    loaded.opened.check_own_prompts()?;
     if options.compression_factor == 0 || (options.method != Method::Colar && options.compression_factor != 1)
     {
         return Err(Error::usage(

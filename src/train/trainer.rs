@@ -101,6 +101,7 @@ impl<D: Device> Trainer<D> {
         }
         let trained = options.run.trained();
         let mut opened = open(&device, &options.run.model, checkpoint, &additions, trained)?;
+        opened.check_own_prompts()?;
         if let (Some(given), Some(stored)) = (options.latent_head_size, opened.latent_head)
             && given != stored.intermediate_size
         {

@@ -137,7 +137,7 @@ fn what_is_wrong_is_one_line() {
     fails(tmp.path().join("absent.ckpt").to_str().unwrap(), &model(), 1, "absent.ckpt: no such");
     let other = golden("qwen3-tiny");
     fails(&checkpoint("colar"), other.to_str().unwrap(), 1, "has shape [");
-    fails(golden("lightning").to_str().unwrap(), &model(), 2, "is a directory");
+    fails(golden("lightning").to_str().unwrap(), &model(), 1, "holds neither model.safetensors nor");
     let yaml = |from: &str, to: &str, says: &str| fails(&changed(tmp.path(), from, to), &model(), 1, says);
     yaml("do_lora: true", "do_lora: false", "hparams.yaml: model_kwargs.do_lora: ");
     yaml("sft_method: colar", "sft_method: x", "hparams.yaml: model_kwargs.sft_method: ");
@@ -165,4 +165,89 @@ fn what_is_wrong_is_one_line() {
     for bad in ["0", "-1", "nan", "x"] {
         assert_eq!(import(&own, &tmp.path().join("bad"), &["--embeds-std", bad]).0, 2, "{bad}");
     }
+}
+
+fn codi() -> (String, String) {
+    let path = |name: &str| golden("codi").join(name).to_str().unwrap().to_owned();
+    (path("model.safetensors"), path("base"))
+}
+
+#[test]
+fn a_checkpoint_of_codi_becomes_a_model() {
+    let tmp = tempfile::tempdir().unwrap();
+    let out = tmp.path().join("model");
+    let ((file, base), out) = (codi(), out.to_str().unwrap());
+    let dir = Path::new(&file).parent().unwrap().to_str().unwrap().to_owned();
+    for from in [&file, &dir] {
+        let (code, _, err) =
+            run(&["import", from, "--model", &base, "--out", out, "--lora-alpha", "8", "--thoughts", "6"]);
+        assert_eq!(code, 0, "{err}");
+        let first = (from == &file).then(|| std::fs::remove_dir_all(out).unwrap());
+        assert!(first.is_some() || from == &dir);
+    }
+    let rows = read(golden("codi").join("golden.json"));
+    let question = rows[0]["question"].as_str().unwrap();
+    let flags = ["--greedy", "--max-new-tokens", "8", "--json", question];
+    let (code, shown, err) = run(&[&["generate", "--model", out][..], &flags].concat());
+    assert_eq!(code, 0, "{err}");
+    let shown: Value = serde_json::from_str(shown.lines().next().unwrap()).unwrap();
+    assert_eq!(shown["token_ids"], rows[0]["tokens"]);
+    let (code, _, err) = run(&["eval", "--model", out, "--data", &questions(), "--greedy", "--seeds", "1"]);
+    assert_eq!(code, 0, "{err}");
+    // It has no samples of spec section 1 to learn from.
+    let (code, _, err) = run(&["score", "--model", out, "--data", &questions()]);
+    assert!(code == 2 && err.contains("has the prompts of CODI"), "{err}");
+    let train = tmp.path().join("run");
+    let args = ["train", "--method", "distill", "--model", out, "--data", &questions(), "--max-steps", "1"];
+    let (code, _, err) =
+        run(&[&args[..], &["--lora-alpha", "8", "--lora-r", "4", "--out", train.to_str().unwrap()]].concat());
+    assert!(code == 2 && !err.is_empty(), "{err}");
+}
+
+#[test]
+fn what_is_no_checkpoint_of_codi_is_one_line() {
+    let tmp = tempfile::tempdir().unwrap();
+    let out = tmp.path().join("out");
+    let (file, base) = codi();
+    let fails = |file: &str, base: &str, more: &[&str], code: i32, says: &str| {
+        let args = [&["import", file, "--model", base, "--out", out.to_str().unwrap()][..], more].concat();
+        let (got, _, err) = run(&args);
+        assert_eq!(got, code, "{err}");
+        assert!(err.contains(says) && err.lines().count() == 1, "{says}: {err}");
+        assert!(!out.exists(), "{says}: nothing is left");
+    };
+    fails(&file, &model(), &[], 1, "embed_tokens.weight: has shape [515, 32], not [515, 64]");
+    fails(&file, &base, &["--embeds-std", "0.1"], 2, "--embeds-std says nothing");
+    fails(&checkpoint("colar"), &model(), &["--thoughts", "3"], 2, "--thoughts says nothing");
+    fails(&file, &base, &["--thoughts", "5000"], 2, "--thoughts");
+    let change = |with: &dyn Fn(String) -> Option<String>| {
+        use colar_engine::files::safetensors::{TensorData, save_safetensors};
+        use colar_engine::files::weights::Weights;
+        let weights = Weights::open_file(Path::new(&file)).unwrap();
+        let tensors = weights.names().filter_map(|name| {
+            let tensor = weights.tensor(name).unwrap();
+            Some((with(name.to_owned())?, tensor.shape().to_vec(), tensor.to_f32_vec()))
+        });
+        let tensors: Vec<_> = tensors.collect();
+        let listed: Vec<_> =
+            tensors.iter().map(|(n, s, v)| (n.clone(), s.clone(), TensorData::F32(v))).collect();
+        let path = tmp.path().join("changed.safetensors");
+        save_safetensors(&path, &listed, &[]).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let without = |part: &'static str| change(&move |name| (!name.contains(part)).then_some(name));
+    fails(&without("lora_"), &base, &[], 1, "without LoRA are not supported");
+    fails(&without("prj."), &base, &[], 1, "prj.1.weight: is missing");
+    fails(&without("prj.3.bias"), &base, &[], 1, "prj.3.bias: is missing");
+    let renamed = |from: &'static str, to: &'static str| change(&move |name| Some(name.replace(from, to)));
+    fails(&renamed("decoder.", "strange."), &base, &[], 1, "is no part of a checkpoint of CODI");
+    fails(
+        &renamed("codi.base_model.model.model.embed_tokens", "base_causallm.transformer.wte"),
+        &base,
+        &[],
+        1,
+        "is of GPT-2",
+    );
+    let zero = ["import", &file, "--model", &base, "--out", out.to_str().unwrap(), "--lora-alpha", "0"];
+    assert_eq!(run(&zero).0, 2);
 }

@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod codi;
 mod generate;
 mod grpo;
 mod lightning;

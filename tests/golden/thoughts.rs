@@ -11,7 +11,7 @@ use colar_engine::model::merge::Merge;
 use colar_engine::model::open::{Additions, Opened, open};
 use colar_engine::model::params::Grads;
 use colar_engine::model::prompt::{Method, Segments};
-use colar_engine::model::thoughts::{Projector, Thoughts};
+use colar_engine::model::thoughts::{Projector, ProjectorConfig, Thoughts};
 use colar_engine::model::transformer::{Taps, ThoughtLayout};
 use colar_engine::model::weight_spec::{Group, Groups};
 use colar_engine::train::batch::{Batch, Packing};
@@ -82,8 +82,16 @@ impl Fixture {
             open(device, &self.dir, Some(checkpoint.path()), &Additions::default(), self.trained(case))
                 .unwrap();
         let (count, hidden) = (number(case, "thoughts"), opened.model.transformer.config.hidden_size);
-        let projector = (case["method"] == "distill")
-            .then(|| Projector::load(device, &mut opened.model.params, &self.vectors, hidden).unwrap());
+        let projector = (case["method"] == "distill").then(|| {
+            Projector::load(
+                device,
+                &mut opened.model.params,
+                &self.vectors,
+                hidden,
+                ProjectorConfig::default(),
+            )
+            .unwrap()
+        });
         opened.model.thoughts = Some(Thoughts { count, projector });
         Setup { device: device.clone(), opened }
     }

@@ -95,8 +95,9 @@ fn thinker(name: &str, count: usize, projector: bool) -> Opened<CpuDevice> {
     let mut opened =
         open(&device, &dir, Some(adapter.as_path() as &Path), &additions, Groups::of(&[])).unwrap();
     let hidden = opened.model.transformer.config.hidden_size;
-    let projector =
-        projector.then(|| Projector::random(&device, &mut opened.model.params, hidden, 7).unwrap());
+    let projector = projector.then(|| {
+        Projector::random(&device, &mut opened.model.params, hidden, Default::default(), 7).unwrap()
+    });
     opened.model.thoughts = Some(Thoughts { count, projector });
     opened
 }

@@ -5,7 +5,7 @@ use super::flags::{TrainFlags, check};
 use crate::Result;
 use crate::model::colar_config::MOST_THOUGHTS;
 use crate::model::prompt::Method;
-use crate::model::thoughts::ThoughtsConfig;
+use crate::model::thoughts::{ProjectorConfig, ThoughtsConfig};
 use crate::train::stages::Stages;
 use crate::train::thoughts::ThoughtObjective;
 
@@ -97,9 +97,11 @@ impl ThinkingOptions {
         match method {
             Method::Colar | Method::Cot | Method::Icot => None,
             Method::Coconut => {
-                Some(ThoughtsConfig { count: self.thoughts_per_step * stage as usize, projector: false })
+                Some(ThoughtsConfig { count: self.thoughts_per_step * stage as usize, projector: None })
             }
-            Method::Distill => Some(ThoughtsConfig { count: self.thoughts, projector: true }),
+            Method::Distill => {
+                Some(ThoughtsConfig { count: self.thoughts, projector: Some(ProjectorConfig::default()) })
+            }
         }
     }
 }

@@ -107,6 +107,7 @@ impl<D: Device> RlTrainer<D> {
         checkpoint::check_base(&options.run.model, checkpoint, options.run.full)?;
         let trained = options.run.trained();
         let mut opened = open(&device, &options.run.model, Some(checkpoint), &additions, trained)?;
+        opened.check_own_prompts()?;
         opened.model.transformer.recompute = options.run.recompute;
         if let Some(method) = opened.method.filter(|&m| m != Method::Colar) {
             return Err(Error::usage(format!(

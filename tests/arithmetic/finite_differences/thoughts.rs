@@ -4,7 +4,7 @@ use colar_engine::device::cpu::CpuDevice;
 use colar_engine::device::prelude::*;
 use colar_engine::model::ColarModel;
 use colar_engine::model::params::{Grads, Param, Params};
-use colar_engine::model::thoughts::{Projector, Thoughts};
+use colar_engine::model::thoughts::{Projector, ProjectorConfig, Thoughts};
 use colar_engine::model::weight_spec::{Group, Groups};
 use colar_engine::train::thoughts::{
     Lesson, ThoughtBatch, ThoughtCounts, ThoughtExample, ThoughtObjective, ThoughtSums, begin, run,
@@ -21,15 +21,23 @@ struct Setup {
 
 /// A golden model, with a projector and teachers if distilled, and three samples whose parts differ in length.
 fn setup(name: &str, full: bool, thoughts: usize, distilled: bool) -> Setup {
-    fn think<D: Device>(device: &D, model: &mut ColarModel<D>, count: usize, distilled: bool) {
+    // One model's projector has the shape of CODI's.
+    let codi = ProjectorConfig { intermediate_size: Some(24), norm: true };
+    let shape = if name == "qwen2-tiny" { codi } else { ProjectorConfig::default() };
+    let think_of = (thoughts, distilled, shape);
+    fn think<D: Device>(
+        device: &D,
+        model: &mut ColarModel<D>,
+        (count, distilled, shape): (usize, bool, ProjectorConfig),
+    ) {
         let hidden = model.transformer.config.hidden_size;
-        let new = |params: &mut Params<D>| Projector::random(device, params, hidden, 5).unwrap();
+        let new = |params: &mut Params<D>| Projector::random(device, params, hidden, shape, 5).unwrap();
         let projector = distilled.then(|| new(&mut model.params));
         model.thoughts = Some(Thoughts { count, projector });
     }
     let mut both = both(name, full);
-    think(&both.device, &mut both.opened.model, thoughts, distilled);
-    think(&both.wide, &mut both.wide_opened.model, thoughts, distilled);
+    think(&both.device, &mut both.opened.model, think_of);
+    think(&both.wide, &mut both.wide_opened.model, think_of);
     let opened = &both.opened;
     let ids = |text: &str| opened.tokenizer.encode(text).unwrap();
     let samples = [
