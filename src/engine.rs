@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::data::Sample;
 use crate::device::{ComputeDtype, Device, DeviceKind, DeviceTask, run_on_device};
 use crate::eval::{self, EvalOptions, Evaluation};
+use crate::files::json::one_line;
 use crate::infer::{Event, Generation, Loaded, Request, Scheduler, SchedulerOptions, Served};
 use crate::model::lora::LoraMode;
 use crate::model::prompt::Method;
@@ -112,8 +113,14 @@ impl<D: Device> OnDevice for Loaded<D> {
             (None, Some(method)) => format!(" ({})", method.name()),
             (None, None) => String::new(),
         };
+        let base = opened.adapter.as_ref().and_then(|adapter| adapter.other_base(&opened.model_dir));
+        let base = base.map_or(String::new(), |base| format!(", an adapter of {}", one_line(base)));
         let hardware = self.device.description().hardware;
-        format!("{}{checkpoint}, on {}: {hardware}, {dtype}", opened.model_dir.display(), self.device.name())
+        format!(
+            "{}{checkpoint}{base}, on {}: {hardware}, {dtype}",
+            opened.model_dir.display(),
+            self.device.name()
+        )
     }
 
     fn tokenizer(&self) -> &Tokenizer {

@@ -114,6 +114,21 @@ impl AdapterConfig {
         })
     }
 
+    /// The model that it says it was trained on, if that has another name than the model directory `dir`: the same weights
+    /// may be kept under any name, so this is to be told and is no error. Within a hub's cache a model's name is that of
+    /// the directory `models--OWNER--NAME`.
+    pub fn other_base(&self, dir: &Path) -> Option<&str> {
+        let base = self.base_model_name_or_path.as_deref()?;
+        let name = Path::new(base).file_name()?.to_str()?;
+        let dir = std::fs::canonicalize(dir).ok()?;
+        let mut names = dir.iter().filter_map(|part| part.to_str());
+        let cached = |part: &str| {
+            part.strip_prefix("models--").and_then(|rest| rest.rsplit("--").next()) == Some(name)
+        };
+        let known = names.any(cached) || dir.file_name().is_some_and(|own| own.eq_ignore_ascii_case(name));
+        (!known).then_some(base)
+    }
+
     /// Reads `adapter_config.json` of the directory `dir`.
     ///
     /// # Errors
@@ -409,6 +424,33 @@ mod tests {
             let error = more.open_weights(&dir, &shape).unwrap_err().to_string();
             assert!(error.ends_with("is missing"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_model_of_another_name_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let make = |path: &str| {
+            let path = dir.path().join(path);
+            std::fs::create_dir_all(&path).unwrap();
+            path
+        };
+        let of = |base: &str| AdapterConfig {
+            base_model_name_or_path: Some(base.into()),
+            ..AdapterConfig::default()
+        };
+        let hub = "meta-llama/Llama-3.2-1B";
+        assert_eq!(of(hub).other_base(&make("models/Llama-3.2-3B")), Some(hub));
+        assert_eq!(of(hub).other_base(&make("models/llama-3.2-1b")), None);
+        assert_eq!(of(hub).other_base(&make("hub/models--meta-llama--Llama-3.2-1B/snapshots/4e20de3")), None);
+        assert_eq!(
+            of(hub).other_base(&make("hub/models--meta-llama--Llama-3.2-3B/snapshots/4e20de3")),
+            Some(hub)
+        );
+        assert_eq!(of("elsewhere/models/tiny").other_base(&make("tiny")), None);
+        for nameless in ["..", "/", ""] {
+            assert_eq!(of(nameless).other_base(&make("tiny")), None, "{nameless:?}");
+        }
+        assert_eq!(AdapterConfig::default().other_base(&make("tiny")), None);
     }
 
     #[test]

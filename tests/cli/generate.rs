@@ -510,6 +510,28 @@ fn a_directory_given_for_a_checkpoint_must_have_one() {
     ask(&dir.path().join("empty")).fails(1, "no checkpoint");
 }
 
+/// An adapter that fits may still be that of another model, which its name shows.
+#[test]
+fn the_model_of_an_adapter_is_named_where_it_is_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let adapter = dir.path().join("adapter");
+    copy_model(&golden("llama-tiny").join("adapter"), &adapter);
+    let config = adapter.join("adapter_config.json");
+    let model = golden("llama-tiny");
+    let loaded = |base: &str| {
+        let mut json: Value = serde_json::from_slice(&std::fs::read(&config).unwrap()).unwrap();
+        json["base_model_name_or_path"] = base.into();
+        std::fs::write(&config, json.to_string()).unwrap();
+        let args =
+            ["generate", "--model", text(&model), "--adapter", text(&adapter), "--device", "cpu", "--greedy"];
+        let out = colar_in(dir.path(), &[&args[..], &["--max-latents", "2", "1+1?"]].concat(), "");
+        assert_eq!(out.code, 0, "{}", out.stderr);
+        out.stderr.lines().find(|line| line.starts_with("loaded ")).unwrap().to_owned()
+    };
+    assert!(loaded("meta-llama/Llama-3.2-1B").contains(", an adapter of meta-llama/Llama-3.2-1B, on cpu"));
+    assert!(!loaded("someone/llama-tiny").contains("an adapter of"));
+}
+
 #[test]
 fn files_that_do_not_fit_are_told_in_a_line() {
     let dir = tempfile::tempdir().unwrap();
