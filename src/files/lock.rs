@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::{Error, Result};
 
 /// The lock file; hidden, empty, and left behind.
-const LOCK: &str = ".lock";
+pub(super) const LOCK: &str = ".lock";
 
 /// A lock on a directory: no other process works in it as long as this value lives. The operating system releases it
 /// when the process ends, however that ends.

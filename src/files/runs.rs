@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::atomic::recover_dir;
+use super::lock::LOCK;
 use crate::{Error, Result};
 
 /// The directory in which the command line puts its runs and looks for them.
@@ -56,6 +57,11 @@ impl NewDir {
 
 impl Drop for NewDir {
     fn drop(&mut self) {
+        // A run that was refused has locked its directory, which nobody else knows.
+        let mut entries = fs::read_dir(&self.0).into_iter().flatten();
+        if entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == LOCK)) {
+            let _ = fs::remove_file(self.0.join(LOCK));
+        }
         // Only empty directories are removed by this.
         if fs::remove_dir(&self.0).is_ok()
             && let Some(runs) = self.0.parent()
@@ -164,6 +170,7 @@ mod tests {
         assert_eq!(paths.len(), 5);
         let used = made[1].0.clone();
         fs::write(used.join("config.toml"), "").unwrap();
+        drop(super::super::lock::DirLock::take(&made[2].0).unwrap());
         drop(made);
         assert!(used.is_dir());
         assert_eq!(fs::read_dir(&runs).unwrap().count(), 1);

@@ -24,11 +24,14 @@ pub(super) fn fit(request: &mut Prepared, most: usize) -> Result<()> {
     let prompt = request.prompt_ids.len();
     let least = prompt + thoughts + usize::from(reasoning.is_some()) + separator;
     let Some(free) = most.checked_sub(least) else {
+        let reasoning = match least - prompt {
+            0 => String::new(),
+            n => format!(", of which the shortest reasoning takes {n}"),
+        };
         return Err(Error::usage(format!(
-            "{:?}: a prompt of {prompt} tokens, and the model was made for {most} positions (max_position_embeddings), of which \
-             the shortest reasoning takes {}; with `allow_long` it runs all the same",
-            beginning(&request.question),
-            least - prompt
+            "{:?}: a prompt of {prompt} tokens, and the model was made for {most} positions \
+             (max_position_embeddings){reasoning}; with `allow_long` it runs all the same",
+            beginning(&request.question)
         )));
     };
     let wanted = sampling.max_new_tokens - 1;

@@ -38,15 +38,15 @@ const PAGE: u64 = 4096;
 
 /// Sums over the contents of the files that a run reads, by option and file.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
-struct Fingerprints(BTreeMap<String, BTreeMap<String, String>>);
+pub(super) struct Fingerprints(BTreeMap<String, BTreeMap<String, String>>);
 
-/// Fails unless the run in `dir`, whose training state is `last`, was begun with these options; notes what a new run
-/// begins with.
+/// Fails unless the run in `dir`, whose training state is `last`, was begun with these options; returns the sums of the
+/// files that they name, to be [noted](Fingerprints::note) once the run can begin.
 ///
 /// # Errors
 /// [`Error::Usage`] naming each option that differs, with both values, or whose file has other contents; errors of the
 /// run's own files.
-pub(super) fn check(dir: &RunDir, last: Option<&Path>, flags: &TrainFlags) -> Result<()> {
+pub(super) fn check(dir: &RunDir, last: Option<&Path>, flags: &TrainFlags) -> Result<Fingerprints> {
     let path = dir.root.join(FILE);
     let now = Fingerprints::of(flags)?;
     if last.is_some() {
@@ -68,8 +68,7 @@ pub(super) fn check(dir: &RunDir, last: Option<&Path>, flags: &TrainFlags) -> Re
             )));
         }
     }
-    let text = serde_json::to_string_pretty(&now).map_err(|e| Error::other(e.to_string()))?;
-    write_atomic(&path, |out| writeln!(out, "{text}"))
+    Ok(now)
 }
 
 /// The options of a run's file with the defaults of today, which may be more than it was written with.
@@ -113,6 +112,15 @@ fn options(then: &TrainFlags, now: &TrainFlags) -> Result<Vec<String>> {
 }
 
 impl Fingerprints {
+    /// Writes them into the directory of their run.
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming the file.
+    pub(super) fn note(&self, dir: &RunDir) -> Result<()> {
+        let text = serde_json::to_string_pretty(self).map_err(|e| Error::other(e.to_string()))?;
+        write_atomic(&dir.root.join(FILE), |out| writeln!(out, "{text}"))
+    }
+
     /// Those of the files that the options name and that are there.
     fn of(flags: &TrainFlags) -> Result<Self> {
         let table = toml::Table::try_from(flags).map_err(|e| Error::other(e.to_string()))?;

@@ -80,7 +80,7 @@ impl<D: Device> Trainer<D> {
     pub fn new(device: D, options: TrainOptions, resume: bool) -> Result<Self> {
         options.validate()?;
         let (dir, last) = RunDir::prepare(&options.run.out, resume)?;
-        resume::check(&dir, last.as_deref(), &TrainFlags::from(&options))?;
+        let fingerprints = resume::check(&dir, last.as_deref(), &TrainFlags::from(&options))?;
         let config = ModelConfig::load(&options.run.model)?;
         let additions = Additions {
             lora: options.run.adapter(),
@@ -135,6 +135,7 @@ impl<D: Device> Trainer<D> {
                 long::warn(path, &config, samples, 0, |sample| recipe.positions(sample))?;
             }
         }
+        fingerprints.note(&dir)?;
         TrainFlags::from(&options).save(&dir.config())?;
         let loaded = Loaded::from_opened(device, opened);
         Ok(Trainer { options, dir, loaded, grads, optimizer, samples, val, state, stop: Stop::default() })

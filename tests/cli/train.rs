@@ -268,9 +268,14 @@ fn unnamed_runs_do_not_meet() {
     }
     assert_eq!(named.len(), 4, "{named:?}");
     // One that is refused leaves nothing behind.
-    let refused = engine().args(&args).args(["--lr=-1"]).current_dir(tmp.path()).output().unwrap();
-    assert_eq!(refused.status.code(), Some(2));
-    assert_eq!(std::fs::read_dir(tmp.path().join("runs")).unwrap().count(), 4);
+    let val = args.iter().position(|a| a == "--val").unwrap();
+    let mut without_val = args.clone();
+    without_val[val + 1] = "/nonexistent".into();
+    for (args, more, code) in [(&args, "--lr=-1", 2), (&without_val, "--full=false", 1)] {
+        let refused = engine().args(args).arg(more).current_dir(tmp.path()).output().unwrap();
+        assert_eq!(refused.status.code(), Some(code), "{}", String::from_utf8_lossy(&refused.stderr));
+        assert_eq!(std::fs::read_dir(tmp.path().join("runs")).unwrap().count(), 4);
+    }
 }
 
 #[test]

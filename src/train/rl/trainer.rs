@@ -96,7 +96,7 @@ impl<D: Device> RlTrainer<D> {
     pub fn new(device: D, options: RlOptions, resume: bool) -> Result<Self> {
         options.validate()?;
         let (dir, last) = RunDir::prepare(&options.run.out, resume)?;
-        resume::check(&dir, last.as_deref(), &TrainFlags::from(&options))?;
+        let fingerprints = resume::check(&dir, last.as_deref(), &TrainFlags::from(&options))?;
         let has_adapter = options.adapter.join(ADAPTER_CONFIG_FILE).exists();
         let additions = Additions {
             lora: options.run.adapter().filter(|_| !has_adapter),
@@ -148,6 +148,7 @@ impl<D: Device> RlTrainer<D> {
                 })?;
             }
         }
+        fingerprints.note(&dir)?;
         TrainFlags::from(&options).save(&dir.config())?;
         let reward = Box::new(Correctness {
             verifier: options.verifier.verifier(),
