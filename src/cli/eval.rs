@@ -57,7 +57,7 @@ pub struct EvalArgs {
     #[arg(long, value_name = "N", default_value_t = EvalOptions::default().batch_size, value_parser = common::batch_size)]
     batch_size: usize,
     /// How an answer is compared with the gold one
-    #[arg(long, value_enum, default_value_t = VerifierKind::Exact)]
+    #[arg(long, value_enum, default_value_t)]
     verifier: VerifierKind,
     #[command(flatten)]
     sampling: SamplingArgs,

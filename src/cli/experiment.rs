@@ -123,7 +123,7 @@ struct GivenArgs {
     #[arg(long, value_name = "CHECKPOINT")]
     init: Option<PathBuf>,
     /// How an answer is compared with the gold one
-    #[arg(long, value_enum, default_value_t = VerifierKind::Exact)]
+    #[arg(long, value_enum, default_value_t)]
     verifier: VerifierKind,
 }
 
@@ -192,7 +192,7 @@ struct FactorsArgs {
     #[arg(long, value_name = "[NAME=]FILE", value_parser = TestSet::parse)]
     test: Vec<TestSet>,
     /// How an answer is compared with the gold one
-    #[arg(long, value_enum, default_value_t = VerifierKind::Exact)]
+    #[arg(long, value_enum, default_value_t)]
     verifier: VerifierKind,
     /// Questions that run together
     #[arg(long, value_name = "N", value_parser = common::batch_size, help = format!(
@@ -251,7 +251,7 @@ fn table1(args: Table1Args) -> Result<()> {
         lrs: args.budget.lrs,
         warm_lr: args.budget.warm_lr,
         init: args.given.init,
-        factors: args.cf,
+        compression_factors: args.cf,
         settings,
         sampling: args.sampling.sampling()?,
         verifier: args.given.verifier,
@@ -275,7 +275,7 @@ fn factors(args: FactorsArgs) -> Result<()> {
         out,
         source,
         tests: args.test,
-        factors: args.cf,
+        compression_factors: args.cf,
         sampling: args.sampling.sampling()?,
         verifier: args.verifier,
         batch_size: args.batch_size,

@@ -12,7 +12,7 @@ use crate::Error;
 /// Fields whose flags have names of their own.
 const OTHERS: [(&str, &str); 5] = [
     ("adapters", "adapter"),
-    ("factors", "cf"),
+    ("compression_factors", "cf"),
     ("settings", "config"),
     ("tests", "test"),
     ("variants", "methods"),

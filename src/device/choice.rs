@@ -8,6 +8,7 @@ use crate::files::safetensors::Dtype;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum DeviceKind {
     /// A GPU if there is one that serves, else the CPU; to train, the CPU.
     #[default]
@@ -34,6 +35,7 @@ impl DeviceKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum ComputeDtype {
     /// float32.
     F32,

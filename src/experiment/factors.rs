@@ -53,8 +53,8 @@ pub struct FactorsOptions {
     pub source: FactorsSource,
     /// Test sets; those of the comparison unless given.
     pub tests: Vec<TestSet>,
-    /// The factors, as text.
-    pub factors: Vec<String>,
+    /// The compression factors to ask at, as text.
+    pub compression_factors: Vec<String>,
     /// Sampling settings; checkpoint k draws under `seed + k`, a checkpoint of a comparison under its own seed.
     pub sampling: Sampling,
     /// The verifier that judges answers.
@@ -83,7 +83,7 @@ pub fn factors(options: FactorsOptions, on_event: &Listener<'_>) -> Result<Facto
     let o = &ready.options;
     let (jobs, threads) = o.machine.split(ready.small);
     let mut parts = Vec::new();
-    for factor in 0..o.factors.len() {
+    for factor in 0..o.compression_factors.len() {
         for subject in 0..ready.subjects.len() {
             parts.extend((0..ready.tests.len()).map(|test| FactorPart { factor, subject, test }));
         }
@@ -91,7 +91,7 @@ pub fn factors(options: FactorsOptions, on_event: &Listener<'_>) -> Result<Facto
     on_event(ExperimentEvent::Planned { parts: parts.len(), jobs, threads });
     let list = List { open: parts.into_iter().rev().collect(), done: Vec::new() };
     let done = work(jobs, list, |job, part| ready.ask(job, threads, part, on_event))?.done;
-    let rows = (0..o.factors.len()).map(|factor| ready.row(factor, &done)).collect();
+    let rows = (0..o.compression_factors.len()).map(|factor| ready.row(factor, &done)).collect();
     let report = FactorsReport {
         checkpoints: ready.subjects.iter().map(|s| within(&o.out, &s.checkpoint)).collect(),
         tests: o.tests.iter().zip(&ready.tests).map(|(t, q)| (t.name.clone(), q.samples.len())).collect(),
@@ -146,8 +146,8 @@ struct Ready {
 
 impl Ready {
     fn open(mut o: FactorsOptions) -> Result<Self> {
-        if o.factors.is_empty() {
-            return Err(Error::usage("`factors` is empty"));
+        if o.compression_factors.is_empty() {
+            return Err(Error::usage("`compression_factors` is empty"));
         }
         o.sampling.validate()?;
         let root = o.out.clone();
@@ -221,10 +221,10 @@ impl Ready {
 
     fn ask(&self, job: usize, threads: usize, part: FactorPart, on_event: &Listener<'_>) -> Result<Measured> {
         let (o, s, q) = (&self.options, &self.subjects[part.subject], &self.tests[part.test]);
-        let (test, speed) = (&o.tests[part.test].name, &o.factors[part.factor]);
+        let (test, compression_factor) = (&o.tests[part.test].name, &o.compression_factors[part.factor]);
         let setting = Setting {
             method: Method::Colar,
-            speed: speed.clone(),
+            compression_factor: compression_factor.clone(),
             sampling: Sampling { seed: s.seed, ..o.sampling },
             verifier: o.verifier,
             n: q.samples.len(),
@@ -242,7 +242,7 @@ impl Ready {
                 EvalOptions::default().batch_size
             }),
         };
-        let name = format!("c = {speed} on {test}, seed {}", s.seed);
+        let name = format!("c = {compression_factor} on {test}, seed {}", s.seed);
         let (new, m) = asked.ask(job, &name, &o.machine, threads, on_event)?;
         let result = format!("accuracy {:.1} %, #L {:.1}", 100.0 * m.accuracy, m.mean_length);
         on_event(ExperimentEvent::Finished { job, name: new.then_some(name), result });
@@ -250,7 +250,7 @@ impl Ready {
     }
 
     fn row(&self, factor: usize, done: &[(FactorPart, Measured)]) -> FactorRow {
-        let compression_factor = self.options.factors[factor].clone();
+        let compression_factor = self.options.compression_factors[factor].clone();
         let figures = |test: usize| {
             let of = |subject| {
                 done.iter().find(|(p, _)| *p == FactorPart { factor, subject, test }).map(|(_, m)| m.clone())

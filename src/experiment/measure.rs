@@ -17,8 +17,9 @@ use crate::{Error, Result};
 pub struct Setting {
     /// The method of reasoning.
     pub method: Method,
-    /// The speed that prompts state.
-    pub speed: String,
+    /// The compression factor that prompts state.
+    #[serde(rename = "speed")]
+    pub compression_factor: String,
     /// Sampling settings.
     pub sampling: Sampling,
     /// The verifier that judges answers.
@@ -32,9 +33,15 @@ pub struct Setting {
 impl Setting {
     /// The file of its figures in `dir`; `test` is the name of the data set. Another setting has another file.
     pub(super) fn file(&self, dir: &Path, test: &str) -> PathBuf {
-        // Debug prints floats in the shortest form that is exact.
-        let code = crc32c::crc32c(format!("{self:?}").as_bytes());
-        dir.join(format!("{test}-c{}-{code:08x}.json", self.speed))
+        let Setting { method, compression_factor, sampling, verifier, n, data } = self;
+        // Debug prints floats in the shortest form that is exact. The names are written out: a field may be renamed
+        // without figures in existing directories being looked for under another name.
+        let text = format!(
+            "Setting {{ method: {method:?}, speed: {compression_factor:?}, sampling: {sampling:?}, verifier: {verifier:?}, \
+             n: {n}, data: {data} }}"
+        );
+        let code = crc32c::crc32c(text.as_bytes());
+        dir.join(format!("{test}-c{}-{code:08x}.json", self.compression_factor))
     }
 }
 
@@ -82,7 +89,7 @@ pub(super) fn measure<D: Device>(
 ) -> Result<Measured> {
     let options = EvalOptions {
         method: setting.method,
-        compression_factor: setting.speed.clone(),
+        compression_factor: setting.compression_factor.clone(),
         sampling: setting.sampling,
         batch_size,
         verifier: setting.verifier,
@@ -129,12 +136,42 @@ mod tests {
     }
 
     #[test]
+    fn figures_are_looked_for_under_the_names_of_earlier_releases() {
+        let setting = super::Setting {
+            method: Method::Colar,
+            compression_factor: "2".into(),
+            sampling: Sampling { seed: 3, temperature: 0.7, ..Sampling::default() },
+            verifier: VerifierKind::default(),
+            n: 10,
+            data: 99,
+        };
+        // Its names of fields, of which the names of files were made.
+        #[derive(Debug)]
+        #[expect(dead_code, reason = "only printed")]
+        struct Setting {
+            method: Method,
+            speed: String,
+            sampling: Sampling,
+            verifier: VerifierKind,
+            n: usize,
+            data: u32,
+        }
+        let super::Setting { method, compression_factor: speed, sampling, verifier, n, data } =
+            setting.clone();
+        let earlier = format!("{:?}", Setting { method, speed, sampling, verifier, n, data });
+        let name = format!("test-c2-{:08x}.json", crc32c::crc32c(earlier.as_bytes()));
+        assert_eq!(setting.file(Path::new("d"), "test"), Path::new("d").join(name));
+        let json = serde_json::to_value(&setting).unwrap();
+        assert_eq!(json["speed"], "2");
+    }
+
+    #[test]
     fn kept_figures_are_those_of_the_same_setting() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("test-c2.json");
         let setting = Setting {
             method: Method::Colar,
-            speed: "2".into(),
+            compression_factor: "2".into(),
             sampling: Sampling { seed: 3, temperature: 0.7, ..Sampling::default() },
             verifier: VerifierKind::default(),
             n: 10,

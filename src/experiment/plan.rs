@@ -42,7 +42,7 @@ pub struct Table1Options {
     /// A CoT checkpoint in place of that training.
     pub init: Option<PathBuf>,
     /// Compression factors of the table; empty: [`COMPRESSION_FACTORS`].
-    pub factors: Vec<String>,
+    pub compression_factors: Vec<String>,
     /// Flags of training by table: `common`, `warm-up`, and methods by name.
     pub settings: BTreeMap<String, TrainFlags>,
     /// Sampling settings of the tests' answers; its seed is the first training seed.
@@ -81,7 +81,7 @@ pub struct Plan {
     /// A CoT checkpoint in place of that training.
     pub init: Option<PathBuf>,
     /// Compression factors of the table.
-    pub factors: Vec<String>,
+    pub compression_factors: Vec<String>,
     /// Sampling settings of the tests' answers.
     pub sampling: Sampling,
     /// The verifier that judges answers.
@@ -129,8 +129,11 @@ impl Plan {
         };
         lrs.sort_by(f32::total_cmp);
         lrs.dedup();
-        let factors =
-            if o.factors.is_empty() { COMPRESSION_FACTORS.map(str::to_owned).to_vec() } else { o.factors };
+        let compression_factors = if o.compression_factors.is_empty() {
+            COMPRESSION_FACTORS.map(str::to_owned).to_vec()
+        } else {
+            o.compression_factors
+        };
         let warm = o.warm_updates.unwrap_or(if embedded { Self::EMBEDDED_WARM_UPDATES } else { pass });
         let plan = Plan {
             root: o.out,
@@ -144,7 +147,7 @@ impl Plan {
             lrs,
             warm_lr: o.warm_lr.unwrap_or(if embedded { Self::EMBEDDED_WARM_LR } else { Self::WARM_LR }),
             init: o.init,
-            factors,
+            compression_factors,
             sampling: o.sampling,
             verifier: o.verifier,
             shorten: o.shorten,
@@ -174,8 +177,8 @@ impl Plan {
                 "two test sets are named {name:?}: give each of `tests` a name of its own"
             )));
         }
-        if let Some(cf) = twice(self.factors.iter().map(String::as_str).collect()) {
-            return Err(Error::usage(format!("`factors` names {cf} twice")));
+        if let Some(cf) = twice(self.compression_factors.iter().map(String::as_str).collect()) {
+            return Err(Error::usage(format!("`compression_factors` names {cf} twice")));
         }
         self.sampling.validate()?;
         for (_, flags) in self.runs() {
@@ -315,7 +318,7 @@ pub(super) mod tests {
             lrs: Vec::new(),
             warm_lr: None,
             init: None,
-            factors: Vec::new(),
+            compression_factors: Vec::new(),
             settings: BTreeMap::new(),
             sampling: Sampling { seed: 7, ..Sampling::default() },
             verifier: VerifierKind::default(),
@@ -422,7 +425,10 @@ pub(super) mod tests {
             (Table1Options { variants: Vec::new(), ..options() }, "`variants`"),
             (Table1Options { lrs: vec![0.0], ..options() }, "`lrs`"),
             (Table1Options { warm_lr: Some(f32::NAN), ..options() }, "`warm_lr`"),
-            (Table1Options { factors: vec!["2".into(), "2".into()], ..options() }, "`factors` names 2 twice"),
+            (
+                Table1Options { compression_factors: vec!["2".into(), "2".into()], ..options() },
+                "`compression_factors` names 2 twice",
+            ),
         ] {
             let error = plan(o).unwrap_err();
             assert_eq!(error.exit_code(), 2);

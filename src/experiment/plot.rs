@@ -101,7 +101,7 @@ fn methods(rows: &[Row], test: usize) -> Vec<Series> {
         let point = Point {
             at: (f.mean_length, 100.0 * f.accuracy),
             ci: (f.mean_length_ci.unwrap_or(0.0), 100.0 * f.accuracy_ci.unwrap_or(0.0)),
-            label: if row.compressed { format!("c = {}", row.speed) } else { String::new() },
+            label: if row.compressed { format!("c = {}", row.compression_factor) } else { String::new() },
             filled: true,
         };
         match series.last_mut().filter(|s| s.name == row.label) {

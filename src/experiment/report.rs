@@ -22,9 +22,10 @@ pub struct Row {
     pub method: String,
     /// Its name in the table.
     pub label: String,
-    /// The speed that its prompts state: a factor, or the one that the method fixes.
-    pub speed: String,
-    /// Whether the speed is a compression factor.
+    /// The compression factor that its prompts state: one of the table's, or the method's own.
+    #[serde(rename = "speed")]
+    pub compression_factor: String,
+    /// Whether the method compresses, so that the factor is one of the table's.
     pub compressed: bool,
     /// Figures of every test set, then of their average if there are several.
     pub results: Vec<Figures>,
@@ -33,7 +34,11 @@ pub struct Row {
 impl Row {
     /// `CoT`, or `CoLaR c = 2`.
     pub fn name(&self) -> String {
-        if self.compressed { format!("{} c = {}", self.label, self.speed) } else { self.label.clone() }
+        if self.compressed {
+            format!("{} c = {}", self.label, self.compression_factor)
+        } else {
+            self.label.clone()
+        }
     }
 }
 
@@ -78,7 +83,7 @@ pub struct Table1 {
 }
 
 /// Collects the figures. `chosen` has, for each variant, the chosen rate's place and the accuracies of the search;
-/// `result` gives the figures by variant, rate, seed, test and speed.
+/// `result` gives the figures by variant, rate, seed, test and compression factor.
 ///
 /// # Errors
 /// Errors of `result`.
@@ -91,11 +96,11 @@ pub(super) fn collect(
     let (mut rows, mut search) = (Vec::new(), Vec::new());
     for (i, (v, (lr, accuracies))) in p.variants.iter().zip(chosen).enumerate() {
         let lr = p.lrs[*lr];
-        for speed in v.speeds(&p.factors) {
+        for compression_factor in v.compression_factors(&p.compression_factors) {
             let mut results = Vec::new();
             for (t, test) in p.tests.iter().enumerate() {
                 let by_seed = (0..p.seeds.len())
-                    .map(|seed| result(i, lr, seed, t, &speed))
+                    .map(|seed| result(i, lr, seed, t, &compression_factor))
                     .collect::<Result<Vec<_>>>()?;
                 results.extend(Figures::of_measured(&test.name, &by_seed));
             }
@@ -103,7 +108,13 @@ pub(super) fn collect(
                 results.extend(Figures::average(&results));
             }
             let compressed = v.method.fixed_compression_factor().is_none();
-            rows.push(Row { method: v.name.into(), label: v.label.into(), speed, compressed, results });
+            rows.push(Row {
+                method: v.name.into(),
+                label: v.label.into(),
+                compression_factor,
+                compressed,
+                results,
+            });
         }
         let dirs: Vec<PathBuf> = p.seeds.iter().map(|&seed| p.run_dir(v, lr, seed)).collect();
         let seconds: Vec<f64> = dirs.iter().filter_map(|dir| seconds_per_step(dir)).collect();
@@ -200,11 +211,19 @@ pub(super) mod tests {
     use crate::experiment::written::write_report;
 
     pub fn table() -> Table1 {
-        let row = |method: &str, label: &str, speed: &str, compressed, a: [f64; 2], l: [f64; 2]| {
-            let mut results = vec![figures("test", &a, &l), figures("hard", &[a[0] / 2.0, a[1] / 2.0], &l)];
-            results.extend(Figures::average(&results));
-            Row { method: method.into(), label: label.into(), speed: speed.into(), compressed, results }
-        };
+        let row =
+            |method: &str, label: &str, compression_factor: &str, compressed, a: [f64; 2], l: [f64; 2]| {
+                let mut results =
+                    vec![figures("test", &a, &l), figures("hard", &[a[0] / 2.0, a[1] / 2.0], &l)];
+                results.extend(Figures::average(&results));
+                Row {
+                    method: method.into(),
+                    label: label.into(),
+                    compression_factor: compression_factor.into(),
+                    compressed,
+                    results,
+                }
+            };
         let found = |method: &str, label: &str, accuracies: [Option<f64>; 2], chosen| RateSearch {
             method: method.into(),
             label: label.into(),

@@ -38,7 +38,11 @@ pub fn table1(options: Table1Options, on_event: &Listener<'_>) -> Result<Table1>
         seeds: p.seeds.len(),
         lrs: p.lrs.len(),
         tests: p.tests.len(),
-        speeds: p.variants.iter().map(|v| v.speeds(&p.factors).len()).collect(),
+        compression_factors: p
+            .variants
+            .iter()
+            .map(|v| v.compression_factors(&p.compression_factors).len())
+            .collect(),
     };
     let (jobs, threads) = p.machine.split(p.embedded);
     on_event(ExperimentEvent::Planned { parts: shape.parts().len(), jobs, threads });
@@ -48,8 +52,8 @@ pub fn table1(options: Table1Options, on_event: &Listener<'_>) -> Result<Table1>
         .map(|v| board.chosen(v).zip(board.found(v)).ok_or_else(|| Error::other("a search is incomplete")))
         .collect::<Result<Vec<_>>>()?;
     let sizes: Vec<usize> = experiment.tests.iter().map(|t| t.samples.len()).collect();
-    let table = report::collect(p, &chosen, &sizes, |variant, lr, seed, test, speed| {
-        experiment.result(variant, lr, seed, test, speed)
+    let table = report::collect(p, &chosen, &sizes, |variant, lr, seed, test, compression_factor| {
+        experiment.result(variant, lr, seed, test, compression_factor)
     })?;
     let svg = plot::table1(&table)?;
     on_event(ExperimentEvent::Written(write_report(&p.root, "table1", &table.markdown(), &table, &svg)?));
@@ -148,11 +152,15 @@ impl Experiment {
                 }
                 (new, String::new())
             }
-            ComparisonPart::Test { variant, seed, test, speed } => {
+            ComparisonPart::Test { variant, seed, test, compression_factor } => {
                 let v = p.variants[variant];
-                let speed = &v.speeds(&p.factors)[speed];
-                let (new, m) =
-                    self.ask(job, &name, &self.question_set(v, lr, seed, Some(test), speed), on_event)?;
+                let compression_factor = &v.compression_factors(&p.compression_factors)[compression_factor];
+                let (new, m) = self.ask(
+                    job,
+                    &name,
+                    &self.question_set(v, lr, seed, Some(test), compression_factor),
+                    on_event,
+                )?;
                 (new, format!("accuracy {:.1} %, #L {:.1}", 100.0 * m.accuracy, m.mean_length))
             }
         };
@@ -171,13 +179,13 @@ impl Experiment {
             ComparisonPart::Train { variant, seed } => {
                 format!("{}, seed {}", p.variants[variant].name, p.seeds[seed])
             }
-            ComparisonPart::Test { variant, seed, test, speed } => {
+            ComparisonPart::Test { variant, seed, test, compression_factor } => {
                 let (v, test) = (p.variants[variant], &p.tests[test].name);
-                let speed = match v.method.fixed_compression_factor() {
+                let compression_factor = match v.method.fixed_compression_factor() {
                     Some(_) => String::new(),
-                    None => format!(" c = {}", p.factors[speed]),
+                    None => format!(" c = {}", p.compression_factors[compression_factor]),
                 };
-                format!("{}{speed} on {test}, seed {}", v.name, p.seeds[seed])
+                format!("{}{compression_factor} on {test}, seed {}", v.name, p.seeds[seed])
             }
         }
     }
@@ -198,7 +206,7 @@ impl Experiment {
         Ok((true, train(flags, job, on_event)?))
     }
 
-    /// Greedy accuracy on the validation split: the mean over the speeds of the table.
+    /// Greedy accuracy on the validation split: the mean over the compression factors of the table.
     fn validate(
         &self,
         job: usize,
@@ -208,13 +216,14 @@ impl Experiment {
         on_event: &Listener<'_>,
     ) -> Result<(bool, f64)> {
         let (mut asked, mut sum) = (false, 0.0);
-        let speeds = v.speeds(&self.plan.factors);
-        for speed in &speeds {
-            let (new, m) = self.ask(job, name, &self.question_set(v, lr, 0, None, speed), on_event)?;
+        let compression_factors = v.compression_factors(&self.plan.compression_factors);
+        for compression_factor in &compression_factors {
+            let (new, m) =
+                self.ask(job, name, &self.question_set(v, lr, 0, None, compression_factor), on_event)?;
             asked |= new;
             sum += m.accuracy;
         }
-        Ok((asked, sum / speeds.len() as f64))
+        Ok((asked, sum / compression_factors.len() as f64))
     }
 
     /// The questions for a run and the file of their figures; `test` `None` is the validation split, answered greedily.
@@ -224,7 +233,7 @@ impl Experiment {
         lr: f32,
         seed: usize,
         test: Option<usize>,
-        speed: &str,
+        compression_factor: &str,
     ) -> Asked<'_> {
         let p = &self.plan;
         let (name, set, sampling) = match test {
@@ -234,7 +243,7 @@ impl Experiment {
         let run = p.run_dir(v, lr, p.seeds[seed]);
         let setting = Setting {
             method: v.method,
-            speed: speed.to_owned(),
+            compression_factor: compression_factor.to_owned(),
             sampling: Sampling { seed: p.seeds[seed], ..sampling },
             verifier: p.verifier,
             n: set.samples.len(),
@@ -262,8 +271,15 @@ impl Experiment {
     }
 
     /// The figures of a finished test.
-    fn result(&self, variant: usize, lr: f32, seed: usize, test: usize, speed: &str) -> Result<Measured> {
-        let q = self.question_set(self.plan.variants[variant], lr, seed, Some(test), speed);
+    fn result(
+        &self,
+        variant: usize,
+        lr: f32,
+        seed: usize,
+        test: usize,
+        compression_factor: &str,
+    ) -> Result<Measured> {
+        let q = self.question_set(self.plan.variants[variant], lr, seed, Some(test), compression_factor);
         kept(&q.file, &q.setting).ok_or_else(|| Error::other(format!("{}: is gone", q.file.display())))
     }
 }

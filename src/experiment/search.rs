@@ -17,7 +17,7 @@ pub(super) enum ComparisonPart {
     /// A run of a later seed at the learning rate that was chosen.
     Train { variant: usize, seed: usize },
     /// An evaluation of a finished run of that learning rate.
-    Test { variant: usize, seed: usize, test: usize, speed: usize },
+    Test { variant: usize, seed: usize, test: usize, compression_factor: usize },
 }
 
 /// A part that may be begun, with its learning rate's place: the one searched, or the one chosen.
@@ -34,14 +34,14 @@ pub(super) struct Shape {
     pub lrs: usize,
     pub tests: usize,
     /// Speeds of each variant.
-    pub speeds: Vec<usize>,
+    pub compression_factors: Vec<usize>,
 }
 
 impl Shape {
     /// Every part, in the order in which they are to begin: training before tests, which fill the end where little
     /// training is left.
     pub fn parts(&self) -> Vec<ComparisonPart> {
-        let variants = 0..self.speeds.len();
+        let variants = 0..self.compression_factors.len();
         let mut parts: Vec<ComparisonPart> =
             (0..self.seeds).map(|seed| ComparisonPart::WarmUp { seed }).collect();
         for variant in variants.clone() {
@@ -53,11 +53,8 @@ impl Shape {
         for variant in variants {
             for seed in 0..self.seeds {
                 for test in 0..self.tests {
-                    parts.extend((0..self.speeds[variant]).map(|speed| ComparisonPart::Test {
-                        variant,
-                        seed,
-                        test,
-                        speed,
+                    parts.extend((0..self.compression_factors[variant]).map(|compression_factor| {
+                        ComparisonPart::Test { variant, seed, test, compression_factor }
                     }));
                 }
             }
@@ -146,7 +143,7 @@ mod tests {
     use super::*;
 
     fn shape() -> Shape {
-        Shape { seeds: 3, lrs: 2, tests: 2, speeds: vec![1, 3] }
+        Shape { seeds: 3, lrs: 2, tests: 2, compression_factors: vec![1, 3] }
     }
 
     fn progress() -> Progress {
@@ -188,7 +185,7 @@ mod tests {
         // The rate that was chosen comes with every later part.
         assert_eq!(p.take(), Some(ReadyPart { part: ComparisonPart::Train { variant: 1, seed: 1 }, lr: 1 }));
         // The third seed is not warm; the first seed's run at the chosen rate may be tested.
-        let test = |seed| ComparisonPart::Test { variant: 1, seed, test: 0, speed: 0 };
+        let test = |seed| ComparisonPart::Test { variant: 1, seed, test: 0, compression_factor: 0 };
         assert_eq!(p.take(), Some(ReadyPart { part: test(0), lr: 1 }));
         put(&mut p, warm[2], None).unwrap();
         assert_eq!(take(&mut p), Some(ComparisonPart::Train { variant: 1, seed: 2 }));

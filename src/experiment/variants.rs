@@ -69,10 +69,10 @@ impl Variant {
         TrainFlags { latent_weight: weight, ..nothing() }.over(embedded::latents())
     }
 
-    /// The compression factors at which it is asked, of those of the table; a method without factors has its own
-    /// speed alone.
-    pub fn speeds(&self, factors: &[String]) -> Vec<String> {
-        self.method.fixed_compression_factor().map_or_else(|| factors.to_vec(), |own| vec![own.to_owned()])
+    /// The compression factors at which it is asked, of those of the table; a method that fixes its factor has that
+    /// alone.
+    pub fn compression_factors(&self, of_table: &[String]) -> Vec<String> {
+        self.method.fixed_compression_factor().map_or_else(|| of_table.to_vec(), |own| vec![own.to_owned()])
     }
 }
 
@@ -123,8 +123,8 @@ mod tests {
     fn names_are_unique_and_factors_belong_to_compression() {
         for (i, v) in VARIANTS.iter().enumerate() {
             assert!(VARIANTS[..i].iter().all(|w| w.name != v.name && w.label != v.label), "{}", v.name);
-            let speeds = v.speeds(&["1".into(), "2".into()]);
-            assert_eq!(speeds.len(), if v.method == Method::Colar { 2 } else { 1 });
+            let compression_factors = v.compression_factors(&["1".into(), "2".into()]);
+            assert_eq!(compression_factors.len(), if v.method == Method::Colar { 2 } else { 1 });
         }
     }
 }

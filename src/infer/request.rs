@@ -99,6 +99,7 @@ impl Sampling {
 
 /// The text before the generated tokens.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub enum Prompt {
     /// A question, put into the layout of spec section 1 and answered by the method.
     Question {

@@ -65,6 +65,7 @@ pub fn attach<D: Device>(
 /// Whether a checkpoint's adapter is merged into the weights when a model is loaded to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[non_exhaustive]
 pub enum LoraMode {
     /// Added to the weights: nothing is left to compute beside them, but they must be copies.
     Merge,

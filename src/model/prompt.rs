@@ -20,6 +20,7 @@ pub const DEFAULT_COMPRESSION_FACTOR: &str = "2";
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Method {
     /// In compressed latent vectors.
     Colar,

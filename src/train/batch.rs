@@ -12,6 +12,7 @@ use crate::random::Stream;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum ChunkLabels {
     /// One token of the chunk, drawn uniformly.
     Sample,

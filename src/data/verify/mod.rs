@@ -19,6 +19,7 @@ pub use verifier::Verifier;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum VerifierKind {
     /// Equal as numbers or, failing that, as text
     #[default]

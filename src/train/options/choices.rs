@@ -18,6 +18,7 @@ pub enum Stage {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum LatentLossName {
     /// Squared distance of a reparameterised sample.
     Mse,
@@ -29,6 +30,7 @@ pub enum LatentLossName {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum LatentNoise {
     /// A fresh draw for every element.
     Sample,
@@ -40,6 +42,7 @@ pub enum LatentNoise {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Monitor {
     /// Accuracy of greedy generation on validation questions, as in the authors' code.
     Accuracy,
