@@ -117,6 +117,8 @@ __device__ __noinline__ void norm_heads(Work<A, M>& work, uint32_t l) {
         float squares = 0.0f;
         for (uint32_t c = lane; c < dim; c += 32) squares += x[c] * x[c];
         const float r = 1.0f / sqrtf(warp_sum(squares) / float(dim) + model.eps);
+        // Another lane may write what this one has read; the sum's shuffles do not order that.
+        __syncwarp();
         A* cached = work.keys[l] + uint64_t(s.first + s.length) * model.kv_heads * dim;
         for (uint32_t j = lane; j < half; j += 32) {
             const float left = x[j] * r * w[j], right = x[j + half] * r * w[j + half];

@@ -14,8 +14,8 @@ struct Grid {
 #define GRID_SYNC(grid) grid_sync(grid, __LINE__)
 
 __device__ __forceinline__ void grid_sync(Grid& grid, uint32_t line) {
-#ifdef __CUDACC__
     __syncthreads();
+#ifdef __CUDACC__
     if (threadIdx.x == 0) {
         // The block's writes are ordered before its arrival by the barrier above and the release, and the
         // others' before this block's reads by the acquire and the barrier below.
@@ -26,20 +26,17 @@ __device__ __forceinline__ void grid_sync(Grid& grid, uint32_t line) {
             asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(arrived) : "l"(grid.arrived.at) : "memory");
         } while (arrived < wanted);
     }
-    __syncthreads();
 #else
+    // All threads stop here, so that the blocks can take turns; ordered are the first ones alone, as on a GPU.
     shim::colar_host_wait(shim::lane->yielder, shim::GRID, line);
 #endif
+    __syncthreads();
 }
 
 // Asks for `bytes` bytes, a multiple of 16, to be brought into the second-level cache. Called by a whole warp.
 __device__ __forceinline__ void prefetch_l2(const void* from, uint32_t bytes) {
 #if !defined(__CUDACC__)
-    // A prefetch faults nowhere; here one beyond a buffer meets its guard.
-    if (threadIdx.x % 32 == 0) {
-        static_cast<void>(*static_cast<const volatile unsigned char*>(from));
-        static_cast<void>(*(static_cast<const volatile unsigned char*>(from) + bytes - 1));
-    }
+    if (threadIdx.x % 32 == 0) shim::touch(from, bytes);
 #elif __CUDA_ARCH__ >= 900
     if (threadIdx.x % 32 == 0) {
         asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes));
@@ -63,6 +60,7 @@ __device__ __forceinline__ Stream load_stream(const void* from) {
         : "=r"(s.at[0]), "=r"(s.at[1]), "=r"(s.at[2]), "=r"(s.at[3])
         : "l"(from));
 #else
+    shim::saw_read_of_constant(from, sizeof s);
     memcpy(&s, from, sizeof s);
 #endif
     return s;

@@ -1,5 +1,6 @@
 // Kernels that are wrong on purpose: the tests of `cuda-host` launch them and expect a report of each fault.
 #include "../grid.cuh"
+#include "../mma.cuh"
 
 // Writes one element past the end of a buffer of `count`.
 KERNEL(fault_write_beyond, 32, uint32_t count, float* out) {
@@ -53,4 +54,65 @@ KERNEL(fault_grid, 64, uint32_t wait, float* numbers, float* out, uint32_t* arri
     if (wait == 1 || (wait > 1 && !first)) GRID_SYNC(*grid);
     if (wait == 3 && first) GRID_SYNC(*grid);
     out[grid_thread()] = numbers[(grid_thread() + blockDim.x) % grid_threads()];
+}
+
+// Accesses that only a barrier orders, one kind each; without `wait` it is missing. No order of the threads need show it:
+// the host's threads wait for each other at exchanges too.
+KERNEL(fault_unordered, 64, uint32_t kind, uint32_t wait, uint32_t* values, uint32_t* out) {
+    SHARED(uint32_t, numbers, 64);
+    SHARED(uint16_t, rows, 64 * 8);
+    const uint32_t mine = threadIdx.x, other = mine ^ 1;
+    uint32_t found = 0;
+    switch (kind) {
+        case 0:  // a shuffle is no barrier of the warp
+            numbers[mine] = mine;
+            found = __shfl_xor_sync(FULL_WARP, mine, 1);
+            if (wait) __syncwarp();
+            found += numbers[other];
+            break;
+        case 1:  // a barrier of the warp is none of the block
+            numbers[mine] = mine;
+            if (wait) __syncthreads();
+            else __syncwarp();
+            found = numbers[63 - mine];
+            break;
+        case 2:  // a write after others' reads
+            numbers[mine] = mine;
+            __syncthreads();
+            found = numbers[63 - mine];
+            if (wait) __syncthreads();
+            numbers[mine] = 2 * mine;
+            break;
+        case 3:  // a copy is waited for by its thread alone
+            copy_async(rows + 8 * mine, values + 4 * (mine % 16), 16);
+            copy_commit();
+            copy_wait<0>();
+            if (wait) __syncthreads();
+            found = rows[8 * other];
+            break;
+        case 4:  // ldmatrix reads the rows of all lanes
+            for (uint32_t i = 0; i < 8; i++) rows[8 * mine + i] = uint16_t(mine);
+            if (wait) __syncwarp();
+            uint32_t parts[4];
+            load_matrices(parts, rows + 8 * mine);
+            found = parts[0];
+            break;
+        case 5:  // an atomic beside a plain read
+            if (mine == 0) numbers[0] = 0;
+            __syncthreads();
+            atomicAdd(numbers, 1u);
+            if (wait) __syncthreads();
+            found = numbers[0];
+            break;
+        case 6:  // a plain write of many threads to one place
+            if (!wait || mine == 0) numbers[0] = 7;
+            __syncthreads();
+            found = numbers[0];
+            break;
+        default:  // a read that does not see what its launch wrote
+            if (mine < 4) values[mine] = mine;
+            __syncthreads();
+            found = wait ? values[mine % 4] : load_stream(values).at[mine % 4];
+    }
+    out[mine] = found;
 }

@@ -23,6 +23,9 @@ void copy_async(void* to, const void* from, uint32_t valid) {
     if (lane->async_count == sizeof lane->async / sizeof lane->async[0]) {
         colar_host_fault(lane->yielder, "more copies under way in a thread than the host keeps");
     }
+    // The copy reads and writes at some time between here and the wait.
+    saw_read(from, valid, __builtin_return_address(0));
+    saw_write(to, 16, __builtin_return_address(0));
     memset(to, 0xff, 16);
     lane->async[lane->async_count++] = AsyncCopy{to, from, 16, valid, lane->async_groups};
 }
@@ -37,6 +40,8 @@ void copy_wait(uint32_t pending) {
             lane->async[left++] = copy;
             continue;
         }
+        saw_read(copy.from, copy.valid, __builtin_return_address(0));
+        saw_write(copy.to, copy.bytes, __builtin_return_address(0));
         memset(copy.to, 0, copy.bytes);
         memcpy(copy.to, copy.from, copy.valid);
     }
@@ -61,6 +66,7 @@ float element(uint32_t packed, uint32_t i) { return bit_cast<float>(i == 0 ? pac
 void load_matrices(uint32_t out[4], const void* row, bool transposed, uint32_t place) {
     check_shared(row);
     // The row itself is exchanged, not its address: the instruction reads before any lane goes on.
+    saw_read_of_warp(row, 16, __builtin_return_address(0));
     Row mine;
     memcpy(&mine, row, sizeof mine);
     const unsigned char* set = exchange(mine, place);

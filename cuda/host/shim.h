@@ -78,7 +78,25 @@ extern "C" void colar_host_wait(void* yielder, uint32_t kind, uint32_t place);
 // Reports a fault of the running kernel and does not return. Written in Rust.
 extern "C" void colar_host_fault(void* yielder, const char* what);
 
-enum Wait : uint32_t { BARRIER = 0, WARP = 1, GRID = 2 };
+// A warp waits at its barrier and at exchanges; only the barrier orders accesses to memory.
+enum Wait : uint32_t { BARRIER = 0, WARP = 1, GRID = 2, WARP_BARRIER = 3 };
+
+// Told of accesses where the compiler does not see them as such: within instructions that have twins here, and the
+// reads that do not see writes of their launch. tests/common/accesses.cpp listens, if the kernels are compiled for it.
+#ifdef COLAR_ACCESSES
+void saw_write(const void* at, uint32_t bytes, const void* from);
+void saw_read(const void* at, uint32_t bytes, const void* from);
+void saw_read_of_warp(const void* at, uint32_t bytes, const void* from);
+void saw_read_of_constant(const void* at, uint32_t bytes);
+#else
+inline void saw_write(const void*, uint32_t, const void*) {}
+inline void saw_read(const void*, uint32_t, const void*) {}
+inline void saw_read_of_warp(const void*, uint32_t, const void*) {}
+inline void saw_read_of_constant(const void*, uint32_t) {}
+#endif
+
+// Touches the first and the last byte: a prefetch beyond a buffer, which faults nowhere, meets its guard.
+void touch(const void* from, uint32_t bytes);
 
 template <class To, class From>
 inline To bit_cast(const From& from) {
@@ -211,7 +229,7 @@ inline const Signature* enter(void (*kernel)(A...), void** args) {
 #define gridDim (shim::block->grid)
 
 #define __syncthreads() shim::colar_host_wait(shim::lane->yielder, shim::BARRIER, __LINE__)
-#define __syncwarp() ((void)shim::exchange(0, __LINE__))
+#define __syncwarp() shim::colar_host_wait(shim::lane->yielder, shim::WARP_BARRIER, __LINE__)
 #define __shfl_sync(mask, value, from) shim::shuffle(mask, value, from, __LINE__)
 #define __shfl_xor_sync(mask, value, bits) shim::shuffle(mask, value, shim::lane->lane ^ (bits), __LINE__)
 #define __ballot_sync(mask, vote) shim::ballot(mask, vote, __LINE__)

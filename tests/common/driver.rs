@@ -7,13 +7,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use colar_engine::Result;
 use colar_engine::device::cuda::CudaDevice;
 use colar_engine::device::cuda::driver::{Driver, Launch, Limits, Memory, Operand, Product};
 #[cfg(cuda_kernels)]
 use colar_engine::device::cuda::gpu::{GpuDriver, GpuMemory};
 use colar_engine::device::cuda::host::{HostDriver, HostMemory};
 use colar_engine::device::{Description, Dtype, Room};
+use colar_engine::{Error, Result};
+
+use super::accesses;
 
 /// A driver chosen at run time, perhaps with other limits than its own.
 #[derive(Clone)]
@@ -78,7 +80,7 @@ pub fn counted(dtype: Dtype, seed: u64) -> (CudaDevice<TestDriver>, Arc<Asked>) 
 
 /// As [`kernels`], with so many threads of the operating system where the CPU runs them.
 pub fn threaded(dtype: Dtype, threads: usize, seed: u64) -> CudaDevice<TestDriver> {
-    let chosen = if on_gpu() { gpu() } else { Chosen::Host(HostDriver::new(threads, seed).unwrap()) };
+    let chosen = if on_gpu() { gpu() } else { Chosen::Host(host(threads, seed)) };
     CudaDevice::new(TestDriver { chosen, limits: None, asked: Arc::default() }, dtype)
 }
 
@@ -100,7 +102,16 @@ pub fn limited(dtype: Dtype, seed: u64, limits: Limits) -> CudaDevice<TestDriver
 }
 
 fn choose(seed: u64) -> Chosen {
-    if on_gpu() { gpu() } else { Chosen::Host(HostDriver::new(2, seed).unwrap()) }
+    if on_gpu() { gpu() } else { Chosen::Host(host(2, seed)) }
+}
+
+/// The CPU, which runs the kernels that are linked in or those whose accesses are seen.
+fn host(threads: usize, seed: u64) -> HostDriver {
+    if accesses::wanted() {
+        // SAFETY: the library was compiled of the kernels of this tree, or of a copy of them.
+        return unsafe { HostDriver::observing(seed, accesses::library()) }.unwrap();
+    }
+    HostDriver::new(threads, seed).unwrap()
 }
 
 #[cfg(cuda_kernels)]
@@ -223,7 +234,10 @@ impl Driver for TestDriver {
             self.asked.conversions.fetch_add(1, Ordering::Relaxed);
         }
         // SAFETY: the caller's promise is the same.
-        each!(self, d => unsafe { d.launch(launch) })
+        let launched = each!(self, d => unsafe { d.launch(launch) });
+        launched.map_err(|e| {
+            if accesses::wanted() { Error::other(accesses::with_lines(&e.to_string())) } else { e }
+        })
     }
 
     fn product(&self, p: &Product<'_, TestMemory>) -> Result<()> {

@@ -1,6 +1,8 @@
 //! Shared by the test programs: the golden fixtures and comparisons.
 #![allow(dead_code)]
 
+#[cfg(cuda_host)]
+pub mod accesses;
 pub mod cli;
 #[cfg(cuda_host)]
 pub mod driver;
@@ -19,11 +21,14 @@ use colar_engine::device::prelude::*;
 use colar_engine::files::weights::Weights;
 use serde_json::Value;
 
-/// The directory of a golden model. `COLAR_TEST_ROOT` names the repository's place where it is not that of the
-/// build.
+/// The repository: where it was built, unless `COLAR_TEST_ROOT` names another place.
+pub fn root() -> PathBuf {
+    std::env::var_os("COLAR_TEST_ROOT").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into()).into()
+}
+
+/// The directory of a golden model.
 pub fn golden(name: &str) -> PathBuf {
-    let root = std::env::var_os("COLAR_TEST_ROOT").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
-    Path::new(&root).join("tests/golden").join(name)
+    root().join("tests/golden").join(name)
 }
 
 /// ‖got − want‖ / ‖want‖.

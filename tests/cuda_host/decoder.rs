@@ -38,17 +38,17 @@ fn device(dtype: Dtype, blocks: u32, threads: u32, shared: u32) -> Cuda {
 }
 
 /// A shape that tiles nothing evenly.
-struct Shape {
-    hidden: usize,
-    heads: usize,
-    kv_heads: usize,
-    head_dim: usize,
-    inner: usize,
-    head_inner: usize,
-    vocab: usize,
-    bias: bool,
-    qk_norm: bool,
-    deterministic: bool,
+pub struct Shape {
+    pub hidden: usize,
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+    pub inner: usize,
+    pub head_inner: usize,
+    pub vocab: usize,
+    pub bias: bool,
+    pub qk_norm: bool,
+    pub deterministic: bool,
 }
 
 const SHAPES: [Shape; 7] = [
@@ -140,7 +140,7 @@ const SHAPES: [Shape; 7] = [
 ];
 
 /// Two layers of the shape, with weights that are the same on every device and large enough to matter.
-fn model<D: Device>(d: &D, shape: &Shape, dtype: FileDtype) -> ColarModel<D> {
+pub fn model<D: Device>(d: &D, shape: &Shape, dtype: FileDtype) -> ColarModel<D> {
     let mut config = ModelConfig::load(&golden("qwen2-tiny")).unwrap();
     config.hidden_size = shape.hidden;
     config.intermediate_size = shape.inner;
@@ -196,7 +196,7 @@ fn cache<D: Device>(
     cache
 }
 
-fn choice(key: u64, at: u32) -> TokenChoice {
+pub fn choice(key: u64, at: u32) -> TokenChoice {
     TokenChoice { temperature: 0.8, top_p: 0.9, draw: Draw { key, counter: [0x12, at] } }
 }
 

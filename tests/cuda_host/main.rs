@@ -4,8 +4,8 @@
 //! Buffers are guarded and poisoned here and the threads of a block run in shuffled orders, so these tests also
 //! fail for reads of unwritten memory, accesses out of bounds, and missing barriers.
 //!
-//! With `COLAR_TEST_DEVICE=cuda` the same tests run on a GPU, but for those of `faults`, `twins` and
-//! `memory`, which are about the CPU.
+//! With `COLAR_TEST_DEVICE=cuda` the same tests run on a GPU, but for those of `faults`,
+//! `machine_code`, `twins` and `memory`, which are about the CPU.
 #![cfg(cuda_host)]
 
 #[path = "../common/mod.rs"]
@@ -30,6 +30,7 @@ mod rows;
 #[path = "../arithmetic/device_ops/shapes.rs"]
 mod shapes;
 
+mod accesses;
 mod bf16;
 mod bf16_gradients;
 mod decoder;
@@ -38,6 +39,7 @@ mod faults;
 mod flash;
 mod flash_backward;
 mod golden;
+mod machine_code;
 mod memory;
 mod models;
 mod scheduler;

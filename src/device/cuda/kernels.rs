@@ -52,6 +52,11 @@ macro_rules! kernels {
             }
         }
 
+        /// All of them.
+        #[cfg(cuda_host)]
+        #[allow(dead_code, reason = "of those that exist on the host alone there is no machine code to look at")]
+        pub(in crate::device::cuda) const KERNELS: &[&$crate::device::cuda::kernels::Kernel] = &[$(&$name),*];
+
         $(
             #[allow(non_upper_case_globals, missing_docs)]
             pub static $name: $crate::device::cuda::kernels::Kernel = $crate::device::cuda::kernels::Kernel {

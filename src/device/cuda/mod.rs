@@ -20,6 +20,8 @@ mod flash_backward;
 pub mod gpu;
 #[cfg(cuda_host)]
 pub mod host;
+#[cfg(cuda_host)]
+pub mod kernel_list;
 pub mod kernels;
 mod latent;
 mod matmul;
@@ -136,6 +138,11 @@ impl<R: Driver> CudaDevice<R> {
     ) -> Result<()> {
         if grid.contains(&0) {
             return Ok(());
+        }
+        let most = self.driver.limits().shared;
+        if shared > most {
+            let what = format!("a block would need {shared} bytes of shared memory, the device gives {most}");
+            return Err(Error::Shape { op: kernel.name, what });
         }
         // SAFETY: the caller's promise is the same.
         unsafe { self.driver.launch(&Launch { kernel, grid, block, shared, args, together: false }) }

@@ -86,8 +86,24 @@ struct Lane {
 }
 
 unsafe extern "C" {
-    fn colar_host_set(block: *mut Block, lane: *mut Lane);
+    fn colar_host_set(block: *mut c_void, lane: *mut c_void);
     fn colar_host_layout(which: u32) -> u32;
+}
+
+/// The compiled form of a kernel.
+#[derive(Clone, Copy)]
+pub(super) struct Code {
+    /// Runs a thread.
+    pub entry: Entry,
+    /// Tells it which thread runs: a [`Block`] and a [`Lane`].
+    pub set: unsafe extern "C" fn(*mut c_void, *mut c_void),
+}
+
+impl Code {
+    /// The form that is linked in.
+    pub(super) fn linked(entry: Entry) -> Self {
+        Code { entry, set: colar_host_set }
+    }
 }
 
 /// Why a thread gave way.
@@ -107,20 +123,20 @@ type Thread = Coroutine<(), Wait, (), DefaultStack>;
 
 /// Called by a kernel's thread to give way. It returns when the thread may go on.
 #[unsafe(no_mangle)]
-extern "C" fn colar_host_wait(yielder: *const c_void, kind: u32, place: u32) {
+pub(super) extern "C" fn colar_host_wait(yielder: *const c_void, kind: u32, place: u32) {
     // SAFETY: the shim passes on the pointer that `run` put into the lane that runs: the yielder of this very
     // coroutine, which lives as long as the coroutine does.
     let yielder = unsafe { &*yielder.cast::<Yielder<(), Wait>>() };
     yielder.suspend(match kind {
         0 => Wait::Barrier(place),
-        1 => Wait::Warp(place),
+        1 | 3 => Wait::Warp(place),
         _ => Wait::Grid(place),
     });
 }
 
 /// Called by a kernel's thread that cannot go on.
 #[unsafe(no_mangle)]
-extern "C" fn colar_host_fault(yielder: *const c_void, what: *const c_char) {
+pub(super) extern "C" fn colar_host_fault(yielder: *const c_void, what: *const c_char) {
     // SAFETY: as in `colar_host_wait`; the message is a literal of the shim's.
     let (yielder, what) = unsafe { (&*yielder.cast::<Yielder<(), Wait>>(), CStr::from_ptr::<'static>(what)) };
     loop {
@@ -174,7 +190,7 @@ thread_local! {
 
 /// One block to run.
 pub(super) struct Job<'a> {
-    pub entry: Entry,
+    pub code: Code,
     pub args: &'a [*mut c_void],
     pub grid: Dim,
     pub index: Dim,
@@ -245,6 +261,7 @@ enum Pause {
 
 /// A block that runs.
 struct Running {
+    set: unsafe extern "C" fn(*mut c_void, *mut c_void),
     block: Box<Block>,
     /// The threads' coroutines point to these: neither vector is touched before they have ended.
     lanes: Vec<Lane>,
@@ -296,7 +313,7 @@ impl Running {
             })
             .collect();
         let lanes_at = lanes.as_mut_ptr();
-        let (entry, args) = (job.entry, job.args.as_ptr());
+        let (entry, args) = (job.code.entry, job.args.as_ptr());
         let stacks = bench.stacks.drain(bench.stacks.len() - count..);
         let threads = stacks.enumerate().map(|(t, stack)| {
             // SAFETY: one of the `count` lanes.
@@ -314,15 +331,25 @@ impl Running {
         let threads = threads.collect();
         let states = vec![State::Ready; count];
         let shuffle = Shuffle(job.seed | 1);
-        Ok(Running { block, lanes, _slots: slots, arena, dynamic, threads, states, shuffle })
+        Ok(Running {
+            set: job.code.set,
+            block,
+            lanes,
+            _slots: slots,
+            arena,
+            dynamic,
+            threads,
+            states,
+            shuffle,
+        })
     }
 
     /// Lets the threads run until all are done, or wait for other blocks.
     fn go_on(&mut self) -> std::result::Result<Pause, String> {
-        let (block, lanes) = (&raw mut *self.block, self.lanes.as_mut_ptr());
+        let (set, block, lanes) = (self.set, &raw mut *self.block, self.lanes.as_mut_ptr());
         schedule(&mut self.threads, &mut self.states, &mut self.shuffle, |t, thread| {
             // SAFETY: both live as long as `self`; the shim reads them on this thread only.
-            unsafe { colar_host_set(block, lanes.add(t)) };
+            unsafe { set(block.cast(), lanes.add(t).cast()) };
             match thread.resume(()) {
                 CoroutineResult::Yield(wait) => State::Waits(wait),
                 CoroutineResult::Return(()) => State::Done,

@@ -19,6 +19,14 @@ pub(super) const POISON: u8 = 0xff;
 /// Alignment that a kernel may rely on.
 const ALIGN: usize = 16;
 
+/// A buffer: address and bytes.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Range {
+    pub start: usize,
+    pub len: usize,
+}
+
 /// The buffers of a driver.
 #[derive(Debug, Default)]
 pub(super) struct Registry {
@@ -72,6 +80,11 @@ impl Registry {
         // SAFETY: the buffer is live, and these bytes lie between its last element and the guard page.
         let tail = unsafe { std::slice::from_raw_parts((address + len) as *const u8, slack) };
         tail.iter().all(|&b| b == POISON)
+    }
+
+    /// All buffers, in the order of their addresses.
+    pub(super) fn ranges(&self) -> Vec<Range> {
+        self.live().buffers.iter().map(|(&start, &len)| Range { start, len }).collect()
     }
 
     fn add(&self, address: usize, len: usize) {

@@ -8,11 +8,14 @@
 
 mod block;
 pub mod faults;
+pub mod machine_code;
 mod memory;
+mod observed;
 mod segv;
 pub mod twins;
 
 use std::ffi::{CStr, c_void};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -21,8 +24,9 @@ use half::bf16;
 
 pub use memory::HostMemory;
 
-use block::{Dim, Job};
+use block::{Code, Dim, Job};
 use memory::Registry;
+use observed::Observed;
 
 use super::driver::{Arg, Driver, Launch, Limits, Memory, Product, ProductForm};
 use crate::device::cpu::mat::Mat;
@@ -44,6 +48,10 @@ pub struct HostDriver {
     limits: Limits,
     launches: Arc<AtomicU64>,
     reserved: Arc<AtomicUsize>,
+    /// Whether kernels run, or are only checked.
+    runs: bool,
+    /// Kernels whose accesses are seen, in place of those that are linked in.
+    observed: Option<Arc<Observed>>,
 }
 
 impl HostDriver {
@@ -64,6 +72,8 @@ impl HostDriver {
             limits,
             launches: Arc::default(),
             reserved: Arc::default(),
+            runs: true,
+            observed: None,
         })
     }
 
@@ -90,7 +100,27 @@ impl HostDriver {
         HostDriver { limits, ..self }
     }
 
-    /// Checks a launch against the kernel's declaration and the buffers alive.
+    /// The driver with launches that are checked and not run, which leaves their results as they were: so launches
+    /// of any size can be held against the limits of a GPU.
+    pub fn checking_only(self) -> Self {
+        HostDriver { runs: false, ..self }
+    }
+
+    /// A driver of one thread that runs the kernels of a library which sees their accesses, and reports those that no
+    /// barrier orders as faults of the launch; `tests/common/accesses.rs` compiles such a library.
+    ///
+    /// # Safety
+    /// The file is such a library, of these kernels.
+    ///
+    /// # Errors
+    /// [`Error::File`] for a file that cannot be loaded.
+    pub unsafe fn observing(seed: u64, library: &Path) -> Result<Self> {
+        // SAFETY: the caller's promise is the same.
+        let observed = unsafe { Observed::load(library) }?;
+        Ok(HostDriver { observed: Some(Arc::new(observed)), ..Self::new(1, seed)? })
+    }
+
+    /// Checks a launch against the kernel's declaration, its machine code, and the buffers alive.
     fn check(&self, launch: &Launch<'_>) -> std::result::Result<(), String> {
         // SAFETY: without arguments the entry point returns a static of the library.
         let signature = unsafe { &*(launch.kernel.entry)(std::ptr::null()) };
@@ -110,6 +140,7 @@ impl HostDriver {
         if launch.shared > MAX_SHARED {
             return Err(format!("{} bytes of shared memory, at most {MAX_SHARED}", launch.shared));
         }
+        machine_code::fits(launch, self.limits)?;
         if launch.grid[0] > i32::MAX as u32 || launch.grid[1] > 65_535 {
             return Err(format!("a grid of {:?} blocks", launch.grid));
         }
@@ -136,15 +167,19 @@ impl HostDriver {
         let number = self.launches.fetch_add(1, Ordering::Relaxed);
         let fault = Mutex::new(None);
         let args = &args;
+        let code = match &self.observed {
+            Some(observed) => observed.code(launch.kernel)?,
+            None => Code::linked(launch.kernel.entry),
+        };
+        let observation = self.observed.as_ref().map(|o| o.begin(launch, &self.registry.ranges()));
         let job = |i: usize| {
             let index = Dim { x: i as u32 % x, y: i as u32 / x, z: 0 };
             // Odd multipliers keep neighbouring seeds apart.
             let seed = self.seed
                 ^ number.wrapping_mul(0x9E37_79B9_7F4A_7C15)
                 ^ (i as u64).wrapping_mul(0xD1B5_4A32_D192_ED03);
-            let entry = launch.kernel.entry;
             let (threads, shared) = (launch.block, launch.shared);
-            Job { entry, args: args.get(), grid, index, threads, shared, seed }
+            Job { code, args: args.get(), grid, index, threads, shared, seed }
         };
         let blocks = x as usize * y as usize;
         let note = |outcome: std::result::Result<(), String>| {
@@ -155,12 +190,17 @@ impl HostDriver {
         if launch.together {
             let jobs: Vec<Job<'_>> = (0..blocks).map(job).collect();
             segv::naming(launch.kernel, || note(block::run_together(&jobs, self.seed ^ number)));
+        } else if self.observed.is_some() {
+            // The library of observed kernels takes one block at a time.
+            (0..blocks).for_each(|i| segv::naming(launch.kernel, || note(block::run(&job(i)))));
         } else {
             par::for_tasks(blocks, |i| segv::naming(launch.kernel, || note(block::run(&job(i)))));
         }
+        let unordered = observation.map_or(Ok(()), observed::Observation::end);
         if let Some(what) = fault.into_inner().unwrap_or_else(PoisonError::into_inner) {
             return Err(what);
         }
+        unordered?;
         for (i, arg) in launch.args.iter().enumerate() {
             if let Arg::Pointer(at) = *arg
                 && !self.registry.intact(at as usize)
@@ -259,7 +299,7 @@ impl Driver for HostDriver {
 
     unsafe fn launch(&self, launch: &Launch<'_>) -> Result<()> {
         self.check(launch)
-            .and_then(|()| self.run(launch))
+            .and_then(|()| if self.runs { self.run(launch) } else { Ok(()) })
             .map_err(|what| Error::other(format!("cuda-host: kernel {}: {what}", launch.kernel.name)))
     }
 
