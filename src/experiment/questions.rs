@@ -93,7 +93,7 @@ impl DeviceTask for Ask<'_> {
         let q = self.asked;
         let samples = &q.questions.samples;
         let loaded = Loaded::new(device, q.model, Some(&q.checkpoint))?;
-        q.questions.tell_of_long_ones(&loaded, &q.setting.speed)?;
+        q.questions.tell_of_long_ones(&loaded, &q.setting.compression_factor)?;
         let (job, of) = (self.job, samples.len() as u64);
         measure(&loaded, samples, &q.setting, q.batch, &q.file, &mut |done| {
             (self.on_event)(ExperimentEvent::At { job, done: done as u64, of, loss: None });
