@@ -123,3 +123,47 @@ pub(crate) fn bars(
 pub(crate) fn tick(x: f64) -> String {
     if (x - x.round()).abs() < 1e-6 { format!("{x:.0}") } else { format!("{x:.1}") }
 }
+
+/// A number on an axis of this span, with as many digits as tell its ticks apart.
+pub(crate) fn fine_tick(y: f64, span: f64) -> String {
+    if y.abs() < 1e-12 * span {
+        return "0".to_owned();
+    }
+    let digits = (1.0 - (span / 5.0).log10()).ceil().max(0.0) as usize;
+    if digits > 4 && y.abs() < 0.01 { format!("{y:.1e}") } else { format!("{y:.digits$}") }
+}
+
+/// From the least to the greatest value, with a margin; never empty.
+pub(crate) fn range(values: impl Iterator<Item = f64>) -> Range<f64> {
+    let (low, high) =
+        values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
+    if low > high {
+        return 0.0..1.0;
+    }
+    let margin = ((high - low) * 0.06).max(1e-3 * high.abs()).max(1e-9);
+    low - margin..high + margin
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbouring_ticks_differ() {
+        for (low, span) in [(0.0, 1.0), (-0.64, 0.02), (1.0, 2e-4), (8.0, 9.0), (3e-4, 1e-3), (120.0, 400.0)]
+        {
+            let (a, b) = (fine_tick(low + 0.2 * span, span), fine_tick(low + 0.4 * span, span));
+            assert_ne!(a, b);
+        }
+        assert_eq!(fine_tick(0.0, 1.0), "0");
+    }
+
+    #[test]
+    fn ranges_are_never_empty() {
+        assert_eq!(range([].into_iter()), 0.0..1.0);
+        for values in [vec![0.0], vec![2.5, 2.5], vec![-1.0, 3.0]] {
+            let r = range(values.iter().copied());
+            assert!(values.iter().all(|v| r.contains(v)) && r.start < r.end);
+        }
+    }
+}

@@ -10,6 +10,7 @@ use crate::device::{ComputeDtype, Device, DeviceKind, DeviceTask, run_on_device}
 use crate::eval::{self, EvalOptions, Evaluation};
 use crate::files::json::one_line;
 use crate::infer::{Event, Generation, Loaded, Request, Scheduler, SchedulerOptions, Served};
+use crate::model::chat_template::Template;
 use crate::model::lora::LoraMode;
 use crate::model::prompt::Method;
 use crate::model::tokenizer::Tokenizer;
@@ -43,10 +44,12 @@ pub struct EngineOptions {
     /// Whether requests and samples may take more positions than the model was made for (`max_position_embeddings`).
     /// Without it such are refused, and reasoning and answers end where the positions do.
     pub allow_long: bool,
+    /// The layout around questions of a model without a checkpoint; a checkpoint has its own.
+    pub template: Option<Template>,
 }
 
 setters!(EngineOptions { device: DeviceKind, threads: usize, allow_long: bool });
-setters!(EngineOptions into { dtype: Option<ComputeDtype>, lora: Option<LoraMode> });
+setters!(EngineOptions into { dtype: Option<ComputeDtype>, lora: Option<LoraMode>, template: Option<Template> });
 
 impl EngineOptions {
     /// A model directory on the default device.
@@ -116,8 +119,9 @@ impl<D: Device> OnDevice for Loaded<D> {
         let base = opened.adapter.as_ref().and_then(|adapter| adapter.other_base(&opened.model_dir));
         let base = base.map_or(String::new(), |base| format!(", an adapter of {}", one_line(base)));
         let hardware = self.device.description().hardware;
+        let template = if opened.tokenizer.template().is_some() { ", in its chat template" } else { "" };
         format!(
-            "{}{checkpoint}{base}, on {}: {hardware}, {dtype}",
+            "{}{checkpoint}{base}{template}, on {}: {hardware}, {dtype}",
             opened.model_dir.display(),
             self.device.name()
         )
@@ -171,7 +175,8 @@ impl DeviceTask for Load<'_> {
 
     fn run<D: Device>(self, device: D) -> Result<Self::Output> {
         let options = self.0;
-        let loaded = Loaded::with_lora(device, &options.model, options.adapter.as_deref(), options.lora)?;
+        let (adapter, lora, template) = (options.adapter.as_deref(), options.lora, options.template);
+        let loaded = Loaded::with_choices(device, &options.model, adapter, lora, template)?;
         Ok(Arc::new(if options.allow_long { loaded } else { loaded.bounded() }))
     }
 }

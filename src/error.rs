@@ -1,8 +1,8 @@
 //! One error type for the crate.
 //!
 //! Every variant prints as one line that names the file, the tensor, the line or the option at
-//! fault. An option is named by its field, in backticks (`batch_size`), in [`Error::Usage`] and
-//! [`Error::Other`] alone; the command line shows its flag there. It maps [`Error::Usage`] to exit code 2 and all
+//! fault. An option is named by its field, in backticks (`batch_size`), in [`Error::Usage`], [`Error::Other`],
+//! [`Error::NonFinite`] and [`Error::Diverged`] alone; the command line shows its flag there. It maps [`Error::Usage`] to exit code 2 and all
 //! others to 1.
 
 use std::path::{Path, PathBuf};
@@ -59,11 +59,19 @@ pub enum Error {
         what: String,
     },
     /// A loss or gradient stopped being a number.
-    #[error("step {step}: {what} is not finite")]
+    #[error("step {step}: {what} is not finite: {LESS}")]
     NonFinite {
         /// The optimiser step, counted from 1.
         step: u64,
         /// The value that was not finite.
+        what: String,
+    },
+    /// A loss stayed far above its running mean.
+    #[error("step {step}: {what}: {LESS}")]
+    Diverged {
+        /// The optimiser step, counted from 1.
+        step: u64,
+        /// The losses of the last steps and the mean before them.
         what: String,
     },
     /// A token was to be chosen from logits that are no numbers.
@@ -88,6 +96,9 @@ pub enum Error {
     #[error("{0}")]
     Other(String),
 }
+
+/// What people lower where training diverges.
+const LESS: &str = "a smaller `lr`, a longer `warmup` or a smaller `clip` may help";
 
 /// The crate's result type.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -188,5 +188,6 @@ pub use infer::{
     Completed, Control, Ending, Event, Generation, Handle, Prompt, Request, Sampling, Scheduler,
     SchedulerLoad, SchedulerOptions, Timings, TraceToken, Update, Usage,
 };
+pub use model::chat_template::Template;
 pub use model::lora::LoraMode;
 pub use model::prompt::Method;

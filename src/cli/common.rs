@@ -8,8 +8,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::terminal;
 use crate::device::{ComputeDtype, DeviceKind};
-use crate::files::runs::{self, RUNS};
+use crate::files::runs::{self, RUNS, Run};
 use crate::infer::Sampling;
+use crate::model::chat_template::Template;
 use crate::model::lora::LoraMode;
 use crate::model::prompt::Method;
 use crate::{Engine, EngineOptions};
@@ -25,6 +26,9 @@ pub struct ModelArgs {
     /// Checkpoint over it, as `train` writes them, or a .ckpt of the authors' code
     #[arg(long, value_name = "DIR|FILE", requires = "model")]
     pub adapter: Option<PathBuf>,
+    /// A run of `train`: its model, and its best checkpoint
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["model", "adapter"])]
+    pub run: Option<PathBuf>,
     /// Where to run
     #[arg(long, value_enum, default_value_t = DeviceKind::Auto)]
     pub device: DeviceKind,
@@ -35,6 +39,9 @@ pub struct ModelArgs {
     /// the cpu]
     #[arg(long, value_enum, value_name = "MODE")]
     pub lora: Option<LoraMode>,
+    /// The layout around questions [default: the checkpoint's, and of a bare model the paper's]
+    #[arg(long, value_enum)]
+    pub template: Option<Template>,
     /// CPU threads; 0 means one a core
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub threads: usize,
@@ -45,17 +52,16 @@ pub struct ModelArgs {
 }
 
 impl ModelArgs {
-    /// Loads the model, or with neither `--model` nor `--adapter` the newest run's.
+    /// Loads the model, or that of the run that was named, or else the newest run's.
     ///
     /// # Errors
-    /// [`Error::Usage`] if there is no run; errors of [`Engine::with_options`].
+    /// [`Error::Usage`] if there is no run; errors of [`runs::at`]; errors of [`Engine::with_options`].
     pub fn open(&self) -> Result<Engine> {
-        let (model, adapter) = match &self.model {
-            Some(model) => (model.clone(), self.adapter.clone()),
-            None => {
-                let run = runs::newest(Path::new(RUNS))?;
-                (run.model, Some(run.checkpoint))
-            }
+        let of_run = |run: Run| (run.model, Some(run.checkpoint));
+        let (model, adapter) = match (&self.model, &self.run) {
+            (Some(model), _) => (model.clone(), self.adapter.clone()),
+            (None, Some(dir)) => of_run(runs::at(dir)?),
+            (None, None) => of_run(runs::newest(Path::new(RUNS))?),
         };
         let engine = Engine::with_options(&EngineOptions {
             model,
@@ -65,6 +71,7 @@ impl ModelArgs {
             dtype: self.dtype,
             lora: self.lora,
             allow_long: self.allow_long,
+            template: self.template,
         })?;
         terminal::note(format!("loaded {}", engine.loaded()));
         Ok(engine)

@@ -1,4 +1,6 @@
-//! `colar-engine data`: make, convert and measure data sets.
+//! `colar-engine data`: make, convert, measure and show data sets.
+
+mod show;
 
 use std::path::PathBuf;
 
@@ -13,7 +15,7 @@ use crate::model::config::ModelConfig;
 use crate::model::prompt::{AUTO, Method, training};
 use crate::model::tokenizer::Tokenizer;
 
-/// Make, convert and measure data sets.
+/// Make, convert, measure and show data sets.
 #[derive(Debug, Args)]
 pub struct DataArgs {
     #[command(subcommand)]
@@ -25,6 +27,7 @@ enum DataCommand {
     Synth(SynthArgs),
     Convert(ConvertArgs),
     Stats(StatsArgs),
+    Show(show::ShowArgs),
 }
 
 /// Make the embedded set of arithmetic word problems and its tokenizer
@@ -114,6 +117,7 @@ pub fn run(args: DataArgs) -> Result<()> {
         DataCommand::Synth(args) => synth(&args),
         DataCommand::Convert(args) => convert(&args),
         DataCommand::Stats(args) => stats(&args),
+        DataCommand::Show(args) => show::run(&args),
     }
 }
 

@@ -77,7 +77,10 @@ mod tests {
     #[test]
     fn a_default_is_that_of_the_options() {
         assert_eq!(help("ce-weight"), "Weight of the cross-entropy [default: 1]");
-        assert_eq!(help("lora-targets"), "Adapted projections [default: q_proj,v_proj]");
+        assert_eq!(
+            help("lora-targets"),
+            "Adapted projections; all-linear means all seven [default: q_proj,v_proj]"
+        );
         assert_eq!(help("lr"), "Peak learning rate [default: 1e-4, with --stage rl 1e-6]");
         assert_eq!(help("c-max"), "Compression factors are drawn from 1..=N [default: 5]");
         assert_eq!(help("top-p"), "Nucleus of a rollout's answer [default: 0.9]");

@@ -2,6 +2,7 @@
 
 mod cost;
 mod shown;
+mod units;
 
 use std::path::PathBuf;
 

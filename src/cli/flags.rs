@@ -22,7 +22,9 @@ const OTHERS: [(&str, &str); 5] = [
 pub fn spelled(error: &Error, command: &Command) -> String {
     let text = error.to_string();
     // Others quote files, whose words in backticks are fields of theirs.
-    if !matches!(error, Error::Usage(_) | Error::Other(_)) {
+    let ours =
+        matches!(error, Error::Usage(_) | Error::Other(_) | Error::NonFinite { .. } | Error::Diverged { .. });
+    if !ours {
         return text;
     }
     let known = flags(command);

@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use serde_json::Value;
 
 use super::common::{self, ModelArgs, SamplingArgs};
-use super::terminal;
+use super::{questions, terminal};
 use crate::Engine;
 use crate::eval::table::compression_factor_value;
 use crate::infer::{Event, Generation, Prompt, Request, Sampling, TraceToken};
@@ -20,10 +20,12 @@ use crate::{Error, Result};
 Examples:
   colar-engine generate \"Tom has 3 boxes of 24 pens and gives 10 away. How many are left?\"
   colar-engine generate --model Llama-3.2-1B --adapter runs/gsm/best --cf 5 --json < questions.txt
+  colar-engine generate --run runs/colar --json < test.jsonl
   colar-engine generate --trace --greedy \"What is 12 + 7?\"
   colar-engine generate --model SmolLM2-135M --method plain --greedy \"The capital of France is\"")]
 pub struct GenerateArgs {
-    /// Questions, or under `plain` texts to continue; from standard input, a line each, when none is given
+    /// Questions, or under `plain` texts to continue; from standard input, a line each, when none is given. A line may be
+    /// a record of a data set, whose field `question` is asked
     #[arg(value_name = "QUESTION")]
     questions: Vec<String>,
     #[command(flatten)]
@@ -106,6 +108,11 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     if args.method.is_none() && mode == Mode::Plain {
         tracing::warn!("the model has no latent head: the text is continued as it is (--method plain)");
     }
+    if args.model.template.is_some() && mode == Mode::Plain {
+        return Err(Error::usage(
+            "--template: a text that is continued has none; ask a question, with --method cot",
+        ));
+    }
     let compression_factor = compression_factor(mode, args.cf.as_deref())?;
     let request = |text: String| request(text, mode, compression_factor, sampling, args.trace);
     if args.questions.is_empty() {
@@ -115,7 +122,7 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
         }
         // On a terminal each question is answered at once; a file is answered in batches.
         let batch = if stdin.is_terminal() { 1 } else { args.batch_size };
-        return from_lines(&engine, args, batch, stdin.lock(), request);
+        return from_lines(&engine, args, batch, stdin.lock(), mode == Mode::Plain, request);
     }
     let requests: Vec<Request> = args.questions.iter().cloned().map(request).collect();
     if requests.len() == 1 && !args.json && !args.trace && std::io::stdout().is_terminal() {
@@ -153,6 +160,7 @@ fn from_lines(
     args: &GenerateArgs,
     batch: usize,
     mut input: impl BufRead,
+    plain: bool,
     request: impl Fn(String) -> Request,
 ) -> Result<()> {
     const STDIN: &str = "standard input";
@@ -180,7 +188,12 @@ fn from_lines(
             continue;
         }
         any = true;
-        waiting.push(request(line));
+        let question = questions::of_line(&line, plain).map_err(|what| Error::Line {
+            path: STDIN.into(),
+            line: number,
+            what,
+        })?;
+        waiting.push(request(question));
         if waiting.len() == batch {
             answer(engine, args, &waiting, true)?;
             waiting.clear();

@@ -2,20 +2,26 @@
 
 pub mod bench;
 pub mod common;
+pub mod compare;
 pub mod data;
 mod defaults;
 mod embedded;
 pub mod eval;
 pub mod experiment;
+pub mod export;
 mod flags;
 pub mod generate;
 pub mod import;
 pub mod init;
+mod questions;
 pub mod score;
 mod shown;
 mod signals;
+mod sparkline;
+pub mod status;
 mod terminal;
 pub mod train;
+mod typos;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -44,9 +50,12 @@ enum Command {
     Train(train::TrainArgs),
     Generate(generate::GenerateArgs),
     Eval(eval::EvalArgs),
+    Status(status::StatusArgs),
+    Compare(compare::CompareArgs),
     Score(score::ScoreArgs),
     Experiment(experiment::ExperimentArgs),
     Import(import::ImportArgs),
+    Export(export::ExportArgs),
     Init(init::InitArgs),
     Data(data::DataArgs),
     Bench(bench::BenchArgs),
@@ -86,7 +95,9 @@ pub fn main() -> ExitCode {
 /// Parses the process's arguments; `train --help` has the defaults of its options.
 fn parse() -> Cli {
     let mut command = Cli::command().mut_subcommand("train", defaults::shown);
-    let matches = command.clone().get_matches();
+    let matches = command
+        .try_get_matches_from_mut(std::env::args_os())
+        .unwrap_or_else(|e| typos::hinted(e, &command).exit());
     Cli::from_arg_matches(&matches).unwrap_or_else(|e| e.format(&mut command).exit())
 }
 
@@ -95,9 +106,12 @@ fn dispatch(cli: Cli, started: std::time::Instant) -> Result<()> {
         Command::Train(args) => train::run(args),
         Command::Generate(args) => generate::run(&args),
         Command::Eval(args) => eval::run(&args),
+        Command::Status(args) => status::run(&args),
+        Command::Compare(args) => compare::run(&args),
         Command::Score(args) => score::run(&args),
         Command::Experiment(args) => experiment::run(args),
         Command::Import(args) => import::run(&args),
+        Command::Export(args) => export::run(&args),
         Command::Init(args) => init::run(&args),
         Command::Data(args) => data::run(args),
         Command::Bench(args) => bench::run(&args, started),

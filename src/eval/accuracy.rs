@@ -77,6 +77,8 @@ pub struct Evaluation {
     pub mean_length_correct: Option<f64>,
     /// Mean tokens of the answer, the end of sequence included.
     pub mean_answer_tokens: f64,
+    /// Share of answers that a limit ended and not the model, from 0 to 1.
+    pub unfinished: f64,
     /// Every question, in the order of the data set.
     pub outcomes: Vec<Outcome>,
 }
@@ -155,12 +157,13 @@ impl Evaluation {
     pub fn of(outcomes: Vec<Outcome>) -> Self {
         let n = outcomes.len();
         let mean = |sum: usize, count: usize| sum as f64 / count.max(1) as f64;
-        let (mut correct, mut length, mut length_correct, mut answer) = (0, 0, 0, 0);
+        let (mut correct, mut length, mut length_correct, mut answer, mut unfinished) = (0, 0, 0, 0, 0);
         for o in &outcomes {
             correct += usize::from(o.correct);
             length += o.generation.n_latents;
             length_correct += if o.correct { o.generation.n_latents } else { 0 };
             answer += o.generation.answer_tokens;
+            unfinished += usize::from(!o.generation.finished);
         }
         Evaluation {
             n,
@@ -169,6 +172,7 @@ impl Evaluation {
             mean_length: mean(length, n),
             mean_length_correct: (correct > 0).then(|| mean(length_correct, correct)),
             mean_answer_tokens: mean(answer, n),
+            unfinished: mean(unfinished, n),
             outcomes,
         }
     }
@@ -203,7 +207,11 @@ mod tests {
             judge(&sample("b", "14"), Generation::saying("Answer:15", 7, 3), exact),
             judge(&sample("c", "1,000"), Generation::saying("Answer: 1000.", 6, 6), exact),
             // The right number without the mark is no answer.
-            judge(&sample("d", "14"), Generation::saying("14", 1, 4), exact),
+            judge(
+                &sample("d", "14"),
+                Generation { finished: false, ..Generation::saying("14", 1, 4) },
+                exact,
+            ),
         ];
         let e = Evaluation::of(outcomes);
         assert_eq!((e.n, e.correct), (4, 2));
@@ -211,6 +219,7 @@ mod tests {
         assert_eq!(e.mean_length, 4.5);
         assert_eq!(e.mean_length_correct, Some(5.0));
         assert_eq!(e.mean_answer_tokens, 4.0);
+        assert_eq!(e.unfinished, 0.25);
         let none =
             Evaluation::of(vec![judge(&sample("a", "1"), Generation::saying("Answer:2", 3, 2), exact)]);
         assert_eq!(none.mean_length_correct, None);

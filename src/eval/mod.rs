@@ -7,6 +7,12 @@ pub mod accuracy;
 pub mod plot;
 #[cfg(feature = "train")]
 #[doc(hidden)]
+pub mod predictions;
+#[cfg(feature = "train")]
+#[doc(hidden)]
+pub mod samples;
+#[cfg(feature = "train")]
+#[doc(hidden)]
 pub mod stats;
 #[cfg(feature = "train")]
 #[doc(hidden)]

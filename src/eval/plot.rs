@@ -172,6 +172,7 @@ fn ranges<'a>(points: impl Iterator<Item = &'a Point>) -> (Range<f64>, Range<f64
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::eval::Evaluation;
 
     fn row(
         method: Method,
@@ -180,21 +181,17 @@ mod tests {
         mean_length: f64,
         ci: Option<f64>,
     ) -> TableRow {
-        TableRow {
-            method,
-            rl: false,
-            compression_factor: compression_factor.to_owned(),
-            accuracy,
-            accuracy_ci: ci,
-            mean_length,
-            mean_length_ci: None,
-            mean_length_correct: None,
-            mean_length_correct_ci: None,
-            mean_answer_tokens: 5.0,
-            mean_answer_tokens_ci: None,
+        let run = Evaluation {
             n: 100,
-            seeds: 1,
-        }
+            correct: 0,
+            accuracy,
+            mean_length,
+            mean_length_correct: None,
+            mean_answer_tokens: 5.0,
+            unfinished: 0.0,
+            outcomes: Vec::new(),
+        };
+        TableRow { accuracy_ci: ci, ..TableRow::from_runs(method, compression_factor, &[run]).unwrap() }
     }
 
     fn rows(ci: Option<f64>) -> Vec<TableRow> {

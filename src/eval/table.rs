@@ -3,12 +3,14 @@
 //! The text form is Markdown with padded cells, so it reads as well in a terminal as in a document.
 //! The JSON form is a list of objects, for scripts; a field that was not measured is left out there.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use super::accuracy::Evaluation;
+use super::samples::{LengthBin, Share};
 use super::stats::estimate;
 use crate::files::atomic::write_atomic;
 use crate::model::prompt::Method;
@@ -17,6 +19,9 @@ use crate::{Error, Result};
 /// One row. Fields ending in `_ci` are half widths of 95 % confidence intervals over seeds.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TableRow {
+    /// The data set's name, where there are several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub set: Option<String>,
     /// The method of reasoning.
     pub method: Method,
     /// Whether reinforcement learning followed the supervised training.
@@ -46,6 +51,17 @@ pub struct TableRow {
     /// Its interval.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mean_answer_tokens_ci: Option<f64>,
+    /// Share of answers that a limit ended and not the model, from 0 to 1, mean over seeds.
+    pub unfinished: f64,
+    /// The probability that one of several answers is right, for each number that was asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pass_at: Vec<Share>,
+    /// Whether the answer that most of the runs gave is right.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub majority: Option<Share>,
+    /// Accuracy by #L.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub by_length: Vec<LengthBin>,
     /// Questions of the data set.
     pub n: usize,
     /// Runs over it.
@@ -59,10 +75,12 @@ impl TableRow {
         let accuracy = over(&|e| e.accuracy)?;
         let length = over(&|e| e.mean_length)?;
         let answer = over(&|e| e.mean_answer_tokens)?;
+        let unfinished = over(&|e| e.unfinished)?.mean;
         // A run without a correct answer has no such length, and a mean over the other runs would be another figure.
         let correct: Option<Vec<f64>> = runs.iter().map(|e| e.mean_length_correct).collect();
         let correct = correct.and_then(|lengths| estimate(&lengths));
         Some(TableRow {
+            set: None,
             method,
             rl: false,
             compression_factor: compression_factor.to_owned(),
@@ -74,6 +92,10 @@ impl TableRow {
             mean_length_correct_ci: correct.and_then(|c| c.half_width),
             mean_answer_tokens: answer.mean,
             mean_answer_tokens_ci: answer.half_width,
+            unfinished,
+            pass_at: Vec::new(),
+            majority: None,
+            by_length: Vec::new(),
             n: runs.first()?.n,
             seeds: runs.len(),
         })
@@ -86,11 +108,14 @@ impl TableRow {
 
     /// `CoLaR c = 2`, `CoLaR + RL c = 2`, or the method's name where it has no compression factor (`CoT`).
     pub fn label(&self) -> String {
-        match self.method {
-            Method::Colar => {
-                format!("CoLaR{} c = {}", if self.rl { " + RL" } else { "" }, self.compression_factor)
-            }
-            Method::Cot | Method::Icot | Method::Coconut | Method::Distill => self.method.label().to_owned(),
+        Self::name_of(self.method, self.rl, &self.compression_factor)
+    }
+
+    /// The label of a row of this method and factor.
+    pub fn name_of(method: Method, rl: bool, compression_factor: &str) -> String {
+        match method {
+            Method::Colar => format!("CoLaR{} c = {compression_factor}", if rl { " + RL" } else { "" }),
+            Method::Cot | Method::Icot | Method::Coconut | Method::Distill => method.label().to_owned(),
         }
     }
 }
@@ -106,32 +131,70 @@ pub fn compression_factor_value(compression_factor: &str) -> Value {
     }
 }
 
-fn serialize_compression_factor<S: Serializer>(
+/// [`compression_factor_value`], for fields.
+pub(super) fn serialize_compression_factor<S: Serializer>(
     compression_factor: &str,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
     compression_factor_value(compression_factor).serialize(serializer)
 }
 
-/// The heads of the columns.
-const HEADS: [&str; 6] = ["method", "accuracy (%)", "#L", "#L correct", "answer tokens", "n"];
-
-/// The table as Markdown with padded cells, one line a row.
+/// The table as Markdown with padded cells, one line a row. Columns that not every table has follow the others: answers
+/// that a limit cut off, which count as wrong and under a higher limit may be right, pass@k, and the majority's answer.
+/// Names of data sets stand before the methods where there are several. Accuracies by #L are a table of their own below.
 pub fn text(rows: &[TableRow]) -> String {
-    let cells: Vec<Vec<String>> = rows
-        .iter()
-        .map(|r| {
-            vec![
-                r.label(),
-                figure(100.0 * r.accuracy, r.accuracy_ci.map(|ci| 100.0 * ci)),
-                figure(r.mean_length, r.mean_length_ci),
-                r.mean_length_correct.map_or("–".to_owned(), |l| figure(l, r.mean_length_correct_ci)),
-                figure(r.mean_answer_tokens, r.mean_answer_tokens_ci),
-                if r.seeds > 1 { format!("{} × {}", r.n, r.seeds) } else { r.n.to_string() },
-            ]
-        })
-        .collect();
-    markdown(&HEADS.map(str::to_owned), &cells)
+    let percent = |share: f64| format!("{:.1}", 100.0 * share);
+    let share = |s: &Share| figure(100.0 * s.mean, s.ci.map(|ci| 100.0 * ci));
+    let mut columns: Vec<(String, Vec<String>)> = Vec::new();
+    let mut column = |head: &str, cell: &dyn Fn(&TableRow) -> String| {
+        columns.push((head.to_owned(), rows.iter().map(cell).collect()));
+    };
+    column("method", &of_set);
+    column("accuracy (%)", &|r| figure(100.0 * r.accuracy, r.accuracy_ci.map(|ci| 100.0 * ci)));
+    column("#L", &|r| figure(r.mean_length, r.mean_length_ci));
+    column("#L correct", &|r| {
+        r.mean_length_correct.map_or("–".to_owned(), |l| figure(l, r.mean_length_correct_ci))
+    });
+    column("answer tokens", &|r| figure(r.mean_answer_tokens, r.mean_answer_tokens_ci));
+    column("n", &|r| if r.seeds > 1 { format!("{} × {}", r.n, r.seeds) } else { r.n.to_string() });
+    if rows.iter().any(|r| r.unfinished > 0.0) {
+        column("cut off (%)", &|r| percent(r.unfinished));
+    }
+    let ks: BTreeSet<usize> = rows.iter().flat_map(|r| r.pass_at.iter().map(|s| s.k)).collect();
+    for k in ks {
+        let of = |r: &TableRow| r.pass_at.iter().find(|s| s.k == k).map_or("–".to_owned(), share);
+        column(&format!("pass@{k} (%)"), &of);
+    }
+    if rows.iter().any(|r| r.majority.is_some()) {
+        column("majority (%)", &|r| r.majority.as_ref().map_or("–".to_owned(), share));
+    }
+    let heads: Vec<String> = columns.iter().map(|(head, _)| head.clone()).collect();
+    let cells: Vec<Vec<String>> =
+        (0..rows.len()).map(|i| columns.iter().map(|(_, cells)| cells[i].clone()).collect()).collect();
+    markdown(&heads, &cells) + &lengths(rows)
+}
+
+/// The label of a row, behind its data set's name if it has one.
+fn of_set(row: &TableRow) -> String {
+    row.set.as_ref().map_or(row.label(), |set| format!("{set}: {}", row.label()))
+}
+
+/// Accuracies by #L below a table; nothing where they were not asked for.
+fn lengths(rows: &[TableRow]) -> String {
+    let of_row = |r: &TableRow| {
+        let label = of_set(r);
+        let line = |b: &LengthBin| {
+            let range = if b.from == b.to { b.from.to_string() } else { format!("{}–{}", b.from, b.to) };
+            vec![label.clone(), range, format!("{:.1}", 100.0 * b.accuracy), b.n.to_string()]
+        };
+        r.by_length.iter().map(line).collect::<Vec<_>>()
+    };
+    let cells: Vec<Vec<String>> = rows.iter().flat_map(of_row).collect();
+    if cells.is_empty() {
+        return String::new();
+    }
+    let heads = ["accuracy by length", "#L", "accuracy (%)", "answers"].map(str::to_owned);
+    format!("\n{}", markdown(&heads, &cells))
 }
 
 /// A Markdown table with padded cells: the first column aligned to the left, the others to the right. Every row
@@ -201,6 +264,7 @@ mod tests {
             mean_length,
             mean_length_correct,
             mean_answer_tokens: 5.0,
+            unfinished: 0.0,
             outcomes: Vec::new(),
         }
     }
@@ -225,6 +289,35 @@ mod tests {
 | CoLaR + RL c = 2 |         95.0 |        8.0 |        8.0 |           5.0 |     200 |
 ";
         assert_eq!(text(&rows()), expected);
+        let mut cut = rows();
+        cut[2].unfinished = 0.125;
+        let shown = text(&cut);
+        let column: Vec<&str> =
+            shown.lines().map(|l| l.trim_end_matches('|').rsplit('|').next().unwrap().trim()).collect();
+        assert_eq!(column, ["cut off (%)", "------------:", "0.0", "0.0", "12.5", "0.0"]);
+    }
+
+    #[test]
+    fn columns_that_were_asked_for_follow() {
+        let mut rows = rows();
+        rows.truncate(2);
+        let share = |k, mean| Share { k, mean, ci: Some(0.02) };
+        rows[0].set = Some("gsm".into());
+        rows[1].set = Some("math".into());
+        rows[1].pass_at = vec![share(1, 0.9), share(5, 0.95)];
+        rows[1].majority = Some(share(5, 0.94));
+        rows[1].by_length = vec![
+            LengthBin { from: 3, to: 3, accuracy: 1.0, n: 10 },
+            LengthBin { from: 4, to: 9, accuracy: 0.5, n: 12 },
+        ];
+        let shown = text(&rows);
+        let lines: Vec<&str> = shown.lines().collect();
+        assert!(lines[0].starts_with("| method  ") && lines[2].starts_with("| gsm: CoT "), "{shown}");
+        assert!(lines[0].ends_with("| pass@1 (%) | pass@5 (%) | majority (%) |"), "{shown}");
+        assert!(lines[2].ends_with("|          – |          – |            – |"), "{shown}");
+        assert!(lines[3].ends_with("| 90.0 ± 2.0 | 95.0 ± 2.0 |   94.0 ± 2.0 |"), "{shown}");
+        assert_eq!(lines[5], "| accuracy by length |  #L | accuracy (%) | answers |");
+        assert_eq!(lines[8], "| math: CoLaR c = 2  | 4–9 |         50.0 |      12 |");
     }
 
     #[test]
@@ -236,7 +329,8 @@ mod tests {
         assert_eq!(
             list[0],
             serde_json::json!({"method": "cot", "cf": 1, "accuracy": 0.99, "mean_length": 21.0,
-                "mean_length_correct": 21.0, "mean_answer_tokens": 5.0, "n": 200, "seeds": 1})
+                "mean_length_correct": 21.0, "mean_answer_tokens": 5.0, "unfinished": 0.0, "n": 200,
+                "seeds": 1})
         );
         assert_eq!(list[1]["cf"], 2);
         assert!(list[1]["accuracy_ci"].as_f64().unwrap() > 0.12);

@@ -249,17 +249,20 @@ impl Scale {
         if samples.is_empty() {
             return Err(Error::usage("there are no samples to count"));
         }
-        let (mut positions, mut operations, mut sequential) = (0.0, Operations::default(), 0.0);
+        let mut operations = Operations::default();
+        // Counted whole and divided once: a mean of equal numbers is that number.
+        let (mut positions, mut sequential, mut parts) = (0, 0, 0);
         let mut stage_bytes = Vec::new();
         for lengths in samples {
             let stages = sequences(method, lengths);
             let share = 1.0 / (stages.len() * samples.len()) as f64;
+            parts += stages.len();
             stage_bytes.resize(stages.len(), 0.0);
             for (stage, together) in stages.iter().enumerate() {
                 for s in together {
-                    positions += share * s.positions as f64;
+                    positions += s.positions;
                     operations.add(&self.operations(s), share);
-                    sequential += share * (1 + s.thoughts) as f64;
+                    sequential += 1 + s.thoughts;
                     stage_bytes[stage] += self.activation_bytes(s) / samples.len() as f64;
                 }
             }
@@ -273,7 +276,10 @@ impl Scale {
         let most = stage_bytes.into_iter().fold(0.0, f64::max);
         let bytes =
             2.0 * self.model.num_parameters() as f64 + 16.0 * trained as f64 + self.batch_size as f64 * most;
-        Ok(Totals { method, positions, operations, passes_in_sequence: sequential, trained, bytes })
+        // Samples of a method all have the same number of stages.
+        let mean = |sum: usize| sum as f64 / parts as f64;
+        let (positions, passes_in_sequence) = (mean(positions), mean(sequential));
+        Ok(Totals { method, positions, operations, passes_in_sequence, trained, bytes })
     }
 }
 
@@ -387,6 +393,10 @@ mod tests {
             assert!((both.operations.total() - mean).abs() < 1e-6 * mean, "{kind:?}");
         }
         assert!(scale.totals(Method::Cot, &[]).is_err());
+        // A mean of ones is one, however many there are.
+        let many = vec![sample(); 7473];
+        assert_eq!(scale.totals(Method::Icot, &many).unwrap().passes_in_sequence, 1.0);
+        assert_eq!(scale.totals(Method::Coconut, &many).unwrap().passes_in_sequence, 5.0);
     }
 
     /// The usual estimate for a large model: two operations a weight and position forward, as many backward where

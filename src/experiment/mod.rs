@@ -4,6 +4,7 @@
 //! compression factors that they were trained on and others; [`cost`] counts the resources of the comparison at another
 //! scale. A finished part is never done again: it is recognised by the files that it left.
 
+pub mod compare;
 pub mod cost;
 mod event;
 mod existing;

@@ -23,6 +23,7 @@ const PLANNED: &[&str] = &[
     "val_samples",
     "monitor",
     "save_top_k",
+    "patience",
     "threads",
     "device",
     "dtype",
@@ -30,7 +31,10 @@ const PLANNED: &[&str] = &[
 
 /// Flags that are the same for all methods.
 const SHARED: &[&str] = &[
+    "template",
     "escape_marks",
+    "max_length",
+    "watchdog",
     "full",
     "freeze_embedding",
     "lora_r",

@@ -29,24 +29,25 @@ pub(super) enum Ended {
 /// [`Error::Io`] if a checkpoint that was being replaced cannot be put back.
 pub(super) fn ended(dir: &Path) -> Result<Option<Ended>> {
     recover_dir(&dir.join("best"))?;
-    // Without validation the checkpoint is written once, after the last step.
-    if dir.join("best").exists() {
-        return Ok(Some(Ended::Trained));
+    // A run may have had a best checkpoint before it diverged.
+    if dir.join(DIVERGED).exists() {
+        return Ok(Some(Ended::Diverged));
     }
-    Ok(dir.join(DIVERGED).exists().then_some(Ended::Diverged))
+    // Without validation the checkpoint is written once, after the last step.
+    Ok(dir.join("best").exists().then_some(Ended::Trained))
 }
 
 /// Trains a run to its end.
 ///
 /// # Errors
-/// Errors of training, except a loss or gradient that stops being a number.
+/// Errors of training, except a loss or gradient that stops being a number, and a loss that stays far too high.
 pub(super) fn train(flags: TrainFlags, job: usize, on_event: &Listener<'_>) -> Result<Ended> {
     let options = flags.resolve()?;
     let dir = options.run.out.clone();
     let run = &options.run;
     let (device, dtype, threads) = (run.device.for_training(), run.dtype, run.threads);
     match run_on_device(device, dtype, threads, Run { options, job, on_event }) {
-        Err(Error::NonFinite { step, what }) => {
+        Err(Error::NonFinite { step, what } | Error::Diverged { step, what }) => {
             write_json(&dir.join(DIVERGED), &json!({"step": step, "what": what}))?;
             Ok(Ended::Diverged)
         }
@@ -115,9 +116,10 @@ mod tests {
     fn an_end_is_recognised() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(ended(dir.path()).unwrap(), None);
-        std::fs::write(dir.path().join(DIVERGED), "{}").unwrap();
-        assert_eq!(ended(dir.path()).unwrap(), Some(Ended::Diverged));
         std::fs::create_dir(dir.path().join("best")).unwrap();
         assert_eq!(ended(dir.path()).unwrap(), Some(Ended::Trained));
+        // With a best checkpoint of the time before.
+        std::fs::write(dir.path().join(DIVERGED), "{}").unwrap();
+        assert_eq!(ended(dir.path()).unwrap(), Some(Ended::Diverged));
     }
 }

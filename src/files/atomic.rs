@@ -70,6 +70,15 @@ fn write_into(path: &Path, write: impl FnOnce(&mut dyn Write) -> std::io::Result
     buffered.flush()
 }
 
+/// A directory for files that nobody keeps, removed when the value is dropped.
+///
+/// # Errors
+/// [`Error::Io`] where the operating system refuses.
+pub fn scratch_dir() -> Result<TempDir> {
+    let parent = std::env::temp_dir();
+    Builder::new().prefix("colar-engine-").tempdir_in(&parent).map_err(Error::io(parent))
+}
+
 /// Opens the text file `path` for appending, created if absent, with only those of its lines left that `keep`
 /// accepts: so a log goes on where its run does, without lines beyond that.
 ///

@@ -36,6 +36,21 @@ impl DirLock {
             Err(TryLockError::Error(e)) => Err(Error::io(&path)(e)),
         }
     }
+
+    /// Whether somebody holds the lock of `dir`. It is held for an instant by this question itself: a process that takes
+    /// it in that instant is turned away.
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming the lock file where it is there and cannot be opened.
+    pub fn is_held(dir: &Path) -> Result<bool> {
+        let path = dir.join(LOCK);
+        match File::open(&path) {
+            // A shared lock: two that ask do not meet each other.
+            Ok(file) => Ok(matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(Error::io(&path)(e)),
+        }
+    }
 }
 
 #[cfg(test)]

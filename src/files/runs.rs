@@ -103,6 +103,26 @@ pub fn newest(runs: &Path) -> Result<Run> {
     newest.map(|(_, run)| run).ok_or_else(|| none(runs))
 }
 
+/// The run in the directory `dir`.
+///
+/// # Errors
+/// [`Error::File`] for a directory that holds no run, or one without a checkpoint yet, saying what was looked for.
+pub fn at(dir: &Path) -> Result<Run> {
+    if !dir.is_dir() {
+        return Err(Error::file(dir, "no such directory"));
+    }
+    let run = usable(dir).ok_or_else(|| {
+        Error::file(dir, "no run: it has neither a config.toml that names a model, nor a model of its own")
+    })?;
+    if written(&run.checkpoint).is_none() {
+        return Err(Error::file(
+            dir,
+            format!("the run has no checkpoint yet: {} is not there", run.checkpoint.display()),
+        ));
+    }
+    Ok(run)
+}
+
 /// The run in a directory, if it has a checkpoint: the embedded default holds its model, any other run names it in
 /// its configuration.
 fn usable(dir: &Path) -> Option<Run> {
@@ -177,6 +197,26 @@ mod tests {
         fs::remove_dir_all(&used).unwrap();
         drop(NewDir::make(&runs).unwrap());
         assert!(!runs.exists());
+    }
+
+    #[test]
+    fn a_directory_is_a_run_or_an_error_that_says_why() {
+        let dir = tempfile::tempdir().unwrap();
+        make(dir.path(), "default", 10);
+        assert_eq!(
+            at(&dir.path().join("default")).unwrap().checkpoint,
+            dir.path().join("default/colar/best")
+        );
+        let own = dir.path().join("own");
+        fs::create_dir_all(&own).unwrap();
+        let said = |dir: &Path| at(dir).unwrap_err().to_string();
+        assert!(said(&own).contains("no run: it has neither"), "{}", said(&own));
+        fs::write(own.join("config.toml"), "model = \"models/small\"\n").unwrap();
+        assert!(said(&own).ends_with("best is not there"), "{}", said(&own));
+        fs::create_dir(own.join("best")).unwrap();
+        let run = at(&own).unwrap();
+        assert_eq!((run.model, run.checkpoint), ("models/small".into(), own.join("best")));
+        assert!(said(&dir.path().join("absent")).ends_with("no such directory"));
     }
 
     #[test]

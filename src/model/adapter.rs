@@ -19,7 +19,7 @@ use serde_json::{Map, Value, json};
 use super::adapter_modules::AdapterModules;
 use super::block::LM_HEAD;
 use super::config::ModelConfig;
-pub use super::lora_target::LoraTarget;
+pub use super::lora_target::{LoraTarget, NamedTargets};
 use super::weight_spec::WeightSpec;
 use crate::files::json::{Fields, one_line, read_object};
 use crate::files::weights::Weights;

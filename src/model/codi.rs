@@ -100,6 +100,7 @@ pub fn import(weights: &Weights, base: &Path, options: CodiOptions, out: &Path) 
             thoughts: Some(ThoughtsConfig { count: options.thoughts, projector: Some(projector_config) }),
             thinking_separator: SEPARATOR.into(),
             method: Some(Method::Distill),
+            chat_template: None,
             codi: Some(CodiPrompt {
                 first: Tokenizer::added_before(base)?,
                 begin: (rows - 2) as u32,

@@ -43,6 +43,8 @@ pub struct ColarConfig {
     pub method: Option<Method>,
     /// The prompts of CODI, if it was trained with those.
     pub codi: Option<CodiPrompt>,
+    /// The text of the chat template that prompts go through; none for the paper's prompt alone.
+    pub chat_template: Option<String>,
     /// Fields not known here, kept as they are.
     pub extra: Map<String, Value>,
 }
@@ -78,8 +80,16 @@ impl ColarConfig {
         if thinking_separator.is_empty() {
             return Err(fields.error("thinking_separator", "is empty"));
         }
-        let known =
-            ["embeds_std", "merge", "latent_head", "thoughts", "thinking_separator", "method", "codi"];
+        let known = [
+            "embeds_std",
+            "merge",
+            "latent_head",
+            "thoughts",
+            "thinking_separator",
+            "method",
+            "chat_template",
+            "codi",
+        ];
         let method = named(&fields, "method", &Method::ALL, Method::name)?;
         let thoughts = fields.opt_object("thoughts", |thoughts| {
             let shape = ProjectorConfig {
@@ -107,6 +117,7 @@ impl ColarConfig {
             thinking_separator,
             method,
             codi,
+            chat_template: fields.opt_str("chat_template")?.map(str::to_owned),
             extra: map
                 .iter()
                 .filter(|(name, _)| !known.contains(&name.as_str()))
@@ -146,6 +157,9 @@ impl ColarConfig {
             }
             if let Some(method) = self.method {
                 map.insert("method".into(), json!(method.name()));
+            }
+            if let Some(template) = &self.chat_template {
+                map.insert("chat_template".into(), json!(template));
             }
             map.extend(self.extra.clone());
         }
@@ -199,6 +213,7 @@ mod tests {
             thinking_separator: "###".into(),
             method: Some(Method::Colar),
             codi: None,
+            chat_template: Some("{{ messages[0].content }}".into()),
             extra: json!({"c_max": 5}).as_object().unwrap().clone(),
         };
         config.save(dir.path()).unwrap();

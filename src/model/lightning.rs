@@ -223,6 +223,7 @@ fn of_model(kwargs: &Fields<'_>, embeds_std: Option<f32>) -> Result<Settings> {
         thoughts,
         thinking_separator: SEPARATOR.into(),
         method: Some(method),
+        chat_template: None,
         codi: None,
         extra: Map::new(),
     };

@@ -67,6 +67,54 @@ impl LoraTarget {
     }
 }
 
+/// A name in a list of adapted projections: of one, or PEFT's word for all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NamedTargets {
+    /// All seven.
+    #[serde(rename = "all-linear")]
+    AllLinear,
+    /// One of them.
+    #[serde(untagged)]
+    One(LoraTarget),
+}
+
+impl NamedTargets {
+    /// The projections that it names.
+    pub fn targets(self) -> Vec<LoraTarget> {
+        match self {
+            NamedTargets::AllLinear => LoraTarget::ALL.to_vec(),
+            NamedTargets::One(target) => vec![target],
+        }
+    }
+}
+
+#[cfg(feature = "cli")]
+impl clap::ValueEnum for NamedTargets {
+    fn value_variants<'a>() -> &'a [Self] {
+        use NamedTargets::One;
+        const VARIANTS: [NamedTargets; 8] = [
+            One(LoraTarget::QProj),
+            One(LoraTarget::KProj),
+            One(LoraTarget::VProj),
+            One(LoraTarget::OProj),
+            One(LoraTarget::GateProj),
+            One(LoraTarget::UpProj),
+            One(LoraTarget::DownProj),
+            NamedTargets::AllLinear,
+        ];
+        &VARIANTS
+    }
+
+    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
+        match self {
+            NamedTargets::AllLinear => {
+                Some(clap::builder::PossibleValue::new("all-linear").help("All seven"))
+            }
+            NamedTargets::One(target) => target.to_possible_value(),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::ValueEnum;
@@ -79,5 +127,16 @@ mod tests {
             assert_eq!(target.to_possible_value().unwrap().get_name(), target.name());
             assert_eq!(LoraTarget::from_name(target.name()), Some(target));
         }
+    }
+
+    #[test]
+    fn all_of_them_have_one_name() {
+        for named in NamedTargets::value_variants() {
+            let name = named.to_possible_value().unwrap().get_name().to_owned();
+            assert_eq!(serde_json::to_value(named).unwrap(), name);
+            assert_eq!(serde_json::from_value::<NamedTargets>(name.into()).unwrap(), *named);
+        }
+        assert_eq!(NamedTargets::AllLinear.targets(), LoraTarget::ALL);
+        assert!(serde_json::from_value::<NamedTargets>("x_proj".into()).is_err());
     }
 }

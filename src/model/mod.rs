@@ -7,12 +7,15 @@
 pub mod adapter;
 mod adapter_modules;
 pub mod block;
+pub mod chat_template;
 pub mod checkpoint_dir;
 pub mod codi;
 pub mod codi_prompt;
 pub mod colar_config;
 pub mod config;
 mod decoder;
+#[cfg(feature = "train")]
+pub mod export;
 pub mod footprint;
 #[cfg(feature = "train")]
 pub mod init;

@@ -11,9 +11,10 @@ use std::path::{Path, PathBuf};
 use super::ColarModel;
 use super::adapter::{AdapterConfig, Whole};
 use super::block::{EMBED_TOKENS, LM_HEAD};
+use super::chat_template::{ChatTemplate, Template};
 use super::checkpoint_dir;
 use super::codi_prompt::CodiPrompt;
-use super::colar_config::COLAR_FILE;
+use super::colar_config::{COLAR_FILE, ColarConfig};
 use super::config::ModelConfig;
 use super::footprint;
 use super::latent_head::{LatentHead, LatentHeadConfig};
@@ -45,6 +46,8 @@ pub struct Additions {
     pub embeds_std: Option<f32>,
     /// Overrides the stored merge.
     pub merge: Option<Merge>,
+    /// The layout around questions, where the checkpoint does not say it. `None`: the checkpoint's, or the paper's.
+    pub template: Option<Template>,
     /// Key of the new parts' values.
     pub seed: u64,
 }
@@ -217,6 +220,10 @@ fn open_for<D: Device>(
         }
         (None, None) => (None, None),
     };
+    let tokenizer = match template(&given, model_dir, checkpoint, colar.as_ref(), additions.template)? {
+        Some(template) => tokenizer.with_template(template),
+        None => tokenizer,
+    };
     let stored = colar.as_ref().and_then(|c| c.thoughts);
     let wanted = match purpose {
         Purpose::Training(_) => additions.thoughts,
@@ -283,7 +290,7 @@ fn refuse_to_train(checkpoint: &Path, adapter: &AdapterConfig, whole: &[Whole]) 
 /// Puts the weights that an adapter's file holds whole into the place of the model's. Output head and embeddings part where
 /// PEFT parts them: a stored head is another than the embeddings, and stored embeddings of `modules_to_save` are a copy
 /// that the head does not follow.
-fn take_whole(
+pub(super) fn take_whole(
     config: &mut ModelConfig,
     weights: &mut Weights,
     adapter: &AdapterConfig,
@@ -300,6 +307,34 @@ fn take_whole(
         weights.replace(name, file, stored)?;
     }
     Ok(())
+}
+
+/// The template that prompts go through: the one that the checkpoint was trained with, or of a model that is none, the
+/// one that is wanted.
+fn template(
+    given: &Option<PathBuf>,
+    model_dir: &Path,
+    checkpoint: &Path,
+    colar: Option<&ColarConfig>,
+    wanted: Option<Template>,
+) -> Result<Option<ChatTemplate>> {
+    let Some(colar) = colar else {
+        // An adapter of another program says nothing of prompts either.
+        return match wanted.unwrap_or_default() {
+            Template::Paper => Ok(None),
+            Template::Chat => ChatTemplate::of_model(model_dir).map(Some),
+        };
+    };
+    let stored = if colar.chat_template.is_some() { Template::Chat } else { Template::Paper };
+    if wanted.is_some_and(|wanted| wanted != stored) {
+        return Err(Error::usage(format!(
+            "{} was trained with `template` {}, which its prompts need",
+            given.as_deref().unwrap_or(model_dir).display(),
+            stored.name()
+        )));
+    }
+    let text = colar.chat_template.clone();
+    text.map(|text| ChatTemplate::new(&checkpoint.join(COLAR_FILE), text, model_dir)).transpose()
 }
 
 /// The standard deviation of a model's input embeddings (spec section 3).

@@ -77,6 +77,14 @@ impl<D: Device> Params<D> {
         self.iter().map(|(_, p)| p.value.rows() * p.value.cols() * p.value.dtype().size()).sum()
     }
 
+    /// How many weights there are, and how many of them are of the groups `of`.
+    pub fn count(&self, of: Groups) -> (usize, usize) {
+        self.iter().fold((0, 0), |(all, some), (_, p)| {
+            let n = p.shape.iter().product::<usize>();
+            (all + n, some + if of.contains(p.group) { n } else { 0 })
+        })
+    }
+
     /// Puts every matrix into the form that inference multiplies
     /// ([`MemoryOps::freeze`](crate::device::MemoryOps::freeze)). Vectors, which are norm weights and biases, stay
     /// float32.

@@ -129,7 +129,7 @@ pub fn inference(
     question: &str,
     compression_factor: &str,
 ) -> Result<Vec<u32>> {
-    let mut ids = tokenizer.encode(&question_text(question, compression_factor))?;
+    let mut ids = tokenizer.encode_prompt(&question_text(question, compression_factor))?;
     ids.push(separator);
     Ok(ids)
 }
@@ -174,7 +174,7 @@ pub fn training(
     answer.extend(tokenizer.encode(&format!("{ANSWER_MARK}{}", sample.answer))?);
     answer.push(eos);
     Ok(Segments {
-        question: tokenizer.encode(&question_text(&sample.question, compression_factor))?,
+        question: tokenizer.encode_prompt(&question_text(&sample.question, compression_factor))?,
         steps,
         answer,
     })

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use tokenizers::PostProcessorWrapper;
 
+use super::chat_template::ChatTemplate;
 use super::config::ModelConfig;
 use super::tokenizer_outline as outline;
 use crate::files::json::{one_line, read_limited, read_object};
@@ -28,6 +29,8 @@ pub struct Tokenizer {
     vocab_size: usize,
     /// `eos_token` of `tokenizer_config.json`.
     eos_token_id: Option<u32>,
+    /// The template that prompts go through, for a chat-tuned model.
+    template: Option<ChatTemplate>,
 }
 
 impl fmt::Debug for Tokenizer {
@@ -66,6 +69,32 @@ impl Tokenizer {
         Ok(self)
     }
 
+    /// This tokenizer with a template that prompts go through.
+    pub fn with_template(self, template: ChatTemplate) -> Self {
+        Tokenizer { template: Some(template), ..self }
+    }
+
+    /// The template that prompts go through, if there is one.
+    pub fn template(&self) -> Option<&ChatTemplate> {
+        self.template.as_ref()
+    }
+
+    /// Bytes that the template puts around a prompt's text; 0 without one.
+    pub fn template_bytes(&self) -> usize {
+        self.template.as_ref().and_then(|template| template.render("").ok()).map_or(0, |text| text.len())
+    }
+
+    /// The tokens of a prompt: of its text, or of what the template makes of it.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode); a template that does not render.
+    pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>> {
+        match &self.template {
+            None => self.encode(text),
+            Some(template) => self.encode(&template.render(text).map_err(|what| self.fault(&what))?),
+        }
+    }
+
     /// Loads one `tokenizer.json` alone, whatever stands beside it.
     ///
     /// # Errors
@@ -95,7 +124,13 @@ impl Tokenizer {
             }
         }
         let largest = outline.added_tokens.iter().map(|added| added.id).fold(outline.largest_id, u32::max);
-        Ok(Self { inner, path: path.to_owned(), vocab_size: largest as usize + 1, eos_token_id: None })
+        Ok(Self {
+            inner,
+            path: path.to_owned(),
+            vocab_size: largest as usize + 1,
+            eos_token_id: None,
+            template: None,
+        })
     }
 
     /// The token that `eos_token` of the `tokenizer_config.json` at `path` names.

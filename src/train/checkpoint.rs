@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::optimizer::Optimizer;
+use super::watchdog::Watch;
 use crate::device::Device;
 use crate::files::atomic::{StagedDir, recover_dir, remove_leftovers, write_atomic};
 use crate::files::lock::DirLock;
@@ -47,8 +48,31 @@ pub struct TrainState {
     /// Whether the last step's validation is still to come, since the run was asked to stop before or during it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unvalidated: bool,
+    /// The level of the losses, of a supervised run.
+    #[serde(default, skip_serializing_if = "is_unwatched")]
+    pub watch: Watch,
+    /// Validations since the best one.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub stale: u64,
     /// The best checkpoints, best first.
     pub best: Vec<KeptCheckpoint>,
+}
+
+impl TrainState {
+    /// Counts a validation of this measure, of which higher is better, before it is kept.
+    pub fn count(&mut self, monitor: f64) {
+        let better = self.best.first().is_none_or(|best| monitor > best.monitor);
+        self.stale = if better { 0 } else { self.stale + 1 };
+    }
+
+    /// Whether `patience` is at its end.
+    pub fn is_over(&self, patience: Option<u64>) -> bool {
+        patience.is_some_and(|most| self.stale >= most)
+    }
+}
+
+fn is_unwatched(watch: &Watch) -> bool {
+    *watch == Watch::default()
 }
 
 fn is_zero(n: &u64) -> bool {
@@ -125,6 +149,7 @@ pub fn write_files<D: Device>(
         thinking_separator: SEPARATOR.into(),
         method: Some(method),
         codi: None,
+        chat_template: opened.tokenizer.template().map(|template| template.source().to_owned()),
         extra: Default::default(),
     }
     .save(dir)

@@ -62,7 +62,8 @@ pub(super) fn refuse<D: Device>(
 ) -> Result<()> {
     let Some(most) = loaded.most_positions else { return Ok(()) };
     let positions = |sample: &Sample| Ok(thoughts + recipe.positions(sample)?);
-    let Some(Beyond { first, count, longest }) = find(samples, most, thoughts, &positions)? else {
+    let spare = thoughts + loaded.opened.tokenizer.template_bytes();
+    let Some(Beyond { first, count, longest }) = find(samples, most, spare, &positions)? else {
         return Ok(());
     };
     let more = if count > 1 { format!(" and {} more samples take", count - 1) } else { " takes".to_owned() };

@@ -1,7 +1,7 @@
 //! The records of a run: one JSON object a step in `metrics.jsonl`, and TensorBoard scalars.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
@@ -9,6 +9,34 @@ use super::checkpoint::RunDir;
 use super::tensorboard::EventWriter;
 use crate::files::atomic::append_to;
 use crate::{Error, Result};
+
+/// The records of a run, read again.
+#[derive(Debug, Clone, Default)]
+pub struct Records(Vec<Map<String, Value>>);
+
+impl Records {
+    /// Reads the file `path` as far as it is written: a last line that is cut off counts for nothing.
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming the file.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        Ok(Records(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()))
+    }
+
+    /// The records of a kind, `train` or `val`, in their order.
+    pub fn of_kind(&self, kind: &str) -> impl DoubleEndedIterator<Item = &Map<String, Value>> {
+        self.0.iter().filter(move |line| line.get("kind").is_some_and(|k| k == kind))
+    }
+
+    /// The finite values of a metric by step.
+    pub fn series(&self, kind: &str, name: &str) -> Vec<(f64, f64)> {
+        let points = self
+            .of_kind(kind)
+            .filter_map(|line| Some((line.get("step")?.as_f64()?, line.get(name)?.as_f64()?)));
+        points.filter(|(_, y)| y.is_finite()).collect()
+    }
+}
 
 /// Writes both records of a run.
 pub struct Metrics {

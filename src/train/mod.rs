@@ -5,13 +5,19 @@ pub mod batch;
 mod batches;
 #[doc(hidden)]
 pub mod checkpoint;
+mod dry_run;
 #[doc(hidden)]
 pub mod embedded;
+mod estimate;
+#[doc(hidden)]
+pub mod example;
 mod feed;
+mod lengths;
 pub(crate) mod long;
 mod marks;
 pub(crate) mod materials;
-mod metrics;
+#[doc(hidden)]
+pub mod metrics;
 pub(crate) mod needs;
 #[doc(hidden)]
 pub mod optimizer;
@@ -29,25 +35,32 @@ pub mod sft;
 #[doc(hidden)]
 pub mod stages;
 mod start;
+mod status;
 mod stop;
+mod sweep;
 #[doc(hidden)]
 pub mod tensorboard;
 mod thought_tokens;
 #[doc(hidden)]
 pub mod thoughts;
 mod trainer;
+mod watchdog;
 
 pub use crate::model::adapter::LoraTarget;
 pub use crate::model::merge::Merge;
 pub use batch::ChunkLabels;
 pub use checkpoint::KeptCheckpoint;
+pub use dry_run::{dry_run, dry_run_rl};
+pub use estimate::DryRun;
 pub(crate) use options::defaults;
+#[cfg(feature = "cli")]
+pub(crate) use options::nearest::nearest;
 pub use options::{
     LatentLossName, LatentNoise, Monitor, RlOptions, RunOptions, ThinkingOptions, TrainOptions,
 };
 #[doc(hidden)]
 pub use options::{Stage, TrainFlags};
-pub use progress::{PolicyReport, Progress, StepReport, Validation};
+pub use progress::{PolicyReport, Progress, StartReport, StepReport, Validation};
 #[doc(hidden)]
 pub use rl::RlTrainer;
 pub use rl::{Correctness, PolicyLossOptions, Reward, RlSummary, Scored};
@@ -55,7 +68,9 @@ pub use schedule::Schedule;
 pub use score::{Losses, SampleScore, Score, ScoreOptions};
 pub use stages::Stages;
 pub use start::{RlRun, TrainRun};
+pub use status::{RunStatus, run_status};
 pub use stop::Stop;
+pub use sweep::{SweepRow, sweep};
 pub use trainer::Summary;
 #[doc(hidden)]
 pub use trainer::Trainer;

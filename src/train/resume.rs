@@ -21,7 +21,7 @@ use crate::{Error, Result};
 const FILE: &str = "fingerprints.json";
 
 /// Options that a run may go on with otherwise: none of them changes its numbers. README names them.
-const FREE: [&str; 5] = ["device", "threads", "recompute", "save-every", "out"];
+const FREE: [&str; 7] = ["device", "threads", "recompute", "save-every", "watchdog", "patience", "out"];
 
 /// With a constant learning rate a run may also become longer or shorter.
 const LENGTH: [&str; 2] = ["max-steps", "epochs"];

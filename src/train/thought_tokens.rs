@@ -39,7 +39,7 @@ impl Recipe<'_> {
     /// The question and the separator after it.
     fn question(&self, sample: &Sample) -> Result<Vec<u32>> {
         let mut ids =
-            self.tokenizer.encode(&question_text(&sample.question, self.prompt_compression_factor))?;
+            self.tokenizer.encode_prompt(&question_text(&sample.question, self.prompt_compression_factor))?;
         ids.push(self.separator);
         Ok(ids)
     }

@@ -7,15 +7,17 @@ use super::batches::{Batches, Losses};
 use super::checkpoint::{self, KeptCheckpoint, RunDir, TrainState};
 use super::defaults::MOST_HEAD_SIZE;
 use super::feed::{Feed, Step};
+use super::lengths;
 use super::long;
 use super::marks;
 use super::metrics::Metrics;
 use super::needs;
 use super::optimizer::{Optimizer, finite_norm};
 use super::options::{LatentNoise, Monitor, TrainFlags, TrainOptions};
-use super::progress::{Progress, StepReport, Validation};
+use super::progress::{Progress, StartReport, StepReport, Validation};
 use super::recipe::Recipe;
 use super::resume;
+use super::status::Begun;
 use super::stop::Stop;
 use crate::data::{Sample, VerifierKind, load};
 use crate::device::{AdamW, Device};
@@ -40,6 +42,10 @@ pub struct Summary {
     pub best: Option<KeptCheckpoint>,
     /// log_sigma values that met their bound over the run (since the start or the last resume).
     pub bounded: u64,
+    /// Steps in a row, up to the last, whose loss was far above its running mean.
+    pub far: u64,
+    /// Validations since the best one; where patience was at its end, as many as it allows.
+    pub stale: u64,
 }
 
 /// A supervised run (spec section 3).
@@ -61,13 +67,15 @@ pub struct Summary {
 /// # }
 /// ```
 pub struct Trainer<D: Device> {
-    options: TrainOptions,
-    dir: RunDir,
-    loaded: Loaded<D>,
+    pub(super) options: TrainOptions,
+    pub(super) dir: RunDir,
+    pub(super) loaded: Loaded<D>,
     grads: Grads<D>,
     optimizer: Optimizer<D>,
-    samples: Vec<Sample>,
-    val: Vec<Sample>,
+    pub(super) samples: Vec<Sample>,
+    /// Samples that were too long.
+    left_out: usize,
+    pub(super) val: Vec<Sample>,
     state: TrainState,
     stop: Stop,
 }
@@ -93,6 +101,7 @@ impl<D: Device> Trainer<D> {
             thoughts: options.thinking.config(options.method, 1),
             embeds_std: options.embeds_std,
             merge: options.merge,
+            template: options.template,
             seed: options.run.seed,
         };
         let checkpoint = last.as_deref().or(options.init.as_deref());
@@ -120,7 +129,11 @@ impl<D: Device> Trainer<D> {
             state = checkpoint::load_state(last)?;
         }
         let escape = options.run.escape_marks;
-        let samples = marks::guard(load(&options.run.data, None)?, &options.run.data, &opened, escape)?;
+        let mut samples = marks::guard(load(&options.run.data, None)?, &options.run.data, &opened, escape)?;
+        let left_out = lengths::leave_out(&mut samples, &opened, options.max_length)?;
+        if samples.is_empty() && left_out > 0 {
+            return Err(Error::usage(format!("all {left_out} samples are longer than `max_length`")));
+        }
         let mut val = match &options.run.val {
             Some(path) => marks::guard(load(path, None)?, path, &opened, escape)?,
             None => Vec::new(),
@@ -132,13 +145,16 @@ impl<D: Device> Trainer<D> {
         let recipe = Recipe::new(&opened, method, least, AUTO);
         for (path, samples) in [(Some(&options.run.data), &samples), (options.run.val.as_ref(), &val)] {
             if let Some(path) = path {
-                long::warn(path, &config, samples, 0, |sample| recipe.positions(sample))?;
+                long::warn(path, &config, samples, opened.tokenizer.template_bytes(), |sample| {
+                    recipe.positions(sample)
+                })?;
             }
         }
         fingerprints.note(&dir)?;
         TrainFlags::from(&options).save(&dir.config())?;
         let loaded = Loaded::from_opened(device, opened);
-        Ok(Trainer { options, dir, loaded, grads, optimizer, samples, val, state, stop: Stop::default() })
+        let stop = Stop::default();
+        Ok(Trainer { options, dir, loaded, grads, optimizer, samples, left_out, val, state, stop })
     }
 
     /// Lets the run be stopped: once `stop` is requested, it ends with [`Error::Interrupted`] after the step it is
@@ -165,8 +181,8 @@ impl<D: Device> Trainer<D> {
     /// Runs to the end.
     ///
     /// # Errors
-    /// [`Error::NonFinite`] naming the step when a loss or gradient stops being a number (the last
-    /// training state is kept), [`Error::Interrupted`] where it was asked to stop, and I/O errors.
+    /// [`Error::NonFinite`] naming the step when a loss or gradient stops being a number, [`Error::Diverged`] when
+    /// the loss stays far too high (the last training state is kept), [`Error::Interrupted`] where it was asked to stop, and I/O errors.
     pub fn run(&mut self, on_progress: &mut (dyn FnMut(Progress) + Send)) -> Result<Summary> {
         let device = self.loaded.device.clone();
         device.scope(|| self.run_in_scope(on_progress))
@@ -180,6 +196,17 @@ impl<D: Device> Trainer<D> {
         let val_every = options.run.val_every.unwrap_or(feed.steps_per_epoch());
         let stages = options.stages();
         let mut metrics = Metrics::open(&self.dir, self.state.step)?;
+        Begun::here(total).save(&self.dir.root)?;
+        if self.state.step < total {
+            let first = feed.step(self.state.step, &self.loaded.opened)?;
+            self.enter(first.stage);
+            on_progress(Progress::Started(self.start_report(
+                &first.batches,
+                samples.len(),
+                total,
+                val_every,
+            )));
+        }
         if self.state.step > 0 {
             let stage = stages.at(self.state.step, total);
             self.enter(stage);
@@ -196,8 +223,10 @@ impl<D: Device> Trainer<D> {
             last_loss: None,
             best: self.state.best.first().cloned(),
             bounded: 0,
+            far: self.state.watch.far,
+            stale: self.state.stale,
         };
-        while self.state.step < total {
+        while self.state.step < total && !self.state.is_over(options.run.patience) {
             self.stop.check(self.state.step)?;
             let started = Instant::now();
             let step = self.state.step + 1;
@@ -208,6 +237,7 @@ impl<D: Device> Trainer<D> {
             let (losses, norm) = self.step(&batches, step, lr)?;
             let (loss, rows) = (losses.total, batches.rows(thoughts));
             self.state.step = step;
+            self.state.watch.take(loss, stage);
             let seconds = started.elapsed().as_secs_f64();
             let tokens_per_second = rows as f64 / seconds;
             let mut values = vec![
@@ -226,13 +256,24 @@ impl<D: Device> Trainer<D> {
             summary.bounded += losses.bounded;
             summary.last_loss = Some(loss);
             on_progress(Progress::Step(StepReport { step, total, loss, tokens_per_second, seconds }));
+            let watch = self.state.watch;
+            if options.watchdog > 0 && watch.far >= options.watchdog {
+                metrics.flush()?;
+                let what = format!(
+                    "the loss is {loss:.4}, and was far above its running mean of {:.4} for {} steps",
+                    watch.mean(),
+                    watch.far
+                );
+                return Err(Error::Diverged { step, what });
+            }
             let validated = if !self.val.is_empty() && (step.is_multiple_of(val_every) || step == total) {
                 self.state.unvalidated = true;
                 self.validate_and_keep(stage, &mut metrics, on_progress)
             } else {
                 Ok(())
             };
-            if step.is_multiple_of(options.run.save_every) || step == total || self.stop.requested() {
+            let over = step == total || self.state.is_over(options.run.patience);
+            if step.is_multiple_of(options.run.save_every) || over || self.stop.requested() {
                 metrics.flush()?;
                 self.save_state()?;
             }
@@ -249,6 +290,8 @@ impl<D: Device> Trainer<D> {
             )?;
         }
         summary.steps = self.state.step;
+        summary.far = self.state.watch.far;
+        summary.stale = self.state.stale;
         summary.best = self.state.best.first().cloned();
         Ok(summary)
     }
@@ -262,18 +305,37 @@ impl<D: Device> Trainer<D> {
         on_progress: &mut (dyn FnMut(Progress) + Send),
     ) -> Result<()> {
         self.stop.check(self.state.step)?;
-        let validation = self.validate(stage, metrics)?;
+        let validation = self.validate(stage, metrics, on_progress)?;
         self.state.unvalidated = false;
         // With less to do for itself, the model of an early stage would always seem the best.
         if self.options.stages().is_last(stage) {
+            self.state.count(validation.monitor());
             self.keep(&validation)?;
         }
         on_progress(Progress::Validated(validation));
         Ok(())
     }
 
+    /// What the run is, and takes.
+    pub(super) fn start_report(
+        &self,
+        first: &Batches,
+        samples: usize,
+        total: u64,
+        val_every: u64,
+    ) -> StartReport {
+        let (o, device, model) = (&self.options, &self.loaded.device, &self.loaded.opened.model);
+        let held = needs::state(device, model, o.run.trained(), o.run.full);
+        // The weights come first in the needs of a step too.
+        let step = first.needs(device, model, &self.grads, &o.objectives());
+        let bytes = held.iter().chain(step.iter().skip(1)).map(|need| need.bytes).sum();
+        let (weights, trained) = model.params.count(o.run.trained());
+        let (left_out, val_samples) = (self.left_out, self.val.len());
+        StartReport { total, samples, left_out, val_samples, val_every, weights, trained, bytes }
+    }
+
     /// Gives the model the thoughts of a stage, and says how many these are.
-    fn enter(&mut self, stage: u64) -> usize {
+    pub(super) fn enter(&mut self, stage: u64) -> usize {
         let config = self.options.thinking.config(self.options.method, stage);
         let count = config.map_or(0, |c| c.count);
         if let Some(thoughts) = &mut self.loaded.opened.model.thoughts {
@@ -283,7 +345,7 @@ impl<D: Device> Trainer<D> {
     }
 
     /// Forward, backward and update over the batches of one step; returns its losses and the gradient's norm.
-    fn step(&mut self, batches: &Batches, step: u64, lr: f32) -> Result<(Losses, f64)> {
+    pub(super) fn step(&mut self, batches: &Batches, step: u64, lr: f32) -> Result<(Losses, f64)> {
         let o = &self.options;
         let (device, model) = (&self.loaded.device, &self.loaded.opened.model);
         device.reserve(&batches.needs(device, model, &self.grads, &o.objectives()))?;
@@ -325,7 +387,15 @@ impl<D: Device> Trainer<D> {
     }
 
     /// Losses in the expectation forms and greedy answers, as the stage has them.
-    fn validate(&self, stage: u64, metrics: &mut Metrics) -> Result<Validation> {
+    pub(super) fn validate(
+        &self,
+        stage: u64,
+        metrics: &mut Metrics,
+        on_progress: &mut (dyn FnMut(Progress) + Send),
+    ) -> Result<Validation> {
+        let started = Instant::now();
+        let (step, total) = (self.state.step, self.val.len());
+        on_progress(Progress::Validating { step, done: 0, total });
         let (o, opened) = (&self.options, &self.loaded.opened);
         let compression_factor = self.validation_compression_factor();
         let prompt_compression_factor = compression_factor.to_string();
@@ -360,22 +430,24 @@ impl<D: Device> Trainer<D> {
                     verifier: VerifierKind::default(),
                 };
                 let evaluation = {
-                    let stop = |_| self.stop.check(self.state.step);
-                    evaluate(&self.loaded, &self.val, &options, &mut { stop })?
+                    let mut answered = |done| {
+                        on_progress(Progress::Validating { step, done, total });
+                        self.stop.check(step)
+                    };
+                    evaluate(&self.loaded, &self.val, &options, &mut answered)?
                 };
                 values.push(("accuracy", evaluation.accuracy));
                 values.push(("mean_length", evaluation.mean_length));
                 Some(evaluation.accuracy)
             }
         };
-        let step = self.state.step;
         metrics.record("val", step, &values)?;
-        Ok(Validation { step, loss, accuracy })
+        Ok(Validation { step, loss, accuracy, seconds: started.elapsed().as_secs_f64() })
     }
 
     /// Keeps the model as a checkpoint if it is among the best.
     fn keep(&mut self, validation: &Validation) -> Result<()> {
-        let monitor = validation.accuracy.unwrap_or(-validation.loss);
+        let monitor = validation.monitor();
         let (device, opened, o) = (&self.loaded.device, &self.loaded.opened, &self.options);
         checkpoint::keep(
             device,

@@ -83,3 +83,38 @@ fn mistakes_are_told_and_leave_no_file() {
     assert!(data(&both).unwrap_err().contains("cannot be used with"));
     assert!(data(&["convert", "--format", "csv", "a", "b"]).unwrap_err().contains("gsm8k-aug"));
 }
+
+/// What is shown is what training packs: the prompt, chunks of the reasoning, and the answer.
+#[test]
+fn show_tells_rows_and_labels() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (data, model) = crate::common::cli::materials(tmp.path());
+    let file = format!("{data}/train.jsonl");
+    let show = |more: &[&str]| {
+        let fixed = ["data", "show", "--model", &model, "--data", &file];
+        crate::common::cli::run(&[&fixed[..], more].concat())
+    };
+    let (code, out, err) = show(&["--n", "2", "--cf", "3"]);
+    assert_eq!(code, 0, "{err}");
+    assert_eq!(out.lines().filter(|line| line.starts_with("sample ")).count(), 2, "{out}");
+    assert!(out.contains("sample 1, CoLaR c = 3: ") && out.contains("\n  reasoning [###]["), "{out}");
+    // Not a terminal: no colours.
+    assert!(!out.contains('\u{1b}'), "{out}");
+    let (code, out, err) = show(&["--n", "1", "--cf", "3", "--json"]);
+    assert_eq!(code, 0, "{err}");
+    let sample: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let rows = sample["rows"].as_array().unwrap();
+    let count = |part: &str| rows.iter().filter(|row| row["part"] == part).count();
+    assert!(count("prompt") > 5 && count("answer") > 2, "{out}");
+    let longest = rows.iter().map(|row| row["tokens"].as_array().unwrap().len()).max();
+    assert_eq!(longest, Some(3));
+    assert!(rows.iter().all(|row| (row["part"] == "prompt") != row["label"].as_bool().unwrap()), "{out}");
+    for (more, code, said) in [
+        (&["--method", "coconut"][..], 2, "colar and cot are shown"),
+        (&["--method", "cot", "--cf", "2"], 2, "compresses nothing"),
+        (&["--template", "chat"], 1, "no chat template"),
+    ] {
+        let (got, _, err) = show(more);
+        assert!(got == code && err.contains(said), "{more:?}: {err}");
+    }
+}

@@ -278,11 +278,21 @@ fn costs_are_counted() {
     let (code, text, err) = run(&["experiment", "cost"]);
     assert_eq!(code, 0, "{err}");
     assert!(text.contains("| CoLaR") && text.contains("385000 samples"), "{text}");
+    // No device in silence.
+    assert!(!text.contains("TFLOPS") && !text.contains("device time") && text.contains("--gpu"), "{text}");
+    let (_, text, _) = run(&["experiment", "cost", "--gpu", "h100"]);
+    assert!(text.contains("device time (h)") && text.contains("40 % of 989 TFLOPS"), "{text}");
+    // Few samples are not a table of zeros.
+    let (_, text, _) = run(&["experiment", "cost", "--gpu", "h100", "--config", "tiny", "--samples", "8"]);
+    assert!(text.contains("positions |") && text.contains("(GFLOP)") && text.contains("(ms)"), "{text}");
+    assert!(!text.contains(" 0.0 |"), "{text}");
     let (code, text, _) = run(&["experiment", "cost", "--json", "--samples", "770000"]);
     assert_eq!(code, 0);
     let v: Value = serde_json::from_str(&text).unwrap();
     let positions = v["methods"][0]["positions"].as_f64().unwrap();
     assert_eq!(positions, 75.0 + 1.0 + 27.0 + 1.0 + 4.0);
+    assert_eq!(v["methods"][0]["passes_in_sequence"], 1.0);
+    assert!(v.get("hours").is_none() && v["methods"][0].get("hours").is_none());
     assert_eq!(run(&["experiment", "cost", "--share", "1.5"]).0, 2);
     assert_eq!(run(&["experiment", "cost", "--config", "/nonexistent"]).0, 1);
     assert_eq!(run(&["experiment", "cost", "--data", "x"]).0, 2);

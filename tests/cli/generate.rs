@@ -209,6 +209,81 @@ fn questions_without_steps_are_evaluated() {
     );
 }
 
+/// The records of a data set are asked for what they ask; other JSON is no question.
+#[test]
+fn generate_takes_records_and_refuses_other_json() {
+    let (model, here) = (golden("llama-tiny"), Path::new(env!("CARGO_MANIFEST_DIR")));
+    let adapter = model.join("adapter");
+    let args =
+        ["generate", "--model", text(&model), "--adapter", text(&adapter), "--device", "cpu", "--json"];
+    let args = [&args[..], &["--greedy", "--max-latents", "3", "--max-new-tokens", "2"]].concat();
+    let input = "{\"question\": \"1+1?\", \"steps\": [], \"answer\": \"2\"}\nAnd 7?\n";
+    let asked: Vec<Value> =
+        colar_in(here, &args, input).json_lines().into_iter().map(|l| l["question"].clone()).collect();
+    assert_eq!(asked, ["1+1?", "And 7?"]);
+    for (input, said) in [
+        (
+            "1+1?\n{\"problem\": \"1+1?\"}\n",
+            "standard input, line 2: a JSON record without the field `question`",
+        ),
+        ("[\n{\"question\": \"1+1?\"}\n]\n", "standard input, line 1: JSON over several lines"),
+    ] {
+        let out = colar_in(here, &args, input);
+        assert!(out.code == 1 && out.stderr.contains(said), "{}", out.stderr);
+    }
+}
+
+#[test]
+fn answers_that_were_cut_off_are_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = data(dir.path());
+    let short =
+        ["--data", text(&data), "--greedy", "--cf", "2", "--max-latents", "2", "--max-new-tokens", "1"];
+    let table = colar("eval", &short).ok();
+    assert!(table.contains("| cut off (%) |"), "{table}");
+    let rows: Value = serde_json::from_str(&colar("eval", &[&short[..], &["--json"]].concat()).ok()).unwrap();
+    assert!(rows[0]["unfinished"].as_f64().unwrap() > 0.0, "{rows}");
+}
+
+#[test]
+fn a_flag_that_does_not_exist_is_told_with_the_one_that_was_meant() {
+    for (args, meant) in [
+        (&["eval", "--n", "5"][..], "--limit"),
+        (&["eval", "--bacth-size", "5"], "--batch-size"),
+        (&["train", "--learning-rate", "1"], "--lr"),
+        (&["experiment", "table1", "--output", "y"], "--out"),
+    ] {
+        let out = colar_in(Path::new(env!("CARGO_MANIFEST_DIR")), args, "");
+        out.fails(2, "unexpected argument");
+        let hint = out.stderr.lines().find(|l| l.contains("similar argument")).unwrap_or_default();
+        assert!(hint.contains(&format!("'{meant}'")), "{args:?}: {}", out.stderr);
+    }
+}
+
+#[test]
+fn a_run_is_taken_by_its_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    std::fs::create_dir(&run).unwrap();
+    let ask = |more: &[&str]| {
+        let args =
+            ["generate", "--device", "cpu", "--greedy", "--max-new-tokens", "2", "1+1?", "--run", text(&run)];
+        colar_in(dir.path(), &[&args, more].concat(), "")
+    };
+    ask(&[]).fails(1, "no run: it has neither a config.toml");
+    std::fs::write(run.join("config.toml"), format!("model = {:?}\n", text(&golden("llama-tiny")))).unwrap();
+    ask(&[]).fails(1, "the run has no checkpoint yet");
+    std::fs::create_dir(run.join("best")).unwrap();
+    for entry in std::fs::read_dir(golden("llama-tiny").join("adapter")).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, run.join("best").join(path.file_name().unwrap())).unwrap();
+    }
+    let out = ask(&[]);
+    assert!(out.stderr.contains(&format!("with {}", text(&run.join("best")))), "{}", out.stderr);
+    out.ok();
+    ask(&["--model", "x"]).fails(2, "cannot be used with");
+}
+
 #[test]
 fn generate_shows_what_latents_say() {
     let short = ["--greedy", "--max-latents", "3", "--max-new-tokens", "2"];

@@ -7,11 +7,15 @@ mod bench;
 mod data;
 mod environment;
 mod experiment;
+mod export;
 mod generate;
 mod import;
 mod init;
 mod long;
 mod methods;
+mod predictions;
+#[cfg(unix)]
+mod readme;
 mod rl;
 #[cfg(unix)]
 mod terminal;

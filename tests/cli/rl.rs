@@ -135,6 +135,16 @@ fn a_run_logs_what_it_did() {
     let samples = std::fs::read_to_string(out.join("rollouts.txt")).unwrap();
     assert_eq!(samples.matches("step ").count(), 12);
     assert_eq!(samples.matches(" latents  reward").count(), 12 * 3);
+    // The same as JSON.
+    let objects = std::fs::read_to_string(out.join("rollouts.jsonl")).unwrap();
+    let objects: Vec<Value> = objects.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(objects.len(), 12);
+    for (i, o) in objects.iter().enumerate() {
+        assert_eq!(o["step"], i + 1);
+        let rollouts = o["rollouts"].as_array().unwrap();
+        assert_eq!(rollouts.len(), 3);
+        assert!(rollouts.iter().all(|r| r["text"].is_string() && r["reward"].is_number()), "{o}");
+    }
     // The configuration that the run stores starts the same run.
     let again = tmp.path().join("again");
     let config = out.join("config.toml").to_str().unwrap().to_owned();
@@ -216,6 +226,18 @@ fn overwrite(path: &Path, value: impl Fn(&str) -> Option<f32>) {
         bytes[offset(0)..offset(1)].chunks_exact_mut(4).for_each(|b| b.copy_from_slice(&value.to_le_bytes()));
     }
     std::fs::write(path, bytes).unwrap();
+}
+
+/// Where all rollouts of every question are wrong, rewards teach nothing, and the run says so.
+#[test]
+fn a_run_whose_rewards_taught_nothing_says_so() {
+    let tmp = tempfile::tempdir().unwrap();
+    let mut args = flags(&questions(tmp.path()), &tmp.path().join("run"));
+    set(&mut args, "--max-steps", "2");
+    let (code, err) = run(&args);
+    assert_eq!(code, 0, "{err}");
+    assert!(err.contains("  0 % of groups differ"), "{err}");
+    assert!(err.contains("note: nothing was learnt from rewards: in each of 2 steps"), "{err}");
 }
 
 #[test]

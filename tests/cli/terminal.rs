@@ -160,13 +160,13 @@ fn a_signal_stops_a_run_where_it_can_go_on() {
     }
 }
 
-/// Without a terminal, the first step is written down at once, with the time that is left.
+/// Without a terminal, the first step is written down at once behind what the run is, with the time that is left.
 #[test]
 fn the_first_step_says_how_long_the_run_takes() {
     let tmp = tempfile::tempdir().unwrap();
     let (data, model) = materials(tmp.path());
     let out = train(&data, &model, &tmp.path().join("run"), "7").output().unwrap();
     let err = String::from_utf8(out.stderr).unwrap();
-    let first = err.lines().next().unwrap();
+    let first = err.lines().nth(1).unwrap();
     assert!(first.starts_with("train: step 1 of 7: loss ") && first.ends_with(" left"), "{err}");
 }

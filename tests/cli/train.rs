@@ -97,8 +97,323 @@ fn a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_state() {
     let err = String::from_utf8(stopped.stderr).unwrap();
     assert_eq!(stopped.status.code(), Some(1), "{err}");
     let line = err.lines().last().unwrap();
-    assert!(line.starts_with("error: step ") && line.ends_with("is not finite"), "{line}");
+    assert!(line.starts_with("error: step ") && line.contains("is not finite: a smaller --lr"), "{line}");
     assert!(std::fs::read(out.join("last/adapter_model.safetensors")).unwrap() == before);
+}
+
+/// A loss that is far too high for long is no run that went well.
+#[test]
+fn a_run_that_diverges_is_stopped() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (data, model) = materials(tmp.path());
+    let run = |name: &str, more: &[&str]| {
+        let mut args = flags(&data, &model, tmp.path().join(name).to_str().unwrap());
+        for flag in
+            ["--schedule", "--warmup", "--val-every", "--lr", "--latent-head-size", "--auto-prob", "--lora-r"]
+        {
+            let at = args.iter().position(|a| a == flag).unwrap();
+            args.drain(at..at + 2);
+        }
+        args.extend(["--method", "cot", "--full", "--lr", "1"].map(str::to_owned));
+        let at = args.iter().position(|a| a == "--max-steps").unwrap();
+        args[at + 1] = "12".into();
+        args.extend(more.iter().map(|&flag| flag.to_owned()));
+        let out = engine().args(&args).output().unwrap();
+        (out.status.code(), String::from_utf8(out.stderr).unwrap())
+    };
+    let (code, err) = run("stopped", &["--watchdog", "5"]);
+    assert_eq!(code, Some(1), "{err}");
+    let line = err.lines().last().unwrap();
+    assert!(
+        line.contains("far above its running mean of") && line.contains("for 5 steps: a smaller --lr"),
+        "{err}"
+    );
+    let (code, err) = run("unwatched", &["--watchdog", "0"]);
+    assert_eq!(code, Some(0), "{err}");
+    assert!(err.contains("was far above its running mean; a smaller --lr may help"), "{err}");
+}
+
+/// A chat-tuned model's template goes with the checkpoint, and everything that asks it questions uses it.
+#[test]
+fn a_chat_template_goes_with_the_checkpoint() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (data, model) = materials(tmp.path());
+    let settings = Path::new(&model).join("tokenizer_config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&settings).unwrap()).unwrap();
+    let out = tmp.path().join("run");
+    let train = |out: &Path, more: &[&str]| {
+        let mut args = flags(&data, &model, out.to_str().unwrap());
+        let at = args.iter().position(|a| a == "--max-steps").unwrap();
+        args[at + 1] = "2".into();
+        args.extend(more.iter().map(|&flag| flag.to_owned()));
+        let out = engine().args(&args).output().unwrap();
+        (out.status.code().unwrap(), String::from_utf8(out.stderr).unwrap())
+    };
+    let (code, err) = train(&out, &["--template", "chat"]);
+    assert!(code == 1 && err.contains("no chat template"), "{err}");
+    config["chat_template"] = "Question: {% for m in messages %}{{ m['content'] }}{% endfor %}".into();
+    std::fs::write(&settings, config.to_string()).unwrap();
+    std::fs::remove_dir_all(&out).unwrap();
+    let (code, err) = train(&out, &["--template", "chat"]);
+    assert_eq!(code, 0, "{err}");
+    let ask = |more: &[&str]| {
+        let fixed =
+            ["generate", "--greedy", "--json", "--max-latents", "2", "--max-new-tokens", "2", "How many?"];
+        run(&[&fixed[..], &["--device", "cpu", "--model", &model], more].concat())
+    };
+    let (code, _, err) = ask(&["--template", "chat"]);
+    assert!(code == 2 && err.contains("--template: a text that is continued has none"), "{err}");
+    // The model's own may change: the checkpoint keeps what it was trained with.
+    config["chat_template"] = "another".into();
+    std::fs::write(&settings, config.to_string()).unwrap();
+    let best = out.join("best").to_str().unwrap().to_owned();
+    let (code, asked, err) = ask(&["--adapter", &best]);
+    assert!(code == 0 && err.contains("in its chat template"), "{err}");
+    let tokens =
+        |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["prompt_tokens"].as_u64();
+    let (_, bare, _) = ask(&["--method", "cot"]);
+    let more = tokens(&asked).unwrap() - tokens(&bare).unwrap();
+    assert!(more > 0, "{asked}{bare}");
+    let (code, _, err) = ask(&["--adapter", &best, "--template", "paper"]);
+    assert!(code == 2 && err.contains("was trained with --template chat"), "{err}");
+    // A run from the checkpoint goes on in its template, and a resumed one too.
+    let next = tmp.path().join("next");
+    let (code, err) = train(&next, &["--init", &best]);
+    assert_eq!(code, 0, "{err}");
+    let colar = |dir: &Path| std::fs::read_to_string(dir.join("best/colar.json")).unwrap();
+    assert!(colar(&next).contains("Question: {% for m in messages"), "{}", colar(&next));
+    config["chat_template"] = "Question: {% for m in messages %}{{ m['content'] }}{% endfor %}".into();
+    std::fs::write(&settings, config.to_string()).unwrap();
+    let (code, err) = train(&out, &["--template", "chat", "--resume"]);
+    assert_eq!(code, 0, "{err}");
+}
+
+/// A run ends where its validations no longer get better, and one that was resumed does not begin to count anew.
+#[test]
+fn patience_ends_a_run() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (data, model) = materials(tmp.path());
+    let out = tmp.path().join("run");
+    let mut args = flags(&data, &model, out.to_str().unwrap());
+    let set = |args: &mut Vec<String>, flag: &str, value: &str| {
+        let at = args.iter().position(|a| a == flag).unwrap();
+        args[at + 1] = value.into();
+    };
+    // So slow that no answer becomes right: every validation is as good as the first.
+    set(&mut args, "--lr", "1e-9");
+    set(&mut args, "--val-every", "2");
+    args.extend(["--patience", "2"].map(str::to_owned));
+    let done = engine().args(&args).output().unwrap();
+    let err = String::from_utf8(done.stderr).unwrap();
+    assert!(done.status.success(), "{err}");
+    assert!(err.contains("note: none of the last 2 validations was better"), "{err}");
+    let steps = |out: &Path| metrics(out).iter().filter(|line| line.contains("\"train\"")).count();
+    assert_eq!(steps(&out), 6);
+    let again = engine().args(&args).arg("--resume").output().unwrap();
+    assert!(again.status.success());
+    assert_eq!(steps(&out), 6, "a run that is over goes no further");
+    let at = args.iter().position(|a| a == "--val").unwrap();
+    args.drain(at..at + 2);
+    set(&mut args, "--out", tmp.path().join("other").to_str().unwrap());
+    let refused = engine().args(&args).output().unwrap();
+    let err = String::from_utf8(refused.stderr).unwrap();
+    assert!(
+        refused.status.code() == Some(2) && err.contains("--patience counts validations: give --val"),
+        "{err}"
+    );
+}
+
+#[test]
+fn long_samples_are_left_out_and_all_projections_have_a_word() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (data, model) = materials(tmp.path());
+    let train = |name: &str, more: &[&str]| {
+        let out = tmp.path().join(name);
+        let mut args = flags(&data, &model, out.to_str().unwrap());
+        let at = args.iter().position(|a| a == "--max-steps").unwrap();
+        args[at + 1] = "1".into();
+        args.extend(more.iter().map(|&flag| flag.to_owned()));
+        let done = engine().args(&args).output().unwrap();
+        (done.status.code(), String::from_utf8(done.stderr).unwrap(), out)
+    };
+    // The median length, by what `data show` counts.
+    let (_, shown, _) = run(&[
+        "data",
+        "show",
+        "--model",
+        &model,
+        "--data",
+        &format!("{data}/train.jsonl"),
+        "--n",
+        "64",
+        "--method",
+        "cot",
+    ]);
+    let mut lengths: Vec<usize> = shown
+        .lines()
+        .filter_map(|line| line.strip_prefix("sample ")?.split(": ").nth(1)?.split(' ').next()?.parse().ok())
+        .collect();
+    assert_eq!(lengths.len(), 64, "{shown}");
+    lengths.sort_unstable();
+    let most = lengths[32];
+    let kept = lengths.iter().filter(|&&length| length <= most).count();
+    let (code, err, out) =
+        train("short", &["--max-length", &most.to_string(), "--lora-targets", "all-linear"]);
+    assert_eq!(code, Some(0), "{err}");
+    assert!(
+        err.contains(&format!("over {kept} samples ({} longer than --max-length left out)", 64 - kept)),
+        "{err}"
+    );
+    let adapter = std::fs::read_to_string(out.join("best/adapter_config.json")).unwrap();
+    for name in ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"] {
+        assert!(adapter.contains(&format!("\"{name}\"")), "{adapter}");
+    }
+    let (code, err, _) = train("none", &["--max-length", "3"]);
+    assert!(code == Some(2) && err.contains("all 64 samples are longer than --max-length"), "{err}");
+}
+
+/// What a run would take is told before it is begun, and nothing is left of the question.
+#[test]
+fn a_dry_run_tells_and_writes_nothing() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (data, model) = materials(tmp.path());
+    let out = tmp.path().join("run");
+    let (before, scratch) = (std::fs::read_dir(tmp.path()).unwrap().count(), tmp.path().join("scratch"));
+    let adapter = crate::common::golden("llama-tiny").join("adapter");
+    let tiny = crate::common::golden("llama-tiny");
+    let rl: Vec<String> = format!(
+        "train --stage rl --model {} --adapter {} --data {data}/train.jsonl --val {data}/val.jsonl --out {} --group-size 2 \
+         --batch-size 2 --max-latents 3 --max-new-tokens 2 --max-steps 5 --val-samples 2 --threads 1",
+        tiny.display(),
+        adapter.display(),
+        out.display()
+    )
+    .split_whitespace()
+    .map(str::to_owned)
+    .collect();
+    for (args, steps) in [(flags(&data, &model, out.to_str().unwrap()), 24), (rl, 5)] {
+        std::fs::create_dir(&scratch).unwrap();
+        let told = engine().args(&args).arg("--dry-run").env("TMPDIR", &scratch).output().unwrap();
+        let err = String::from_utf8(told.stderr).unwrap();
+        assert!(told.status.success(), "{err}");
+        let said = String::from_utf8(told.stdout).unwrap();
+        for part in [
+            &format!("{steps} steps over"),
+            "time: ",
+            "validation: ",
+            "longest samples: ",
+            "cut: nothing",
+            "learning rate: ",
+        ] {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+        assert!(said.ends_with("nothing was written\n"), "{said}");
+        std::fs::remove_dir(&scratch).unwrap();
+        assert_eq!(std::fs::read_dir(tmp.path()).unwrap().count(), before);
+    }
+}
+
+#[test]
+fn learning_rates_are_tried_side_by_side() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (data, model) = materials(tmp.path());
+    let out = tmp.path().join("rates");
+    let mut args = flags(&data, &model, out.to_str().unwrap());
+    let at = args.iter().position(|a| a == "--max-steps").unwrap();
+    args[at + 1] = "4".into();
+    let at = args.iter().position(|a| a == "--lr").unwrap();
+    args.drain(at..at + 2);
+    args.push("--lr-sweep=1e-4,1e-2,1e30".into());
+    let done = engine().args(&args).output().unwrap();
+    let err = String::from_utf8(done.stderr).unwrap();
+    assert!(done.status.success(), "{err}");
+    let said = String::from_utf8(done.stdout).unwrap();
+    let row = |begin: &str| {
+        said.lines().find(|l| l.starts_with(begin)).unwrap_or_else(|| panic!("{begin}: {said}"))
+    };
+    assert!(
+        row("| 1e-4 ").matches('|').count() == 6 && row("| 1e30 ").contains(" is not finite at step "),
+        "{said}"
+    );
+    assert!(
+        said.contains("the least loss: --lr 1e-2;") || said.contains("the least loss: --lr 1e-4;"),
+        "{said}"
+    );
+    assert!(out.join("lr0.01/best/colar.json").exists());
+    args.retain(|flag| flag != "--max-steps" && flag != "4");
+    let refused = engine().args(&args).output().unwrap();
+    assert_eq!(refused.status.code(), Some(2), "{}", String::from_utf8_lossy(&refused.stderr));
+}
+
+/// A run's state is read from outside, while another process trains it and afterwards.
+#[test]
+fn a_run_is_looked_at_from_outside() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (data, model) = materials(tmp.path());
+    let out = tmp.path().join("run");
+    let args = flags(&data, &model, out.to_str().unwrap());
+    let (code, _, err) = run(&["status", out.to_str().unwrap()]);
+    assert!(code == 1 && err.contains("no run"), "{err}");
+    let done = engine().args(&args).output().unwrap();
+    assert!(done.status.success());
+    let status = || run(&["status", out.to_str().unwrap()]);
+    let (code, said, err) = status();
+    assert_eq!(code, 0, "{err}");
+    assert!(
+        said.contains("step 24 of 24, done") && said.contains(" a step\n") && said.contains("\n  loss "),
+        "{said}"
+    );
+    assert!(said.contains("validation after step 24, loss ") && said.contains(", accuracy "), "{said}");
+    let held = DirLock::take(&out).unwrap();
+    assert!(status().1.contains(", running (process "), "{}", status().1);
+    drop(held);
+    let (_, json, _) = run(&["status", "--json", out.to_str().unwrap()]);
+    let value: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((&value["step"], &value["total"], &value["running"]), (&24.into(), &24.into(), &false.into()));
+    assert_eq!(value["curve"].as_array().unwrap().len(), 24);
+    // Of several runs the one that was written to last, and --watch ends with the run.
+    let runs = tmp.path().join("runs");
+    std::fs::create_dir(&runs).unwrap();
+    std::fs::rename(&out, runs.join("one")).unwrap();
+    let seen = engine().args(["status", "--watch"]).current_dir(tmp.path()).output().unwrap();
+    assert!(String::from_utf8_lossy(&seen.stdout).starts_with("runs/one: step 24"), "{seen:?}");
+}
+
+/// Without a terminal: what the run is, that it goes on, and what a validation takes.
+#[test]
+fn a_run_says_what_it_is() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (data, model) = materials(tmp.path());
+    let out = tmp.path().join("run");
+    let mut args = flags(&data, &model, out.to_str().unwrap());
+    let at = args.iter().position(|a| a == "--max-steps").unwrap();
+    args[at + 1] = "6".into();
+    let done = engine().args(&args).output().unwrap();
+    let err = String::from_utf8(done.stderr).unwrap();
+    assert!(done.status.success(), "{err}");
+    let first = err.lines().next().unwrap();
+    for said in [
+        &format!("train: run directory {}: 6 steps over 64 samples; ", out.display()),
+        " M weights trained; about ",
+        "4 questions validated at the end (--val-samples, --val-every)",
+    ] {
+        assert!(first.contains(said), "{said}: {err}");
+    }
+    assert!(err.contains("train: step 1 of 6: loss ") && err.contains("train: step 6 of 6: loss "), "{err}");
+    let validated = err.lines().find(|line| line.contains("validation loss")).unwrap();
+    assert!(validated.contains(", accuracy ") && validated.ends_with(" s"), "{err}");
+    // Without a validation no checkpoint is the best.
+    args[at + 1] = "2".into();
+    let at = args.iter().position(|a| a == "--val").unwrap();
+    args.drain(at..at + 2);
+    let at = args.iter().position(|a| a == "--out").unwrap();
+    args[at + 1] = tmp.path().join("other").to_str().unwrap().to_owned();
+    let done = engine().args(&args).output().unwrap();
+    let said = String::from_utf8(done.stdout).unwrap();
+    assert!(
+        said.contains("2 steps; the last checkpoint is in") && said.contains("nothing was validated"),
+        "{said}"
+    );
 }
 
 /// Reasoning that holds the separator would end a chain wherever it does.
@@ -304,7 +619,7 @@ fn bad_flags_and_files_give_one_line() {
     let out = path("out");
     let train = format!("{data}/train.jsonl");
     std::fs::write(tmp.path().join("empty.jsonl"), "").unwrap();
-    std::fs::write(tmp.path().join("bad.toml"), "lr = 1e-4\nbatch_size = 3\n").unwrap();
+    std::fs::write(tmp.path().join("bad.toml"), "lr = 1e-4\nbacth-size = 3\n").unwrap();
     let cases: &[(&[&str], i32, &str)] = &[
         (&["--model", &model], 2, "--data"),
         (&["--data", &train], 2, "--model"),
@@ -323,7 +638,11 @@ fn bad_flags_and_files_give_one_line() {
         (&["--model", "/nonexistent", "--data", &train], 1, "/nonexistent"),
         (&["--model", &model, "--data", &path("empty.jsonl")], 1, "empty.jsonl"),
         (&["--model", &model, "--data", &train, "--init", "/nonexistent"], 1, "/nonexistent"),
-        (&["--config", &path("bad.toml")], 1, "bad.toml, line 2"),
+        (
+            &["--config", &path("bad.toml")],
+            1,
+            "bad.toml, line 2: unknown key `bacth-size`; a similar one is `batch-size`",
+        ),
         (&["--config", &path("absent.toml")], 1, "absent.toml"),
     ];
     for (args, code, needle) in cases {

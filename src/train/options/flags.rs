@@ -10,10 +10,12 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::choices::{LatentLossName, LatentNoise, Monitor, Stage};
+use super::nearest::nearest;
 use crate::data::verify::VerifierKind;
 use crate::device::{ComputeDtype, DeviceKind};
 use crate::files::atomic::write_atomic;
-use crate::model::adapter::LoraTarget;
+use crate::model::adapter::NamedTargets;
+use crate::model::chat_template::Template;
 use crate::model::merge::Merge;
 use crate::model::prompt::Method;
 use crate::train::batch::ChunkLabels;
@@ -89,10 +91,16 @@ flags! {
         /// Validation data
         #[arg(value_name = "FILE")]
         val: PathBuf,
+        /// The layout around questions; stored with the checkpoint, which keeps it [default: that of --init, or paper]
+        template: Template,
         /// Put a blank into texts of the data that mean something in the prompt (### and Answer:), which are refused
         /// else
         #[arg(num_args = 0..=1, default_missing_value = "true")]
         escape_marks: bool,
+        /// Leave out training samples of more than N tokens, prompt and answer included; the start says how many. Without
+        /// it none is cut or left out
+        #[arg(value_name = "N")]
+        max_length: usize,
         /// Run directory [default: a new directory under runs/]
         #[arg(value_name = "DIR")]
         out: PathBuf,
@@ -116,9 +124,9 @@ flags! {
         /// Numerator of the adapter's scale
         #[arg(value_name = "ALPHA")]
         lora_alpha: f64,
-        /// Adapted projections
+        /// Adapted projections; all-linear means all seven
         #[arg(value_delimiter = ',', value_name = "NAMES")]
-        lora_targets: Vec<LoraTarget>,
+        lora_targets: Vec<NamedTargets>,
         /// Inner width of a new latent head
         #[arg(value_name = "I", help = format!(
             "Inner width of a new latent head [default: the model's intermediate size, at most {}]",
@@ -286,8 +294,14 @@ flags! {
         /// Validation samples used, from the start of the file
         #[arg(value_name = "N")]
         val_samples: usize,
+        /// Stop where the loss stays far above its running mean for so many steps; 0 never does
+        #[arg(value_name = "STEPS")]
+        watchdog: u64,
         /// Measure of the best checkpoints; for --stage rl always the reward
         monitor: Monitor,
+        /// End the run after K validations in a row without a better one
+        #[arg(value_name = "K")]
+        patience: u64,
         /// How many best checkpoints to keep
         #[arg(value_name = "K")]
         save_top_k: usize,
@@ -346,8 +360,22 @@ fn read_toml<T: DeserializeOwned>(path: &Path) -> Result<T> {
     let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
     toml::from_str(&text).map_err(|e: toml::de::Error| {
         let line = e.span().map_or(1, |s| 1 + text[..s.start.min(text.len())].matches('\n').count());
-        Error::Line { path: path.to_owned(), line, what: crate::files::json::one_line(e.message()) }
+        Error::Line { path: path.to_owned(), line, what: toml_fault(e.message()) }
     })
+}
+
+/// A fault of a TOML file in a few words. serde lists all keys that there are, of which one is of use.
+fn toml_fault(message: &str) -> String {
+    let names: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+    match names.as_slice() {
+        [given, known @ ..] if message.starts_with("unknown field") => {
+            match nearest(given, known.iter().copied()) {
+                Some(name) => format!("unknown key `{given}`; a similar one is `{name}`"),
+                None => format!("unknown key `{given}`; the keys are the flags of `train`"),
+            }
+        }
+        _ => crate::files::json::one_line(message),
+    }
 }
 
 /// Fails with the message `what` unless `good`.

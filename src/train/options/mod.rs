@@ -4,6 +4,7 @@ mod choices;
 pub(crate) mod defaults;
 mod flags;
 mod methods;
+pub(crate) mod nearest;
 mod rl;
 mod run;
 mod sft;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::flags::{TrainFlags, check};
 use crate::Result;
 use crate::device::{ComputeDtype, DeviceKind};
-use crate::model::adapter::{AdapterConfig, LoraTarget};
+use crate::model::adapter::{AdapterConfig, LoraTarget, NamedTargets};
 use crate::model::weight_spec::{Group, Groups};
 use crate::train::schedule::Schedule;
 
@@ -61,6 +61,8 @@ pub struct RunOptions {
     pub val_every: Option<u64>,
     /// Validation samples used, from the start of the file.
     pub val_samples: usize,
+    /// Validations in a row without a better one after which the run ends; `None` goes on.
+    pub patience: Option<u64>,
     /// How many of the best checkpoints are kept.
     pub save_top_k: usize,
     /// CPU threads; 0 means one a core.
@@ -100,6 +102,7 @@ setters!(RunOptions into {
     out: PathBuf,
     max_steps: Option<u64>,
     val_every: Option<u64>,
+    patience: Option<u64>,
     dtype: Option<ComputeDtype>,
 });
 
@@ -130,6 +133,7 @@ impl Default for RunOptions {
             seed: 0,
             save_every: 200,
             val_every: None,
+            patience: None,
             val_samples: 200,
             save_top_k: 3,
             threads: 0,
@@ -166,6 +170,7 @@ pub(super) const KNOWN: &[&str] = &[
     "val_every",
     "val_samples",
     "save_top_k",
+    "patience",
     "threads",
     "device",
     "dtype",
@@ -175,7 +180,9 @@ impl RunOptions {
     /// Takes them from the flags; where one is absent, `d` has its value.
     pub(super) fn from_flags(flags: &TrainFlags, d: RunOptions) -> Result<Self> {
         let need = |value: &Option<PathBuf>, name: &str| TrainFlags::needed(value.clone(), name);
-        let mut lora_targets = flags.lora_targets.clone().unwrap_or(d.lora_targets);
+        let named = flags.lora_targets.as_deref();
+        let mut lora_targets =
+            named.map_or(d.lora_targets, |named| named.iter().flat_map(|n| n.targets()).collect());
         lora_targets.sort();
         lora_targets.dedup();
         Ok(RunOptions {
@@ -201,6 +208,7 @@ impl RunOptions {
             seed: flags.seed.unwrap_or(d.seed),
             save_every: flags.save_every.unwrap_or(d.save_every),
             val_every: flags.val_every,
+            patience: flags.patience,
             val_samples: flags.val_samples.unwrap_or(d.val_samples),
             save_top_k: flags.save_top_k.unwrap_or(d.save_top_k),
             threads: flags.threads.unwrap_or(d.threads),
@@ -221,7 +229,7 @@ impl RunOptions {
             freeze_embedding: Some(self.freeze_embedding),
             lora_r: Some(self.lora_r),
             lora_alpha: Some(self.lora_alpha),
-            lora_targets: Some(self.lora_targets.clone()),
+            lora_targets: Some(self.lora_targets.iter().copied().map(NamedTargets::One).collect()),
             lr: Some(self.lr),
             batch_size: Some(self.batch_size),
             recompute: Some(self.recompute),
@@ -234,6 +242,7 @@ impl RunOptions {
             seed: Some(self.seed),
             save_every: Some(self.save_every),
             val_every: self.val_every,
+            patience: self.patience,
             val_samples: Some(self.val_samples),
             save_top_k: Some(self.save_top_k),
             threads: Some(self.threads),
@@ -259,6 +268,11 @@ impl RunOptions {
         check(self.max_steps != Some(0), "`max_steps` must be at least 1")?;
         check(self.save_every > 0, "`save_every` must be at least 1")?;
         check(self.val_every != Some(0), "`val_every` must be at least 1")?;
+        check(self.patience != Some(0), "`patience` must be at least 1")?;
+        check(
+            self.patience.is_none() || self.val.is_some(),
+            "`patience` counts validations: give `val` too",
+        )?;
         check(self.lr.is_finite() && self.lr > 0.0, "`lr` must be a number above 0")?;
         check(self.clip.is_finite() && self.clip >= 0.0, "`clip` must be a number of at least 0")?;
         check(

@@ -10,6 +10,7 @@ use super::run::{self, RunOptions};
 use super::thinking::ThinkingOptions;
 use crate::Result;
 use crate::device::LatentLoss;
+use crate::model::chat_template::Template;
 use crate::model::merge::Merge;
 use crate::model::prompt::Method;
 use crate::train::batch::ChunkLabels;
@@ -19,7 +20,8 @@ use crate::train::stages::Stages;
 use crate::train::thoughts::ThoughtObjective;
 
 /// The flags that mean something here alone, whatever the method.
-const KNOWN: &[&str] = &["method", "init", "merge", "embeds_std", "accumulate", "monitor"];
+const KNOWN: &[&str] =
+    &["method", "init", "merge", "embeds_std", "accumulate", "monitor", "watchdog", "template", "max_length"];
 
 /// The largest compression factor that training draws.
 const MOST_COMPRESSION_FACTOR: usize = 1024;
@@ -75,6 +77,12 @@ pub struct TrainOptions {
     pub accumulate: usize,
     /// The measure by which checkpoints are best.
     pub monitor: Monitor,
+    /// Most tokens of a training sample, prompt and answer included; longer ones are left out. `None` leaves none out.
+    pub max_length: Option<usize>,
+    /// The layout around questions; `None`: that of the checkpoint to start from, or the paper's.
+    pub template: Option<Template>,
+    /// Steps in a row whose loss may lie far above its running mean before the run stops; 0 never stops it.
+    pub watchdog: u64,
     /// How steps give way to thoughts (icot, coconut, distill).
     pub thinking: ThinkingOptions,
 }
@@ -94,6 +102,7 @@ setters!(TrainOptions {
     auto_prob: f64,
     accumulate: usize,
     monitor: Monitor,
+    watchdog: u64,
     thinking: ThinkingOptions,
 });
 setters!(TrainOptions into {
@@ -101,6 +110,8 @@ setters!(TrainOptions into {
     latent_head_size: Option<usize>,
     merge: Option<Merge>,
     embeds_std: Option<f32>,
+    template: Option<Template>,
+    max_length: Option<usize>,
 });
 
 impl Default for TrainOptions {
@@ -126,6 +137,9 @@ impl Default for TrainOptions {
             embeds_std: None,
             accumulate: 1,
             monitor: Monitor::Accuracy,
+            max_length: None,
+            template: None,
+            watchdog: 20,
             thinking: ThinkingOptions::default(),
         }
     }
@@ -167,6 +181,9 @@ impl TrainFlags {
             embeds_std: self.embeds_std,
             accumulate: self.accumulate.unwrap_or(d.accumulate),
             monitor: self.monitor.unwrap_or(d.monitor),
+            max_length: self.max_length,
+            template: self.template,
+            watchdog: self.watchdog.unwrap_or(d.watchdog),
         };
         o.validate()?;
         Ok(o)
@@ -203,6 +220,9 @@ impl TrainOptions {
             embeds_std: o.embeds_std,
             accumulate: Some(o.accumulate),
             monitor: Some(o.monitor),
+            max_length: o.max_length,
+            template: o.template,
+            watchdog: Some(o.watchdog),
             ..o.run.to_flags()
         };
         o.thinking.to_flags(flags)
@@ -238,6 +258,7 @@ impl TrainOptions {
             COMPRESSION_FACTOR_RANGE,
         )?;
         check(self.accumulate > 0 && self.accumulate <= 1 << 16, "`accumulate` must lie in 1..=65536")?;
+        check(self.max_length != Some(0), "`max_length` must be at least 1")?;
         check((0.0..=1.0).contains(&self.auto_prob), "`auto_prob` must lie in 0..=1")?;
         check(
             self.embeds_std.is_none_or(|s| s.is_finite() && s > 0.0),

@@ -9,6 +9,7 @@
 #[cfg(feature = "plots")]
 mod curves;
 mod experience;
+mod measure;
 pub mod objective;
 mod questions;
 pub mod reward;

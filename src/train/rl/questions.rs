@@ -29,6 +29,11 @@ impl Questions {
         Questions { pool, per_epoch, per_step, seed, epoch: (u64::MAX, Vec::new()) }
     }
 
+    /// Questions that may be asked.
+    pub(super) fn len(&self) -> usize {
+        self.pool.len()
+    }
+
     /// Steps of an epoch.
     pub(super) fn steps_per_epoch(&self) -> u64 {
         self.per_epoch.div_ceil(self.per_step) as u64

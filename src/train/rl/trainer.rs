@@ -27,8 +27,9 @@ use crate::train::metrics::Metrics;
 use crate::train::needs;
 use crate::train::optimizer::{Optimizer, finite_norm};
 use crate::train::options::{RlOptions, TrainFlags};
-use crate::train::progress::{PolicyReport, Progress};
+use crate::train::progress::{PolicyReport, Progress, StartReport};
 use crate::train::resume;
+use crate::train::status::Begun;
 use crate::train::stop::Stop;
 use crate::{Error, Result};
 
@@ -47,6 +48,11 @@ pub struct RlSummary {
     pub steps: u64,
     /// The best validation, if there was one.
     pub best: Option<KeptCheckpoint>,
+    /// Validations since the best one; where patience was at its end, as many as it allows.
+    pub stale: u64,
+    /// Steps since the start or the last resume, and in how many of them the rewards of some group differed. Without
+    /// any, no reward taught anything.
+    pub informative: (u64, u64),
 }
 
 /// A run of reinforcement learning (spec section 6).
@@ -72,16 +78,16 @@ pub struct RlSummary {
 /// The reward is [`Correctness`] as the options have it; [`with_reward`](RlTrainer::with_reward) puts another
 /// in its place.
 pub struct RlTrainer<D: Device> {
-    options: RlOptions,
-    dir: RunDir,
-    loaded: Loaded<D>,
+    pub(super) options: RlOptions,
+    pub(super) dir: RunDir,
+    pub(super) loaded: Loaded<D>,
     /// The policy that the run started from.
     reference: Loaded<D>,
     grads: Grads<D>,
     optimizer: Optimizer<D>,
     reward: Box<dyn Reward>,
-    samples: Vec<Sample>,
-    val: Vec<Sample>,
+    pub(super) samples: Vec<Sample>,
+    pub(super) val: Vec<Sample>,
     state: TrainState,
     stop: Stop,
 }
@@ -140,9 +146,10 @@ impl<D: Device> RlTrainer<D> {
         val.truncate(options.run.val_samples);
         // The separator after the latents takes a position, the last token of the answer none.
         let reply = options.sampling.max_latents + options.sampling.max_new_tokens;
+        let spare = reply + opened.tokenizer.template_bytes();
         for (path, samples) in [(Some(&options.run.data), &samples), (options.run.val.as_ref(), &val)] {
             if let Some(path) = path {
-                long::warn(path, &opened.model.transformer.config, samples, reply, |sample| {
+                long::warn(path, &opened.model.transformer.config, samples, spare, |sample| {
                     let prompt = inference(&opened.tokenizer, opened.separator, &sample.question, AUTO)?;
                     Ok(prompt.len() + reply)
                 })?;
@@ -208,10 +215,13 @@ impl<D: Device> RlTrainer<D> {
         let total = o.run.max_steps.unwrap_or(questions.steps_per_epoch().saturating_mul(o.run.epochs));
         let val_every = o.run.val_every.unwrap_or(questions.steps_per_epoch());
         let mut metrics = Metrics::open(&self.dir, self.state.step)?;
+        Begun::here(total).save(&self.dir.root)?;
         let mut log = RolloutLog::open(&self.dir.root, self.state.step)?;
+        on_progress(Progress::Started(self.start_report(questions.len(), total, val_every)));
         if self.state.step > 0 {
             on_progress(Progress::Resumed(self.state.step));
         }
+        let mut informative_steps = (0, 0);
         if self.state.unvalidated {
             self.validate(&mut metrics, on_progress)?;
             // Another stop before the next step must not make it come twice.
@@ -220,7 +230,7 @@ impl<D: Device> RlTrainer<D> {
         } else if self.state.step == 0 && !self.val.is_empty() {
             self.validate(&mut metrics, on_progress)?;
         }
-        while self.state.step < total {
+        while self.state.step < total && !self.state.is_over(o.run.patience) {
             self.stop.check(self.state.step)?;
             let step = self.state.step + 1;
             let asked: Vec<u32> = questions.step(self.state.step).to_vec();
@@ -266,16 +276,27 @@ impl<D: Device> RlTrainer<D> {
             )?;
             self.state.step = step;
             log.record(step, &self.samples[asked[0] as usize], &experience)?;
-            let RolloutStats { reward, accuracy, n_latents, .. } = rolled;
+            let RolloutStats { reward, accuracy, n_latents, informative, .. } = rolled;
+            informative_steps.0 += 1;
+            informative_steps.1 += u64::from(informative > 0.0);
             let seconds = rollout_seconds + update_seconds;
-            on_progress(Progress::Policy(PolicyReport { step, total, reward, accuracy, n_latents, seconds }));
+            on_progress(Progress::Policy(PolicyReport {
+                step,
+                total,
+                reward,
+                accuracy,
+                n_latents,
+                informative,
+                seconds,
+            }));
             let validated = if !self.val.is_empty() && (step.is_multiple_of(val_every) || step == total) {
                 self.state.unvalidated = true;
                 self.validate(&mut metrics, on_progress)
             } else {
                 Ok(())
             };
-            if step.is_multiple_of(o.run.save_every) || step == total || self.stop.requested() {
+            let over = step == total || self.state.is_over(o.run.patience);
+            if step.is_multiple_of(o.run.save_every) || over || self.stop.requested() {
                 metrics.flush()?;
                 self.save_state()?;
             }
@@ -292,7 +313,23 @@ impl<D: Device> RlTrainer<D> {
         }
         #[cfg(feature = "plots")]
         curves::write(&self.dir.metrics(), &self.dir.root.join("rl.svg"))?;
-        Ok(RlSummary { steps: self.state.step, best: self.state.best.first().cloned() })
+        Ok(RlSummary {
+            steps: self.state.step,
+            best: self.state.best.first().cloned(),
+            stale: self.state.stale,
+            informative: informative_steps,
+        })
+    }
+
+    /// What the run is, and takes; what rollouts take is not known before there are any.
+    pub(super) fn start_report(&self, samples: usize, total: u64, val_every: u64) -> StartReport {
+        let (o, model) = (&self.options, &self.loaded.opened.model);
+        let held = needs::state(&self.loaded.device, model, o.run.trained(), o.run.full);
+        let reference = crate::infer::needs::weights(&self.reference.opened.model);
+        let bytes = held.iter().chain([&reference]).map(|need| need.bytes).sum();
+        let (weights, trained) = model.params.count(o.run.trained());
+        let val_samples = self.val.len();
+        StartReport { total, samples, left_out: 0, val_samples, val_every, weights, trained, bytes }
     }
 
     /// The questions to ask: all, or those that the starting checkpoint does not yet solve in every
@@ -348,7 +385,7 @@ impl<D: Device> RlTrainer<D> {
     }
 
     /// Asks the questions and adds the reference policy's log-probabilities of the rollouts.
-    fn experience(&self, questions: &[u32], mut seeds: Stream) -> Result<Experience<D>> {
+    pub(super) fn experience(&self, questions: &[u32], mut seeds: Stream) -> Result<Experience<D>> {
         let mut experience = self.gather(questions, &self.loaded, &mut seeds)?;
         let (device, model) = (&self.reference.device, &self.reference.opened.model);
         let loss = &self.options.loss;
@@ -371,7 +408,7 @@ impl<D: Device> RlTrainer<D> {
     }
 
     /// Learns from the rollouts, a minibatch at a time.
-    fn update(
+    pub(super) fn update(
         &mut self,
         experience: &Experience<D>,
         order: &[usize],
@@ -428,7 +465,7 @@ impl<D: Device> RlTrainer<D> {
     }
 
     /// Greedy answers to the validation questions; keeps the checkpoint if it is among the best.
-    fn validate(
+    pub(super) fn validate(
         &mut self,
         metrics: &mut Metrics,
         on_progress: &mut (dyn FnMut(Progress) + Send),
@@ -447,7 +484,13 @@ impl<D: Device> RlTrainer<D> {
         };
         let step = self.state.step;
         self.stop.check(step)?;
-        let evaluation = evaluate(&self.loaded, &self.val, &options, &mut |_| self.stop.check(step))?;
+        let (started, total) = (Instant::now(), self.val.len());
+        on_progress(Progress::Validating { step, done: 0, total });
+        let evaluation = evaluate(&self.loaded, &self.val, &options, &mut |done| {
+            on_progress(Progress::Validating { step, done, total });
+            self.stop.check(step)
+        })?;
+        let seconds = started.elapsed().as_secs_f64();
         let outcomes = evaluation.outcomes.iter();
         let reward =
             outcomes.map(|x| f64::from(self.reward.score(&x.generation, &x.gold).reward)).sum::<f64>()
@@ -456,7 +499,8 @@ impl<D: Device> RlTrainer<D> {
         let values = [("reward", reward), ("accuracy", accuracy), ("mean_length", mean_length)];
         metrics.record("val", step, &values)?;
         self.state.unvalidated = false;
-        on_progress(Progress::PolicyValidated { step, reward, accuracy, mean_length });
+        self.state.count(reward);
+        on_progress(Progress::PolicyValidated { step, reward, accuracy, mean_length, seconds });
         checkpoint::keep(
             &self.loaded.device,
             &self.loaded.opened,
@@ -484,7 +528,7 @@ impl<D: Device> RlTrainer<D> {
 
 /// Effects of a step's updates, summed over its minibatches.
 #[derive(Debug, Clone, Copy, Default)]
-struct PolicyMove {
+pub(super) struct PolicyMove {
     stats: PolicyStats,
     minibatches: usize,
     grad_norm: f64,
