@@ -178,6 +178,8 @@ pub mod infer;
 pub mod model;
 #[doc(hidden)]
 pub mod random;
+#[doc(hidden)]
+pub mod range;
 #[cfg(feature = "train")]
 pub mod train;
 

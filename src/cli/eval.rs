@@ -4,16 +4,17 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::common::{self, ModelArgs, SamplingArgs};
+use super::common::{self, ModelArgs};
+use super::sampling::SamplingArgs;
 use super::terminal;
 use crate::Engine;
-use crate::data::{Sample, VerifierKind, load_questions};
+use crate::data::{AnswerRule, Sample, VerifierKind, load_questions};
 use crate::eval::accuracy::EvalOptions;
 use crate::eval::predictions::{self, Prediction};
 use crate::eval::samples::Samples;
 use crate::eval::{COMPRESSION_FACTORS, TableRow, plot, table};
 use crate::infer::Sampling;
-use crate::model::prompt::Method;
+use crate::model::prompt::{FACTORS, Method};
 use crate::{Error, Result};
 
 /// Runs of an evaluation that draws.
@@ -42,7 +43,7 @@ pub struct EvalArgs {
     /// Compression factors: numbers above 0 or `auto`
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = crate::model::prompt::parse_compression_factor,
           allow_hyphen_values = true, help = format!(
-              "Compression factors: numbers above 0 or `auto` [default: {}; under cot 1, under icot, coconut and \
+              "Compression factors: `auto`, or {FACTORS} [default: {}; under cot 1, under icot, coconut and \
                distill auto, and nothing else]",
               COMPRESSION_FACTORS.join(",")
           ))]
@@ -51,28 +52,31 @@ pub struct EvalArgs {
     #[arg(long, value_enum)]
     method: Option<Method>,
     /// Runs that differ in their seed: SEED, SEED + 1, …; one under --greedy
-    #[arg(long, value_name = "N", value_parser = common::count, help = format!(
+    #[arg(long, value_name = "N", help = format!(
         "Runs that differ in their seed: SEED, SEED + 1, …; one under --greedy [default: {SEEDS}]"
     ))]
     seeds: Option<usize>,
     /// Probability that one of K of a question's runs is right (pass@K), unbiased; K at most --seeds
-    #[arg(long, value_name = "K,…", value_delimiter = ',', value_parser = common::count)]
+    #[arg(long, value_name = "K,…", value_delimiter = ',')]
     pass_at: Vec<usize>,
     /// Accuracy of the answer that most of a question's runs agree in
     #[arg(long)]
     majority: bool,
     /// Accuracy by reasoning length, in N ranges of about as many answers each
-    #[arg(long, value_name = "N", value_parser = common::count)]
+    #[arg(long, value_name = "N")]
     by_length: Option<usize>,
     /// Only the first N samples of each data set
-    #[arg(long, value_name = "N", value_parser = common::count)]
+    #[arg(long, value_name = "N")]
     limit: Option<usize>,
     /// Questions that run together
-    #[arg(long, value_name = "N", default_value_t = EvalOptions::default().batch_size, value_parser = common::batch_size)]
+    #[arg(long, value_name = "N", default_value_t = EvalOptions::default().batch_size)]
     batch_size: usize,
     /// How an answer is compared with the gold one
     #[arg(long, value_enum, default_value_t)]
     verifier: VerifierKind,
+    /// Which part of a generated text is its answer
+    #[arg(long, value_enum, value_name = "RULE", default_value_t = AnswerRule::Last)]
+    answer_rule: AnswerRule,
     #[command(flatten)]
     sampling: SamplingArgs,
     /// Print a JSON list, an object a row, instead of the table
@@ -116,6 +120,7 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     }
     let engine = args.model.open()?;
     let method = args.method.or(common::method_of(&engine)).unwrap_or(Method::Cot);
+    args.sampling.check(&[method.name()], false)?;
     let (mut rows, mut predictions) = (Vec::new(), Vec::new());
     for (name, questions) in &sets {
         for compression_factor in compression_factors(method, &args.cf)? {
@@ -125,6 +130,7 @@ pub fn run(args: &EvalArgs) -> Result<()> {
                 sampling,
                 batch_size: args.batch_size,
                 verifier: args.verifier,
+                answer_rule: args.answer_rule,
             };
             let (row, of_row) = evaluate(args, &engine, name.as_deref(), questions, &options, seeds)?;
             rows.extend(row);

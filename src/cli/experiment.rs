@@ -8,15 +8,16 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::common::{self, SamplingArgs};
+use super::sampling::SamplingArgs;
 use super::terminal;
-use crate::data::VerifierKind;
+use crate::data::{AnswerRule, VerifierKind};
 use crate::device::{ComputeDtype, DeviceKind};
 use crate::eval::{COMPRESSION_FACTORS, EvalOptions};
 use crate::experiment::{
     self, FactorsOptions, FactorsSource, Given, Machine, Plan, Table1Options, TestSet, variants,
 };
 use crate::files::runs::NewDir;
+use crate::model::prompt::FACTORS;
 use crate::train::TrainFlags;
 use crate::train::embedded::EVAL_BATCH;
 use crate::{Error, Result};
@@ -49,10 +50,10 @@ struct MachineArgs {
     #[arg(long, value_enum, value_name = "DTYPE")]
     dtype: Option<ComputeDtype>,
     /// Runs side by side; results do not depend on it [default: one a core for the embedded model, else 1]
-    #[arg(long, value_name = "N", value_parser = common::count)]
+    #[arg(long, value_name = "N")]
     jobs: Option<usize>,
     /// CPU threads of a run [default: the cores, shared among the jobs]
-    #[arg(long, value_name = "N", value_parser = common::count)]
+    #[arg(long, value_name = "N")]
     threads: Option<usize>,
 }
 
@@ -87,12 +88,14 @@ struct Table1Args {
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     methods: Vec<String>,
     /// Training seeds: --seed, the next, …
-    #[arg(long, value_name = "N", default_value_t = Plan::SEEDS, value_parser = common::count)]
+    #[arg(long, value_name = "N", default_value_t = Plan::SEEDS)]
     seeds: usize,
     /// Compression factors of the table
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = crate::model::prompt::parse_compression_factor,
           allow_hyphen_values = true,
-          help = format!("Compression factors of the table [default: {}]", COMPRESSION_FACTORS.join(",")))]
+          help = format!(
+              "Compression factors of the table: `auto`, or {FACTORS} [default: {}]", COMPRESSION_FACTORS.join(",")
+          ))]
     cf: Vec<String>,
     #[command(flatten)]
     given: GivenArgs,
@@ -126,6 +129,9 @@ struct GivenArgs {
     /// How an answer is compared with the gold one
     #[arg(long, value_enum, default_value_t)]
     verifier: VerifierKind,
+    /// Which part of a generated text is its answer
+    #[arg(long, value_enum, value_name = "RULE", default_value_t = AnswerRule::Last)]
+    answer_rule: AnswerRule,
 }
 
 /// The budget of every method
@@ -158,7 +164,7 @@ struct BudgetArgs {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Divide updates and the embedded data by N, for a quick look
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 1)]
     shorten: u64,
 }
 
@@ -176,9 +182,9 @@ struct FactorsArgs {
     /// Directory of a `table1`, or where to report on --adapter [default there: a new directory under runs/]
     #[arg(long, value_name = "DIR", required_unless_present = "model")]
     out: Option<PathBuf>,
-    /// Compression factors
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = factor,
-          default_value = "1,1.5,2,3,4,5,6,8", allow_hyphen_values = true)]
+          default_value = "1,1.5,2,3,4,5,6,8", allow_hyphen_values = true,
+          help = format!("Compression factors: {FACTORS}"))]
     cf: Vec<String>,
     /// Method of the `table1` whose checkpoints are asked
     #[arg(long, value_name = "NAME", default_value = "colar", conflicts_with = "model")]
@@ -195,8 +201,11 @@ struct FactorsArgs {
     /// How an answer is compared with the gold one
     #[arg(long, value_enum, default_value_t)]
     verifier: VerifierKind,
+    /// Which part of a generated text is its answer
+    #[arg(long, value_enum, value_name = "RULE", default_value_t = AnswerRule::Last)]
+    answer_rule: AnswerRule,
     /// Questions that run together
-    #[arg(long, value_name = "N", value_parser = common::batch_size, help = format!(
+    #[arg(long, value_name = "N", help = format!(
         "Questions that run together [default: {}; {EVAL_BATCH} on the embedded model]",
         EvalOptions::default().batch_size
     ))]
@@ -215,7 +224,7 @@ fn rates(rates: &[f32]) -> String {
 /// A factor that has a place on an axis.
 fn factor(text: &str) -> Result<String, String> {
     match crate::model::prompt::parse_compression_factor(text)? {
-        auto if auto == "auto" => Err("a number above 0 is needed".to_owned()),
+        auto if auto == "auto" => Err(format!("it takes {FACTORS}")),
         number => Ok(number),
     }
 }
@@ -256,9 +265,11 @@ fn table1(args: Table1Args) -> Result<()> {
         settings,
         sampling: args.sampling.sampling()?,
         verifier: args.given.verifier,
+        answer_rule: args.given.answer_rule,
         shorten: args.budget.shorten,
         machine: args.machine.machine(),
     };
+    args.sampling.check(&options.variants.iter().map(|v| v.method.name()).collect::<Vec<_>>(), false)?;
     terminal::note(format!("experiment directory: {}", options.out.display()));
     let shown = Shown::new();
     let table = experiment::table1(options, &|event| shown.on(event))?;
@@ -279,9 +290,11 @@ fn factors(args: FactorsArgs) -> Result<()> {
         compression_factors: args.cf,
         sampling: args.sampling.sampling()?,
         verifier: args.verifier,
+        answer_rule: args.answer_rule,
         batch_size: args.batch_size,
         machine: args.machine.machine(),
     };
+    args.sampling.check(&["colar"], false)?;
     let shown = Shown::new();
     let report = experiment::factors(options, &|event| shown.on(event))?;
     shown.finish();

@@ -1,13 +1,15 @@
-//! Options in errors, as flags.
+//! Options in errors and in helps, as flags.
 //!
 //! The library names an option by its field, as a user of the crate knows it: `batch_size`. A user of the command line
 //! gave a flag, and reads of that: --batch-size.
 
 use std::collections::BTreeSet;
 
-use clap::Command;
+use clap::{Arg, Command};
 
+use super::sampling;
 use crate::Error;
+use crate::train::conditions;
 
 /// Fields whose flags have names of their own.
 const OTHERS: [(&str, &str); 5] = [
@@ -24,20 +26,60 @@ pub fn spelled(error: &Error, command: &Command) -> String {
     // Others quote files, whose words in backticks are fields of theirs.
     let ours =
         matches!(error, Error::Usage(_) | Error::Other(_) | Error::NonFinite { .. } | Error::Diverged { .. });
-    if !ours {
-        return text;
-    }
-    let known = flags(command);
+    if ours { as_flags(&text, &flags(command)) } else { text }
+}
+
+/// A text with the options in backticks spelled as flags, as far as these are `known`.
+fn as_flags(text: &str, known: &BTreeSet<String>) -> String {
     let mut parts = text.split('`');
     let mut spelled = parts.next().unwrap_or_default().to_owned();
     while let Some(quoted) = parts.next() {
-        match (flag(quoted, &known), parts.next()) {
+        match (flag(quoted, known), parts.next()) {
             (Some(flag), Some(after)) => spelled.extend(["--", &flag, after]),
             (None, Some(after)) => spelled.extend(["`", quoted, "`", after]),
             (_, None) => spelled.extend(["`", quoted]),
         }
     }
     spelled
+}
+
+/// Changes a command and all its subcommands by `change`, which is told their names with those above them.
+pub fn each(command: Command, change: &dyn Fn(&str, Command) -> Command) -> Command {
+    fn under(above: &str, command: Command, change: &dyn Fn(&str, Command) -> Command) -> Command {
+        let name = format!("{above} {}", command.get_name());
+        let name = name.trim_start();
+        change(name, command).mut_subcommands(|sub| under(name, sub, change))
+    }
+    change("", command).mut_subcommands(|sub| under("", sub, change))
+}
+
+/// The command of this name whose flags say in their help what they go with.
+pub fn conditioned(name: &str, command: Command) -> Command {
+    let known = command.get_arguments().filter_map(Arg::get_long).map(str::to_owned).collect();
+    let table = match name {
+        "train" => conditions::CONDITIONS,
+        "generate" | "eval" | "experiment table1" | "experiment factors" => sampling::CONDITIONS,
+        _ => &[],
+    };
+    let words = |arg: Arg| {
+        let name = arg.get_long().unwrap_or_default().replace('-', "_");
+        // What a heading says of all its flags need not be said by each.
+        let heading = arg.get_help_heading().unwrap_or_default().to_owned();
+        let rows = table.iter().filter(|row| row.flags.contains(&name.as_str()));
+        let words = rows.map(|row| as_flags(&row.words(), &known).replace('`', ""));
+        let words: Vec<String> = words.filter(|w| !heading.contains(w.trim_start_matches("with "))).collect();
+        if words.is_empty() { arg } else { noted(arg, &format!("[{}]", words.join(", "))) }
+    };
+    command.mut_args(words)
+}
+
+/// The flag with a note in its help, before the note of its default.
+pub fn noted(arg: Arg, note: &str) -> Arg {
+    let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+    arg.help(match help.split_once(" [default:") {
+        Some((before, after)) => format!("{before} {note} [default:{after}"),
+        None => format!("{help} {note}"),
+    })
 }
 
 /// The flag that sets a field, if it is an option's.
@@ -75,6 +117,32 @@ mod tests {
             assert_eq!(of(&Error::usage(text)), want);
             assert_eq!(of(&Error::other(text)), want);
         }
+    }
+
+    #[test]
+    fn a_help_names_what_its_flag_goes_with() {
+        let help = |command: &str, flag: &str| {
+            let command = super::super::command().find_subcommand(command).unwrap().clone();
+            let arg = command.get_arguments().find(|a| a.get_long() == Some(flag)).unwrap();
+            arg.get_help().unwrap().to_string()
+        };
+        for (command, flag, says) in [
+            ("train", "lora-r", "Rank of the adapter [without --full] [range: 1 to 65536] [default: 128]"),
+            ("train", "freeze-embedding", "[with --full]"),
+            ("train", "latent-noise", "[with --stage sft, with --method colar, with --latent-loss mse]"),
+            (
+                "train",
+                "thoughts",
+                "[with --stage sft, with --method distill] [range: 1 to 1024] [default: 6]",
+            ),
+            ("train", "c-max", "[with --stage sft, with --method colar, without --cf-list]"),
+            ("train", "val-every", "[with --val]"),
+            ("train", "top-p", "Nucleus of a rollout's answer [with --temperature other than 0]"),
+            ("generate", "max-latents", "[with --method colar] [range: 1 to 1048576] [default: 64]"),
+        ] {
+            assert!(help(command, flag).contains(says), "{command} --{flag}: {}", help(command, flag));
+        }
+        assert!(!help("train", "group-size").contains("with"), "its heading says --stage rl");
     }
 
     #[test]

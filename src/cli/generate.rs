@@ -6,12 +6,13 @@ use std::io::{BufRead, IsTerminal, Write};
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
-use super::common::{self, ModelArgs, SamplingArgs};
+use super::common::{self, ModelArgs};
+use super::sampling::SamplingArgs;
 use super::{questions, terminal};
 use crate::Engine;
 use crate::eval::table::compression_factor_value;
 use crate::infer::{Event, Generation, Prompt, Request, Sampling, TraceToken};
-use crate::model::prompt::{DEFAULT_COMPRESSION_FACTOR, Method};
+use crate::model::prompt::{DEFAULT_COMPRESSION_FACTOR, FACTORS, Method};
 use crate::{Error, Result};
 
 /// Answer questions, thinking in compressed latent vectors or in words
@@ -33,7 +34,7 @@ pub struct GenerateArgs {
     /// Compression factor of colar: a number above 0 (2, 1.5) or `auto`
     #[arg(long, value_name = "C", value_parser = crate::model::prompt::parse_compression_factor,
           allow_hyphen_values = true, help = format!(
-              "Compression factor of colar: a number above 0 (2, 1.5) or `auto` [default: {DEFAULT_COMPRESSION_FACTOR}]; cot has 1, \
+              "Compression factor of colar: `auto`, or {FACTORS} (2, 1.5) [default: {DEFAULT_COMPRESSION_FACTOR}]; cot has 1, \
                and icot, coconut and distill have auto"
           ))]
     cf: Option<String>,
@@ -44,7 +45,7 @@ pub struct GenerateArgs {
     #[command(flatten)]
     sampling: SamplingArgs,
     /// Questions that run together
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = common::batch_size)]
+    #[arg(long, value_name = "N", default_value_t = 8)]
     batch_size: usize,
     /// Print a JSON object a question
     #[arg(long)]
@@ -113,6 +114,7 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
             "--template: a text that is continued has none; ask a question, with --method cot",
         ));
     }
+    args.sampling.check(&[mode.method().map_or("plain", Method::name)], args.trace)?;
     let compression_factor = compression_factor(mode, args.cf.as_deref())?;
     let request = |text: String| request(text, mode, compression_factor, sampling, args.trace);
     if args.questions.is_empty() {
@@ -142,6 +144,7 @@ fn compression_factor(mode: Mode, cf: Option<&str>) -> Result<&str> {
             Some(cf) if cf != own => Err(common::no_factor(method, own, cf)),
             _ => Ok(own),
         },
+        (None, _) if cf.is_some() => Err(Error::usage("--cf goes with --method colar")),
         _ => Ok(cf.unwrap_or(DEFAULT_COMPRESSION_FACTOR)),
     }
 }
@@ -154,7 +157,14 @@ fn request(text: String, mode: Mode, compression_factor: &str, sampling: Samplin
     Request { prompt, sampling, trace }
 }
 
-/// Answers the lines of `input` as they come, `batch` at a time.
+/// The lines of what was read up to a line feed: a carriage return ends one too.
+fn lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+    bytes.strip_suffix(b"\r").unwrap_or(bytes).split(|&b| b == b'\r')
+}
+
+/// Answers the lines of `input` as they come, `batch` at a time. Before it fails for a line, those before that are
+/// answered.
 fn from_lines(
     engine: &Engine,
     args: &GenerateArgs,
@@ -164,40 +174,30 @@ fn from_lines(
     request: impl Fn(String) -> Request,
 ) -> Result<()> {
     const STDIN: &str = "standard input";
-    let (mut waiting, mut any) = (Vec::with_capacity(batch), false);
+    let (mut waiting, mut any, mut number) = (Vec::with_capacity(batch), false, 0);
     let mut bytes = Vec::new();
-    for number in 1.. {
-        bytes.clear();
-        if input.read_until(b'\n', &mut bytes).map_err(Error::io(STDIN))? == 0 {
-            break;
-        }
+    while input.read_until(b'\n', &mut bytes).map_err(Error::io(STDIN))? > 0 {
         // Editors of Windows begin a text with a byte-order mark, which is no part of the question.
-        let text = if number == 1 {
-            bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes)
-        } else {
-            bytes.as_slice()
-        };
-        let Ok(line) = std::str::from_utf8(text) else {
-            // The questions before it are good.
-            answer(engine, args, &waiting, true)?;
-            let what = "the text is not UTF-8".to_owned();
-            return Err(Error::Line { path: STDIN.into(), line: number, what });
-        };
-        let line = line.trim_end_matches(['\n', '\r']).to_owned();
-        if line.trim().is_empty() {
-            continue;
+        let mark: &[u8] = if number == 0 { b"\xef\xbb\xbf" } else { b"" };
+        for line in lines(bytes.strip_prefix(mark).unwrap_or(&bytes)) {
+            number += 1;
+            let fault = |what| Error::Line { path: STDIN.into(), line: number, what };
+            let Ok(line) = std::str::from_utf8(line) else {
+                // The questions before it are good.
+                answer(engine, args, &waiting, true)?;
+                return Err(fault("the text is not UTF-8".to_owned()));
+            };
+            if line.trim().is_empty() {
+                continue;
+            }
+            any = true;
+            waiting.push(request(questions::of_line(line, plain).map_err(fault)?));
+            if waiting.len() == batch {
+                answer(engine, args, &waiting, true)?;
+                waiting.clear();
+            }
         }
-        any = true;
-        let question = questions::of_line(&line, plain).map_err(|what| Error::Line {
-            path: STDIN.into(),
-            line: number,
-            what,
-        })?;
-        waiting.push(request(question));
-        if waiting.len() == batch {
-            answer(engine, args, &waiting, true)?;
-            waiting.clear();
-        }
+        bytes.clear();
     }
     if !any {
         return Err(Error::usage("no question: give one as an argument, or a line each on standard input"));

@@ -7,8 +7,8 @@ use clap::{Args, ValueEnum};
 
 use super::terminal;
 use crate::data::synth;
-use crate::files::atomic::{StagedDir, is_vacant};
 use crate::files::safetensors::Dtype;
+use crate::files::staged::{StagedDir, is_vacant};
 use crate::model::config::ModelConfig;
 use crate::model::init::{INITIALIZER_RANGE, RandomInit, write_random_model};
 use crate::model::presets::Preset;

@@ -14,6 +14,8 @@ pub mod generate;
 pub mod import;
 pub mod init;
 mod questions;
+mod ranges;
+mod sampling;
 pub mod score;
 mod shown;
 mod signals;
@@ -92,10 +94,17 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Parses the process's arguments; `train --help` has the defaults of its options.
+/// The command line, with all that is said of flags in tables.
+fn command() -> clap::Command {
+    let stated = |name: &str, command| ranges::stated(name, flags::conditioned(name, command));
+    flags::each(Cli::command(), &stated).mut_subcommand("train", defaults::shown)
+}
+
+/// Parses the process's arguments.
 fn parse() -> Cli {
-    let mut command = Cli::command().mut_subcommand("train", defaults::shown);
+    let mut command = command();
     let matches = command
+        .clone()
         .try_get_matches_from_mut(std::env::args_os())
         .unwrap_or_else(|e| typos::hinted(e, &command).exit());
     Cli::from_arg_matches(&matches).unwrap_or_else(|e| e.format(&mut command).exit())

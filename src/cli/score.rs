@@ -30,13 +30,13 @@ pub struct ScoreArgs {
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
     /// Compression factor: tokens of a chunk; 1 where nothing is compressed, under any method but colar
-    #[arg(long, value_name = "N", default_value_t = ScoreOptions::default().compression_factor, value_parser = common::count)]
+    #[arg(long, value_name = "N", default_value_t = ScoreOptions::default().compression_factor)]
     cf: usize,
     /// How to reason [default: what the checkpoint was trained for; cot for a bare model]
     #[arg(long, value_enum)]
     method: Option<Method>,
     /// Most positions of a forward pass
-    #[arg(long, value_name = "N", default_value_t = ScoreOptions::default().batch_tokens, value_parser = common::count)]
+    #[arg(long, value_name = "N", default_value_t = ScoreOptions::default().batch_tokens)]
     batch_tokens: usize,
     /// Print a JSON object a sample, then one with "total": true
     #[arg(long)]

@@ -71,6 +71,10 @@ impl Shown {
                     .map_or(String::new(), |dir| format!("run directory {}: ", dir.display()));
                 self.line(&format!("{}: {dir}{}", self.name, begun(start)));
             }
+            Progress::Folded => self.line(&format!(
+                "{}: the checkpoint's adapter was added to the weights, of which all are trained",
+                self.name
+            )),
             Progress::Resumed(step) => self.line(&format!("{}: resumed after step {step}", self.name)),
             Progress::Step(s) => self.step(
                 s.step,

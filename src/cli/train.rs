@@ -53,11 +53,7 @@ pub struct TrainArgs {
 pub fn run(args: TrainArgs) -> Result<()> {
     let mut flags = *args.flags;
     if let Some(path) = &args.config {
-        let mut file = TrainFlags::from_toml(path)?;
-        if flags.c_max.is_some() {
-            file.cf_list = None;
-        }
-        flags = flags.over(file);
+        flags = flags.over(TrainFlags::from_toml(path)?);
     }
     if flags.model.is_none() && flags.data.is_none() {
         if args.dry_run || !args.lr_sweep.is_empty() {
@@ -176,6 +172,13 @@ fn reinforce(options: RlOptions, resume: bool, stop: &Stop) -> Result<()> {
         ));
     }
     ran_out(patience, summary.stale);
+    if summary.bounded_exponents > 0 {
+        terminal::note(format!(
+            "note: {} log-probabilities went so far from those of the start or of the rollouts that the bound of their \
+             ratio acted (see bounded_exponents in metrics.jsonl): a smaller --lr or a larger --kl-weight keeps them near",
+            summary.bounded_exponents
+        ));
+    }
     terminal::tell(format!(
         "{} steps; {}; curves in {}, rollouts in {}",
         summary.steps,

@@ -5,8 +5,43 @@
 //! (GSM-Hard has answers of that size). The rule is that of spec sections 5 and 12: strip blanks, a final
 //! `.` and thousands commas; equal as numbers (10.0 = 10) or, failing that, as text.
 
+use serde::{Deserialize, Serialize};
+
 /// The mark before the answer in the prompt layout (spec section 1).
 pub const ANSWER_MARK: &str = "Answer:";
+
+/// Which part of a text is its answer (spec section 5).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum AnswerRule {
+    /// What follows the last `Answer:`; without one there is no answer
+    #[default]
+    Last,
+    /// The authors' code's: what stands between the first `Answer:` and a second one, or without one the whole text
+    Paper,
+}
+
+impl AnswerRule {
+    /// The answer in a generated text, without surrounding blanks; `None` if it has none.
+    pub fn extract(self, text: &str) -> Option<&str> {
+        match self {
+            AnswerRule::Last => extract(text),
+            AnswerRule::Paper => {
+                let mut parts = text.split(ANSWER_MARK);
+                let before = parts.next();
+                parts.next().or(before).map(str::trim)
+            }
+        }
+    }
+
+    /// The answer that a data set gives: where it holds the mark itself, the part that a generated text like it would
+    /// be judged by.
+    pub fn gold(self, text: &str) -> &str {
+        if text.contains(ANSWER_MARK) { self.extract(text).unwrap_or(text) } else { text }
+    }
+}
 
 /// The answer in a generated text: the text after its last `Answer:`, without surrounding blanks.
 ///
@@ -116,6 +151,23 @@ mod tests {
         assert_eq!(extract("Answer:"), Some(""));
         assert_eq!(extract("answer:19"), None);
         assert_eq!(extract(""), None);
+    }
+
+    #[test]
+    fn the_authors_rule_takes_what_follows_the_first_mark() {
+        for (text, last, paper) in [
+            ("###Answer:19", Some("19"), "19"),
+            ("Answer: 7 ###Answer:\n 19 \n", Some("19"), "7 ###"),
+            ("19 ", None, "19"),
+            ("Answer:", Some(""), ""),
+            ("", None, ""),
+        ] {
+            assert_eq!(AnswerRule::Last.extract(text), last, "{text:?}");
+            assert_eq!(AnswerRule::Paper.extract(text), Some(paper), "{text:?}");
+        }
+        assert_eq!(AnswerRule::Last.gold("So Answer: 4, Answer: 5"), "5");
+        assert_eq!(AnswerRule::Paper.gold("So Answer: 4, Answer: 5"), "4,");
+        assert_eq!([AnswerRule::Last, AnswerRule::Paper].map(|rule| rule.gold(" 5 ")), [" 5 "; 2]);
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub mod verify;
 
 use serde::{Deserialize, Serialize};
 
+pub use answer::AnswerRule;
 pub use formats::{Format, load, load_questions, write_jsonl};
 pub use verify::{Verifier, VerifierKind};
 

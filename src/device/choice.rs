@@ -3,6 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::files::safetensors::Dtype;
+use crate::range::Range;
+
+/// Numbers of CPU threads; 0 means one a core.
+pub const THREADS: Range = Range::Whole(0, 1024);
 
 /// Where to run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -43,7 +43,7 @@ mod shape;
 
 pub use activation::ActivationOps;
 pub use attention::{AttentionOps, HeadShape, Span};
-pub use choice::{ComputeDtype, DeviceKind};
+pub use choice::{ComputeDtype, DeviceKind, THREADS};
 pub use cross_entropy::{CrossEntropyGrads, CrossEntropyOps, Upstream};
 pub use decoder::DecoderOps;
 pub use draw::Draw;
@@ -57,7 +57,7 @@ pub use need::{Need, Room, Stay};
 pub use norm::NormOps;
 pub use open::{DeviceTask, run_on_device};
 pub use optimizer::{AdamW, AdamWTensor, OptimizerOps};
-pub use policy::{PolicyElement, PolicyLoss, PolicyObjective, PolicyTerms};
+pub use policy::{MOST_EXPONENT, PolicyElement, PolicyLoss, PolicyObjective, PolicyTerms};
 pub use rotary::RotaryOps;
 pub use rows::RowOps;
 pub use sampling::{SamplingOps, TokenChoice};

@@ -41,6 +41,18 @@ pub struct PolicyTerms<'a, D: MemoryOps> {
     pub objective: PolicyObjective,
 }
 
+/// The largest exponent whose exponential counts as such; beyond it goes the tangent (spec section 6).
+pub const MOST_EXPONENT: f32 = 20.0;
+
+/// exp(x), and beyond [`MOST_EXPONENT`] the tangent there: convex, and finite for every difference of
+/// log-probabilities. With it its slope.
+fn bounded_exp(x: f32) -> (f32, f32) {
+    // A comparison and not a minimum, which would make a number of what is none.
+    let held = if x > MOST_EXPONENT { MOST_EXPONENT } else { x };
+    let slope = libm::expf(held);
+    (slope * (1.0 + (x - held)), slope)
+}
+
 /// Checks the terms of an operation over as many rows.
 pub(super) fn check_policy<D: MemoryOps>(operation: Checked, terms: &PolicyTerms<'_, D>) -> Result<()> {
     operation.per_row("policy terms", terms.rows, 4)
@@ -49,8 +61,10 @@ pub(super) fn check_policy<D: MemoryOps>(operation: Checked, terms: &PolicyTerms
 /// An element's loss at a log-probability, in its parts.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PolicyLoss {
-    /// exp(new − old).
+    /// exp(new − old), bounded.
     pub ratio: f32,
+    /// Its slope by `new`.
+    slope: f32,
     /// Whether the clip decides, so that the surrogate has no gradient.
     pub clipped: bool,
     /// −min(ratio·A, clip(ratio)·A), unweighted.
@@ -58,29 +72,33 @@ pub struct PolicyLoss {
     /// exp(r − new) − (r − new) − 1 for the reference r: never negative, and unbiased for KL(new ‖ r)
     /// over samples of the new policy. Unweighted.
     pub kl: f32,
+    /// Whether the bound of exponentials acts on the ratio, and on the divergence.
+    pub bounded: [bool; 2],
 }
 
 impl PolicyElement {
     /// The loss at log-probability `logprob`.
     pub fn loss(&self, logprob: f32, clip_eps: f32) -> PolicyLoss {
-        let ratio = libm::expf(logprob - self.old);
+        let (ratio, slope) = bounded_exp(logprob - self.old);
         let (free, held) =
             (ratio * self.advantage, ratio.clamp(1.0 - clip_eps, 1.0 + clip_eps) * self.advantage);
         let gap = self.reference - logprob;
         PolicyLoss {
             ratio,
+            slope,
             clipped: held < free,
             surrogate: -free.min(held),
-            kl: libm::expf(gap) - gap - 1.0,
+            kl: bounded_exp(gap).0 - gap - 1.0,
+            bounded: [logprob - self.old, gap].map(|x| x > MOST_EXPONENT),
         }
     }
 
     /// The derivative of the weighted loss by `logprob`.
     pub fn gradient(&self, logprob: f32, objective: PolicyObjective) -> f32 {
         let loss = self.loss(logprob, objective.clip_eps);
-        let mut gradient = if loss.clipped { 0.0 } else { -loss.ratio * self.advantage };
+        let mut gradient = if loss.clipped { 0.0 } else { -loss.slope * self.advantage };
         if objective.kl_weight != 0.0 {
-            gradient += objective.kl_weight * (1.0 - libm::expf(self.reference - logprob));
+            gradient += objective.kl_weight * (1.0 - bounded_exp(self.reference - logprob).1);
         }
         self.weight * gradient
     }
@@ -131,6 +149,33 @@ mod tests {
                 assert!((slope - claimed).abs() < 1e-5, "{advantage} {logprob}: {slope} {claimed}");
             }
         }
+    }
+
+    /// Far from the old policy and from the reference everything stays finite, and the slopes stay those of the loss.
+    #[test]
+    fn far_away_nothing_overflows() {
+        let objective = PolicyObjective { clip_eps: 0.2, kl_weight: 0.5 };
+        for far in [19.0f32, 21.0, 88.0, 1e3, 1e9] {
+            let low = PolicyElement { old: far, reference: far, advantage: 1.0, weight: 1.0 };
+            let loss = low.loss(0.0, 0.2);
+            assert_eq!(loss.bounded, [false, far > MOST_EXPONENT]);
+            assert!(loss.kl.is_finite() && loss.kl > 0.0, "{loss:?}");
+            let gradient = low.gradient(0.0, objective);
+            let slope = 0.5 * (1.0 - libm::expf(far.min(MOST_EXPONENT)));
+            // The surrogate's own slope is a ratio of at most e^-19.
+            assert!((gradient - slope).abs() <= 1e-6 * slope.abs(), "{gradient} {slope}");
+            let high = PolicyElement { old: 0.0, reference: 0.0, advantage: -1.0, weight: 1.0 };
+            let loss = high.loss(far, 0.2);
+            assert_eq!(loss.bounded, [far > MOST_EXPONENT, false]);
+            assert!(
+                loss.surrogate.is_finite() && high.gradient(far, objective) >= 0.5 * libm::expf(19.0),
+                "{loss:?}"
+            );
+        }
+        assert!(element(1.0).loss(f32::NAN, 0.2).kl.is_nan(), "what is no number is not hidden");
+        // Value and slope go on without a step.
+        let (below, above) = (bounded_exp(20.0), bounded_exp(20.0f32.next_up()));
+        assert!(above.0 / below.0 - 1.0 < 1e-5 && above.1 == below.1);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! seed and its own place in the data set ([`sample_seed`]), so neither the batch size nor the order
 //! of the batches moves a figure.
 
-use crate::data::{Sample, Verifier, VerifierKind};
+use crate::data::{AnswerRule, Sample, Verifier, VerifierKind};
 use crate::device::Device;
 use crate::infer::{Generation, Loaded, Prompt, Request, Sampling};
 use crate::model::prompt::{DEFAULT_COMPRESSION_FACTOR, Method};
@@ -30,9 +30,17 @@ pub struct EvalOptions {
     pub batch_size: usize,
     /// The verifier that judges answers.
     pub verifier: VerifierKind,
+    /// Which part of a generated text is its answer.
+    pub answer_rule: AnswerRule,
 }
 
-setters!(EvalOptions { method: Method, sampling: Sampling, batch_size: usize, verifier: VerifierKind });
+setters!(EvalOptions {
+    method: Method,
+    sampling: Sampling,
+    batch_size: usize,
+    verifier: VerifierKind,
+    answer_rule: AnswerRule,
+});
 setters!(EvalOptions into { compression_factor: String });
 
 impl Default for EvalOptions {
@@ -43,6 +51,7 @@ impl Default for EvalOptions {
             sampling: Sampling::default(),
             batch_size: 32,
             verifier: VerifierKind::default(),
+            answer_rule: AnswerRule::default(),
         }
     }
 }
@@ -127,7 +136,7 @@ pub fn evaluate<D: Device>(
         let requests: Vec<Request> = batch.iter().map(|&i| request(&samples[i], i, options)).collect();
         let generations = loaded.generate(&requests, &mut |_| ())?;
         for (&i, generation) in batch.iter().zip(generations) {
-            outcomes[i] = Some(judge(&samples[i], generation, verifier.as_ref()));
+            outcomes[i] = Some(judge(&samples[i], generation, verifier.as_ref(), options.answer_rule));
         }
         done += batch.len();
         progress(done)?;
@@ -147,8 +156,10 @@ fn request(sample: &Sample, index: usize, options: &EvalOptions) -> Request {
     }
 }
 
-fn judge(sample: &Sample, generation: Generation, verifier: &dyn Verifier) -> Outcome {
-    let correct = generation.answer.as_deref().is_some_and(|a| verifier.is_correct(a, &sample.answer));
+fn judge(sample: &Sample, mut generation: Generation, verifier: &dyn Verifier, rule: AnswerRule) -> Outcome {
+    generation.answer = rule.extract(&generation.text).map(str::to_owned);
+    let gold = rule.gold(&sample.answer);
+    let correct = generation.answer.as_deref().is_some_and(|a| verifier.is_correct(a, gold));
     Outcome { question: sample.question.clone(), gold: sample.answer.clone(), generation, correct }
 }
 
@@ -203,14 +214,15 @@ mod tests {
     fn counts_and_means() {
         let exact: &dyn Verifier = &ExactMatch;
         let outcomes = vec![
-            judge(&sample("a", "14"), Generation::saying("Answer:14.0", 4, 3), exact),
-            judge(&sample("b", "14"), Generation::saying("Answer:15", 7, 3), exact),
-            judge(&sample("c", "1,000"), Generation::saying("Answer: 1000.", 6, 6), exact),
+            judge(&sample("a", "14"), Generation::saying("Answer:14.0", 4, 3), exact, AnswerRule::Last),
+            judge(&sample("b", "14"), Generation::saying("Answer:15", 7, 3), exact, AnswerRule::Last),
+            judge(&sample("c", "1,000"), Generation::saying("Answer: 1000.", 6, 6), exact, AnswerRule::Last),
             // The right number without the mark is no answer.
             judge(
                 &sample("d", "14"),
                 Generation { finished: false, ..Generation::saying("14", 1, 4) },
                 exact,
+                AnswerRule::Last,
             ),
         ];
         let e = Evaluation::of(outcomes);
@@ -220,17 +232,36 @@ mod tests {
         assert_eq!(e.mean_length_correct, Some(5.0));
         assert_eq!(e.mean_answer_tokens, 4.0);
         assert_eq!(e.unfinished, 0.25);
-        let none =
-            Evaluation::of(vec![judge(&sample("a", "1"), Generation::saying("Answer:2", 3, 2), exact)]);
+        let none = Evaluation::of(vec![judge(
+            &sample("a", "1"),
+            Generation::saying("Answer:2", 3, 2),
+            exact,
+            AnswerRule::Last,
+        )]);
         assert_eq!(none.mean_length_correct, None);
+    }
+
+    /// By the authors' rule a text without the mark is all answer, and what follows a second mark counts for nothing.
+    #[test]
+    fn the_answer_rule_decides() {
+        for (text, gold, last, paper) in [
+            ("14", "14", false, true),
+            ("Answer:15 Answer:14", "14", true, false),
+            ("Answer:14", "Answer: 14", true, true),
+        ] {
+            for (rule, correct) in [(AnswerRule::Last, last), (AnswerRule::Paper, paper)] {
+                let judged = judge(&sample("a", gold), Generation::saying(text, 1, 1), &ExactMatch, rule);
+                assert_eq!(judged.correct, correct, "{text} {gold} {rule:?}");
+            }
+        }
     }
 
     #[test]
     fn the_verifier_decides() {
         for (kind, correct) in [(VerifierKind::Exact, false), (VerifierKind::Math, true)] {
             let judged = |text: &str| {
-                judge(&sample("a", r"\frac{1}{2}"), Generation::saying(text, 1, 1), kind.verifier().as_ref())
-                    .correct
+                let said = Generation::saying(text, 1, 1);
+                judge(&sample("a", r"\frac{1}{2}"), said, kind.verifier().as_ref(), AnswerRule::Last).correct
             };
             assert_eq!(judged("Answer: 0.50 cm"), correct);
             assert!(!judged("Answer: 0.51"));
@@ -269,7 +300,7 @@ mod tests {
                 compression_factor: "2".to_owned(),
                 sampling,
                 batch_size,
-                verifier: VerifierKind::Exact,
+                ..EvalOptions::default()
             };
             let mut heard = Vec::new();
             let e = evaluate(&loaded, &samples, &options, &mut |done| {
@@ -297,7 +328,7 @@ mod tests {
             compression_factor: "2".to_owned(),
             sampling: Sampling::default(),
             batch_size: 3,
-            verifier: VerifierKind::Exact,
+            ..EvalOptions::default()
         };
         let ended = evaluate(&loaded, &samples, &options, &mut |_| {
             batches += 1;
@@ -315,7 +346,7 @@ mod tests {
             compression_factor: "2".to_owned(),
             sampling: Sampling::default(),
             batch_size: 0,
-            verifier: VerifierKind::Exact,
+            ..EvalOptions::default()
         };
         assert!(evaluate(&loaded, &[], &options, &mut |_| Ok(())).is_err());
         assert!(evaluate(&loaded, &[sample("q", "1")], &options, &mut |_| Ok(())).is_err());

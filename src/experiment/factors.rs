@@ -11,7 +11,7 @@ pub use report::{FactorRow, FactorsReport};
 use super::event::{ExperimentEvent, Listener};
 use super::existing::{FACTORS, TABLE1};
 use super::figures::Figures;
-use super::inputs::{Machine, TestSet};
+use super::inputs::{Machine, TestSet, absolute};
 use super::jobs::{Board, work};
 use super::measure::{Measured, Setting, read_json};
 use super::questions::{Asked, Questions};
@@ -19,8 +19,9 @@ use super::report::Table1;
 use super::variants::Variant;
 use super::written::{within, write_report};
 use super::{existing, plot};
-use crate::data::VerifierKind;
+use crate::data::{AnswerRule, VerifierKind};
 use crate::eval::EvalOptions;
+use crate::files::hidden::clean_tree;
 use crate::files::lock::DirLock;
 use crate::infer::Sampling;
 use crate::model::checkpoint_dir;
@@ -59,6 +60,8 @@ pub struct FactorsOptions {
     pub sampling: Sampling,
     /// The verifier that judges answers.
     pub verifier: VerifierKind,
+    /// Which part of a generated text is its answer.
+    pub answer_rule: AnswerRule,
     /// Questions that run together; `None`: as many as suits the model.
     pub batch_size: Option<usize>,
     /// The machine that performs the runs.
@@ -99,6 +102,7 @@ pub fn factors(options: FactorsOptions, on_event: &Listener<'_>) -> Result<Facto
         rows,
     };
     let svg = plot::factors(&report)?;
+    ready.lock.check()?;
     on_event(ExperimentEvent::Written(write_report(&o.out, "factors", &report.markdown(), &report, &svg)?));
     Ok(report)
 }
@@ -141,7 +145,7 @@ struct Ready {
     trained: Vec<usize>,
     /// Whether runs go side by side by default.
     small: bool,
-    _lock: DirLock,
+    lock: DirLock,
 }
 
 impl Ready {
@@ -150,6 +154,11 @@ impl Ready {
             return Err(Error::usage("`compression_factors` is empty"));
         }
         o.sampling.validate()?;
+        o.tests = o.tests.iter().map(TestSet::absolute).collect::<Result<_>>()?;
+        if let FactorsSource::Checkpoints { model, adapters } = &mut o.source {
+            *model = absolute(model)?;
+            *adapters = adapters.iter().map(|path| absolute(path)).collect::<Result<_>>()?;
+        }
         let root = o.out.clone();
         let (model, subjects, small) = match &o.source {
             FactorsSource::Table1(variant) => {
@@ -213,13 +222,15 @@ impl Ready {
         }
         let trained = subjects.first().map(|s| trained_factors(&s.checkpoint)).unwrap_or_default();
         let lock = DirLock::take(&root)?;
+        clean_tree(&root)?;
         if let FactorsSource::Checkpoints { adapters, .. } = &o.source {
             existing::mark(&root, FACTORS, &json!({"adapters": adapters}))?;
         }
-        Ok(Ready { options: o, model, subjects, tests, trained, small, _lock: lock })
+        Ok(Ready { options: o, model, subjects, tests, trained, small, lock })
     }
 
     fn ask(&self, job: usize, threads: usize, part: FactorPart, on_event: &Listener<'_>) -> Result<Measured> {
+        self.lock.check()?;
         let (o, s, q) = (&self.options, &self.subjects[part.subject], &self.tests[part.test]);
         let (test, compression_factor) = (&o.tests[part.test].name, &o.compression_factors[part.factor]);
         let setting = Setting {
@@ -227,6 +238,7 @@ impl Ready {
             compression_factor: compression_factor.clone(),
             sampling: Sampling { seed: s.seed, ..o.sampling },
             verifier: o.verifier,
+            answer_rule: o.answer_rule,
             n: q.samples.len(),
             data: q.checksum,
         };

@@ -1,8 +1,9 @@
 //! The inputs of a comparison: model, data, test sets, and the machine it may use.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::device::{ComputeDtype, DeviceKind};
+use crate::{Error, Result};
 
 /// Model and data of a comparison.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,7 +30,7 @@ impl TestSet {
     ///
     /// # Errors
     /// A message naming the fault of the text.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub fn parse(text: &str) -> std::result::Result<Self, String> {
         let (name, file) = match text.split_once('=') {
             Some((name, file)) => (name.to_owned(), PathBuf::from(file)),
             None => {
@@ -52,6 +53,25 @@ impl TestSet {
 
 /// The name of the columns that are the mean over all test sets.
 pub const AVERAGE: &str = "average";
+
+impl Given {
+    /// The same from every working directory, for the files of the experiment.
+    pub(super) fn absolute(&self) -> Result<Self> {
+        Ok(Given { model: absolute(&self.model)?, data: absolute(&self.data)?, val: absolute(&self.val)? })
+    }
+}
+
+impl TestSet {
+    /// As [`Given::absolute`].
+    pub(super) fn absolute(&self) -> Result<Self> {
+        Ok(TestSet { name: self.name.clone(), file: absolute(&self.file)? })
+    }
+}
+
+/// A path that is the same from every working directory.
+pub(super) fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).map_err(Error::io(path))
+}
 
 /// The machine that performs the runs. Nothing of it changes a result but `dtype`.
 #[derive(Debug, Clone, Default, PartialEq)]

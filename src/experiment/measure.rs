@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::data::{Sample, VerifierKind};
+use crate::data::{AnswerRule, Sample, VerifierKind};
 use crate::device::Device;
 use crate::eval::{EvalOptions, evaluate};
 use crate::files::atomic::write_atomic;
@@ -24,6 +24,9 @@ pub struct Setting {
     pub sampling: Sampling,
     /// The verifier that judges answers.
     pub verifier: VerifierKind,
+    /// Which part of a generated text is its answer.
+    #[serde(default)]
+    pub answer_rule: AnswerRule,
     /// Questions of the data set.
     pub n: usize,
     /// CRC-32C of the data set's questions and answers.
@@ -93,6 +96,7 @@ pub(super) fn measure<D: Device>(
         sampling: setting.sampling,
         batch_size,
         verifier: setting.verifier,
+        answer_rule: setting.answer_rule,
     };
     let e = evaluate(loaded, samples, &options, &mut |done| {
         progress(done);
@@ -174,6 +178,7 @@ mod tests {
             compression_factor: "2".into(),
             sampling: Sampling { seed: 3, temperature: 0.7, ..Sampling::default() },
             verifier: VerifierKind::default(),
+            answer_rule: AnswerRule::default(),
             n: 10,
             data: checksum(&[sample("q", "1")]),
         };

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use super::inputs::{Given, Machine, TestSet};
 use super::settings::{self, COMMON, WARM_UP};
 use super::variants::Variant;
-use crate::data::VerifierKind;
+use crate::data::{AnswerRule, VerifierKind};
 use crate::eval::COMPRESSION_FACTORS;
 use crate::infer::Sampling;
 use crate::model::prompt::Method;
@@ -49,6 +49,8 @@ pub struct Table1Options {
     pub sampling: Sampling,
     /// The verifier that judges answers.
     pub verifier: VerifierKind,
+    /// Which part of a generated text is its answer.
+    pub answer_rule: AnswerRule,
     /// Divisor of updates and of the embedded data, for a quick look.
     pub shorten: u64,
     /// The machine that performs the runs.
@@ -86,6 +88,8 @@ pub struct Plan {
     pub sampling: Sampling,
     /// The verifier that judges answers.
     pub verifier: VerifierKind,
+    /// Which part of a generated text is its answer.
+    pub answer_rule: AnswerRule,
     /// The divisor of the updates.
     pub shorten: u64,
     /// The machine that performs the runs.
@@ -150,6 +154,7 @@ impl Plan {
             compression_factors,
             sampling: o.sampling,
             verifier: o.verifier,
+            answer_rule: o.answer_rule,
             shorten: o.shorten,
             machine: o.machine,
             settings: o.settings,
@@ -228,7 +233,7 @@ impl Plan {
             .over(fixed)
             .over(self.table(WARM_UP))
             .over(self.table(COMMON))
-            .over(self.basis(self.warm_updates))
+            .or_defaults(self.basis(self.warm_updates))
     }
 
     /// The flags of a method's run.
@@ -243,20 +248,13 @@ impl Plan {
         // The embeddings are the latents' targets and must not move. Methods without latents keep them frozen too,
         // so that all methods train the same weights, as they do under an adapter.
         let freeze = TrainFlags { freeze_embedding: self.embedded.then_some(true), ..TrainFlags::default() };
-        let mut flags = self
-            .planned(self.run_dir(variant, lr, seed), seed)
+        self.planned(self.run_dir(variant, lr, seed), seed)
             .over(fixed)
             .over(self.table(variant.name))
             .over(variant.differs())
             .over(self.table(variant.method.name()))
             .over(self.table(COMMON))
-            .over(own)
-            .over(freeze)
-            .over(self.basis(self.updates));
-        if flags.cf_list.is_some() {
-            flags.c_max = None;
-        }
-        flags
+            .or_defaults(own.over(freeze).over(self.basis(self.updates)))
     }
 
     /// The flags that the plan sets for every run. There is no validation within a run: the checkpoint is the one
@@ -270,7 +268,6 @@ impl Plan {
             device: Some(self.machine.device),
             dtype: self.machine.dtype,
             threads: Some(self.machine.split(self.embedded).1),
-            save_top_k: Some(1),
             ..TrainFlags::default()
         }
     }
@@ -322,6 +319,7 @@ pub(super) mod tests {
             settings: BTreeMap::new(),
             sampling: Sampling { seed: 7, ..Sampling::default() },
             verifier: VerifierKind::default(),
+            answer_rule: AnswerRule::default(),
             shorten: 1,
             machine: Machine { jobs: 1, threads: 1, ..Machine::default() },
         }
@@ -409,7 +407,7 @@ pub(super) mod tests {
             ("[colar]\nbatch-size = 6", "`batch_size` in [colar] must be the same for all methods"),
             ("[common]\nlr = 1.0", "`lr` in [common] is the experiment's to set"),
             ("[codi]\nlatent-weight = 1.0", "[codi] is neither"),
-            ("[common]\nkl-weight = 1.0", "`kl_weight` does not go with"),
+            ("[common]\nkl-weight = 1.0", "`kl_weight` goes with `stage` rl"),
         ] {
             let error = plan(Table1Options { settings: settings(text), ..options() }).unwrap_err();
             assert_eq!(error.exit_code(), 2);

@@ -2,7 +2,7 @@
 
 use super::event::{ExperimentEvent, Listener};
 use super::existing::TABLE1;
-use super::inputs::{Given, TestSet};
+use super::inputs::{Given, TestSet, absolute};
 use super::measure::{Measured, Setting, kept};
 use super::plan::{Plan, Table1Options};
 use super::questions::{Asked, Questions};
@@ -14,7 +14,7 @@ use super::written::write_report;
 use super::{existing, jobs, materials, plot};
 use crate::data::load;
 use crate::eval::EvalOptions;
-use crate::files::atomic::remove_leftovers;
+use crate::files::hidden::clean_tree;
 use crate::files::lock::DirLock;
 use crate::infer::Sampling;
 use crate::model::config::ModelConfig;
@@ -56,6 +56,7 @@ pub fn table1(options: Table1Options, on_event: &Listener<'_>) -> Result<Table1>
         experiment.result(variant, lr, seed, test, compression_factor)
     })?;
     let svg = plot::table1(&table)?;
+    experiment.lock.check()?;
     on_event(ExperimentEvent::Written(write_report(&p.root, "table1", &table.markdown(), &table, &svg)?));
     Ok(table)
 }
@@ -65,12 +66,16 @@ struct Experiment {
     plan: Plan,
     val: Questions,
     tests: Vec<Questions>,
-    _lock: DirLock,
+    lock: DirLock,
 }
 
 impl Experiment {
     /// Reads and checks all input before anything is trained.
-    fn open(options: Table1Options) -> Result<Self> {
+    fn open(mut options: Table1Options) -> Result<Self> {
+        // The files of the experiment name them, and are read from other working directories.
+        options.given = options.given.as_ref().map(Given::absolute).transpose()?;
+        options.tests = options.tests.iter().map(TestSet::absolute).collect::<Result<_>>()?;
+        options.init = options.init.as_deref().map(absolute).transpose()?;
         let root = options.out.clone();
         existing::check_root(&root, TABLE1, None)?;
         if options.variants.is_empty() {
@@ -112,11 +117,12 @@ impl Experiment {
         existing::check_runs(&plan)?;
         let lock = lock.map_or_else(|| DirLock::take(&root), Ok)?;
         existing::mark(&root, TABLE1, &existing::settings(&plan))?;
-        remove_leftovers(&root)?;
-        Ok(Experiment { plan, val, tests: questions, _lock: lock })
+        clean_tree(&root)?;
+        Ok(Experiment { plan, val, tests: questions, lock })
     }
 
     fn perform(&self, job: usize, task: ReadyPart, on_event: &Listener<'_>) -> Result<Option<f64>> {
+        self.lock.check()?;
         let (p, part, lr) = (&self.plan, task.part, self.plan.lrs[task.lr]);
         let name = self.name(part);
         let mut outcome = None;
@@ -246,6 +252,7 @@ impl Experiment {
             compression_factor: compression_factor.to_owned(),
             sampling: Sampling { seed: p.seeds[seed], ..sampling },
             verifier: p.verifier,
+            answer_rule: p.answer_rule,
             n: set.samples.len(),
             data: set.checksum,
         };

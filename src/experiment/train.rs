@@ -7,12 +7,15 @@ use serde_json::json;
 use super::event::{ExperimentEvent, Listener};
 use super::measure::write_json;
 use crate::device::{Device, DeviceTask, run_on_device};
-use crate::files::atomic::recover_dir;
+use crate::files::staged::{recover_dir, remove_dir};
 use crate::train::{Progress, TrainFlags, TrainOptions, Trainer};
 use crate::{Error, Result};
 
 /// The file left by a run whose loss stopped being a number.
 const DIVERGED: &str = "diverged.json";
+
+/// The training state of a run, which one that has ended needs no more: its moments take twice the space of the weights.
+const LAST: &str = "last";
 
 /// The end of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +37,12 @@ pub(super) fn ended(dir: &Path) -> Result<Option<Ended>> {
         return Ok(Some(Ended::Diverged));
     }
     // Without validation the checkpoint is written once, after the last step.
+    if dir.join("best").exists() {
+        // It may have been killed before it removed this itself.
+        remove_dir(&dir.join(LAST))?;
+        return Ok(Some(Ended::Trained));
+    }
+    // Without validation the checkpoint is written once, after the last step.
     Ok(dir.join("best").exists().then_some(Ended::Trained))
 }
 
@@ -53,9 +62,7 @@ pub(super) fn train(flags: TrainFlags, job: usize, on_event: &Listener<'_>) -> R
         }
         Err(e) => Err(e),
         Ok(()) => {
-            // The run is over, and the moments take twice the space of the weights.
-            let last = dir.join("last");
-            std::fs::remove_dir_all(&last).map_err(Error::io(&last))?;
+            remove_dir(&dir.join(LAST))?;
             Ok(Ended::Trained)
         }
     }
@@ -117,7 +124,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(ended(dir.path()).unwrap(), None);
         std::fs::create_dir(dir.path().join("best")).unwrap();
+        std::fs::create_dir(dir.path().join(LAST)).unwrap();
         assert_eq!(ended(dir.path()).unwrap(), Some(Ended::Trained));
+        assert!(!dir.path().join(LAST).exists(), "a state that a kill left");
         // With a best checkpoint of the time before.
         std::fs::write(dir.path().join(DIVERGED), "{}").unwrap();
         assert_eq!(ended(dir.path()).unwrap(), Some(Ended::Diverged));

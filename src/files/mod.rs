@@ -5,6 +5,7 @@ pub mod atomic;
 mod destination;
 #[cfg(all(target_os = "linux", feature = "cli"))]
 pub mod faults;
+pub mod hidden;
 pub mod json;
 #[cfg(feature = "train")]
 pub mod lock;
@@ -13,5 +14,6 @@ pub mod pytorch;
 #[cfg(feature = "cli")]
 pub mod runs;
 pub mod safetensors;
+pub mod staged;
 pub mod stand_in;
 pub mod weights;

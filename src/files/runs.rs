@@ -8,8 +8,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use super::atomic::recover_dir;
 use super::lock::LOCK;
+use super::staged::recover_dir;
 use crate::{Error, Result};
 
 /// The directory in which the command line puts its runs and looks for them.

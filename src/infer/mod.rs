@@ -18,7 +18,7 @@ mod trace;
 mod unfit;
 
 pub use loaded::Loaded;
-pub use request::{Event, Generation, Prompt, Request, Sampling, TraceToken};
+pub use request::{Event, Generation, LENGTH, Prompt, Request, Sampling, TraceToken};
 #[cfg(feature = "train")]
 pub(crate) use rollout::no_density;
 pub use rollout::{Rollouts, Trace};

@@ -2,8 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::Result;
 use crate::model::prompt::Method;
-use crate::{Error, Result};
+use crate::range::Range;
+
+/// Lengths of generated text. Bounded, because room for it is set aside before the first token.
+pub const LENGTH: Range = Range::Whole(1, 1 << 20);
 
 /// How to sample (spec section 5). The default samples; [`Sampling::greedy`] is deterministic.
 ///
@@ -72,27 +76,17 @@ impl Sampling {
     /// Fails on values outside their range.
     ///
     /// # Errors
-    /// [`Error::Usage`] naming the value.
+    /// [`Error::Usage`](crate::Error::Usage) naming the value.
     pub fn validate(&self) -> Result<()> {
-        let temperatures = [
-            ("latent temperature", self.latent_temperature),
-            ("end-of-latent temperature", self.eol_temperature),
-            ("temperature", self.temperature),
-        ];
-        for (name, t) in temperatures {
-            if !(t.is_finite() && t >= 0.0) {
-                return Err(Error::usage(format!("{name} {t} is not a number of at least 0")));
-            }
-        }
-        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
-            return Err(Error::usage(format!("top-p {} is not in (0, 1]", self.top_p)));
-        }
-        if !self.separator_bias.is_finite() {
-            return Err(Error::usage("the separator bias is not finite"));
-        }
-        if self.max_latents == 0 || self.max_new_tokens == 0 || self.max_cot_tokens == 0 {
-            return Err(Error::usage("the most latents and tokens must be at least 1"));
-        }
+        let temperature = Range::Least(0.0);
+        temperature.check("latent_temperature", &self.latent_temperature)?;
+        temperature.check("eol_temperature", &self.eol_temperature)?;
+        temperature.check("temperature", &self.temperature)?;
+        Range::AboveTo(0.0, 1.0).check("top_p", &self.top_p)?;
+        Range::Finite.check("separator_bias", &self.separator_bias)?;
+        LENGTH.check("max_latents", &self.max_latents)?;
+        LENGTH.check("max_cot_tokens", &self.max_cot_tokens)?;
+        LENGTH.check("max_new_tokens", &self.max_new_tokens)?;
         Ok(())
     }
 }

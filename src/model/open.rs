@@ -26,7 +26,7 @@ use super::stored::Stored;
 use super::thoughts::{PROJECTOR_FILE, Projector, Thoughts, ThoughtsConfig};
 use super::tokenizer::{EosTokens, Tokenizer};
 use super::transformer::Transformer;
-use super::weight_spec::{Groups, Role, WeightSpec};
+use super::weight_spec::{Group, Groups, Role, WeightSpec};
 use crate::device::{Device, Dtype, Need, Stay};
 use crate::files::mapped::MappedTensor;
 use crate::files::weights::{INDEX_FILE, WEIGHTS_FILE, Weights};
@@ -64,6 +64,8 @@ pub struct Opened<D: Device> {
     pub separator: u32,
     /// The adapter in place or merged into the weights, if there is one.
     pub adapter: Option<AdapterConfig>,
+    /// Whether the checkpoint's adapter was added to the weights because these are all trained.
+    pub folded: bool,
     /// The latent head's configuration, if there is one.
     pub latent_head: Option<LatentHeadConfig>,
     /// How the checkpoint says it was trained.
@@ -77,7 +79,9 @@ pub struct Opened<D: Device> {
 }
 
 /// Opens `model_dir`, with `checkpoint` over it, for training. Weights of the groups `trained`, adapters and
-/// latent head become float32 copies; the others have the dtype of the file.
+/// latent head become float32 copies; the others have the dtype of the file. Where the decoder's own weights are trained,
+/// the checkpoint's adapter is added to them and is no more: trained beside them, it would belong to weights that no file
+/// but the checkpoint's own has.
 ///
 /// # Errors
 /// A missing or malformed file, a tensor that does not fit the configuration, a tokenizer without
@@ -152,8 +156,13 @@ fn open_for<D: Device>(
             lora == LoraMode::Merge || stored.as_ref().is_some_and(|(a, _)| a.use_dora)
         }
     };
+    let full = matches!(purpose, Purpose::Training(trained) if trained.contains(Group::Decoder));
+    let folded = full && stored.is_some();
     let take = |spec: &WeightSpec, weight: MappedTensor| match purpose {
-        Purpose::Training(trained) if trained.contains(spec.group) => device.widen(device.adopt(weight)?),
+        Purpose::Training(trained) if trained.contains(spec.group) => device.widen(match &stored {
+            Some((adapter, file)) => merge(device, &spec.name, weight, adapter, file)?,
+            None => device.adopt(weight)?,
+        }),
         Purpose::Training(_) => device.adopt(weight),
         Purpose::Inference(_) => {
             let w = match &stored {
@@ -176,6 +185,7 @@ fn open_for<D: Device>(
     let mut transformer = Transformer::load(device, &config, &weights, &mut params, &take)?;
     let adapter = match (stored, &additions.lora) {
         (Some((stored, _)), None) if merged => Some(stored),
+        (Some(_), None) if folded => None,
         (Some((stored, file)), wanted) => {
             if let Some(wanted) = wanted
                 && (wanted.r != stored.r
@@ -266,6 +276,7 @@ fn open_for<D: Device>(
         eos,
         separator,
         adapter,
+        folded,
         latent_head,
         method,
         codi,

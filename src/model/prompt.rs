@@ -12,6 +12,7 @@ use super::tokenizer::Tokenizer;
 use crate::Result;
 use crate::data::Sample;
 use crate::data::answer::ANSWER_MARK;
+use crate::range::Range;
 
 /// The compression factor that prompts state where none is chosen.
 pub const DEFAULT_COMPRESSION_FACTOR: &str = "2";
@@ -98,7 +99,12 @@ pub fn question_text(question: &str, compression_factor: &str) -> String {
 /// The compression factor of a prompt that leaves it open.
 pub const AUTO: &str = "auto";
 
-/// A compression factor as the prompt states it: a number above 0 in plain decimals, in its shortest spelling, or `auto`.
+/// The compression factors that a prompt may state; those of training are whole.
+pub const FACTORS: Range = Range::AboveTo(0.0, 1024.0);
+/// Most letters of one.
+const MOST_LETTERS: usize = 16;
+
+/// A compression factor as the prompt states it: one of [`FACTORS`] in plain decimals, in its shortest spelling, or `auto`.
 /// `2`, `02`, `2.0` and `2.` are one factor, and a prompt that spelled it otherwise would be another to the model.
 ///
 /// # Errors
@@ -106,16 +112,16 @@ pub const AUTO: &str = "auto";
 pub fn parse_compression_factor(text: &str) -> Result<String, String> {
     let text = text.trim();
     let plain = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
-    let positive = text.parse::<f64>().is_ok_and(|x| x > 0.0 && x.is_finite());
+    let fits = text.len() <= MOST_LETTERS && text.parse::<f64>().is_ok_and(|x| FACTORS.has(x));
     if text == AUTO {
         Ok(text.to_owned())
-    } else if plain && positive {
+    } else if plain && fits {
         let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
         let (whole, fraction) = (whole.trim_start_matches('0'), fraction.trim_end_matches('0'));
         let whole = if whole.is_empty() { "0" } else { whole };
         Ok(if fraction.is_empty() { whole.to_owned() } else { format!("{whole}.{fraction}") })
     } else {
-        Err("not a number above 0 (2, 1.5) nor `auto`".to_owned())
+        Err(format!("it takes {FACTORS} (2, 1.5), or `auto`"))
     }
 }
 
@@ -291,7 +297,22 @@ mod tests {
         {
             assert_eq!(parse_compression_factor(text).as_deref(), Ok(same), "{text}");
         }
-        for text in ["", "0", "-1", "0.0", "two", "inf", "nan", "1e3", "+2", ".", "1.5.2", "AUTO"] {
+        for text in [
+            "",
+            "0",
+            "-1",
+            "0.0",
+            "two",
+            "inf",
+            "nan",
+            "1e3",
+            "+2",
+            ".",
+            "1.5.2",
+            "AUTO",
+            "1025",
+            "0.0000000000000001",
+        ] {
             assert!(parse_compression_factor(text).is_err(), "{text}");
         }
     }

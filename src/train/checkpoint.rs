@@ -12,9 +12,11 @@ use serde::{Deserialize, Serialize};
 use super::optimizer::Optimizer;
 use super::watchdog::Watch;
 use crate::device::Device;
-use crate::files::atomic::{StagedDir, recover_dir, remove_leftovers, write_atomic};
+use crate::files::atomic::write_atomic;
+use crate::files::hidden::clean;
 use crate::files::lock::DirLock;
 use crate::files::safetensors::{Dtype, TensorSpec, write_safetensors};
+use crate::files::staged::{StagedDir, recover_dir, remove_dir};
 use crate::files::weights::{WEIGHTS_FILE, Weights};
 use crate::model::adapter::{ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, PEFT_PREFIX};
 use crate::model::colar_config::{ColarConfig, LATENT_HEAD_FILE};
@@ -160,10 +162,10 @@ fn moment_name<D: Device>(opened: &Opened<D>, id: ParamId, which: &str) -> Strin
     format!("{which}.{}", opened.model.params.name(id))
 }
 
-/// Writes the whole training state as directory `target`.
+/// Writes the whole training state as the run's last.
 ///
 /// # Errors
-/// [`Error::Io`] naming the file; `target` is then as it was.
+/// [`Error::Io`] naming the file, and those of [`RunDir::check`]; the last state is then as it was.
 pub fn save_state<D: Device>(
     device: &D,
     opened: &Opened<D>,
@@ -171,37 +173,34 @@ pub fn save_state<D: Device>(
     state: &TrainState,
     method: Method,
     full: bool,
-    target: &Path,
+    run: &RunDir,
 ) -> Result<()> {
-    let staged = StagedDir::create(target)?;
-    let dir = staged.path();
-    write_files(device, opened, method, full, dir)?;
-    let mut moments = Vec::new();
-    for (id, m, v) in optimizer.moments() {
-        let shape = opened.model.params.shape(id).to_vec();
-        moments.push((moment_name(opened, id, "m"), shape.clone(), m));
-        moments.push((moment_name(opened, id, "v"), shape, v));
-    }
-    write_tensors(device, &dir.join(MOMENTS_FILE), &moments)?;
-    let text = serde_json::to_string(state).map_err(|e| Error::other(e.to_string()))?;
-    write_atomic(&dir.join(STATE_FILE), |out| out.write_all(text.as_bytes()))?;
-    staged.commit()
+    run.write(&run.last(), |dir| {
+        write_files(device, opened, method, full, dir)?;
+        let mut moments = Vec::new();
+        for (id, m, v) in optimizer.moments() {
+            let shape = opened.model.params.shape(id).to_vec();
+            moments.push((moment_name(opened, id, "m"), shape.clone(), m));
+            moments.push((moment_name(opened, id, "v"), shape, v));
+        }
+        write_tensors(device, &dir.join(MOMENTS_FILE), &moments)?;
+        let text = serde_json::to_string(state).map_err(|e| Error::other(e.to_string()))?;
+        write_atomic(&dir.join(STATE_FILE), |out| out.write_all(text.as_bytes()))
+    })
 }
 
-/// Writes a checkpoint as directory `target`.
+/// Writes a checkpoint as the run's best.
 ///
 /// # Errors
-/// [`Error::Io`] naming the file; `target` is then as it was.
-pub fn save<D: Device>(
+/// [`Error::Io`] naming the file, and those of [`RunDir::check`]; the best is then as it was.
+pub fn save_best<D: Device>(
     device: &D,
     opened: &Opened<D>,
     method: Method,
     full: bool,
-    target: &Path,
+    run: &RunDir,
 ) -> Result<()> {
-    let staged = StagedDir::create(target)?;
-    write_files(device, opened, method, full, staged.path())?;
-    staged.commit()
+    run.write(&run.best(), |dir| write_files(device, opened, method, full, dir))
 }
 
 /// Fails where an adapter would be trained on weights that it would be stored without: those of a
@@ -223,7 +222,7 @@ pub fn check_base(model: &Path, checkpoint: &Path, full: bool) -> Result<()> {
 /// Keeps the model as a checkpoint if it is among the `top_k` best, of which `best` is the list.
 ///
 /// # Errors
-/// [`Error::Io`] naming the file.
+/// [`Error::Io`] naming the file, and those of [`RunDir::check`].
 #[allow(clippy::too_many_arguments)]
 pub fn keep<D: Device>(
     device: &D,
@@ -236,26 +235,25 @@ pub fn keep<D: Device>(
     top_k: usize,
 ) -> Result<()> {
     // A resumed run meets steps again that it had validated before it was killed.
-    best.retain(|k| k.step != kept.step);
+    let mut next: Vec<KeptCheckpoint> = best.iter().filter(|k| k.step != kept.step).cloned().collect();
     // Of equals the later is better trained.
-    let place = best.partition_point(|k| k.monitor > kept.monitor);
-    let top_k = top_k.max(1);
-    if place >= top_k {
-        return Ok(());
-    }
-    let step = kept.step;
-    best.insert(place, kept);
-    let dropped = best.split_off(best.len().min(top_k));
-    save(device, opened, method, full, &dir.kept(step))?;
-    if place == 0 {
-        save(device, opened, method, full, &dir.best())?;
-    }
-    for old in dropped {
-        let path = dir.kept(old.step);
-        if path.exists() {
-            std::fs::remove_dir_all(&path).map_err(Error::io(&path))?;
+    let place = next.partition_point(|k| k.monitor > kept.monitor);
+    if place < top_k {
+        let step = kept.step;
+        next.insert(place, kept);
+        let dropped = next.split_off(next.len().min(top_k));
+        let write =
+            |target: &Path| dir.write(target, |staged| write_files(device, opened, method, full, staged));
+        write(&dir.kept(step))?;
+        if place == 0 {
+            write(&dir.best())?;
+        }
+        for old in dropped {
+            remove_dir(&dir.kept(old.step))?;
         }
     }
+    // Only now do those of the list stand there.
+    *best = next;
     Ok(())
 }
 
@@ -295,7 +293,7 @@ pub fn load_moments<D: Device>(
 pub struct RunDir {
     /// The run directory.
     pub root: PathBuf,
-    _lock: DirLock,
+    lock: DirLock,
 }
 
 impl RunDir {
@@ -306,8 +304,11 @@ impl RunDir {
     /// [`Error::Usage`] for a directory that another process trains in, or that holds a run while `resume` is false;
     /// [`Error::Io`].
     pub fn prepare(root: &Path, resume: bool) -> Result<(Self, Option<PathBuf>)> {
-        let dir = RunDir { root: root.to_owned(), _lock: DirLock::take(root)? };
-        remove_leftovers(&dir.root)?;
+        let dir = RunDir { root: root.to_owned(), lock: DirLock::take(root)? };
+        clean(&dir.root)?;
+        if dir.checkpoints().exists() {
+            clean(&dir.checkpoints())?;
+        }
         recover_dir(&dir.last())?;
         let last = dir.last();
         if !resume && (last.exists() || dir.metrics().exists()) {
@@ -318,6 +319,27 @@ impl RunDir {
         }
         let state = (resume && last.exists()).then_some(last);
         Ok((dir, state))
+    }
+
+    /// Fails where the directory is not the run's any more; to be asked before anything is written there.
+    ///
+    /// # Errors
+    /// [`Error::Other`] naming the directory.
+    pub fn check(&self) -> Result<()> {
+        self.lock.check()
+    }
+
+    /// Fills a directory of the run by `fill` and puts it at `target`, whole; if the run's own directory goes meanwhile,
+    /// the error says so.
+    fn write(&self, target: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+        let write = || {
+            let staged = StagedDir::create(target)?;
+            fill(staged.path())?;
+            self.check()?;
+            staged.commit()
+        };
+        self.check()?;
+        write().map_err(|e| self.check().err().unwrap_or(e))
     }
 
     /// The resolved configuration.
@@ -335,9 +357,14 @@ impl RunDir {
         self.root.join("best")
     }
 
+    /// The best checkpoints.
+    fn checkpoints(&self) -> PathBuf {
+        self.root.join("checkpoints")
+    }
+
     /// A checkpoint among the best.
     pub fn kept(&self, step: u64) -> PathBuf {
-        self.root.join("checkpoints").join(format!("step-{step:06}"))
+        self.checkpoints().join(format!("step-{step:06}"))
     }
 
     /// One JSON object a step.

@@ -15,10 +15,12 @@ use super::rl::RlTrainer;
 use super::schedule::Schedule;
 use super::stop::Stop;
 use super::trainer::Trainer;
-use crate::data::{self, Sample, VerifierKind, synth};
+use crate::data::{self, Sample, synth};
 use crate::device::Device;
 use crate::eval::{EvalOptions, Evaluation, TableRow, evaluate, table};
 use crate::files::atomic::write_atomic;
+use crate::files::hidden::clean_tree;
+use crate::files::lock::DirLock;
 use crate::infer::{Loaded, Sampling};
 use crate::model::config::ModelConfig;
 use crate::model::prompt::Method;
@@ -95,6 +97,7 @@ impl EmbeddedOptions {
             val: Some(self.materials().data("val")),
             out: Some(self.out.join(name)),
             monitor: Some(Monitor::Accuracy),
+            save_top_k: Some(1),
             val_every: Some(steps.div_ceil(4)),
             save_every: Some(steps.div_ceil(4)),
             lr: Some(2e-3),
@@ -122,7 +125,6 @@ pub(crate) fn supervised(steps: u64) -> TrainFlags {
         max_steps: Some(steps),
         warmup: Some(steps / 20),
         schedule: Some(Schedule::Cosine),
-        save_top_k: Some(1),
         ..TrainFlags::default()
     }
 }
@@ -190,6 +192,8 @@ pub fn run<D: Device>(
             options.out.display()
         )));
     }
+    let lock = DirLock::take(&options.out)?;
+    clean_tree(&options.out)?;
     prepare(options, on_stage)?;
     for (method, name) in STAGES {
         let resolved = options.stage(method, name).resolve()?;
@@ -200,8 +204,10 @@ pub fn run<D: Device>(
     let mut trainer = RlTrainer::new(device.clone(), options.rl().resolve_rl()?, options.resume)?;
     trainer.stop_on(stop);
     trainer.run(&mut |p| on_stage(Stage::Training(RL, p)))?;
+    lock.check()?;
     join_metrics(options)?;
     let rows = evaluate_all(device, options, on_stage)?;
+    lock.check()?;
     table::write_json(&options.out.join("table.json"), &rows)?;
     #[cfg(feature = "plots")]
     crate::eval::plot::write(
@@ -286,7 +292,7 @@ fn evaluate_one<D: Device>(
         compression_factor: compression_factor.to_owned(),
         sampling: Sampling::default().greedy(),
         batch_size: EVAL_BATCH,
-        verifier: VerifierKind::default(),
+        ..EvalOptions::default()
     };
     evaluate(loaded, samples, &options, &mut |_| Ok(()))
 }

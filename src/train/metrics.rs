@@ -58,8 +58,8 @@ impl Metrics {
             serde_json::from_str::<Map<String, Value>>(line)
                 .is_ok_and(|m| m.get("step").and_then(Value::as_u64).is_some_and(|s| s <= step && step > 0))
         })?;
-        let events =
-            if step == 0 { EventWriter::create(&run.root)? } else { EventWriter::resume(&run.root, step)? };
+        // Those of the step itself are in earlier files; a run that starts over begins with its validation, at 0.
+        let events = EventWriter::start(&run.root, if step == 0 { 0 } else { step + 1 })?;
         Ok(Metrics { path, file, events })
     }
 

@@ -60,6 +60,8 @@ pub use options::{
 };
 #[doc(hidden)]
 pub use options::{Stage, TrainFlags};
+#[cfg(feature = "cli")]
+pub(crate) use options::{conditions, ranges};
 pub use progress::{PolicyReport, Progress, StartReport, StepReport, Validation};
 #[doc(hidden)]
 pub use rl::RlTrainer;

@@ -86,6 +86,8 @@ pub struct PolicyReport {
 pub enum Progress {
     /// The run begins, or goes on.
     Started(StartReport),
+    /// The adapter of the starting checkpoint was added to the weights, since the run trains all of them.
+    Folded,
     /// The run goes on after this many steps.
     Resumed(u64),
     /// A step is done.

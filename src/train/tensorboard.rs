@@ -5,8 +5,8 @@
 //! Only four shapes of message are needed, so they are encoded here; field numbers are those of
 //! TensorFlow's `event.proto` and `summary.proto`.
 //!
-//! A resumed run starts a new file in the same directory and marks where it takes over
-//! ([`EventWriter::resume`]), so that steps lost in a kill are not shown twice.
+//! Every start of a run begins a new file in its directory and marks the step that it goes on with
+//! ([`EventWriter::start`]), so that steps lost in a kill are not shown twice.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufWriter, Write};
@@ -14,6 +14,9 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::{Error, Result};
+
+/// The beginning of the names of event files, by which TensorBoard knows them.
+const PREFIX: &str = "events.out.tfevents.";
 
 /// Appends scalars to one event file.
 #[derive(Debug)]
@@ -23,22 +26,24 @@ pub struct EventWriter {
 }
 
 impl EventWriter {
-    /// Starts an event file in `dir` (created if absent).
+    /// Starts an event file in `dir` (created if absent) whose first record is of step `from`: records of that step and
+    /// later ones in earlier files are disregarded.
     ///
     /// # Errors
     /// [`Error::Io`] naming the file.
-    pub fn create(dir: &Path) -> Result<Self> {
+    pub fn start(dir: &Path, from: u64) -> Result<Self> {
         fs::create_dir_all(dir).map_err(Error::io(dir))?;
-        let (seconds, now) = (wall_time() as u64, wall_time());
-        let process = std::process::id();
-        // Names only need to differ and to sort by time; the second writer of one second and process
-        // takes the next number.
-        for number in 0u32.. {
-            let path = dir.join(format!("events.out.tfevents.{seconds:010}.{}.{process}.{number}", host()));
+        let now = wall_time();
+        // Files are read in the order of their names, which begin with the second: one that the last file does not have
+        // makes this the next, however fast one run followed another.
+        let first = (now as u64).max(newest(dir)?.map_or(0, |second: u64| second.saturating_add(1)));
+        for second in first.. {
+            let path = dir.join(format!("{PREFIX}{second:010}.{}.{}.0", host(), std::process::id()));
             match OpenOptions::new().write(true).create_new(true).open(&path) {
                 Ok(file) => {
                     let mut writer = Self { out: BufWriter::new(file), path };
                     writer.record(&version_event(now))?;
+                    writer.record(&start_event(now, from))?;
                     return Ok(writer);
                 }
                 Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
@@ -46,17 +51,6 @@ impl EventWriter {
             }
         }
         Err(Error::file(dir, "has no free name for an event file"))
-    }
-
-    /// Starts a file that takes over at `step`: records of that step and later ones in earlier files
-    /// are disregarded.
-    ///
-    /// # Errors
-    /// As [`create`](Self::create).
-    pub fn resume(dir: &Path, step: u64) -> Result<Self> {
-        let mut writer = Self::create(dir)?;
-        writer.record(&start_event(wall_time(), step))?;
-        Ok(writer)
     }
 
     /// The file written to.
@@ -83,6 +77,18 @@ impl EventWriter {
     fn record(&mut self, event: &[u8]) -> Result<()> {
         self.out.write_all(&frame(event)).map_err(Error::io(&self.path))
     }
+}
+
+/// The second in the name of the last event file of a directory; `None` if it has none.
+fn newest(dir: &Path) -> Result<Option<u64>> {
+    let mut newest = None;
+    for entry in fs::read_dir(dir).map_err(Error::io(dir))? {
+        let name = entry.map_err(Error::io(dir))?.file_name();
+        let second =
+            name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.split('.').next()?.parse().ok());
+        newest = newest.max(second);
+    }
+    Ok(newest)
 }
 
 /// Seconds since 1970.
@@ -214,16 +220,16 @@ mod tests {
     }
 
     #[test]
-    fn two_writers_of_one_second_take_two_files() {
+    fn files_sort_by_their_start_however_fast_they_follow() {
         let dir = tempfile::tempdir().unwrap();
-        let mut first = EventWriter::create(dir.path()).unwrap();
-        let second = EventWriter::resume(dir.path(), 7).unwrap();
-        assert_ne!(first.path(), second.path());
-        let before = fs::metadata(first.path()).unwrap().len();
-        first.scalar(1, "loss", 1.0).unwrap();
-        first.flush().unwrap();
-        let version = frame(&version_event(0.0)).len() as u64;
-        let scalar = frame(&scalar_event(0.0, 1, "loss", 1.0)).len() as u64;
-        assert_eq!((before, fs::metadata(first.path()).unwrap().len()), (0, version + scalar));
+        fs::write(dir.path().join("events.out.tfevents.odd"), "").unwrap();
+        let mut writers: Vec<EventWriter> =
+            (0..12).map(|step| EventWriter::start(dir.path(), step).unwrap()).collect();
+        assert!(writers.is_sorted_by(|a, b| a.path() < b.path()));
+        writers[0].scalar(1, "loss", 1.0).unwrap();
+        writers[0].flush().unwrap();
+        let begun = frame(&version_event(0.0)).len() + frame(&start_event(0.0, 0)).len();
+        let scalar = frame(&scalar_event(0.0, 1, "loss", 1.0)).len();
+        assert_eq!(fs::metadata(writers[0].path()).unwrap().len(), (begun + scalar) as u64);
     }
 }

@@ -19,7 +19,7 @@ use super::recipe::Recipe;
 use super::resume;
 use super::status::Begun;
 use super::stop::Stop;
-use crate::data::{Sample, VerifierKind, load};
+use crate::data::{Sample, load};
 use crate::device::{AdamW, Device};
 use crate::eval::accuracy::{EvalOptions, evaluate};
 use crate::infer::{Loaded, Sampling};
@@ -207,6 +207,9 @@ impl<D: Device> Trainer<D> {
                 val_every,
             )));
         }
+        if self.loaded.opened.folded {
+            on_progress(Progress::Folded);
+        }
         if self.state.step > 0 {
             let stage = stages.at(self.state.step, total);
             self.enter(stage);
@@ -272,8 +275,12 @@ impl<D: Device> Trainer<D> {
             } else {
                 Ok(())
             };
+            // A stop leaves the validation for later, and the state says so. After any other error the step counts as not
+            // done, since its checkpoint may be missing.
+            let sound = matches!(validated, Ok(()) | Err(Error::Interrupted { .. }));
             let over = step == total || self.state.is_over(options.run.patience);
-            if step.is_multiple_of(options.run.save_every) || over || self.stop.requested() {
+            let due = step.is_multiple_of(options.run.save_every) || over || self.stop.requested();
+            if sound && due {
                 metrics.flush()?;
                 self.save_state()?;
             }
@@ -281,12 +288,12 @@ impl<D: Device> Trainer<D> {
         }
         // Also where a run goes on past its last step, and what it would have been chosen by is not done any more.
         if !self.dir.best().exists() {
-            checkpoint::save(
+            checkpoint::save_best(
                 &self.loaded.device,
                 &self.loaded.opened,
                 options.method,
                 options.run.full,
-                &self.dir.best(),
+                &self.dir,
             )?;
         }
         summary.steps = self.state.step;
@@ -369,15 +376,7 @@ impl<D: Device> Trainer<D> {
 
     fn save_state(&self) -> Result<()> {
         let (device, opened, o) = (&self.loaded.device, &self.loaded.opened, &self.options);
-        checkpoint::save_state(
-            device,
-            opened,
-            &self.optimizer,
-            &self.state,
-            o.method,
-            o.run.full,
-            &self.dir.last(),
-        )
+        checkpoint::save_state(device, opened, &self.optimizer, &self.state, o.method, o.run.full, &self.dir)
     }
 
     /// The compression factor that validation looks at: the largest below 3, else the smallest.
@@ -427,7 +426,7 @@ impl<D: Device> Trainer<D> {
                     compression_factor: recipe.prompt_compression_factor.to_owned(),
                     sampling: Sampling::default().greedy(),
                     batch_size: o.run.batch_size.max(32),
-                    verifier: VerifierKind::default(),
+                    ..EvalOptions::default()
                 };
                 let evaluation = {
                     let mut answered = |done| {

@@ -82,8 +82,8 @@ fn bad_usage() {
     let cases: [(&[&str], &str); 7] = [
         (&["kernels", "--config", "nothing"], "not one of llama-3.2-1b"),
         (&["kernels", "--config", "tiny", "--filter", "no such thing"], "no operation has this in its name"),
-        (&["kernels", "--seconds=-1"], "must be from 0 to 60"),
-        (&["decode", "--model", "tests/golden/llama-tiny", "--new-tokens", "2"], "at least 3"),
+        (&["kernels", "--seconds=-1"], "it takes 0 to 60"),
+        (&["decode", "--model", "tests/golden/llama-tiny", "--new-tokens", "2"], "it takes 3 to 1048576"),
         (&["train"], "--model"),
         (&["train", "--config", "nothing"], "neither a file nor one of llama-3.2-1b"),
         (&["train", "--config", "tiny", "--tokens", "7"], "at least 8 packed rows"),

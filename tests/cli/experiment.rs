@@ -65,7 +65,7 @@ fn a_comparison_is_the_same_however_it_came_about() {
     assert_eq!(json["rows"][2]["results"][2]["test"], "average");
     assert_eq!(json["rows"][0]["results"][0]["accuracies"].as_array().unwrap().len(), 2);
     assert!(before["table1.svg"].starts_with(b"<svg"));
-    assert!(!before.keys().any(|name| name.contains("/last/") || name.contains(".partial-")));
+    assert!(!before.keys().any(|name| name.contains("/last/") || name.contains(".colar-")));
 
     // Again: nothing is trained or asked, and every file stands as it stood.
     let (code, again, err) = run(&args);
@@ -224,45 +224,30 @@ fn refusals(tmp: &Path, whole: &Path) {
 fn a_model_of_ones_own_is_compared_with_adapters() {
     let tmp = tempfile::tempdir().unwrap();
     let at = |p: &str| tmp.path().join(p).to_str().unwrap().to_owned();
-    let (data, model, out) = (at("data"), at("model"), at("out"));
+    let (data, model) = (at("data"), at("model"));
     let sizes = ["--train", "32", "--val", "6", "--test", "6"];
     assert_eq!(run(&[&["data", "synth", "--out", &data][..], &sizes].concat()).0, 0);
     assert_eq!(run(&["init", "--config", "tiny", "--out", &model]).0, 0);
-    let [train, val, test] = ["train", "val", "test"].map(|n| format!("{data}/{n}.jsonl"));
-    let config = at("config.toml");
-    std::fs::write(&config, "[common]\nlora-r = 4\nbatch-size = 8\n[colar]\nlatent-head-size = 16\n")
-        .unwrap();
-    let args = [
-        "experiment",
-        "table1",
-        "--out",
-        &out,
-        "--model",
-        &model,
-        "--data",
-        &train,
-        "--val",
-        &val,
-        "--test",
-        &format!("easy={test}"),
-        "--config",
-        &config,
-        "--methods",
-        "all",
-        "--seeds",
-        "1",
-        "--lrs",
-        "1e-4",
-        "--warm-updates",
-        "1",
-        "--greedy",
-        "--max-latents",
-        "8",
-        "--max-cot-tokens",
-        "8",
-    ];
-    let (code, text, err) = run(&args);
-    assert_eq!(code, 0, "{err}");
+    std::fs::write(
+        at("config.toml"),
+        "[common]\nlora-r = 4\nbatch-size = 8\n[colar]\nlatent-head-size = 16\n",
+    )
+    .unwrap();
+    // Files are named from where the user stands.
+    let from = |here: &str, up: &str, args: &[&str]| {
+        let place = |arg: &str| arg.replace("@", up);
+        let all = args.iter().map(|arg| place(arg));
+        let done = engine().current_dir(at(here)).args(all).stdin(Stdio::null()).output().unwrap();
+        let text = |b: Vec<u8>| String::from_utf8(b).unwrap();
+        (done.status.code(), text(done.stdout), text(done.stderr))
+    };
+    let args = "experiment table1 --out @out --model @model --data @data/train.jsonl --val @data/val.jsonl \
+                    --test easy=@data/test.jsonl --config @config.toml --methods all --seeds 1 --lrs 1e-4 \
+                    --warm-updates 1 --greedy --max-latents 8 --max-cot-tokens 8"
+        .split_whitespace()
+        .collect::<Vec<_>>();
+    let (code, text, err) = from(".", "", &args);
+    assert_eq!(code, Some(0), "{err}");
     // A pass over 32 samples at 8 an update; one test set has no average.
     let json: Value = serde_json::from_slice(&std::fs::read(at("out/table1.json")).unwrap()).unwrap();
     assert_eq!((&json["updates"], &json["warm_updates"]), (&4.into(), &1.into()));
@@ -271,6 +256,14 @@ fn a_model_of_ones_own_is_compared_with_adapters() {
         assert!(text.contains(&format!("| {method} ")), "{method}: {text}");
     }
     assert!(tmp.path().join("out/runs/colar/lr1e-4/seed0/best/adapter_model.safetensors").exists());
+    // From another working directory it is the same comparison, and its checkpoints and tests are found.
+    let (code, again, err) = from("data", "../", &args);
+    assert_eq!((code, &again), (Some(0), &text), "{err}");
+    assert!(!err.contains("seed"), "nothing is done again: {err}");
+    let factors = ["experiment", "factors", "--out", "@out", "--cf", "1,2", "--greedy", "--max-latents", "8"];
+    let (code, text, err) = from("data", "../", &factors);
+    assert_eq!(code, Some(0), "{err}");
+    assert!(text.contains("easy (%)"), "{text}");
 }
 
 #[test]

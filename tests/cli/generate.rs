@@ -284,6 +284,28 @@ fn a_run_is_taken_by_its_directory() {
     ask(&["--model", "x"]).fails(2, "cannot be used with");
 }
 
+/// Files of old Macs end their lines by carriage returns alone.
+#[test]
+fn carriage_returns_end_lines() {
+    let model = golden("llama-tiny");
+    let common = ["--device", "cpu", "--greedy", "--json", "--max-latents", "2", "--max-new-tokens", "2"];
+    let run = |stdin: &[u8]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_colar-engine"));
+        command.args(["generate", "--model", text(&model), "--adapter", text(&model.join("adapter"))]);
+        let out = command.args(common).write_stdin(stdin).output().unwrap();
+        let questions: Vec<String> = String::from_utf8(out.stdout)
+            .unwrap()
+            .lines()
+            .map(|l| serde_json::from_str::<Value>(l).unwrap()["question"].as_str().unwrap().to_owned())
+            .collect();
+        (out.status.code().unwrap(), questions, String::from_utf8(out.stderr).unwrap())
+    };
+    for ends in [&b"1+1?\r2+2?\r"[..], b"1+1?\r\n2+2?", b"1+1?\n2+2?\n"] {
+        let (code, questions, err) = run(ends);
+        assert_eq!((code, questions), (0, vec!["1+1?".to_owned(), "2+2?".to_owned()]), "{err}");
+    }
+}
+
 #[test]
 fn generate_shows_what_latents_say() {
     let short = ["--greedy", "--max-latents", "3", "--max-new-tokens", "2"];
@@ -385,6 +407,7 @@ fn eval_prints_a_table_and_draws_it() {
     let data = data(dir.path());
     let svg = dir.path().join("plot.svg");
     let short = ["--data", text(&data), "--max-latents", "4", "--max-new-tokens", "3"];
+    let written = ["--data", text(&data), "--max-new-tokens", "3"];
     let json = ["--cf", "2,auto", "--seeds", "2", "--json", "--plot", text(&svg)];
     let rows: Value = serde_json::from_str(&colar("eval", &[&short[..], &json].concat()).ok()).unwrap();
     assert_eq!(rows.as_array().unwrap().len(), 2);
@@ -399,7 +422,34 @@ fn eval_prints_a_table_and_draws_it() {
     assert_eq!(table.lines().count(), 3, "{table}");
     assert!(table.contains("CoLaR c = 3") && !table.contains('±'), "{table}");
     let cot = ["--method", "cot", "--max-cot-tokens", "5", "--seeds", "1"];
-    assert!(colar("eval", &[&short[..], &cot].concat()).ok().contains("| CoT"));
+    assert!(colar("eval", &[&written[..], &cot].concat()).ok().contains("| CoT"));
+    // A model that says no `Answer:` has one by the authors' rule alone: its whole text.
+    let said = colar(
+        "generate",
+        &["--cf", "2", "--greedy", "--json", "--max-latents", "4", "--max-new-tokens", "3", "q"],
+    );
+    let said = said.json_lines().remove(0);
+    assert!(said["answer"].is_null());
+    let own = dir.path().join("own.jsonl");
+    let gold = serde_json::json!({"question": "q", "steps": [], "answer": said["text"].as_str().unwrap()});
+    std::fs::write(&own, format!("{gold}\n")).unwrap();
+    for (rule, accuracy) in [("last", 0.0), ("paper", 1.0)] {
+        let args = [
+            "--data",
+            text(&own),
+            "--max-latents",
+            "4",
+            "--max-new-tokens",
+            "3",
+            "--greedy",
+            "--cf",
+            "2",
+            "--json",
+        ];
+        let rows = colar("eval", &[&args[..], &["--answer-rule", rule]].concat()).ok();
+        let rows: Value = serde_json::from_str(&rows).unwrap();
+        assert_eq!(rows[0]["accuracy"], accuracy, "{rule}");
+    }
     let math = ["--greedy", "--cf", "2", "--verifier", "math"];
     assert!(colar("eval", &[&short[..], &math].concat()).ok().contains("| CoLaR c = 2"));
 }
@@ -413,13 +463,29 @@ fn bad_usage_is_told_in_a_line() {
         ("generate", &["--cf", "0", "q"][..], "--cf"),
         ("generate", &["--cf", "-2", "q"], "--cf"),
         ("generate", &["--cf", "fast", "q"], "--cf"),
-        ("generate", &["--temperature", "-1", "q"], "temperature -1"),
-        ("generate", &["--latent-temperature", "nan", "q"], "latent temperature"),
+        ("generate", &["--temperature", "-1", "q"], "it takes numbers of at least 0"),
+        ("generate", &["--latent-temperature", "nan", "q"], "--latent-temperature"),
         ("generate", &["--top-p", "0", "q"], "top-p"),
         ("generate", &["--max-latents", "0", "q"], "--max-latents"),
         ("generate", &["--max-new-tokens", "18446744073709551615", "q"], "--max-new-tokens"),
         ("generate", &["--greedy", "--temperature", "1", "q"], "--greedy"),
         ("generate", &[], "no question"),
+        ("generate", &["--max-cot-tokens", "3", "q"], "--max-cot-tokens goes with --method cot or"),
+        (
+            "generate",
+            &["--method", "cot", "--max-latents", "3", "q"],
+            "--max-latents goes with --method colar",
+        ),
+        ("generate", &["--method", "plain", "--trace", "q"], "--trace goes with --method colar or"),
+        ("generate", &["--method", "plain", "--cf", "2", "q"], "--cf goes with --method colar"),
+        ("generate", &["--cf", "1025", "q"], "numbers above 0 and at most 1024"),
+        ("generate", &["--threads", "100000", "q"], "--threads"),
+        (
+            "eval",
+            &["--data", data, "--temperature", "0", "--top-p", "0.5"],
+            "--top-p goes with --temperature other than 0",
+        ),
+        ("eval", &["--data", data, "--seeds", "18446744073709551615"], "it takes 1 to 1000"),
         ("eval", &["--data", data, "--cf", "2,x"], "--cf"),
         ("eval", &["--data", data, "--greedy", "--seeds", "3"], "--seeds"),
         ("eval", &["--data", data, "--method", "cot", "--cf", "2"], "cot"),

@@ -78,7 +78,7 @@ fn an_empty_directory_is_filled_where_it_is() {
     let dir = tempfile::tempdir().unwrap();
     let here = dir.path().join("here");
     fs::create_dir(&here).unwrap();
-    fs::create_dir(here.join(".here.partial-a1b2c3")).unwrap();
+    fs::create_dir(here.join(".here.colar-partial-a1b2c3")).unwrap();
     let init = |out: &str| {
         let made =
             engine().current_dir(&here).args(["init", "--config", "tiny", "--out", out]).output().unwrap();

@@ -11,6 +11,8 @@ mod export;
 mod generate;
 mod import;
 mod init;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod kills;
 mod long;
 mod methods;
 mod predictions;

@@ -225,14 +225,28 @@ fn flags_of_other_methods_are_refused() {
         (&["--method", "icot", "--thoughts-per-step", "2"], "--thoughts-per-step goes with --method coconut"),
         (&["--method", "coconut", "--thoughts", "2"], "--thoughts goes with --method distill"),
         (&["--method", "coconut", "--distill-weight", "2"], "--distill-weight goes with --method distill"),
-        (&["--method", "icot", "--stages", "0"], "--stages must lie"),
-        (&["--method", "icot", "--stage-steps", "0"], "--stage-steps must be at least 1"),
+        (&["--method", "icot", "--stages", "0"], "--stages takes 1 to 1024, not 0"),
+        (&["--method", "icot", "--stage-steps", "0"], "--stage-steps takes 1 to 1000000000, not 0"),
         (&["--method", "coconut", "--thoughts-per-step", "400"], "--thoughts-per-step times --stages"),
-        (&["--method", "distill", "--thoughts", "0"], "--thoughts must lie"),
-        (&["--method", "distill", "--teacher-weight", "nan"], "must be finite"),
+        (&["--method", "distill", "--thoughts", "0"], "--thoughts takes 1 to 1024, not 0"),
+        (
+            &["--method", "distill", "--teacher-weight", "nan"],
+            "--teacher-weight takes finite numbers, not NaN",
+        ),
         (&["--method", "icot", "--chunk-labels", "none"], "--chunk-labels goes with --method colar"),
         (&["--method", "cot", "--c-max", "3"], "--c-max goes with --method colar"),
         (&["--method", "distill", "--ce-weight", "2"], "--ce-weight goes with --method cot or"),
+        (&["--full", "--lora-r", "7"], "--lora-r goes without --full"),
+        (
+            &["--latent-loss", "nll", "--latent-noise", "expected"],
+            "--latent-noise goes with --latent-loss mse",
+        ),
+        (&["--c-max", "3", "--cf-list", "1,2"], "--c-max goes without --cf-list"),
+        (&["--max-steps", "3", "--epochs", "2"], "--epochs goes without --max-steps"),
+        (&["--save-top-k", "2"], "--save-top-k goes with --val"),
+        (&["--val", "v", "--save-top-k", "0"], "--save-top-k takes 1 to 1024, not 0"),
+        (&["--c-max", "18446744073709551615"], "--c-max takes 1 to 1024, not 18446744073709551615"),
+        (&["--threads", "100000"], "--threads takes 0 to 1024, not 100000"),
     ];
     let out = tmp.path().join("out").to_str().unwrap().to_owned();
     for (args, needle) in cases {
@@ -241,6 +255,11 @@ fn flags_of_other_methods_are_refused() {
         assert_eq!(code, 2, "{args:?}: {err}");
         assert!(err.contains(needle), "{args:?} should say {needle}: {err}");
     }
+    // The same in a file, where both would count.
+    let file = tmp.path().join("both.toml");
+    std::fs::write(&file, "model = \"m\"\ndata = \"d\"\nc-max = 3\ncf-list = [1, 2]\n").unwrap();
+    let (code, _, err) = run(&["train", "--out", &out, "--config", file.to_str().unwrap()]);
+    assert!(code == 2 && err.contains("--c-max goes without --cf-list"), "{err}");
     // A run that would end before its last stage has no checkpoint to choose.
     let (data, model) = materials(tmp.path());
     let short = Run::flags(&data, &model, &out, "icot", &["--stage-steps", "3"]);

@@ -197,10 +197,11 @@ fn what_cannot_be_learnt_from_is_refused() {
         ("--kl-weight", "-1".into(), 2, "--kl-weight"),
         ("--cf", "fast".into(), 2, "fast"),
         ("--verifier", "none".into(), 2, "none"),
-        ("--method", "cot".into(), 2, "--method does not go with --stage rl"),
-        ("--latent-weight", "2".into(), 2, "--latent-weight does not go with --stage rl"),
-        ("--stage", "sft".into(), 2, "does not go with --stage sft"),
+        ("--method", "cot".into(), 2, "--method goes with --stage sft"),
+        ("--latent-weight", "2".into(), 2, "--latent-weight goes with --stage sft"),
+        ("--stage", "sft".into(), 2, "goes with --stage rl"),
         ("--top-p", "0".into(), 2, "top-p"),
+        ("--batch-size", "40000".into(), 2, "--batch-size times --group-size takes 2 to 65536"),
     ];
     for (i, (flag, value, code, expected)) in cases.into_iter().enumerate() {
         let mut args = flags(&data, &tmp.path().join(format!("out{i}")));
@@ -238,6 +239,50 @@ fn a_run_whose_rewards_taught_nothing_says_so() {
     assert_eq!(code, 0, "{err}");
     assert!(err.contains("  0 % of groups differ"), "{err}");
     assert!(err.contains("note: nothing was learnt from rewards: in each of 2 steps"), "{err}");
+}
+
+/// A rate at which the policy leaves its start at once: ratios and divergence stay finite, and the end says that their
+/// bound acted.
+#[test]
+fn a_policy_that_runs_away_stays_finite() {
+    let tmp = tempfile::tempdir().unwrap();
+    let data = questions(tmp.path());
+    let out = tmp.path().join("run");
+    let mut args = flags(&data, &out);
+    set(&mut args, "--lr", "0.3");
+    set(&mut args, "--kl-weight", "0.5");
+    set(&mut args, "--exp-batch-size", "2");
+    let (code, err) = run(&args);
+    assert_eq!(code, 0, "{err}");
+    let said = err.lines().filter(|line| line.contains("the bound of their ratio acted")).count();
+    assert!(said == 1 && err.contains("a smaller --lr"), "{err}");
+    let counts = |line: &Value| line["bounded_exponents"].as_f64();
+    let lines = metrics(&out);
+    let train: Vec<f64> = lines.iter().filter(|l| l["kind"] == "train").map(|l| counts(l).unwrap()).collect();
+    assert!(train.len() == 12 && train.iter().sum::<f64>() > 0.0, "{train:?}");
+    let finite =
+        |line: &Value| line.as_object().unwrap().values().all(|v| v.is_string() || v.as_f64().is_some());
+    assert!(lines.iter().all(finite), "{lines:?}");
+}
+
+/// A rank that is not given is that of the checkpoint's adapter; another is refused.
+#[test]
+fn the_adapter_is_that_of_the_checkpoint() {
+    let tmp = tempfile::tempdir().unwrap();
+    let data = questions(tmp.path());
+    let out = tmp.path().join("run");
+    let mut args = flags(&data, &out);
+    set(&mut args, "--max-steps", "1");
+    let (code, err) = run(&args);
+    assert_eq!(code, 0, "{err}");
+    let adapter = std::fs::read_to_string(golden("llama-tiny").join("adapter/adapter_config.json")).unwrap();
+    let adapter: Value = serde_json::from_str(&adapter).unwrap();
+    let config = std::fs::read_to_string(out.join("config.toml")).unwrap();
+    assert!(config.contains(&format!("lora-r = {}\n", adapter["r"])), "{config}");
+    set(&mut args, "--lora-r", "7");
+    set(&mut args, "--out", tmp.path().join("other").to_str().unwrap());
+    let (code, err) = run(&args);
+    assert!(code == 2 && err.contains("holds an adapter of rank"), "{err}");
 }
 
 #[test]

@@ -65,7 +65,7 @@ fn killed_twenty_times_ends_with_the_same_weights() {
     let left: Vec<_> = std::fs::read_dir(&broken)
         .unwrap()
         .map(|e| e.unwrap().file_name().into_string().unwrap())
-        .filter(|n| n.contains(".partial-") || n.contains(".replaced"))
+        .filter(|n| n.contains(".colar-"))
         .collect();
     assert!(left.is_empty(), "left behind: {left:?}");
 }
@@ -438,6 +438,67 @@ fn data_that_holds_marks_of_the_prompt_is_refused_or_escaped() {
     assert!(escaped.status.success(), "{}", String::from_utf8_lossy(&escaped.stderr));
 }
 
+/// Full training from a LoRA checkpoint goes on from what that computes, and leaves a model directory: no adapter that
+/// would belong to other weights.
+#[test]
+fn a_full_run_from_an_adapter_folds_it_into_the_weights() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (data, model) = materials(tmp.path());
+    let [first, full, rl] = ["first", "full", "rl"].map(|name| tmp.path().join(name));
+    let args = flags(&data, &model, first.to_str().unwrap());
+    assert!(engine().args(&args).output().unwrap().status.success());
+    let best = first.join("best");
+    let train = |more: &[&str], out: &Path| {
+        let mut c = engine();
+        c.args([
+            "train",
+            "--model",
+            &model,
+            "--data",
+            &format!("{data}/train.jsonl"),
+            "--full",
+            "--threads",
+            "1",
+        ]);
+        // A rate that moves nothing: the weights stay what they begin as.
+        c.args(["--lr", "1e-30", "--max-steps", "1"]).args(more).arg("--out").arg(out);
+        let done = c.output().unwrap();
+        let err = String::from_utf8(done.stderr).unwrap();
+        assert!(done.status.success(), "{err}");
+        let said = "the checkpoint's adapter was added to the weights, of which all are trained";
+        assert_eq!(err.lines().filter(|line| line.contains(said)).count(), 1, "{err}");
+    };
+    let score = |args: &[&str], keys: &[&str]| -> Vec<f64> {
+        let test = format!("{data}/test.jsonl");
+        let rest = ["--data", &test, "--json", "--threads", "1"];
+        let (code, out, err) = run(&[&["score"][..], args, &rest].concat());
+        assert_eq!(code, 0, "{err}");
+        let total: serde_json::Value = serde_json::from_str(out.lines().last().unwrap()).unwrap();
+        keys.iter().map(|key| total[*key].as_f64().unwrap()).collect()
+    };
+    let all = ["ce", "latent_mse", "entropy"];
+    let want = score(&["--model", &model, "--adapter", best.to_str().unwrap()], &all);
+    let bare = score(&["--model", &model, "--method", "cot"], &["ce"]);
+    assert!((want[0] - bare[0]).abs() > 1e-2, "the adapter does something: {want:?} {bare:?}");
+    train(&["--init", best.to_str().unwrap(), "--latent-head-size", "32", "--batch-size", "4"], &full);
+    train(
+        &["--stage", "rl", "--adapter", first.to_str().unwrap(), "--batch-size", "2", "--group-size", "2"],
+        &rl,
+    );
+    for out in [full, rl] {
+        for checkpoint in ["best", "last"].map(|name| out.join(name)) {
+            assert!(checkpoint.join("model.safetensors").exists());
+            assert!(!checkpoint.join("adapter_config.json").exists());
+            assert!(!checkpoint.join("adapter_model.safetensors").exists());
+            // Alone, as the model directory that it is.
+            let got = score(&["--model", checkpoint.to_str().unwrap()], &all);
+            for (got, want) in got.iter().zip(&want) {
+                assert!((got - want).abs() <= 1e-5 * want.abs(), "{got} and not {want}");
+            }
+        }
+    }
+}
+
 /// A run goes on as it was begun; every option that is another is named, and nothing is touched.
 #[test]
 fn a_resume_under_other_settings_is_refused() {
@@ -601,14 +662,14 @@ fn a_run_that_another_process_trains_is_left_alone() {
     let args = flags(&data, &model, out.to_str().unwrap());
     let _held = DirLock::take(&out).unwrap();
     // A file that the other process is writing at this moment.
-    std::fs::write(out.join(".last.partial-abc"), "x").unwrap();
+    std::fs::write(out.join(".last.colar-partial-abc"), "x").unwrap();
     for more in [&[][..], &["--resume"]] {
         let stopped = engine().args(&args).args(more).output().unwrap();
         let err = String::from_utf8(stopped.stderr).unwrap();
         assert_eq!(stopped.status.code(), Some(2), "{err}");
         assert!(err.trim_end().ends_with("run: another process is at work there"), "{err}");
     }
-    assert!(out.join(".last.partial-abc").exists());
+    assert!(out.join(".last.colar-partial-abc").exists());
 }
 
 #[test]
@@ -626,14 +687,14 @@ fn bad_flags_and_files_give_one_line() {
         (&["--lr", "1"], 2, "without --model and --data"),
         (&["--model", &model, "--data", &train, "--lr=-1"], 2, "--lr"),
         (&["--model", &model, "--data", &train, "--batch-size", "0"], 2, "--batch-size"),
-        (&["--model", &model, "--data", &train, "--c-max", "0"], 2, "--cf-list"),
+        (&["--model", &model, "--data", &train, "--c-max", "0"], 2, "--c-max takes 1 to 1024, not 0"),
         (&["--model", &model, "--data", &train, "--lora-targets", "x_proj"], 2, "x_proj"),
         (&["--model", &model, "--data", &train, "--auto-prob", "1.5"], 2, "--auto-prob"),
         (&["--model", &model, "--data", &train, "--freeze-embedding"], 2, "--full"),
         (
             &["--model", &model, "--data", &train, "--deterministic-head", "--latent-loss", "nll"],
             2,
-            "likelihood",
+            "--deterministic-head goes with --latent-loss mse",
         ),
         (&["--model", "/nonexistent", "--data", &train], 1, "/nonexistent"),
         (&["--model", &model, "--data", &path("empty.jsonl")], 1, "empty.jsonl"),

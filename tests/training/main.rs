@@ -9,3 +9,5 @@ mod embedded;
 mod exact;
 mod levels;
 mod methods;
+mod moved;
+mod tensorboard;

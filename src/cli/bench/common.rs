@@ -3,7 +3,6 @@
 use clap::Args;
 
 use crate::bench::Setting;
-use crate::cli::common;
 use crate::device::{ComputeDtype, DeviceKind, DeviceTask, run_on_device};
 use crate::model::adapter::AdapterConfig;
 use crate::{Error, Result};
@@ -35,16 +34,16 @@ impl DeviceArgs {
 #[derive(Debug, Args)]
 pub(super) struct TrainingArgs {
     /// Compression factor
-    #[arg(long, value_name = "C", default_value_t = 2, value_parser = common::count)]
+    #[arg(long, value_name = "C", default_value_t = 2)]
     pub cf: usize,
     /// Rank of the adapter
-    #[arg(long, value_name = "R", default_value_t = AdapterConfig::default().r, value_parser = common::count)]
+    #[arg(long, value_name = "R", default_value_t = AdapterConfig::default().r)]
     pub lora_r: usize,
     /// Inner width of the latent head [default: the hidden size]
     #[arg(long, value_name = "I")]
     pub head_size: Option<usize>,
     /// Timed steps
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = common::count)]
+    #[arg(long, value_name = "N", default_value_t = 5)]
     pub steps: usize,
     #[command(flatten)]
     pub on: DeviceArgs,

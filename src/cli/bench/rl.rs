@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::common::{TrainingArgs, adapter, with_setting};
 use crate::bench::{RlStepOptions, RlStepTiming, Setting, rl_step};
-use crate::cli::{common, terminal};
+use crate::cli::terminal;
 use crate::device::{Device, DeviceTask};
 use crate::{Error, Result};
 
@@ -22,13 +22,13 @@ pub struct RlArgs {
     #[command(flatten)]
     training: TrainingArgs,
     /// Rollouts of the question
-    #[arg(long, value_name = "G", default_value_t = 8, value_parser = common::count)]
+    #[arg(long, value_name = "G", default_value_t = 8)]
     group_size: usize,
     /// Latents of every rollout
-    #[arg(long, value_name = "N", default_value_t = 16, value_parser = common::count)]
+    #[arg(long, value_name = "N", default_value_t = 16)]
     latents: usize,
     /// Tokens of every answer
-    #[arg(long, value_name = "N", default_value_t = 16, value_parser = common::count)]
+    #[arg(long, value_name = "N", default_value_t = 16)]
     answer_tokens: usize,
 }
 

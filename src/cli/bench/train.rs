@@ -7,7 +7,7 @@ use clap::Args;
 use super::common::{TrainingArgs, adapter, as_json};
 use crate::Result;
 use crate::bench::{Sequences, StepBatch, StepOptions, StepTiming, train_step};
-use crate::cli::{common, init, terminal};
+use crate::cli::{init, terminal};
 use crate::device::{Device, DeviceTask};
 
 /// Seconds for which the product is timed.
@@ -26,13 +26,13 @@ pub struct StepArgs {
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
     /// With --data: samples of the step
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = common::count, requires = "data")]
+    #[arg(long, value_name = "N", default_value_t = 8, requires = "data")]
     batch_size: usize,
     /// Packed positions of random tokens [default: 16384 on cuda, 1024 on cpu, 128 on cuda-host]
-    #[arg(long, value_name = "N", value_parser = common::count, conflicts_with = "data")]
+    #[arg(long, value_name = "N", conflicts_with = "data")]
     tokens: Option<usize>,
     /// Packed positions of one sequence of random tokens
-    #[arg(long, value_name = "N", default_value_t = 512, value_parser = common::count, conflicts_with = "data")]
+    #[arg(long, value_name = "N", default_value_t = 512, conflicts_with = "data")]
     sequence: usize,
     /// Keep of each layer its input alone and run it again for its gradients
     #[arg(long)]

@@ -7,7 +7,6 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use super::units;
-use crate::cli::common;
 use crate::data::load;
 use crate::eval::table::markdown;
 use crate::experiment::cost::{Lengths, Scale, Totals, check_separator};
@@ -43,26 +42,26 @@ pub struct CostArgs {
     #[arg(long, value_name = "FILE", requires = "model")]
     data: Option<PathBuf>,
     /// Samples of a pass
-    #[arg(long, value_name = "N", value_parser = common::count,
+    #[arg(long, value_name = "N",
           help = format!("Samples of a pass [default: those of --data, else GSM8k-Aug's {GSM8K_AUG}]"))]
     samples: Option<usize>,
     /// Rank of the adapters on q_proj and v_proj
-    #[arg(long, value_name = "R", default_value_t = AdapterConfig::default().r, value_parser = common::count)]
+    #[arg(long, value_name = "R", default_value_t = AdapterConfig::default().r)]
     lora_r: usize,
     /// Inner width of the latent head
-    #[arg(long, value_name = "I", default_value_t = MOST_HEAD_SIZE, value_parser = common::count)]
+    #[arg(long, value_name = "I", default_value_t = MOST_HEAD_SIZE)]
     latent_head_size: usize,
     /// Samples in memory together
-    #[arg(long, value_name = "N", default_value_t = 32, value_parser = common::count)]
+    #[arg(long, value_name = "N", default_value_t = 32)]
     batch_size: usize,
     /// Passes over the data, of CoT before the comparison and of every method in it
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = common::count)]
+    #[arg(long, value_name = "N", default_value_t = 1)]
     passes: usize,
     /// Training seeds of the comparison
-    #[arg(long, value_name = "N", default_value_t = Plan::SEEDS, value_parser = common::count)]
+    #[arg(long, value_name = "N", default_value_t = Plan::SEEDS)]
     seeds: usize,
     /// Learning rates it searches
-    #[arg(long, value_name = "N", default_value_t = Plan::LRS.len(), value_parser = common::count)]
+    #[arg(long, value_name = "N", default_value_t = Plan::LRS.len())]
     lrs: usize,
     /// The GPU that hours are given for, at its peak in bf16 by NVIDIA's data sheet, without sparsity; no hours without
     /// it or --peak

@@ -23,7 +23,8 @@ pub struct Record<'a> {
     pub text: &'a str,
 }
 
-/// The text of a file: UTF-8, a byte-order mark at the start dropped.
+/// The text of a file: UTF-8, a byte-order mark at the start dropped, and every line end as a line feed, whether it was
+/// one, a carriage return, or both.
 pub fn read_text(path: &Path) -> Result<String> {
     let bytes = std::fs::read(path).map_err(Error::io(path))?;
     // Without a byte it is an empty set, as it is with blank lines alone.
@@ -35,10 +36,11 @@ pub fn read_text(path: &Path) -> Result<String> {
         let line = 1 + count_lines(&e.as_bytes()[..valid]);
         Error::Line { path: path.to_owned(), line, what: "the text is not UTF-8".to_owned() }
     })?;
-    Ok(match text.strip_prefix('\u{feff}') {
+    let text = match text.strip_prefix('\u{feff}') {
         Some(rest) => rest.to_owned(),
         None => text,
-    })
+    };
+    Ok(if text.contains('\r') { text.replace("\r\n", "\n").replace('\r', "\n") } else { text })
 }
 
 /// The lines of `text` that are not blank.
@@ -149,9 +151,10 @@ fn elements(text: &str) -> Result<Vec<Record<'_>>, (usize, String)> {
     ))
 }
 
-/// Line ends in `bytes`.
+/// Line ends in `bytes`: line feeds, and carriage returns that none follows.
 fn count_lines(bytes: &[u8]) -> usize {
-    bytes.iter().filter(|&&b| b == b'\n').count()
+    let alone = |i: usize| bytes[i] == b'\r' && bytes.get(i + 1) != Some(&b'\n');
+    (0..bytes.len()).filter(|&i| bytes[i] == b'\n' || alone(i)).count()
 }
 
 #[cfg(test)]
@@ -174,6 +177,18 @@ mod tests {
         assert_eq!(cut("\n{\n \"a\": 1\n}\n"), [(2, "{\n \"a\": 1\n}")]);
         // A line cut short among JSON lines stays a line of its own.
         assert_eq!(cut("{\"a\":\n{\"b\":2}"), [(1, "{\"a\":"), (2, "{\"b\":2}")]);
+    }
+
+    #[test]
+    fn every_line_end_is_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("d");
+        for text in ["{\"a\":1}\r{\"b\":2}\r", "{\"a\":1}\r\n{\"b\":2}\r\n", "{\"a\":1}\n{\"b\":2}\n"] {
+            std::fs::write(&path, text).unwrap();
+            assert_eq!(read_text(&path).unwrap(), "{\"a\":1}\n{\"b\":2}\n");
+        }
+        std::fs::write(&path, b"a\rb\r\n\xff").unwrap();
+        assert!(read_text(&path).unwrap_err().to_string().ends_with("d, line 3: the text is not UTF-8"));
     }
 
     #[test]

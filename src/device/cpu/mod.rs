@@ -55,8 +55,8 @@ impl CpuDevice {
     /// A device with `threads` threads; 0 means one for each core.
     ///
     /// # Errors
-    /// When the operating system refuses a thread, or `COLAR_SIMD` names an instruction set that the processor
-    /// lacks.
+    /// More than [`THREADS`](super::THREADS) allows, a thread that the operating system refuses, or an instruction set in `COLAR_SIMD`
+    /// that the processor lacks.
     pub fn new(threads: usize) -> Result<Self> {
         level::level()?;
         Ok(CpuDevice {

@@ -30,6 +30,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, TryLockE
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::device::choice::THREADS;
 use crate::{Error, Result};
 
 /// How long a thread looks for work, or for the end of a loop, before it sleeps. It bridges the serial
@@ -88,8 +89,10 @@ impl Pool {
     /// A pool of `threads` threads, the calling one included; 0 means one per core.
     ///
     /// # Errors
-    /// [`Error::Other`] when the operating system refuses a thread.
+    /// [`Error::Usage`] for more threads than [`THREADS`] allows; [`Error::Other`] when the operating system refuses
+    /// one.
     pub fn new(threads: usize) -> Result<Self> {
+        THREADS.check("threads", &threads)?;
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
         let threads = if threads == 0 { cores } else { threads };
         let inner = Arc::new(Inner {

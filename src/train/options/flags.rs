@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use super::choices::{LatentLossName, LatentNoise, Monitor, Stage};
 use super::nearest::nearest;
+use super::ranges;
+use crate::data::AnswerRule;
 use crate::data::verify::VerifierKind;
 use crate::device::{ComputeDtype, DeviceKind};
 use crate::files::atomic::write_atomic;
@@ -18,6 +20,7 @@ use crate::model::adapter::NamedTargets;
 use crate::model::chat_template::Template;
 use crate::model::merge::Merge;
 use crate::model::prompt::Method;
+use crate::range::no_numbers;
 use crate::train::batch::ChunkLabels;
 use crate::train::schedule::Schedule;
 use crate::{Error, Result};
@@ -44,8 +47,21 @@ macro_rules! flags {
 
         impl TrainFlags {
             /// These flags, and where one is absent, that of `file`.
-            pub fn over(self, file: TrainFlags) -> TrainFlags {
+            pub(super) fn or(self, file: TrainFlags) -> TrainFlags {
                 TrainFlags { $($($name: self.$name.or(file.$name),)*)* }
+            }
+
+            /// Fails on a number outside the range that its flag takes.
+            ///
+            /// # Errors
+            /// [`Error::Usage`] naming flag, range and number.
+            pub(super) fn check_ranges(&self) -> Result<()> {
+                $($(
+                    if let Some(range) = ranges::range(stringify!($name)) {
+                        range.check(stringify!($name), &self.$name)?;
+                    }
+                )*)*
+                Ok(())
             }
 
             /// These flags without those that `named` names (as the fields are).
@@ -57,16 +73,6 @@ macro_rules! flags {
             pub(crate) fn first_of(&self, named: &[&str]) -> Option<&'static str> {
                 $($(
                     if self.$name.is_some() && named.contains(&stringify!($name)) {
-                        return Some(concat!("`", stringify!($name), "`"));
-                    }
-                )*)*
-                None
-            }
-
-            /// The first of these flags that `known` does not name, in backticks.
-            fn first_but(&self, known: &[&str]) -> Option<&'static str> {
-                $($(
-                    if self.$name.is_some() && !known.contains(&stringify!($name)) {
                         return Some(concat!("`", stringify!($name), "`"));
                     }
                 )*)*
@@ -107,7 +113,7 @@ flags! {
         /// Checkpoint to start from, for instance a CoT run's
         #[arg(value_name = "CHECKPOINT")]
         init: PathBuf,
-        /// Checkpoint to start from, for instance a CoLaR run's (--stage rl)
+        /// Checkpoint to start from, for instance a CoLaR run's
         #[arg(value_name = "CHECKPOINT")]
         adapter: PathBuf,
     }
@@ -115,7 +121,7 @@ flags! {
         /// Train all weights instead of an adapter
         #[arg(num_args = 0..=1, default_missing_value = "true")]
         full: bool,
-        /// With --full: leave the input embeddings (and a tied output head) as they are
+        /// Leave the input embeddings (and a tied output head) as they are
         #[arg(num_args = 0..=1, default_missing_value = "true")]
         freeze_embedding: bool,
         /// Rank of the adapter
@@ -139,7 +145,7 @@ flags! {
     }
     "Objective" => {
         /// Compression factors are drawn from 1..=N
-        #[arg(value_name = "N", conflicts_with = "cf_list")]
+        #[arg(value_name = "N")]
         c_max: usize,
         /// Compression factors are drawn from this list
         #[arg(value_delimiter = ',', value_name = "LIST")]
@@ -172,25 +178,25 @@ flags! {
         embeds_std: f32,
     }
     "Implicit and continuous thoughts (--method icot, coconut, distill)" => {
-        /// Stages over which training takes steps away from the front (icot, coconut)
+        /// Stages over which training takes steps away from the front
         #[arg(value_name = "S")]
         stages: u64,
         /// Steps of training of every stage but the last [default: the run in equal parts]
         #[arg(value_name = "STEPS")]
         stage_steps: u64,
-        /// Thoughts that each stage puts in the place of steps (coconut)
+        /// Thoughts that each stage puts in the place of steps
         #[arg(value_name = "N")]
         thoughts_per_step: usize,
-        /// Thoughts before the answer (distill)
+        /// Thoughts before the answer
         #[arg(value_name = "N")]
         thoughts: usize,
-        /// Weight of the cross-entropy of the written chain (distill)
+        /// Weight of the cross-entropy of the written chain
         #[arg(value_name = "W", allow_hyphen_values = true)]
         teacher_weight: f32,
-        /// Weight of the cross-entropy after the thoughts (distill)
+        /// Weight of the cross-entropy after the thoughts
         #[arg(value_name = "W", allow_hyphen_values = true)]
         student_weight: f32,
-        /// Weight of the distance between the hidden states of both before the answer (distill)
+        /// Weight of the distance between the hidden states of both before the answer
         #[arg(value_name = "W", allow_hyphen_values = true)]
         distill_weight: f32,
     }
@@ -209,7 +215,7 @@ flags! {
         /// Passes over the data, or over --samples-per-epoch of it
         #[arg(value_name = "N")]
         epochs: u64,
-        /// Steps, whatever the epochs say
+        /// Steps, in place of epochs
         #[arg(value_name = "N")]
         max_steps: u64,
         /// Steps of linear warm-up
@@ -228,7 +234,9 @@ flags! {
     }
     "Reinforcement learning (--stage rl)" => {
         /// Compression factor in the prompts: a number or `auto`
-        #[arg(value_name = "C", value_parser = crate::model::prompt::parse_compression_factor)]
+        #[arg(value_name = "C", value_parser = crate::model::prompt::parse_compression_factor, help = format!(
+            "Compression factor in the prompts: `auto`, or {}", crate::model::prompt::FACTORS
+        ))]
         cf: String,
         /// Rollouts of a question, whose rewards are compared
         #[arg(value_name = "G")]
@@ -265,6 +273,8 @@ flags! {
         filter_solved: bool,
         /// How an answer is compared with the gold one
         verifier: VerifierKind,
+        /// Which part of a generated text is its answer
+        answer_rule: AnswerRule,
         /// Most latents of a rollout
         #[arg(value_name = "N")]
         max_latents: usize,
@@ -315,6 +325,22 @@ flags! {
     }
 }
 
+no_numbers!(
+    Stage,
+    Method,
+    LoraTarget,
+    LatentLossName,
+    ChunkLabels,
+    LatentNoise,
+    Merge,
+    Schedule,
+    VerifierKind,
+    AnswerRule,
+    Monitor,
+    DeviceKind,
+    ComputeDtype,
+);
+
 impl TrainFlags {
     /// Reads a TOML file with the flags' names as keys.
     ///
@@ -339,14 +365,6 @@ impl TrainFlags {
     pub fn save(&self, path: &Path) -> Result<()> {
         let text = toml::to_string(self).map_err(|e| Error::file(path, e.to_string()))?;
         write_atomic(path, |out| out.write_all(text.as_bytes()))
-    }
-
-    /// Fails on a flag that a stage does not know.
-    pub(super) fn only(&self, stage: &str, known: &[&str]) -> Result<()> {
-        match self.first_but(known) {
-            Some(flag) => Err(Error::usage(format!("{flag} does not go with `stage` {stage}"))),
-            None => Ok(()),
-        }
     }
 
     /// A path that must be given.

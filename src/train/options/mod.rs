@@ -1,10 +1,11 @@
 //! The options of a run: flags, a TOML file, and the defaults behind both.
 
 mod choices;
+pub(crate) mod conditions;
 pub(crate) mod defaults;
 mod flags;
-mod methods;
 pub(crate) mod nearest;
+pub(crate) mod ranges;
 mod rl;
 mod run;
 mod sft;

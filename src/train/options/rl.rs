@@ -3,37 +3,18 @@
 use std::path::{Path, PathBuf};
 
 use super::choices::Stage;
+use super::conditions;
 use super::flags::{TrainFlags, check};
-use super::run::{self, RunOptions};
-use crate::Result;
+use super::run::RunOptions;
+use crate::data::AnswerRule;
 use crate::data::verify::VerifierKind;
 use crate::infer::Sampling;
-use crate::model::prompt::DEFAULT_COMPRESSION_FACTOR;
+use crate::model::prompt::{DEFAULT_COMPRESSION_FACTOR, parse_compression_factor};
 use crate::train::rl::PolicyLossOptions;
+use crate::{Error, Result};
 
-/// The flags that mean something here alone.
-const KNOWN: &[&str] = &[
-    "adapter",
-    "entropy_weight",
-    "cf",
-    "group_size",
-    "clip_eps",
-    "average_per_token_loss",
-    "use_latent_loss",
-    "use_answer_loss",
-    "punish_latent_length",
-    "kl_weight",
-    "exp_batch_size",
-    "samples_per_epoch",
-    "filter_solved",
-    "verifier",
-    "max_latents",
-    "max_new_tokens",
-    "latent_temperature",
-    "eol_temperature",
-    "temperature",
-    "top_p",
-];
+/// Most rollouts of a step.
+const MOST_ROLLOUTS: usize = 1 << 16;
 
 /// The options of a run of reinforcement learning.
 ///
@@ -67,6 +48,8 @@ pub struct RlOptions {
     pub filter_solved: bool,
     /// How an answer is compared with the gold one.
     pub verifier: VerifierKind,
+    /// Which part of a rollout's text is its answer.
+    pub answer_rule: AnswerRule,
     /// How rollouts are drawn; their seeds follow from that of the run.
     pub sampling: Sampling,
 }
@@ -80,6 +63,7 @@ setters!(RlOptions {
     samples_per_epoch: usize,
     filter_solved: bool,
     verifier: VerifierKind,
+    answer_rule: AnswerRule,
     sampling: Sampling,
 });
 setters!(RlOptions into {
@@ -101,6 +85,7 @@ impl Default for RlOptions {
             samples_per_epoch: 512,
             filter_solved: false,
             verifier: VerifierKind::default(),
+            answer_rule: AnswerRule::default(),
             sampling: Sampling::default(),
         }
     }
@@ -113,12 +98,13 @@ impl TrainFlags {
     /// [`Error::Usage`](crate::Error::Usage) naming the flag that is missing, out of range or of
     /// another stage.
     pub fn resolve_rl(self) -> Result<RlOptions> {
-        self.only("rl", &[KNOWN, run::KNOWN].concat())?;
+        self.check_ranges()?;
+        conditions::check(&TrainFlags { stage: Some(Stage::Rl), ..self.clone() })?;
         let d = RlOptions::default();
         let o = RlOptions {
             run: RunOptions::from_flags(&self, d.run)?,
             adapter: TrainFlags::needed(self.adapter, "adapter")?,
-            compression_factor: self.cf.unwrap_or(d.compression_factor),
+            compression_factor: factor(&self.cf.unwrap_or(d.compression_factor))?,
             group_size: self.group_size.unwrap_or(d.group_size),
             loss: PolicyLossOptions {
                 clip_eps: self.clip_eps.unwrap_or(d.loss.clip_eps),
@@ -133,6 +119,7 @@ impl TrainFlags {
             samples_per_epoch: self.samples_per_epoch.unwrap_or(d.samples_per_epoch),
             filter_solved: self.filter_solved.unwrap_or(d.filter_solved),
             verifier: self.verifier.unwrap_or(d.verifier),
+            answer_rule: self.answer_rule.unwrap_or(d.answer_rule),
             sampling: Sampling {
                 latent_temperature: self.latent_temperature.unwrap_or(d.sampling.latent_temperature),
                 eol_temperature: self.eol_temperature.unwrap_or(d.sampling.eol_temperature),
@@ -149,8 +136,21 @@ impl TrainFlags {
 }
 
 impl From<&RlOptions> for TrainFlags {
-    /// The flags that say all of it, for storing with the run.
+    /// The flags of all options that have an effect beside the others, for storing with the run.
     fn from(o: &RlOptions) -> Self {
+        o.to_flags().effective()
+    }
+}
+
+/// A compression factor in its one spelling.
+fn factor(text: &str) -> Result<String> {
+    parse_compression_factor(text).map_err(|e| Error::usage(format!("`cf` {text:?}: {e}")))
+}
+
+impl RlOptions {
+    /// The flags that state all of these options.
+    pub(crate) fn to_flags(&self) -> TrainFlags {
+        let o = self;
         TrainFlags {
             stage: Some(Stage::Rl),
             adapter: Some(o.adapter.clone()),
@@ -167,6 +167,7 @@ impl From<&RlOptions> for TrainFlags {
             samples_per_epoch: Some(o.samples_per_epoch),
             filter_solved: Some(o.filter_solved),
             verifier: Some(o.verifier),
+            answer_rule: Some(o.answer_rule),
             max_latents: Some(o.sampling.max_latents),
             max_new_tokens: Some(o.sampling.max_new_tokens),
             latent_temperature: Some(o.sampling.latent_temperature),
@@ -176,9 +177,7 @@ impl From<&RlOptions> for TrainFlags {
             ..o.run.to_flags()
         }
     }
-}
 
-impl RlOptions {
     /// Options of a run on this model, from the checkpoint `adapter`, on this data, kept in the directory `out`.
     pub fn new(
         model: impl Into<PathBuf>,
@@ -204,28 +203,18 @@ impl RlOptions {
     /// # Errors
     /// [`Error::Usage`](crate::Error::Usage) naming the one that is out of range, as the flag that sets it.
     pub(crate) fn validate(&self) -> Result<()> {
+        self.to_flags().check_ranges()?;
+        factor(&self.compression_factor)?;
         self.run.validate()?;
         self.sampling.validate()?;
-        let most = 1 << 16;
         check(
-            (2..=most).contains(&self.group_size),
-            "`group_size` must lie in 2..=65536: rewards are compared",
+            self.run.batch_size.saturating_mul(self.group_size) <= MOST_ROLLOUTS,
+            "`batch_size` times `group_size` takes 2 to 65536",
         )?;
-        check((1..=most).contains(&self.run.batch_size), "`batch_size` must lie in 1..=65536")?;
-        check((1..=1 << 20).contains(&self.exp_batch_size), "`exp_batch_size` must lie in 1..=1048576")?;
-        check(self.samples_per_epoch > 0, "`samples_per_epoch` must be at least 1")?;
-        check(self.sampling.max_latents <= 1 << 20, "`max_latents` must be at most 1048576")?;
-        check(self.sampling.max_new_tokens <= 1 << 20, "`max_new_tokens` must be at most 1048576")?;
         let loss = &self.loss;
-        check((0.0..1.0).contains(&loss.clip_eps), "`clip_eps` must lie in 0..1")?;
-        check(
-            loss.kl_weight.is_finite() && loss.kl_weight >= 0.0,
-            "`kl_weight` must be a number of at least 0",
-        )?;
         check(
             loss.use_latent_loss || loss.use_answer_loss,
             "`use_latent_loss` and `use_answer_loss` are both false",
-        )?;
-        check(loss.entropy_weight.is_finite(), "`entropy_weight` must be finite")
+        )
     }
 }

@@ -1,11 +1,11 @@
 //! Options of every stage: model and data, weights, optimiser, and how the run is kept.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::flags::{TrainFlags, check};
 use crate::Result;
 use crate::device::{ComputeDtype, DeviceKind};
-use crate::model::adapter::{AdapterConfig, LoraTarget, NamedTargets};
+use crate::model::adapter::{ADAPTER_CONFIG_FILE, AdapterConfig, LoraTarget, NamedTargets};
 use crate::model::weight_spec::{Group, Groups};
 use crate::train::schedule::Schedule;
 
@@ -143,39 +143,6 @@ impl Default for RunOptions {
     }
 }
 
-/// The flags of these options.
-pub(super) const KNOWN: &[&str] = &[
-    "stage",
-    "model",
-    "data",
-    "val",
-    "escape_marks",
-    "out",
-    "full",
-    "freeze_embedding",
-    "lora_r",
-    "lora_alpha",
-    "lora_targets",
-    "lr",
-    "batch_size",
-    "recompute",
-    "epochs",
-    "max_steps",
-    "warmup",
-    "schedule",
-    "weight_decay",
-    "clip",
-    "seed",
-    "save_every",
-    "val_every",
-    "val_samples",
-    "save_top_k",
-    "patience",
-    "threads",
-    "device",
-    "dtype",
-];
-
 impl RunOptions {
     /// Takes them from the flags; where one is absent, `d` has its value.
     pub(super) fn from_flags(flags: &TrainFlags, d: RunOptions) -> Result<Self> {
@@ -261,27 +228,27 @@ impl RunOptions {
         (!self.full).then(|| AdapterConfig { r, lora_alpha, target_modules, ..AdapterConfig::default() })
     }
 
-    /// Checks every value.
+    /// Takes the form of the adapter that a checkpoint holds, where the options leave it at the default: then the run
+    /// trains that one. Another form is refused when the checkpoint is opened.
+    ///
+    /// # Errors
+    /// Errors of the checkpoint's files.
+    pub(crate) fn follow_adapter(&mut self, checkpoint: &Path) -> Result<()> {
+        let d = RunOptions::default();
+        let chosen =
+            (self.lora_r, self.lora_alpha, &self.lora_targets) != (d.lora_r, d.lora_alpha, &d.lora_targets);
+        if self.full || chosen || !checkpoint.join(ADAPTER_CONFIG_FILE).exists() {
+            return Ok(());
+        }
+        let stored = AdapterConfig::load(checkpoint)?;
+        (self.lora_r, self.lora_alpha, self.lora_targets) =
+            (stored.r, stored.lora_alpha, stored.target_modules);
+        Ok(())
+    }
+
+    /// Checks what the ranges of numbers leave open.
     pub(super) fn validate(&self) -> Result<()> {
-        check(self.batch_size > 0 && self.batch_size <= 1 << 20, "`batch_size` must lie in 1..=1048576")?;
-        check(self.epochs > 0, "`epochs` must be at least 1")?;
-        check(self.max_steps != Some(0), "`max_steps` must be at least 1")?;
-        check(self.save_every > 0, "`save_every` must be at least 1")?;
-        check(self.val_every != Some(0), "`val_every` must be at least 1")?;
-        check(self.patience != Some(0), "`patience` must be at least 1")?;
-        check(
-            self.patience.is_none() || self.val.is_some(),
-            "`patience` counts validations: give `val` too",
-        )?;
-        check(self.lr.is_finite() && self.lr > 0.0, "`lr` must be a number above 0")?;
-        check(self.clip.is_finite() && self.clip >= 0.0, "`clip` must be a number of at least 0")?;
-        check(
-            self.weight_decay.is_finite() && self.weight_decay >= 0.0,
-            "`weight_decay` must be a number of at least 0",
-        )?;
         check(!self.lora_targets.is_empty(), "`lora_targets` is empty")?;
-        check((1..=1 << 16).contains(&self.lora_r), "`lora_r` must lie in 1..=65536")?;
-        check(self.lora_alpha.is_finite() && self.lora_alpha > 0.0, "`lora_alpha` must be a number above 0")?;
         check(self.full || !self.freeze_embedding, "`freeze_embedding` goes with `full`")
     }
 

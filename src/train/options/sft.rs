@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use super::choices::{LatentLossName, LatentNoise, Monitor};
+use super::conditions;
 use super::defaults::C_MAX;
 use super::flags::{TrainFlags, check};
-use super::methods;
-use super::run::{self, RunOptions};
+use super::run::RunOptions;
 use super::thinking::ThinkingOptions;
 use crate::Result;
 use crate::device::LatentLoss;
@@ -18,15 +18,6 @@ use crate::train::batches::Objectives;
 use crate::train::sft::Objective;
 use crate::train::stages::Stages;
 use crate::train::thoughts::ThoughtObjective;
-
-/// The flags that mean something here alone, whatever the method.
-const KNOWN: &[&str] =
-    &["method", "init", "merge", "embeds_std", "accumulate", "monitor", "watchdog", "template", "max_length"];
-
-/// The largest compression factor that training draws.
-const MOST_COMPRESSION_FACTOR: usize = 1024;
-/// Its range, in words.
-const COMPRESSION_FACTOR_RANGE: &str = "compression factors must lie in 1..=1024 (`c_max`, `cf_list`)";
 
 /// The options of a supervised run.
 ///
@@ -152,12 +143,11 @@ impl TrainFlags {
     /// [`Error::Usage`](crate::Error::Usage) naming the flag that is missing, out of range, or without effect under
     /// the method.
     pub fn resolve(self) -> Result<TrainOptions> {
-        self.only("sft", &[KNOWN, &methods::alone(), run::KNOWN].concat())?;
+        // Before anything is made of a number.
+        self.check_ranges()?;
+        conditions::check(&self)?;
         let d = TrainOptions::default();
         let method = self.method.unwrap_or(d.method);
-        methods::check(&self, method)?;
-        // Checked before a list is made of it.
-        check(self.c_max.is_none_or(|most| most <= MOST_COMPRESSION_FACTOR), COMPRESSION_FACTOR_RANGE)?;
         let o = TrainOptions {
             run: RunOptions::from_flags(&self, d.run)?,
             thinking: ThinkingOptions::from_flags(&self, d.thinking),
@@ -193,7 +183,7 @@ impl TrainFlags {
 impl From<&TrainOptions> for TrainFlags {
     /// The flags of all options that have an effect under the method, for storing with the run.
     fn from(o: &TrainOptions) -> Self {
-        methods::own(o.to_flags(), o.method)
+        o.to_flags().effective()
     }
 }
 
@@ -250,30 +240,13 @@ impl TrainOptions {
     /// # Errors
     /// [`Error::Usage`](crate::Error::Usage) naming the one that is out of range, as the flag that sets it.
     pub(crate) fn validate(&self) -> Result<()> {
+        TrainFlags::from(self).check_ranges()?;
         self.run.validate()?;
         self.thinking.validate(self.stages())?;
         check(!self.drawn_compression_factors().is_empty(), "`cf_list` is empty")?;
         check(
-            self.drawn_compression_factors().iter().all(|&c| (1..=MOST_COMPRESSION_FACTOR).contains(&c)),
-            COMPRESSION_FACTOR_RANGE,
-        )?;
-        check(self.accumulate > 0 && self.accumulate <= 1 << 16, "`accumulate` must lie in 1..=65536")?;
-        check(self.max_length != Some(0), "`max_length` must be at least 1")?;
-        check((0.0..=1.0).contains(&self.auto_prob), "`auto_prob` must lie in 0..=1")?;
-        check(
-            self.embeds_std.is_none_or(|s| s.is_finite() && s > 0.0),
-            "`embeds_std` must be a number above 0",
-        )?;
-        let weights =
-            [self.ce_weight, self.latent_weight, self.entropy_weight, self.pred_embed_forward_weight];
-        check(weights.iter().all(|w| w.is_finite()), "the weights of the objective must be finite")?;
-        check(
             !(self.deterministic_head && self.latent_loss == LatentLossName::Nll),
             "`deterministic_head` has no likelihood: use `latent_loss` mse",
-        )?;
-        check(
-            self.latent_head_size.is_none_or(|i| (1..=1 << 20).contains(&i)),
-            "`latent_head_size` must lie in 1..=1048576",
         )
     }
 

@@ -63,19 +63,13 @@ impl ThinkingOptions {
         }
     }
 
-    /// Checks every value for a run of these stages.
+    /// Checks what the ranges of numbers leave open, for a run of these stages.
     pub(super) fn validate(&self, stages: Stages) -> Result<()> {
-        check((1..=1024).contains(&stages.count), "`stages` must lie in 1..=1024")?;
-        check(stages.updates != Some(0), "`stage_steps` must be at least 1")?;
         let most = MOST_THOUGHTS;
-        let bounded = |n: usize| (1..=most).contains(&n);
-        check(bounded(self.thoughts), &format!("`thoughts` must lie in 1..={most}"))?;
         check(
-            bounded(self.thoughts_per_step.saturating_mul(stages.count as usize)),
-            &format!("`thoughts_per_step` times `stages` must lie in 1..={most}"),
-        )?;
-        let weights = [self.teacher_weight, self.student_weight, self.distill_weight];
-        check(weights.iter().all(|w| w.is_finite()), "the weights of the objective must be finite")
+            (1..=most).contains(&self.thoughts_per_step.saturating_mul(stages.count as usize)),
+            &format!("`thoughts_per_step` times `stages` takes 1 to {most}"),
+        )
     }
 
     /// `flags` with all of these options stated, whatever the method.

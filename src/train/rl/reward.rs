@@ -1,5 +1,6 @@
 //! The reward of a rollout, and its advantage over its group.
 
+use crate::data::AnswerRule;
 use crate::data::verify::Verifier;
 use crate::infer::Generation;
 
@@ -22,13 +23,16 @@ pub trait Reward: Send + Sync {
 pub struct Correctness {
     /// Decides whether an answer is right.
     pub verifier: Box<dyn Verifier>,
+    /// Which part of a rollout's text is its answer.
+    pub answer_rule: AnswerRule,
     /// Divide by the number of latents, so that of two right rollouts the one with fewer is worth more.
     pub punish_latent_length: bool,
 }
 
 impl Reward for Correctness {
     fn score(&self, rollout: &Generation, gold: &str) -> Scored {
-        let correct = rollout.answer.as_deref().is_some_and(|answer| self.verifier.is_correct(answer, gold));
+        let (answer, gold) = (self.answer_rule.extract(&rollout.text), self.answer_rule.gold(gold));
+        let correct = answer.is_some_and(|answer| self.verifier.is_correct(answer, gold));
         let length = if self.punish_latent_length { rollout.n_latents.max(1) as f32 } else { 1.0 };
         Scored { correct, reward: if correct { 1.0 / length } else { 0.0 } }
     }
@@ -71,11 +75,21 @@ mod tests {
     #[test]
     fn a_right_answer_is_worth_more_the_fewer_its_latents_where_length_is_punished() {
         let rollout = |text: &str, n_latents| Generation::saying(text, n_latents, 3);
-        let plain = Correctness { verifier: VerifierKind::Exact.verifier(), punish_latent_length: false };
-        let short = Correctness { verifier: VerifierKind::Exact.verifier(), punish_latent_length: true };
+        let by = |answer_rule, punish_latent_length| Correctness {
+            verifier: VerifierKind::Exact.verifier(),
+            answer_rule,
+            punish_latent_length,
+        };
+        let (plain, short) = (by(AnswerRule::Last, false), by(AnswerRule::Last, true));
         assert_eq!(plain.score(&rollout("Answer:14.0", 4), "14"), Scored { correct: true, reward: 1.0 });
         assert_eq!(short.score(&rollout("Answer:14", 4), "14"), Scored { correct: true, reward: 0.25 });
         assert_eq!(short.score(&rollout("Answer:15", 4), "14"), Scored { correct: false, reward: 0.0 });
         assert_eq!(plain.score(&rollout("", 4), ""), Scored { correct: false, reward: 0.0 });
+        // By the authors' rule a text without the mark is all answer.
+        let paper = by(AnswerRule::Paper, false);
+        assert!(
+            paper.score(&rollout("14", 4), "14").correct && !plain.score(&rollout("14", 4), "14").correct
+        );
+        assert!(plain.score(&rollout("Answer:14", 4), "Answer: 14").correct, "a gold answer with the mark");
     }
 }

@@ -2,7 +2,7 @@
 
 use super::experience::Episode;
 use super::objective::{PolicyLossOptions, PolicyPass, elements};
-use crate::device::PolicyElement;
+use crate::device::{MOST_EXPONENT, PolicyElement};
 
 /// The losses of a minibatch and how far the policy has moved within its step.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -21,6 +21,8 @@ pub struct PolicyStats {
     pub ratio_deviation: f64,
     /// Elements whose ratio the clip holds.
     pub clipped: usize,
+    /// Elements on which the bound of exponentials acts: they lie so far from the old or the reference policy.
+    pub bounded: usize,
 }
 
 impl PolicyStats {
@@ -50,6 +52,8 @@ impl PolicyStats {
             self.ratios += ratio;
             self.ratio_deviation = self.ratio_deviation.max((ratio - 1.0).abs());
             self.clipped += usize::from(loss.clipped);
+            let [ratio, kl] = loss.bounded;
+            self.bounded += usize::from(ratio || (kl && options.kl_weight != 0.0));
         }
         sum
     }
@@ -63,11 +67,12 @@ impl PolicyStats {
         self.ratios += other.ratios;
         self.ratio_deviation = self.ratio_deviation.max(other.ratio_deviation);
         self.clipped += other.clipped;
+        self.bounded += other.bounded;
     }
 
     /// The objective, but for the entropy.
     pub fn total(&self, options: &PolicyLossOptions) -> f64 {
-        // The estimate is exponential in the distance, and may overflow where nobody asked for it.
+        // Without a weight nobody asked for it, and there may be no reference.
         let kl = if options.kl_weight == 0.0 { 0.0 } else { f64::from(options.kl_weight) * self.kl };
         self.latent_loss + self.answer_loss + kl
     }
@@ -126,14 +131,16 @@ impl RolloutStats {
     }
 }
 
-/// Mean over elements of exp(r − p) − (r − p) − 1, for log-probabilities p of the policy and r of the
+/// Mean over elements of exp(r − p) − (r − p) − 1, bounded as in the objective, for log-probabilities p of the policy and r of the
 /// reference.
 fn divergence<'a>(rollouts: impl Iterator<Item = (&'a Vec<f32>, &'a Vec<f32>)>) -> f64 {
+    const MOST: f64 = MOST_EXPONENT as f64;
     let (mut sum, mut count) = (0.0, 0usize);
     for (policy, reference) in rollouts {
         for (&p, &r) in policy.iter().zip(reference) {
             let gap = f64::from(r) - f64::from(p);
-            sum += libm::exp(gap) - gap - 1.0;
+            let held = if gap > MOST { MOST } else { gap };
+            sum += libm::exp(held) * (1.0 + (gap - held)) - gap - 1.0;
             count += 1;
         }
     }

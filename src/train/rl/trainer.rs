@@ -15,7 +15,7 @@ use crate::device::{AdamW, Device};
 use crate::eval::accuracy::{EvalOptions, evaluate};
 use crate::files::atomic::write_atomic;
 use crate::infer::{Loaded, Sampling, no_density};
-use crate::model::adapter::ADAPTER_CONFIG_FILE;
+use crate::model::checkpoint_dir;
 use crate::model::open::{Additions, open};
 use crate::model::params::Grads;
 use crate::model::prompt::{AUTO, Method, inference};
@@ -53,6 +53,8 @@ pub struct RlSummary {
     /// Steps since the start or the last resume, and in how many of them the rewards of some group differed. Without
     /// any, no reward taught anything.
     pub informative: (u64, u64),
+    /// Elements of the objective on which the bound of exponentials acted (since the start or the last resume).
+    pub bounded_exponents: u64,
 }
 
 /// A run of reinforcement learning (spec section 6).
@@ -99,16 +101,13 @@ impl<D: Device> RlTrainer<D> {
     /// # Errors
     /// Bad data or model files, a checkpoint without a latent head or with a deterministic one, and a
     /// run directory that is in use while `resume` is false.
-    pub fn new(device: D, options: RlOptions, resume: bool) -> Result<Self> {
+    pub fn new(device: D, mut options: RlOptions, resume: bool) -> Result<Self> {
         options.validate()?;
+        options.run.follow_adapter(&checkpoint_dir::find(&options.adapter)?)?;
         let (dir, last) = RunDir::prepare(&options.run.out, resume)?;
         let fingerprints = resume::check(&dir, last.as_deref(), &TrainFlags::from(&options))?;
-        let has_adapter = options.adapter.join(ADAPTER_CONFIG_FILE).exists();
-        let additions = Additions {
-            lora: options.run.adapter().filter(|_| !has_adapter),
-            seed: options.run.seed,
-            ..Additions::default()
-        };
+        let additions =
+            Additions { lora: options.run.adapter(), seed: options.run.seed, ..Additions::default() };
         let checkpoint = last.as_deref().unwrap_or(&options.adapter);
         checkpoint::check_base(&options.run.model, checkpoint, options.run.full)?;
         let trained = options.run.trained();
@@ -159,6 +158,7 @@ impl<D: Device> RlTrainer<D> {
         TrainFlags::from(&options).save(&dir.config())?;
         let reward = Box::new(Correctness {
             verifier: options.verifier.verifier(),
+            answer_rule: options.answer_rule,
             punish_latent_length: options.punish_latent_length,
         });
         let loaded = Loaded::from_opened(device, opened);
@@ -218,6 +218,9 @@ impl<D: Device> RlTrainer<D> {
         Begun::here(total).save(&self.dir.root)?;
         let mut log = RolloutLog::open(&self.dir.root, self.state.step)?;
         on_progress(Progress::Started(self.start_report(questions.len(), total, val_every)));
+        if self.loaded.opened.folded {
+            on_progress(Progress::Folded);
+        }
         if self.state.step > 0 {
             on_progress(Progress::Resumed(self.state.step));
         }
@@ -230,6 +233,7 @@ impl<D: Device> RlTrainer<D> {
         } else if self.state.step == 0 && !self.val.is_empty() {
             self.validate(&mut metrics, on_progress)?;
         }
+        let mut bounded_exponents = 0;
         while self.state.step < total && !self.state.is_over(o.run.patience) {
             self.stop.check(self.state.step)?;
             let step = self.state.step + 1;
@@ -248,6 +252,7 @@ impl<D: Device> RlTrainer<D> {
             let updated = self.update(&experience, &order, step, lr)?;
             let update_seconds = started.elapsed().as_secs_f64();
             let PolicyMove { stats, minibatches, grad_norm, bounded } = updated;
+            bounded_exponents += stats.bounded as u64;
             let (n, m) = (stats.elements.max(1) as f64, minibatches.max(1) as f64);
             metrics.record(
                 "train",
@@ -270,6 +275,7 @@ impl<D: Device> RlTrainer<D> {
                     ("grad_norm", grad_norm / m),
                     ("lr", f64::from(lr)),
                     ("bounded_log_sigma", bounded as f64),
+                    ("bounded_exponents", stats.bounded as f64),
                     ("rollout_seconds", rollout_seconds),
                     ("update_seconds", update_seconds),
                 ],
@@ -295,22 +301,26 @@ impl<D: Device> RlTrainer<D> {
             } else {
                 Ok(())
             };
+            // As in a supervised run: after an error that is no stop, the step counts as not done.
+            let sound = matches!(validated, Ok(()) | Err(Error::Interrupted { .. }));
             let over = step == total || self.state.is_over(o.run.patience);
-            if step.is_multiple_of(o.run.save_every) || over || self.stop.requested() {
+            let due = step.is_multiple_of(o.run.save_every) || over || self.stop.requested();
+            if sound && due {
                 metrics.flush()?;
                 self.save_state()?;
             }
             validated?;
         }
         if self.val.is_empty() || !self.dir.best().exists() {
-            checkpoint::save(
+            checkpoint::save_best(
                 &self.loaded.device,
                 &self.loaded.opened,
                 Method::Colar,
                 o.run.full,
-                &self.dir.best(),
+                &self.dir,
             )?;
         }
+        self.dir.check()?;
         #[cfg(feature = "plots")]
         curves::write(&self.dir.metrics(), &self.dir.root.join("rl.svg"))?;
         Ok(RlSummary {
@@ -318,6 +328,7 @@ impl<D: Device> RlTrainer<D> {
             best: self.state.best.first().cloned(),
             stale: self.state.stale,
             informative: informative_steps,
+            bounded_exponents,
         })
     }
 
@@ -480,6 +491,7 @@ impl<D: Device> RlTrainer<D> {
                 ..Sampling::default().greedy()
             },
             verifier: o.verifier,
+            answer_rule: o.answer_rule,
             batch_size: (o.run.batch_size * o.group_size).max(32),
         };
         let step = self.state.step;
@@ -521,7 +533,7 @@ impl<D: Device> RlTrainer<D> {
             &self.state,
             Method::Colar,
             self.options.run.full,
-            &self.dir.last(),
+            &self.dir,
         )
     }
 }
