@@ -66,7 +66,7 @@ impl Range {
     ///
     /// # Errors
     /// [`Error::Usage`] naming option, range and number.
-    pub fn check(self, option: &str, value: &impl Numbers) -> Result<()> {
+    pub(crate) fn check(self, option: &str, value: &impl Numbers) -> Result<()> {
         match value.outside(self) {
             Some(value) => Err(Error::usage(format!("`{option}` takes {self}, not {value}"))),
             None => Ok(()),
@@ -75,7 +75,7 @@ impl Range {
 }
 
 /// A value of an option, as far as it consists of numbers.
-pub trait Numbers {
+pub(crate) trait Numbers {
     /// The first of its numbers that is outside `range`, as text; `None` if there is none.
     fn outside(&self, range: Range) -> Option<String>;
 }
