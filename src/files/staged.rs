@@ -64,7 +64,8 @@ impl StagedDir {
     /// leaves the old one under its other name, whole; [`recover_dir`] puts it back.
     ///
     /// # Errors
-    /// [`Error::Io`] naming `target`, which is then as it was; [`Error::Other`] if another process replaces it.
+    /// [`Error::Io`] naming `target`, which is then as it was, or the new one where only the flush of its name failed;
+    /// [`Error::Other`] if another process replaces it.
     pub fn commit(self) -> Result<()> {
         let Self { target, staging, _hold, fills } = self;
         let (parent, name) = split(&target)?;
@@ -92,11 +93,12 @@ impl StagedDir {
         }
         // It has a new name: there is nothing left to remove under the old one.
         let _ = staging.keep();
-        sync_dir(parent).map_err(at())?;
+        // The old one has to go even where the disk cannot be told of its successor.
+        let synced = sync_dir(parent);
         if replaced.is_some() {
             remove_if_there(&aside).map_err(at())?;
         }
-        Ok(())
+        synced.map_err(at())
     }
 }
 

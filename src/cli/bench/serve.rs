@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::common::{DeviceArgs, with_setting};
 use crate::bench::{self, Latencies, Quantiles, ServeOptions, ServeTiming, Setting, Spread};
-use crate::cli::{common, terminal};
+use crate::cli::terminal;
 use crate::data;
 use crate::data::synth::{self, SynthConfig};
 use crate::device::{Device, DeviceTask};
@@ -27,38 +27,31 @@ pub struct ServeArgs {
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
     /// Latents of every request
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = common::count)]
+    #[arg(long, value_name = "N", default_value_t = 8)]
     latents: usize,
     /// Most tokens of an answer
-    #[arg(long, value_name = "N", default_value_t = 16, value_parser = common::count)]
+    #[arg(long, value_name = "N", default_value_t = 16)]
     answer_tokens: usize,
     /// Requests at a time, a row each
-    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1,4,8,16", value_parser = common::count)]
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1,4,8,16")]
     sizes: Vec<usize>,
     /// Poisson arrivals in percent of what the largest size served, a row each
-    #[arg(long, value_name = "P,…", value_delimiter = ',', default_value = "50,90,150", value_parser = percent)]
+    #[arg(long, value_name = "P,…", value_delimiter = ',', default_value = "50,90,150")]
     loads: Vec<f64>,
     /// Most requests of a row; at small sizes eight times the size
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = common::count)]
+    #[arg(long, value_name = "N", default_value_t = 64)]
     requests: usize,
     /// Most tokens of prompts between two steps of the scheduler
-    #[arg(long, value_name = "N", default_value_t = SchedulerOptions::default().prefill_tokens, value_parser = common::count)]
+    #[arg(long, value_name = "N", default_value_t = SchedulerOptions::default().prefill_tokens)]
     prefill_tokens: usize,
     /// Most steps that prompts wait to be read together
     #[arg(long, value_name = "N", default_value_t = SchedulerOptions::default().gather_steps)]
     gather_steps: usize,
     /// Pairs of each comparison
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = common::count)]
+    #[arg(long, value_name = "N", default_value_t = 3)]
     pairs: usize,
     #[command(flatten)]
     on: DeviceArgs,
-}
-
-fn percent(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(p) if p.is_finite() && p > 0.0 => Ok(p),
-        _ => Err("is not a number above 0".to_owned()),
-    }
 }
 
 struct ServeTask<'a>(&'a ServeArgs, ServeOptions);
