@@ -4,9 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::common::count;
 use super::terminal;
-use crate::files::atomic::{StagedDir, is_vacant};
+use crate::files::staged::{StagedDir, is_vacant};
 use crate::files::weights::Weights;
 use crate::model::checkpoint_dir;
 use crate::model::codi::{self, CodiOptions};
@@ -47,7 +46,7 @@ pub struct ImportArgs {
     #[arg(long, value_name = "ALPHA", value_parser = positive)]
     pub lora_alpha: Option<f32>,
     /// Thoughts after a question, of CODI, whose files do not say it [default: 6, that of their scripts]
-    #[arg(long, value_name = "N", value_parser = count)]
+    #[arg(long, value_name = "N")]
     pub thoughts: Option<usize>,
 }
 

@@ -40,6 +40,8 @@ const RANGES: &[(&[&str], &[&str], Range)] = &[
     (&["experiment table1"], &["warm-updates"], Range::Whole(0, 1_000_000_000)),
     (&["experiment table1"], &["jobs"], Range::Whole(1, 1024)),
     (&["experiment factors"], &["jobs"], Range::Whole(1, 1024)),
+    (&["import"], &["thoughts"], Range::Whole(1, 1024)),
+    (&["import"], &["embeds-std", "lora-alpha"], Range::Above(0.0)),
     (&["bench serve"], &["gather-steps"], Range::Whole(0, 1 << 20)),
     (&[], &["threads"], THREADS),
     (&[], &["seed"], Range::Whole(0, u64::MAX)),
