@@ -50,7 +50,7 @@ const RANGES: &[(&[&str], &[&str], Range)] = &[
     (&[], &["max-latents", "max-cot-tokens", "max-new-tokens", "latents", "answer-tokens"], LENGTH),
     (&[], &["batch-size", "sizes"], TOGETHER),
     (&[], &["batch-tokens", "tokens", "sequence", "prefill-tokens"], Range::Whole(1, 1 << 20)),
-    (&[], &["limit", "samples", "updates", "passes", "shorten", "requests"], COUNT),
+    (&[], &["limit", "samples", "updates", "passes", "shorten", "requests", "n"], COUNT),
     (&[], &["seeds", "steps", "pairs"], RUNS),
     (&[], &["cf"], Range::Whole(1, 1024)),
     (&[], &["lora-r", "latent-head-size", "head-size"], WIDTH),

@@ -96,6 +96,9 @@ fn try_rates(options: &TrainOptions, lrs: &[f32]) -> Result<()> {
     if options.run.max_steps.is_none() {
         return Err(Error::usage("--lr-sweep makes short runs: give their --max-steps"));
     }
+    if let Some(range) = crate::train::ranges::range("lr_sweep") {
+        range.check("lr_sweep", &lrs.to_vec())?;
+    }
     let mut shown: Option<(f32, Shown)> = None;
     let rows = crate::train::sweep(options, lrs, &signals::watch()?, &mut |lr, progress| {
         if shown.as_ref().is_none_or(|(of, _)| *of != lr) {

@@ -36,12 +36,16 @@ pub struct Setting {
 impl Setting {
     /// The file of its figures in `dir`; `test` is the name of the data set. Another setting has another file.
     pub(super) fn file(&self, dir: &Path, test: &str) -> PathBuf {
-        let Setting { method, compression_factor, sampling, verifier, n, data } = self;
+        let Setting { method, compression_factor, sampling, verifier, answer_rule, n, data } = self;
         // Debug prints floats in the shortest form that is exact. The names are written out: a field may be renamed
         // without figures in existing directories being looked for under another name.
+        let rule = match answer_rule {
+            AnswerRule::Last => String::new(),
+            other => format!("answer_rule: {other:?}, "),
+        };
         let text = format!(
             "Setting {{ method: {method:?}, speed: {compression_factor:?}, sampling: {sampling:?}, verifier: {verifier:?}, \
-             n: {n}, data: {data} }}"
+             {rule}n: {n}, data: {data} }}"
         );
         let code = crc32c::crc32c(text.as_bytes());
         dir.join(format!("{test}-c{}-{code:08x}.json", self.compression_factor))
@@ -146,6 +150,7 @@ mod tests {
             compression_factor: "2".into(),
             sampling: Sampling { seed: 3, temperature: 0.7, ..Sampling::default() },
             verifier: VerifierKind::default(),
+            answer_rule: AnswerRule::default(),
             n: 10,
             data: 99,
         };
@@ -160,11 +165,13 @@ mod tests {
             n: usize,
             data: u32,
         }
-        let super::Setting { method, compression_factor: speed, sampling, verifier, n, data } =
+        let super::Setting { method, compression_factor: speed, sampling, verifier, n, data, .. } =
             setting.clone();
         let earlier = format!("{:?}", Setting { method, speed, sampling, verifier, n, data });
         let name = format!("test-c2-{:08x}.json", crc32c::crc32c(earlier.as_bytes()));
-        assert_eq!(setting.file(Path::new("d"), "test"), Path::new("d").join(name));
+        assert_eq!(setting.file(Path::new("d"), "test"), Path::new("d").join(&name));
+        let paper = super::Setting { answer_rule: AnswerRule::Paper, ..setting.clone() };
+        assert_ne!(paper.file(Path::new("d"), "test"), Path::new("d").join(&name));
         let json = serde_json::to_value(&setting).unwrap();
         assert_eq!(json["speed"], "2");
     }

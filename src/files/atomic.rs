@@ -10,6 +10,8 @@ use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
+use tempfile::{Builder, TempDir};
+
 use super::destination::{self, Destination};
 use super::hidden;
 use crate::{Error, Result};

@@ -20,9 +20,10 @@ use super::thoughts::PROJECTOR_FILE;
 use super::weight_spec::WeightSpec;
 use crate::device::cpu::CpuDevice;
 use crate::device::prelude::*;
-use crate::files::atomic::{StagedDir, write_atomic};
+use crate::files::atomic::write_atomic;
 use crate::files::json::read_object;
 use crate::files::safetensors::{Dtype, TensorSpec, write_safetensors};
+use crate::files::staged::StagedDir;
 use crate::files::weights::{INDEX_FILE, WEIGHTS_FILE, Weights};
 use crate::{Error, Result};
 

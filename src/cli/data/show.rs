@@ -34,13 +34,13 @@ pub struct ShowArgs {
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
     /// Samples, from the start of the file
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = common::count)]
+    #[arg(long, value_name = "N", default_value_t = 3)]
     n: usize,
     /// How to reason: colar or cot
     #[arg(long, value_enum, default_value_t = Method::Colar)]
     method: Method,
     /// Compression factor of colar: tokens of a chunk
-    #[arg(long, value_name = "N", value_parser = common::count)]
+    #[arg(long, value_name = "N")]
     cf: Option<usize>,
     /// The layout around the question
     #[arg(long, value_enum, default_value_t = Template::Paper)]

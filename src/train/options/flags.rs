@@ -328,7 +328,8 @@ flags! {
 no_numbers!(
     Stage,
     Method,
-    LoraTarget,
+    NamedTargets,
+    Template,
     LatentLossName,
     ChunkLabels,
     LatentNoise,
