@@ -9,7 +9,6 @@ use crate::files::staged::{StagedDir, is_vacant};
 use crate::files::weights::Weights;
 use crate::model::checkpoint_dir;
 use crate::model::codi::{self, CodiOptions};
-use crate::model::colar_config::MOST_THOUGHTS;
 use crate::model::config::ModelConfig;
 use crate::{Error, Result};
 
@@ -40,10 +39,10 @@ pub struct ImportArgs {
     pub out: PathBuf,
     /// The unit of latents that it was trained with, of a .ckpt [default: the authors' constant for the model that hparams.yaml
     /// names]
-    #[arg(long, value_name = "STD", value_parser = positive)]
+    #[arg(long, value_name = "STD")]
     pub embeds_std: Option<f32>,
     /// Numerator of the adapter's scale, of CODI, whose files do not say it [default: 32, that of their scripts]
-    #[arg(long, value_name = "ALPHA", value_parser = positive)]
+    #[arg(long, value_name = "ALPHA")]
     pub lora_alpha: Option<f32>,
     /// Thoughts after a question, of CODI, whose files do not say it [default: 6, that of their scripts]
     #[arg(long, value_name = "N")]
@@ -69,9 +68,6 @@ pub fn run(args: &ImportArgs) -> Result<()> {
         let kind = if is_codi { "safetensors, of CODI" } else { ".ckpt" };
         return Err(Error::usage(format!("--{flag} says nothing about a checkpoint in {kind}")));
     }
-    if args.thoughts.is_some_and(|n| n > MOST_THOUGHTS) {
-        return Err(Error::usage(format!("--thoughts must be at most {MOST_THOUGHTS}")));
-    }
     let staged = if is_codi {
         let weights =
             if args.file.is_dir() { Weights::open(&args.file) } else { Weights::open_file(&args.file) }?;
@@ -94,13 +90,4 @@ pub fn run(args: &ImportArgs) -> Result<()> {
     staged.commit()?;
     terminal::note(format!("imported {} as {}", args.file.display(), args.out.display()));
     Ok(())
-}
-
-/// A number above 0.
-fn positive(text: &str) -> Result<f32, String> {
-    match text.parse::<f32>() {
-        Ok(x) if x.is_normal() && x > 0.0 => Ok(x),
-        Ok(_) => Err("must be a number above 0".to_owned()),
-        Err(e) => Err(e.to_string()),
-    }
 }

@@ -11,6 +11,7 @@ use super::flags::noted;
 use crate::data::synth;
 use crate::device::THREADS;
 use crate::infer::LENGTH;
+use crate::model::colar_config::MOST_THOUGHTS;
 use crate::range::{Numbers, Range};
 use crate::train::ranges;
 
@@ -40,7 +41,7 @@ const RANGES: &[(&[&str], &[&str], Range)] = &[
     (&["experiment table1"], &["warm-updates"], Range::Whole(0, 1_000_000_000)),
     (&["experiment table1"], &["jobs"], Range::Whole(1, 1024)),
     (&["experiment factors"], &["jobs"], Range::Whole(1, 1024)),
-    (&["import"], &["thoughts"], Range::Whole(1, 1024)),
+    (&["import"], &["thoughts"], Range::Whole(1, MOST_THOUGHTS as u64)),
     (&["import"], &["embeds-std", "lora-alpha"], Range::Above(0.0)),
     (&["bench serve"], &["gather-steps"], Range::Whole(0, 1 << 20)),
     (&[], &["threads"], THREADS),
