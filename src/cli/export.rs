@@ -38,7 +38,7 @@ pub struct ExportArgs {
     dtype: Precision,
     /// Most bytes of a file of weights: a number with KB, MB or GB
     #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = size)]
-    max_shard_size: u64,
+    max_shard_size: Bytes,
 }
 
 /// Dtypes that weights are written in.
@@ -50,8 +50,12 @@ enum Precision {
     F32,
 }
 
+/// A number of bytes, which the command line takes with its unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Bytes(u64);
+
 /// Bytes, in the decimal units of the hub's tools.
-fn size(text: &str) -> Result<u64, String> {
+fn size(text: &str) -> Result<Bytes, String> {
     let text = text.trim().to_uppercase();
     let units = [("KB", 1e3), ("MB", 1e6), ("GB", 1e9)];
     let (number, unit) = units
@@ -59,7 +63,7 @@ fn size(text: &str) -> Result<u64, String> {
         .find_map(|(name, size)| Some((text.strip_suffix(name)?, *size)))
         .ok_or("a number with KB, MB or GB, as in 5GB")?;
     match number.trim().parse::<f64>() {
-        Ok(n) if n.is_finite() && n > 0.0 => Ok((n * unit) as u64),
+        Ok(n) if n.is_finite() && n > 0.0 => Ok(Bytes((n * unit) as u64)),
         _ => Err(format!("{:?} is no number above 0", number.trim())),
     }
 }
@@ -79,7 +83,7 @@ pub fn run(args: &ExportArgs) -> Result<()> {
     };
     let dtype = if args.dtype == Precision::Bf16 { Dtype::Bf16 } else { Dtype::F32 };
     let options =
-        ExportOptions { model, adapter, out: args.out.clone(), dtype, shard_bytes: args.max_shard_size };
+        ExportOptions { model, adapter, out: args.out.clone(), dtype, shard_bytes: args.max_shard_size.0 };
     let done = export(&options)?;
     terminal::note(format!(
         "{}: {} tensors, {} in {} file{}{}",
@@ -104,7 +108,10 @@ mod tests {
 
     #[test]
     fn sizes_have_units() {
-        assert_eq!(["5GB", "1.5 mb", "10KB"].map(size), [Ok(5_000_000_000), Ok(1_500_000), Ok(10_000)]);
+        assert_eq!(
+            ["5GB", "1.5 mb", "10KB"].map(size),
+            [5_000_000_000, 1_500_000, 10_000].map(|n| Ok(Bytes(n)))
+        );
         for text in ["5", "GB", "-1GB", "0MB", "x KB", "infGB", ""] {
             assert!(size(text).is_err(), "{text}");
         }

@@ -52,7 +52,7 @@ const RANGES: &[(&[&str], &[&str], Range)] = &[
     (&[], &["batch-size", "sizes"], TOGETHER),
     (&[], &["batch-tokens", "tokens", "sequence", "prefill-tokens"], Range::Whole(1, 1 << 20)),
     (&[], &["limit", "samples", "updates", "passes", "shorten", "requests", "n"], COUNT),
-    (&[], &["seeds", "steps", "pairs"], RUNS),
+    (&[], &["seeds", "steps", "pairs", "pass-at", "by-length"], RUNS),
     (&[], &["cf"], Range::Whole(1, 1024)),
     (&[], &["lora-r", "latent-head-size", "head-size"], WIDTH),
     (&[], &["lrs", "warm-lr", "peak", "loads"], Range::Above(0.0)),
