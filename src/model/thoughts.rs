@@ -20,7 +20,7 @@ use crate::Result;
 use crate::device::{Device, TensorInfo};
 use crate::files::weights::Weights;
 
-/// The name of the projector's weights in a checkpoint: float32, shaped as [`Projector::weights`] says.
+/// The name of the projector's weights in a checkpoint: float32, shaped as [`ProjectorConfig::weights`] says.
 pub const PROJECTOR_FILE: &str = "thought_projector.safetensors";
 
 /// First of the Philox streams of a new projector; those of the latent head begin at 0, those of
