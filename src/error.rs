@@ -97,7 +97,7 @@ pub enum Error {
     Other(String),
 }
 
-/// What people lower where training diverges.
+/// The options to change when training diverges.
 const LESS: &str = "a smaller `lr`, a longer `warmup` or a smaller `clip` may help";
 
 /// The crate's result type.

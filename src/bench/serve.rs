@@ -1,4 +1,4 @@
-//! What the scheduler costs, and how long requests take that come one by one.
+//! The cost of the scheduler, and the time of requests that come one by one.
 //!
 //! All is measured in pairs, closed batches and the scheduler in turn on the same requests, since a shared machine's
 //! speed changes from minute to minute. Every request has a question of its own and draws a fixed number of latents: the

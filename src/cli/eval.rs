@@ -209,7 +209,7 @@ fn evaluate(
             predictions
                 .extend(outcomes.map(|(index, outcome)| Prediction::of(outcome, set, index, &options)));
         }
-        // What the table is made of is taken out; the texts of many seeds of a large set would fill the memory.
+        // The figures are taken; keeping the texts of many seeds of a large set would fill the memory.
         evaluation.outcomes = Vec::new();
         runs.push(evaluation);
     }

@@ -63,7 +63,7 @@ pub fn conditioned(name: &str, command: Command) -> Command {
     };
     let words = |arg: Arg| {
         let name = arg.get_long().unwrap_or_default().replace('-', "_");
-        // What a heading says of all its flags need not be said by each.
+        // A condition that the heading states for all its flags is not repeated at each.
         let heading = arg.get_help_heading().unwrap_or_default().to_owned();
         let rows = table.iter().filter(|row| row.flags.contains(&name.as_str()));
         let words = rows.map(|row| as_flags(&row.words(), &known).replace('`', ""));

@@ -8,7 +8,7 @@ use serde_json::error::Category;
 /// A line of other JSON is no question that anybody asks; `plain` takes it all the same, as a text to continue.
 ///
 /// # Errors
-/// What is wrong with a line of JSON.
+/// The fault of a line of JSON that holds no question.
 pub(super) fn of_line(line: &str, plain: bool) -> Result<String, String> {
     match serde_json::from_str::<Value>(line) {
         Ok(Value::Object(record)) => match record.get("question") {

@@ -205,7 +205,7 @@ impl Shown {
     }
 }
 
-/// What a run is, and takes.
+/// The line that a run begins with: its size and memory.
 pub(super) fn begun(s: &StartReport) -> String {
     let validation = match s.val_samples {
         0 => "no validation".to_owned(),

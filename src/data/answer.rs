@@ -16,7 +16,7 @@ pub const ANSWER_MARK: &str = "Answer:";
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum AnswerRule {
-    /// What follows the last `Answer:`; without one there is no answer
+    /// The text after the last `Answer:`; without one there is no answer
     #[default]
     Last,
     /// The authors' code's: what stands between the first `Answer:` and a second one, or without one the whole text

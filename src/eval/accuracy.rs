@@ -121,7 +121,7 @@ pub fn evaluate<D: Device>(
     if options.batch_size == 0 {
         return Err(Error::usage("the batch size must be at least 1"));
     }
-    // What would end one of the batches ends the evaluation before the first.
+    // A sample that one of the batches would fail by is found before the first batch.
     let lengths = samples
         .iter()
         .enumerate()

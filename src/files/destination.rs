@@ -33,7 +33,7 @@ pub(super) fn of(path: &Path) -> Result<Destination> {
     match fs::symlink_metadata(&end) {
         Ok(meta) if meta.is_dir() => Err(Error::file(path, "is a directory, not a file to write")),
         Ok(meta) if !meta.is_file() => Ok(Destination::Stream),
-        // What cannot be looked at is refused where it is written.
+        // A path that cannot be looked at is refused when it is written.
         Ok(_) | Err(_) => Ok(Destination::File(end)),
     }
 }

@@ -16,7 +16,7 @@ use memmap2::Mmap;
 struct Mapping {
     start: usize,
     end: usize,
-    /// What is said of it, a whole line.
+    /// The line to print if it is cut short.
     line: String,
     next: *const Mapping,
 }

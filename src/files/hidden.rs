@@ -171,13 +171,7 @@ fn remove_left(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn names(dir: &Path) -> Vec<String> {
-        let mut names: Vec<String> =
-            fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-        names.sort();
-        names
-    }
+    use crate::files::names;
 
     #[test]
     fn leftovers_go_and_the_rest_stays() {
@@ -188,7 +182,7 @@ mod tests {
         {
             fs::create_dir_all(at(dir)).unwrap();
         }
-        // What other programs may call theirs.
+        // Names that other programs may give their files.
         let others = [".best.partial-abc123", ".hidden", ".partial", "a.colar-partial-x", ".x.replaced"];
         for file in others.iter().chain(&[".metrics.json.colar-partial-x1", "metrics.json"]) {
             fs::write(at(file), b"").unwrap();

@@ -17,3 +17,12 @@ pub mod safetensors;
 pub mod staged;
 pub mod stand_in;
 pub mod weights;
+
+/// The names of a directory's entries, hidden ones included, in order.
+#[cfg(test)]
+fn names(dir: &std::path::Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir).unwrap();
+    let mut names: Vec<String> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}

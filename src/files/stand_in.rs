@@ -5,7 +5,7 @@
 /// Letters from the beginning that are looked at.
 const HEAD: usize = 512;
 
-/// What a file is instead of itself, given its first bytes or all of them; `None` if it may be what it should be.
+/// The kind of file that stands in for the one wanted, by its first bytes or all of them; `None` if it may be the real one.
 pub fn recognise(bytes: &[u8]) -> Option<&'static str> {
     if bytes.is_empty() {
         return Some("is empty: was its download cut off?");

@@ -84,7 +84,7 @@ pub struct Whole {
     pub stored: String,
 }
 
-/// What PEFT puts into the name of a weight that an adapter is beside.
+/// The part that PEFT puts into the name of a weight with an adapter beside it.
 const BASE_LAYER: &str = ".base_layer.";
 
 impl AdapterConfig {

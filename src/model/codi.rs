@@ -25,14 +25,14 @@ use crate::files::safetensors::{TensorSpec, write_safetensors};
 use crate::files::weights::{WEIGHTS_FILE, Weights};
 use crate::{Error, Result};
 
-/// What stands before the names of the model's weights.
+/// The prefix of the names of the model's weights.
 const MODEL: &str = "codi.base_model.model.";
 /// The parts that training alone needs.
 const AUXILIARY: [&str; 3] = ["decoder.", "pj_in.", "pj_out."];
 /// Rows that the vocabulary has more than the model's: padding, before the thoughts, after them.
 const ADDED: usize = 3;
 
-/// What the file does not say; the defaults are those of the authors' scripts.
+/// Settings that the file does not hold; the defaults are those of the authors' scripts.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct CodiOptions {
     /// Numerator of the adapter's scale.

@@ -560,7 +560,7 @@ mod tests {
         assert!(parse(&with(llama)).is_ok());
     }
 
-    /// What a file leaves out has the default of its family, which null is not.
+    /// A field that a file leaves out has the default of its family; null is no default.
     #[test]
     fn a_window_that_is_not_given_is_that_of_the_family() {
         let windowed = |change: Value| {

@@ -59,7 +59,7 @@ pub struct ExportOptions {
     pub shard_bytes: u64,
 }
 
-/// What was written.
+/// Counts of the tensors and files that were written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exported {
     /// Tensors.

@@ -127,7 +127,7 @@ fn settings_of(file: &Path) -> Result<PathBuf> {
     })
 }
 
-/// What `hparams.yaml` says.
+/// The settings in `hparams.yaml`.
 struct Settings {
     method: Method,
     lora: AdapterConfig,
@@ -162,7 +162,7 @@ fn of_model(kwargs: &Fields<'_>, embeds_std: Option<f32>) -> Result<Settings> {
     let Some(Value::Object(given)) = kwargs.value("lora_config") else {
         return Err(kwargs.error("lora_config", "is missing"));
     };
-    // What `LoraConfig(**lora_config)` of PEFT takes for what is not given, for models of these families.
+    // The defaults of PEFT's `LoraConfig(**lora_config)` for models of these families.
     let defaults =
         json!({"peft_type": "LORA", "r": 8, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]});
     let mut lora = defaults.as_object().cloned().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What a checkpoint holds, before any of it is on a device: settings and weights, whatever they are stored as.
+//! The content of a checkpoint before any of it is on a device: settings and weights, in whichever form they are stored.
 
 use std::path::Path;
 

@@ -79,7 +79,7 @@ pub struct ProjectorSaved<D: Device> {
     h: D::Tensor,
     inner: D::Tensor,
     gelu: D::Tensor,
-    /// What the LayerNorm takes, if there is one.
+    /// The input of the LayerNorm, if there is one.
     outer: Option<D::Tensor>,
 }
 

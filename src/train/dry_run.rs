@@ -1,4 +1,4 @@
-//! What a run would be and take, from a few of its steps, without a run directory.
+//! A dry run: the size, time and memory of a run, from a few of its steps, without a run directory.
 
 use std::time::Instant;
 

@@ -1,4 +1,4 @@
-//! What is told of a run before it is begun.
+//! The estimate that a dry run gives.
 
 use super::progress::StartReport;
 use crate::Result;
@@ -13,7 +13,7 @@ const POINTS: u64 = 60;
 /// Samples that are named for their length.
 const LONGEST: usize = 3;
 
-/// What a run would be and take.
+/// The size of a run, and the time and memory that it would take.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct DryRun {

@@ -17,7 +17,7 @@ const FILE: &str = "run.json";
 /// Steps over which the speed is taken.
 const RECENT: usize = 20;
 
-/// What a process says of the run that it performs.
+/// The record that a process leaves of the run that it performs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Begun {
     /// Its process.

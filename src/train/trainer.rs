@@ -323,7 +323,7 @@ impl<D: Device> Trainer<D> {
         Ok(())
     }
 
-    /// What the run is, and takes.
+    /// The run's size and memory.
     pub(super) fn start_report(
         &self,
         first: &Batches,

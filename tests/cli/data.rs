@@ -84,7 +84,7 @@ fn mistakes_are_told_and_leave_no_file() {
     assert!(data(&["convert", "--format", "csv", "a", "b"]).unwrap_err().contains("gsm8k-aug"));
 }
 
-/// What is shown is what training packs: the prompt, chunks of the reasoning, and the answer.
+/// `data show` prints the rows that training packs: the prompt, chunks of the reasoning, and the answer.
 #[test]
 fn show_tells_rows_and_labels() {
     let tmp = tempfile::tempdir().unwrap();

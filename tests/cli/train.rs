@@ -188,6 +188,12 @@ fn a_chat_template_goes_with_the_checkpoint() {
 }
 
 /// A run ends where its validations no longer get better, and one that was resumed does not begin to count anew.
+/// Gives a flag of these arguments another value.
+fn set(args: &mut [String], flag: &str, value: &str) {
+    let at = args.iter().position(|a| a == flag).unwrap();
+    args[at + 1] = value.into();
+}
+
 /// Removes the flags of validation.
 fn without_validation(args: &mut Vec<String>) {
     for flag in ["--val", "--val-every", "--val-samples"] {
@@ -203,10 +209,6 @@ fn patience_ends_a_run() {
     let (data, model) = materials(tmp.path());
     let out = tmp.path().join("run");
     let mut args = flags(&data, &model, out.to_str().unwrap());
-    let set = |args: &mut Vec<String>, flag: &str, value: &str| {
-        let at = args.iter().position(|a| a == flag).unwrap();
-        args[at + 1] = value.into();
-    };
     // So slow that no answer becomes right: every validation is as good as the first.
     set(&mut args, "--lr", "1e-9");
     set(&mut args, "--val-every", "2");
@@ -509,10 +511,6 @@ fn a_resume_under_other_settings_is_refused() {
     let (data, model) = materials(tmp.path());
     let out = tmp.path().join("run");
     let mut args = flags(&data, &model, out.to_str().unwrap());
-    let set = |args: &mut Vec<String>, flag: &str, value: &str| {
-        let at = args.iter().position(|a| a == flag).unwrap();
-        args[at + 1] = value.into();
-    };
     set(&mut args, "--schedule", "constant");
     set(&mut args, "--max-steps", "2");
     let done = engine().args(&args).output().unwrap();
@@ -600,10 +598,6 @@ fn the_best_checkpoint_that_is_named_is_there() {
     let (data, model) = materials(tmp.path());
     let out = tmp.path().join("run");
     let mut args = flags(&data, &model, out.to_str().unwrap());
-    let set = |args: &mut Vec<String>, flag: &str, value: &str| {
-        let at = args.iter().position(|a| a == flag).unwrap();
-        args[at + 1] = value.into();
-    };
     set(&mut args, "--schedule", "constant");
     set(&mut args, "--max-steps", "4");
     set(&mut args, "--val-every", "100");

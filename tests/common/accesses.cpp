@@ -74,7 +74,7 @@ struct BlockState {
     std::vector<LaneState> lanes;
     // Of each round of the grid's barrier, the first thread's barriers of the block when it arrived.
     std::vector<uint32_t> arrivals;
-    // What those who wait at a barrier see together, by parity of the barrier: of the block, and of each warp.
+    // The rounds that the threads waiting at a barrier see together, by the barrier's parity: of the block, and of each warp.
     uint32_t seen[2] = {0, 0};
     std::vector<uint32_t> warps_seen[2];
 };

@@ -132,7 +132,7 @@ fn modules_by_patterns_and_ends_of_names() {
         let other = Copy::of("llama-tiny").adapter(json!({"target_modules": targets}), |_| ());
         assert_eq!(other.writes(), plain, "{targets}");
     }
-    // What the file holds beyond the pattern would be left out.
+    // Weights in the file that the pattern leaves out would be dropped.
     let less = Copy::of("llama-tiny").adapter(json!({"target_modules": ".*q_proj"}), |_| ());
     let error = less.load(None).err().unwrap().to_string();
     assert!(error.contains("v_proj.lora_A.weight: is no part of the adapter"), "{error}");

@@ -113,7 +113,7 @@ fn nothing_in_a_pickle_is_run() {
         let path = dir.path().join("beside.ckpt");
         let entries = [("a", tensor(&[4], &[1], 0, 4)), ("evil", evil.clone())];
         fs::write(&path, stored(&state_dict(&entries), &[("0", &FOUR)])).unwrap();
-        // What is no tensor is no weight; whoever needs one there is told that it is missing.
+        // An object that is no tensor counts as no weight; a caller that needs one there is told that it is missing.
         if let Ok(file) = PytorchFile::open(&path, Some("state_dict")) {
             assert!(file.shape("evil").is_none() && file.read("evil").is_err());
         }

@@ -1,4 +1,4 @@
-//! What TensorBoard shows of a run that was cut off, wherever and however often: the points of its `metrics.jsonl`,
+//! TensorBoard shows of a run that was cut off, wherever and however often, the points of its `metrics.jsonl`,
 //! each once.
 
 use std::collections::BTreeMap;

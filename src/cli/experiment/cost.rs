@@ -129,11 +129,7 @@ struct Report {
 /// # Errors
 /// [`Error::Usage`] for numbers out of range; bad files.
 pub fn run(args: &CostArgs) -> Result<()> {
-    let positive = |x: f64| x.is_finite() && x > 0.0;
     let peak = args.peak.or(args.gpu.map(Gpu::peak));
-    if !peak.is_none_or(positive) || !positive(args.share) || args.share > 1.0 {
-        return Err(Error::usage("--peak must be above 0, and --share above 0 and at most 1"));
-    }
     let (model, lengths) = match (&args.model, &args.data) {
         (Some(model), Some(data)) => {
             let tokenizer = Tokenizer::load(model)?;

@@ -10,7 +10,7 @@ use super::update::Update;
 use crate::infer::sequence::Prepared;
 use crate::{Error, Result};
 
-/// What others ask of a request that is on its way.
+/// Wishes of other threads for a request that is on its way.
 #[derive(Debug, Default)]
 pub(super) struct Signals {
     pub cancel: AtomicBool,

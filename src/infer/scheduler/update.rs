@@ -36,11 +36,11 @@ pub enum Update {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Completed {
-    /// What was generated, up to where it ended.
+    /// The generation, up to where it ended.
     pub generation: Generation,
     /// Why it ended.
     pub ending: Ending,
-    /// What it took.
+    /// Tokens and latents that it took.
     pub usage: Usage,
     /// When things happened.
     pub timings: Timings,

@@ -188,7 +188,7 @@ impl<D: Device> Running<'_, D> {
     fn let_out(&mut self) {
         for i in (0..self.members.len()).rev().filter(|&i| self.batch.sequences[i].done).collect::<Vec<_>>() {
             let (sequence, member) = (self.batch.sequences.remove(i), self.members.remove(i));
-            // What a failed one leaves may be what it failed by.
+            // Rows of a failed request are not kept: they may be the reason that it failed.
             let keeps = sequence.prefilled && member.failed.is_none();
             let prompt = keeps.then(|| sequence.request.prompt_ids.clone());
             self.seats.leave(&mut self.batch, sequence.slot, prompt);

@@ -19,7 +19,7 @@ pub(crate) struct Condition {
     when: When,
 }
 
-/// What the deciding flag must be; where it is not given, its default counts.
+/// The value that the deciding flag must have; its default counts where it is not given.
 enum When {
     /// One of these, as text.
     Is(&'static [&'static str]),
@@ -157,7 +157,7 @@ impl Condition {
         }
     }
 
-    /// What its flags go with, in words; the deciding flag is named as its field, in backticks.
+    /// The condition in words, as the end of "this flag goes"; the deciding flag is named as its field, in backticks.
     pub fn words(&self) -> String {
         let on = self.on;
         match self.when {
@@ -308,7 +308,7 @@ mod tests {
         }
     }
 
-    /// What the options of a run are stored as is accepted again.
+    /// The flags that a run stores its options as are accepted again.
     #[test]
     fn stored_options_are_accepted() {
         for text in

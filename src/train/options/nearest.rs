@@ -61,7 +61,7 @@ mod tests {
         ] {
             assert_eq!(nearest(given, known.into_iter()), meant, "{given}");
         }
-        // What means the same elsewhere is no help where it does not exist.
+        // A synonym is no help where the flag it stands for does not exist.
         assert_eq!(nearest("n", ["seed", "device"].into_iter()), None);
     }
 }

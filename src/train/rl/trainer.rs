@@ -332,7 +332,7 @@ impl<D: Device> RlTrainer<D> {
         })
     }
 
-    /// What the run is, and takes; what rollouts take is not known before there are any.
+    /// The run's size and memory, without that of rollouts, which is not known before there are any.
     pub(super) fn start_report(&self, samples: usize, total: u64, val_every: u64) -> StartReport {
         let (o, model) = (&self.options, &self.loaded.opened.model);
         let held = needs::state(&self.loaded.device, model, o.run.trained(), o.run.full);
