@@ -110,6 +110,8 @@ fn compile_for_gpu() {
     list.push_str("]\n");
     if fs::write(out.join("fatbins.rs"), list).is_ok() {
         println!("cargo::rustc-cfg=cuda_kernels");
+        let codes = TARGETS.map(|target| target.rsplit('=').next().unwrap_or(target));
+        println!("cargo::rustc-env=COLAR_GPU_TARGETS={}", codes.join(" "));
     }
 }
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 use colar_engine::device::cpu::{CpuDevice, CpuTensor};
 use colar_engine::device::prelude::*;
 use colar_engine::device::{
-    AdamW, AdamWTensor, CrossEntropyGrads, Draw, Dtype, HeadShape, LatentLoss, LatentWeights, Span,
+    AdamW, AdamWTensor, CrossEntropyGrads, Draw, Dropout, Dtype, HeadShape, LatentLoss, LatentWeights, Span,
     TokenChoice, Upstream,
 };
 use colar_engine::model::rope::{RopeConfig, RopeScaling};
@@ -228,6 +228,8 @@ fn activations(c: &mut Criterion) {
             continue;
         }
         bench(&mut g, &d, "gelu/backward/train", moved(3), || d.gelu_backward(&dout, &x, &mut out));
+        let dropout = Dropout { p: 0.1, key: 0, counter: [0, 1, 0x100] };
+        bench(&mut g, &d, "dropout/train", moved(2), || d.dropout(dropout, &x, 0.0, &mut out));
         // In place: the inputs are written anew each time, as the gradients of gradients run away.
         bench(&mut g, &d, "swiglu/backward_and_copies/train", moved(9), || {
             d.clear(&mut gate)?;

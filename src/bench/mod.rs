@@ -8,6 +8,7 @@ mod memory;
 mod opened;
 mod processor;
 mod rl;
+mod self_test;
 mod serve;
 mod setting;
 mod timer;
@@ -20,6 +21,7 @@ pub use kernels::{
 };
 pub use latents::{LatentsTiming, latents, open_with_head};
 pub use rl::{RlStepOptions, RlStepTiming, rl_step};
+pub use self_test::{SelfTest, self_test};
 pub use serve::{Latencies, LoadRow, Quantiles, ServeOptions, ServeTiming, SizeRow, Spread, StepCost, serve};
 pub use setting::Setting;
 pub use timer::{Timer, Timing, Work};

@@ -1,6 +1,7 @@
 //! `experiment`: the paper's comparison, remade.
 
 mod cost;
+mod forecast;
 mod shown;
 mod units;
 
@@ -78,6 +79,7 @@ impl MachineArgs {
 Examples:
   colar-engine experiment table1 --out runs/table1
   colar-engine experiment table1 --out runs/table1 --methods all
+  colar-engine experiment table1 --out runs/table1 --dry-run
   colar-engine experiment table1 --out runs/gsm --model models/Llama-3.2-1B --data train.jsonl --val val.jsonl \\
       --test gsm8k=test.jsonl --test svamp.json --device cuda")]
 struct Table1Args {
@@ -166,6 +168,9 @@ struct BudgetArgs {
     /// Divide updates and the embedded data by N, for a quick look
     #[arg(long, value_name = "N", default_value_t = 1)]
     shorten: u64,
+    /// Say what is left to do, and the time and memory it would take, from a few steps of every method; write nothing
+    #[arg(long)]
+    dry_run: bool,
 }
 
 /// Accuracy and reasoning length over compression factors, unseen and fractional ones included
@@ -272,6 +277,11 @@ fn table1(args: Table1Args) -> Result<()> {
     args.sampling.check(&options.variants.iter().map(|v| v.method.name()).collect::<Vec<_>>(), false)?;
     terminal::note(format!("experiment directory: {}", options.out.display()));
     let shown = Shown::new();
+    if args.budget.dry_run {
+        let forecast = experiment::forecast(options, &|event| shown.on(event))?;
+        shown.clear();
+        return terminal::print(&forecast::report(&forecast));
+    }
     let table = experiment::table1(options, &|event| shown.on(event))?;
     shown.finish();
     terminal::print(&format!("{}\n{}", table.results(), table.searched()))

@@ -5,6 +5,7 @@ pub mod common;
 pub mod compare;
 pub mod data;
 mod defaults;
+pub mod doctor;
 mod embedded;
 pub mod eval;
 pub mod experiment;
@@ -61,6 +62,7 @@ enum Command {
     Init(init::InitArgs),
     Data(data::DataArgs),
     Bench(bench::BenchArgs),
+    Doctor(doctor::DoctorArgs),
 }
 
 /// Parses the process's arguments, runs the command, and says in one line what went wrong: exit code 2
@@ -123,6 +125,7 @@ fn dispatch(cli: Cli, started: std::time::Instant) -> Result<()> {
         Command::Export(args) => export::run(&args),
         Command::Init(args) => init::run(&args),
         Command::Data(args) => data::run(args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Bench(args) => bench::run(&args, started),
     }
 }

@@ -242,7 +242,9 @@ pub(super) fn memory(bytes: usize) -> String {
 
 /// Seconds: `0.4 s`, `3 minutes`.
 pub(super) fn duration(seconds: f64) -> String {
-    if seconds < 10.0 {
+    if seconds < 0.1 {
+        format!("{:.1} ms", 1e3 * seconds)
+    } else if seconds < 10.0 {
         format!("{seconds:.1} s")
     } else if seconds < 100.0 {
         format!("{seconds:.0} s")

@@ -27,6 +27,7 @@ mod cross_entropy;
 pub mod cuda;
 pub mod decoder;
 mod draw;
+mod dropout;
 mod form;
 mod latent;
 mod matmul;
@@ -47,6 +48,7 @@ pub use choice::{ComputeDtype, DeviceKind, THREADS};
 pub use cross_entropy::{CrossEntropyGrads, CrossEntropyOps, Upstream};
 pub use decoder::DecoderOps;
 pub use draw::Draw;
+pub use dropout::{Dropout, DropoutOps};
 pub use form::{FEW_ROWS, RowForm};
 pub use latent::{
     DETERMINISTIC_SIGMA, LOG_SIGMA_RANGE, LatentLoss, LatentOps, LatentPolicyGrads, LatentWeights,
@@ -55,7 +57,7 @@ pub use matmul::MatmulOps;
 pub use memory::MemoryOps;
 pub use need::{Need, Room, Stay};
 pub use norm::NormOps;
-pub use open::{DeviceTask, run_on_device};
+pub use open::{DeviceTask, gpu_targets, run_on_device};
 pub use optimizer::{AdamW, AdamWTensor, OptimizerOps};
 pub use policy::{MOST_EXPONENT, PolicyElement, PolicyLoss, PolicyObjective, PolicyTerms};
 pub use rotary::RotaryOps;
@@ -72,8 +74,8 @@ use crate::Result;
 /// The traits whose methods are a device's operations; `D: Device` alone has them all in scope.
 pub mod prelude {
     pub use super::{
-        ActivationOps, AttentionOps, CrossEntropyOps, DecoderOps, Device, LatentOps, MatmulOps, MemoryOps,
-        NormOps, OptimizerOps, RotaryOps, RowOps, SamplingOps, TensorInfo,
+        ActivationOps, AttentionOps, CrossEntropyOps, DecoderOps, Device, DropoutOps, LatentOps, MatmulOps,
+        MemoryOps, NormOps, OptimizerOps, RotaryOps, RowOps, SamplingOps, TensorInfo,
     };
 }
 
@@ -95,6 +97,7 @@ pub trait Device:
     + RotaryOps
     + AttentionOps
     + ActivationOps
+    + DropoutOps
     + LatentOps
     + CrossEntropyOps
     + SamplingOps

@@ -47,6 +47,11 @@ pub fn run_on_device<T: DeviceTask>(
     }
 }
 
+/// The targets that the kernels of this build were compiled for, as nvcc names them; none in a build without kernels.
+pub fn gpu_targets() -> Vec<&'static str> {
+    option_env!("COLAR_GPU_TARGETS").unwrap_or_default().split_whitespace().collect()
+}
+
 /// The device that was asked for.
 enum OpenDevice {
     Cpu(CpuDevice),

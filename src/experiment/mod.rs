@@ -5,11 +5,13 @@
 //! scale. A finished part is never done again: it is recognised by the files that it left.
 
 pub mod compare;
+mod comparison;
 pub mod cost;
 mod event;
 mod existing;
 mod factors;
 mod figures;
+mod forecast;
 mod inputs;
 mod jobs;
 mod labels;
@@ -29,6 +31,7 @@ mod written;
 pub use event::{ExperimentEvent, Listener};
 pub use factors::{FactorRow, FactorsOptions, FactorsReport, FactorsSource, factors};
 pub use figures::Figures;
+pub use forecast::{Forecast, MethodForecast, forecast};
 pub use inputs::{AVERAGE, Given, Machine, TestSet};
 pub use plan::{Plan, Table1Options};
 pub use report::{RateSearch, Row, Table1};

@@ -1,26 +1,20 @@
 //! `experiment table1`, from an empty or unfinished directory to its report.
 
+use super::comparison::{Comparison, embedded_plan, located, questions};
 use super::event::{ExperimentEvent, Listener};
 use super::existing::TABLE1;
-use super::inputs::{Given, TestSet, absolute};
-use super::measure::{Measured, Setting, kept};
-use super::plan::{Plan, Table1Options};
-use super::questions::{Asked, Questions};
+use super::measure::{Measured, kept};
+use super::plan::Table1Options;
+use super::questions::Asked;
 use super::report::{self, Table1};
-use super::search::{ComparisonPart, Progress, ReadyPart, Shape};
+use super::search::{ComparisonPart, Progress, ReadyPart};
 use super::train::{Ended, ended, train};
 use super::variants::Variant;
 use super::written::write_report;
 use super::{existing, jobs, materials, plot};
-use crate::data::load;
-use crate::eval::EvalOptions;
 use crate::files::hidden::clean_tree;
 use crate::files::lock::DirLock;
-use crate::infer::Sampling;
-use crate::model::config::ModelConfig;
-use crate::model::tokenizer::Tokenizer;
 use crate::train::TrainFlags;
-use crate::train::embedded::EVAL_BATCH;
 use crate::train::materials::Materials;
 use crate::{Error, Result};
 
@@ -33,17 +27,8 @@ use crate::{Error, Result};
 /// evaluation.
 pub fn table1(options: Table1Options, on_event: &Listener<'_>) -> Result<Table1> {
     let experiment = Experiment::open(options)?;
-    let p = &experiment.plan;
-    let shape = Shape {
-        seeds: p.seeds.len(),
-        lrs: p.lrs.len(),
-        tests: p.tests.len(),
-        compression_factors: p
-            .variants
-            .iter()
-            .map(|v| v.compression_factors(&p.compression_factors).len())
-            .collect(),
-    };
+    let p = &experiment.comparison.plan;
+    let shape = experiment.comparison.shape();
     let (jobs, threads) = p.machine.split(p.embedded);
     on_event(ExperimentEvent::Planned { parts: shape.parts().len(), jobs, threads });
     let board = Progress::new(shape, p.variants.iter().map(|v| v.name).collect());
@@ -51,7 +36,7 @@ pub fn table1(options: Table1Options, on_event: &Listener<'_>) -> Result<Table1>
     let chosen = (0..p.variants.len())
         .map(|v| board.chosen(v).zip(board.found(v)).ok_or_else(|| Error::other("a search is incomplete")))
         .collect::<Result<Vec<_>>>()?;
-    let sizes: Vec<usize> = experiment.tests.iter().map(|t| t.samples.len()).collect();
+    let sizes: Vec<usize> = experiment.comparison.tests.iter().map(|t| t.samples.len()).collect();
     let table = report::collect(p, &chosen, &sizes, |variant, lr, seed, test, compression_factor| {
         experiment.result(variant, lr, seed, test, compression_factor)
     })?;
@@ -61,69 +46,48 @@ pub fn table1(options: Table1Options, on_event: &Listener<'_>) -> Result<Table1>
     Ok(table)
 }
 
-/// A comparison with its data.
+/// A comparison with its data, in a directory that no other process works in.
 struct Experiment {
-    plan: Plan,
-    val: Questions,
-    tests: Vec<Questions>,
+    comparison: Comparison,
     lock: DirLock,
 }
 
 impl Experiment {
     /// Reads and checks all input before anything is trained.
-    fn open(mut options: Table1Options) -> Result<Self> {
-        // The files of the experiment name them, and are read from other working directories.
-        options.given = options.given.as_ref().map(Given::absolute).transpose()?;
-        options.tests = options.tests.iter().map(TestSet::absolute).collect::<Result<_>>()?;
-        options.init = options.init.as_deref().map(absolute).transpose()?;
+    fn open(options: Table1Options) -> Result<Self> {
+        let mut options = located(options)?;
         let root = options.out.clone();
         existing::check_root(&root, TABLE1, None)?;
-        if options.variants.is_empty() {
-            return Err(Error::usage("`variants` is empty"));
-        }
         // Given files are read first: if one is bad, nothing else has been made.
-        let mut tests = options.tests.clone();
-        let mut questions = tests.iter().map(|t| Questions::load(&t.file)).collect::<Result<Vec<_>>>()?;
+        let mut tests = questions(&options.tests)?;
         let mut lock = None;
         let given = match &options.given {
             Some(given) => given.clone(),
             None => {
                 // Checked before anything is made.
-                let (at, stand_in) =
-                    (Materials::at(&root), TestSet { name: "test".into(), file: root.clone() });
-                let given = Given { model: at.model(), data: at.data("train"), val: at.data("val") };
-                let first = if tests.is_empty() { vec![stand_in] } else { tests.clone() };
-                let plan = Plan::new(options.clone(), given, first, 1)?;
+                let plan = embedded_plan(&options)?;
                 existing::check_root(&root, TABLE1, Some(&existing::settings(&plan)))?;
                 lock = Some(DirLock::take(&root)?);
                 existing::mark(&root, TABLE1, &existing::settings(&plan))?;
-                let (given, own) = materials::make(&at, options.sampling.seed, options.shorten)?;
+                let (given, own) =
+                    materials::make(&Materials::at(&root), options.sampling.seed, options.shorten)?;
                 if tests.is_empty() {
-                    questions = own.iter().map(|t| Questions::load(&t.file)).collect::<Result<Vec<_>>>()?;
-                    tests = own;
+                    tests = questions(&own)?;
+                    options.tests = own;
                 }
                 given
             }
         };
-        let samples = load(&given.data, None)?.len();
-        let val = Questions::load(&given.val)?;
-        ModelConfig::load(&given.model)?;
-        Tokenizer::load(&given.model)?;
-        let plan = Plan::new(options, given, tests, samples)?;
-        if let Some(init) = plan.init.as_ref().filter(|init| !init.is_dir()) {
-            return Err(Error::usage(format!("`init` {}: is no checkpoint", init.display())));
-        }
-        existing::check_root(&root, TABLE1, Some(&existing::settings(&plan)))?;
-        existing::check_runs(&plan)?;
+        let comparison = Comparison::new(options, given.clone(), &given, tests)?;
         let lock = lock.map_or_else(|| DirLock::take(&root), Ok)?;
-        existing::mark(&root, TABLE1, &existing::settings(&plan))?;
+        existing::mark(&root, TABLE1, &existing::settings(&comparison.plan))?;
         clean_tree(&root)?;
-        Ok(Experiment { plan, val, tests: questions, lock })
+        Ok(Experiment { comparison, lock })
     }
 
     fn perform(&self, job: usize, task: ReadyPart, on_event: &Listener<'_>) -> Result<Option<f64>> {
         self.lock.check()?;
-        let (p, part, lr) = (&self.plan, task.part, self.plan.lrs[task.lr]);
+        let (p, part, lr) = (&self.comparison.plan, task.part, self.comparison.plan.lrs[task.lr]);
         let name = self.name(part);
         let mut outcome = None;
         let (new, result) = match part {
@@ -164,7 +128,7 @@ impl Experiment {
                 let (new, m) = self.ask(
                     job,
                     &name,
-                    &self.question_set(v, lr, seed, Some(test), compression_factor),
+                    &self.comparison.question_set(v, lr, seed, Some(test), compression_factor),
                     on_event,
                 )?;
                 (new, format!("accuracy {:.1} %, #L {:.1}", 100.0 * m.accuracy, m.mean_length))
@@ -176,7 +140,7 @@ impl Experiment {
 
     /// The name of a part.
     fn name(&self, part: ComparisonPart) -> String {
-        let p = &self.plan;
+        let p = &self.comparison.plan;
         match part {
             ComparisonPart::WarmUp { seed } => format!("warm-up, seed {}", p.seeds[seed]),
             ComparisonPart::Search { variant, lr } => {
@@ -222,48 +186,18 @@ impl Experiment {
         on_event: &Listener<'_>,
     ) -> Result<(bool, f64)> {
         let (mut asked, mut sum) = (false, 0.0);
-        let compression_factors = v.compression_factors(&self.plan.compression_factors);
+        let compression_factors = v.compression_factors(&self.comparison.plan.compression_factors);
         for compression_factor in &compression_factors {
-            let (new, m) =
-                self.ask(job, name, &self.question_set(v, lr, 0, None, compression_factor), on_event)?;
+            let (new, m) = self.ask(
+                job,
+                name,
+                &self.comparison.question_set(v, lr, 0, None, compression_factor),
+                on_event,
+            )?;
             asked |= new;
             sum += m.accuracy;
         }
         Ok((asked, sum / compression_factors.len() as f64))
-    }
-
-    /// The questions for a run and the file of their figures; `test` `None` is the validation split, answered greedily.
-    fn question_set(
-        &self,
-        v: &'static Variant,
-        lr: f32,
-        seed: usize,
-        test: Option<usize>,
-        compression_factor: &str,
-    ) -> Asked<'_> {
-        let p = &self.plan;
-        let (name, set, sampling) = match test {
-            Some(test) => (p.tests[test].name.as_str(), &self.tests[test], p.sampling),
-            None => ("validation", &self.val, p.sampling.greedy()),
-        };
-        let run = p.run_dir(v, lr, p.seeds[seed]);
-        let setting = Setting {
-            method: v.method,
-            compression_factor: compression_factor.to_owned(),
-            sampling: Sampling { seed: p.seeds[seed], ..sampling },
-            verifier: p.verifier,
-            answer_rule: p.answer_rule,
-            n: set.samples.len(),
-            data: set.checksum,
-        };
-        Asked {
-            model: &p.given.model,
-            checkpoint: run.join("best"),
-            questions: set,
-            file: setting.file(&run.join("figures"), name),
-            setting,
-            batch: if p.embedded { EVAL_BATCH } else { EvalOptions::default().batch_size },
-        }
     }
 
     fn ask(
@@ -273,8 +207,8 @@ impl Experiment {
         q: &Asked<'_>,
         on_event: &Listener<'_>,
     ) -> Result<(bool, Measured)> {
-        let m = &self.plan.machine;
-        q.ask(job, name, m, m.split(self.plan.embedded).1, on_event)
+        let m = &self.comparison.plan.machine;
+        q.ask(job, name, m, m.split(self.comparison.plan.embedded).1, on_event)
     }
 
     /// The figures of a finished test.
@@ -286,7 +220,13 @@ impl Experiment {
         test: usize,
         compression_factor: &str,
     ) -> Result<Measured> {
-        let q = self.question_set(self.plan.variants[variant], lr, seed, Some(test), compression_factor);
+        let q = self.comparison.question_set(
+            self.comparison.plan.variants[variant],
+            lr,
+            seed,
+            Some(test),
+            compression_factor,
+        );
         kept(&q.file, &q.setting).ok_or_else(|| Error::other(format!("{}: is gone", q.file.display())))
     }
 }

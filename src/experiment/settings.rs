@@ -39,6 +39,7 @@ const SHARED: &[&str] = &[
     "freeze_embedding",
     "lora_r",
     "lora_alpha",
+    "lora_dropout",
     "lora_targets",
     "batch_size",
     "accumulate",

@@ -26,24 +26,28 @@ pub(super) enum Ended {
     Diverged,
 }
 
-/// The end of the run in `dir`, if it has ended.
+/// The end of the run in `dir`, if it has ended; an unfinished replacement of its checkpoint is put right first.
 ///
 /// # Errors
 /// [`Error::Io`] if a checkpoint that was being replaced cannot be put back.
 pub(super) fn ended(dir: &Path) -> Result<Option<Ended>> {
     recover_dir(&dir.join("best"))?;
-    // A run may have had a best checkpoint before it diverged.
-    if dir.join(DIVERGED).exists() {
-        return Ok(Some(Ended::Diverged));
-    }
-    // Without validation the checkpoint is written once, after the last step.
-    if dir.join("best").exists() {
+    let end = end(dir);
+    if end == Some(Ended::Trained) {
         // It may have been killed before it removed this itself.
         remove_dir(&dir.join(LAST))?;
-        return Ok(Some(Ended::Trained));
+    }
+    Ok(end)
+}
+
+/// The end of the run in `dir` as its files show it, which are left as they are.
+pub(super) fn end(dir: &Path) -> Option<Ended> {
+    // A run may have had a best checkpoint before it diverged.
+    if dir.join(DIVERGED).exists() {
+        return Some(Ended::Diverged);
     }
     // Without validation the checkpoint is written once, after the last step.
-    Ok(dir.join("best").exists().then_some(Ended::Trained))
+    dir.join("best").exists().then_some(Ended::Trained)
 }
 
 /// Trains a run to its end.

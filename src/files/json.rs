@@ -167,6 +167,15 @@ impl<'a> Fields<'a> {
         self.required(name, self.opt_positive(name)?)
     }
 
+    /// A number of at least zero and below one, if there.
+    pub fn opt_share(&self, name: &str) -> Result<Option<f64>> {
+        let Some(value) = self.value(name) else { return Ok(None) };
+        match value.as_f64() {
+            Some(x) if (0.0..1.0).contains(&x) => Ok(Some(x)),
+            _ => Err(self.wrong(name, "a number from 0 to below 1", value)),
+        }
+    }
+
     /// True or false, if there.
     pub fn opt_bool(&self, name: &str) -> Result<Option<bool>> {
         let Some(value) = self.value(name) else { return Ok(None) };

@@ -41,6 +41,9 @@ pub struct AdapterConfig {
     pub lora_alpha: f64,
     /// Whether the scale divides by √r instead of r.
     pub use_rslora: bool,
+    /// Probability in [0, 1) with which its training left out an element of an adapter's input. It has no effect outside
+    /// training.
+    pub lora_dropout: f64,
     /// The projections that carry an adapter, in every layer where `modules` says nothing else; sorted, none twice.
     pub target_modules: Vec<LoraTarget>,
     /// Which of them carry it, and at which rank and alpha, where that differs between them.
@@ -58,6 +61,7 @@ impl Default for AdapterConfig {
             r: 128,
             lora_alpha: 32.0,
             use_rslora: false,
+            lora_dropout: 0.0,
             target_modules: vec![LoraTarget::QProj, LoraTarget::VProj],
             modules: None,
             use_dora: false,
@@ -157,6 +161,7 @@ impl AdapterConfig {
             r: fields.size("r", 1 << 16)?,
             lora_alpha: fields.positive("lora_alpha")?,
             use_rslora: fields.opt_bool("use_rslora")?.unwrap_or(false),
+            lora_dropout: fields.opt_share("lora_dropout")?.unwrap_or(0.0),
             target_modules: modules.projections(),
             modules: (!modules.is_plain()).then_some(modules),
             use_dora: fields.opt_bool("use_dora")?.unwrap_or(false),
@@ -190,7 +195,7 @@ impl AdapterConfig {
             "inference_mode": true,
             "r": self.r,
             "lora_alpha": alpha,
-            "lora_dropout": 0.0,
+            "lora_dropout": self.lora_dropout,
             "target_modules": self.target_modules.iter().map(|t| t.name()).collect::<Vec<_>>(),
             "use_rslora": self.use_rslora,
             "use_dora": self.use_dora,

@@ -56,7 +56,10 @@ impl<D: Device> Transformer<D> {
         // Backward takes more than forward.
         let copied = if keys > rows { kv } else { 0 };
         let passing = of_rows(c.passing_backward() + copied).saturating_add(of_keys(kv)).saturating_add(sums);
+        // The input as an adapter sees it, or the gradient of that.
+        let widest = h.max(c.intermediate_size).max(c.q_size());
+        let dropped = if grads.has_dropout() { of_rows(widest) } else { 0 };
         // The last stream, its norm, and the gradient of that.
-        [layers, passing, of_rows(3 * h)].into_iter().fold(0, usize::saturating_add)
+        [layers, passing, dropped, of_rows(3 * h)].into_iter().fold(0, usize::saturating_add)
     }
 }

@@ -1,9 +1,9 @@
 //! A linear layer with optional bias and optional LoRA adapter (spec section 7):
-//! `y = W·x + b + (alpha/r)·B·(A·x)`.
+//! `y = W·x + b + (alpha/r)·B·(A·x)`, in training with dropout in front of A.
 
 use super::params::{Grads, ParamId, Params};
 use crate::Result;
-use crate::device::{Device, MemoryOps, TensorInfo};
+use crate::device::{Device, Dropout, MemoryOps, TensorInfo};
 
 /// A low-rank adapter.
 #[derive(Debug, Clone, Copy)]
@@ -14,6 +14,8 @@ pub struct Lora {
     pub b: ParamId,
     /// alpha / r.
     pub scale: f32,
+    /// The elements of its input that it does not see in this pass; of a training pass alone.
+    pub dropout: Option<Dropout>,
 }
 
 /// A linear layer: `[T, in] → [T, out]`.
@@ -32,6 +34,31 @@ pub type LinearSaved<D> = Option<<D as MemoryOps>::Tensor>;
 
 /// Result of [`Linear::forward_but_bias`]: `y[T, out]`, the bias to add, and the product to keep for the backward pass.
 pub type ButBias<'a, D> = (<D as MemoryOps>::Tensor, Option<&'a <D as MemoryOps>::Tensor>, LinearSaved<D>);
+
+impl Lora {
+    /// The input as the adapter sees it, `[T, in]`, where that is not the input itself.
+    fn seen<D: Device>(&self, device: &D, x: &D::Tensor) -> Result<Option<D::Tensor>> {
+        let Some(dropout) = self.dropout else { return Ok(None) };
+        let mut seen = device.empty(x.rows(), x.cols())?;
+        device.dropout(dropout, x, 0.0, &mut seen)?;
+        Ok(Some(seen))
+    }
+
+    /// Adds the gradient that reaches the input through the adapter to `dx[T, in]`, given that of A·x, `dlow[T, r]`.
+    fn add_input_gradient<D: Device>(
+        &self,
+        device: &D,
+        params: &Params<D>,
+        dlow: &D::Tensor,
+        dx: &mut D::Tensor,
+    ) -> Result<()> {
+        let a = params.get(self.a);
+        let Some(dropout) = self.dropout else { return device.matmul_nn(1.0, dlow, a, 1.0, dx) };
+        let mut dseen = device.empty(dx.rows(), dx.cols())?;
+        device.matmul_nn(1.0, dlow, a, 0.0, &mut dseen)?;
+        device.dropout(dropout, &dseen, 1.0, dx)
+    }
+}
 
 impl Linear {
     /// Whether any weight of this layer is trained.
@@ -73,8 +100,9 @@ impl Linear {
     ) -> Result<LinearSaved<D>> {
         let Some(lora) = self.lora else { return Ok(None) };
         let a = params.get(lora.a);
+        let seen = lora.seen(device, x)?;
         let mut low = device.empty(x.rows(), a.rows())?;
-        device.matmul_nt(1.0, x, a, 0.0, &mut low)?;
+        device.matmul_nt(1.0, seen.as_ref().unwrap_or(x), a, 0.0, &mut low)?;
         Ok(Some(low))
     }
 
@@ -130,14 +158,15 @@ impl Linear {
                 device.matmul_tn(lora.scale, dy, low, 1.0, db)?;
             }
             if let Some(da) = grads.get_mut(lora.a) {
-                device.matmul_tn(1.0, &dlow, x, 1.0, da)?;
+                let seen = lora.seen(device, x)?;
+                device.matmul_tn(1.0, &dlow, seen.as_ref().unwrap_or(x), 1.0, da)?;
             }
-            low_grad = Some((params.get(lora.a), dlow));
+            low_grad = Some((lora, dlow));
         }
         if let Some((dx, beta)) = dx {
             device.matmul_nn(1.0, dy, params.get(self.weight), beta, dx)?;
-            if let Some((a, dlow)) = low_grad {
-                device.matmul_nn(1.0, &dlow, a, 1.0, dx)?;
+            if let Some((lora, dlow)) = low_grad {
+                lora.add_input_gradient(device, params, &dlow, dx)?;
             }
         }
         Ok(())

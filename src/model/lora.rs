@@ -55,7 +55,7 @@ pub fn attach<D: Device>(
                 let value = device.upload(rows, cols, values)?;
                 Ok(params.add(w, value))
             };
-            let lora = Lora { a: add(a, &a_values)?, b: add(b, &b_values)?, scale };
+            let lora = Lora { a: add(a, &a_values)?, b: add(b, &b_values)?, scale, dropout: None };
             transformer.layers[i].projections_mut()[target as usize].lora = Some(lora);
         }
     }

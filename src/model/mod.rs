@@ -14,6 +14,7 @@ pub mod codi_prompt;
 pub mod colar_config;
 pub mod config;
 mod decoder;
+pub mod dropout;
 #[cfg(feature = "train")]
 pub mod export;
 pub mod footprint;

@@ -4,6 +4,9 @@
 //! checkpoint is a walk over names, and "is this trained?" has one answer: whether [`Grads`] has a
 //! slot for it.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::dropout::{PassDropout, StepDropout};
 use super::weight_spec::{Group, Groups, WeightSpec};
 use crate::device::{Device, TensorInfo};
 use crate::{Error, Result};
@@ -106,9 +109,13 @@ impl<D: Device> Params<D> {
     }
 }
 
-/// Gradients of the trained weights, float32, summed over backward passes until cleared.
+/// Gradients of the trained weights, float32, summed over backward passes until cleared, and what adapters do not see in
+/// the passes that lead to them.
 pub struct Grads<D: Device> {
     slots: Vec<Option<D::Tensor>>,
+    dropout: Option<StepDropout>,
+    /// Rows of the step's passes so far.
+    rows: AtomicU32,
 }
 
 impl<D: Device> Grads<D> {
@@ -132,7 +139,7 @@ impl<D: Device> Grads<D> {
         if slots.iter().all(Option::is_none) {
             return Err(Error::other("nothing to train: no weight is selected"));
         }
-        Ok(Grads { slots })
+        Ok(Grads { slots, dropout: None, rows: AtomicU32::new(0) })
     }
 
     /// Whether this weight is trained.
@@ -164,6 +171,23 @@ impl<D: Device> Grads<D> {
     /// All gradients.
     pub fn tensors(&self) -> Vec<&D::Tensor> {
         self.slots.iter().flatten().collect()
+    }
+
+    /// Begins a step whose passes have this dropout; `None` for passes without.
+    pub fn set_dropout(&mut self, dropout: Option<StepDropout>) {
+        self.dropout = dropout;
+        *self.rows.get_mut() = 0;
+    }
+
+    /// Whether the passes of this step have dropout.
+    pub fn has_dropout(&self) -> bool {
+        self.dropout.is_some()
+    }
+
+    /// The dropout of the step's next pass, which has so many rows.
+    pub fn next_dropout(&self, rows: usize) -> Option<PassDropout> {
+        let dropout = self.dropout?;
+        Some(dropout.pass(self.rows.fetch_add(rows as u32, Ordering::Relaxed)))
     }
 
     /// Sets all gradients to zero.

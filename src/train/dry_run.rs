@@ -77,7 +77,9 @@ impl<D: Device> Trainer<D> {
         let start = self.start_report(&first.batches, samples.len(), total, val_every);
         let mut times = Vec::new();
         for step in 1..=STEPS {
-            let Step { batches, stage, .. } = feed.step((step - 1) % total, &self.loaded.opened)?;
+            // Over the whole run, since a later stage may have other steps than the first.
+            let place = total / STEPS * (step - 1);
+            let Step { batches, stage, .. } = feed.step(place, &self.loaded.opened)?;
             self.enter(stage);
             let started = Instant::now();
             self.step(&batches, step, lr(step.min(total)))?;

@@ -19,7 +19,8 @@ const LONGEST: usize = 3;
 pub struct DryRun {
     /// Steps, samples, what is trained, memory.
     pub start: StartReport,
-    /// Mean seconds of the steps that were timed: the two after the first, or of reinforcement learning the one.
+    /// Mean seconds of the steps that were timed: two at a third and two thirds of the run, or of
+    /// reinforcement learning one.
     pub seconds_per_step: f64,
     /// Seconds of a validation, from a few of its questions; `None` without one.
     pub seconds_per_validation: Option<f64>,

@@ -24,6 +24,7 @@ use crate::device::{AdamW, Device};
 use crate::eval::accuracy::{EvalOptions, evaluate};
 use crate::infer::{Loaded, Sampling};
 use crate::model::config::ModelConfig;
+use crate::model::dropout::StepDropout;
 use crate::model::latent_head::LatentHeadConfig;
 use crate::model::open::{Additions, open};
 use crate::model::params::Grads;
@@ -118,6 +119,9 @@ impl<D: Device> Trainer<D> {
                 "the latent head of the checkpoint is {} wide within, and `latent_head_size` is {given}",
                 stored.intermediate_size
             )));
+        }
+        if let Some(adapter) = &mut opened.adapter {
+            adapter.lora_dropout = options.lora_dropout;
         }
         opened.model.transformer.recompute = options.run.recompute;
         device.reserve(&needs::state(&device, &opened.model, trained, options.run.full))?;
@@ -355,6 +359,8 @@ impl<D: Device> Trainer<D> {
     pub(super) fn step(&mut self, batches: &Batches, step: u64, lr: f32) -> Result<(Losses, f64)> {
         let o = &self.options;
         let (device, model) = (&self.loaded.device, &self.loaded.opened.model);
+        let (p, key) = (o.lora_dropout as f32, o.run.seed);
+        self.grads.set_dropout((p > 0.0).then_some(StepDropout { p, key, step: step as u32 }));
         device.reserve(&batches.needs(device, model, &self.grads, &o.objectives()))?;
         self.grads.clear(device)?;
         let noise = match o.latent_noise {

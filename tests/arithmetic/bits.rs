@@ -6,7 +6,7 @@
 use colar_engine::device::cpu::{CpuDevice, CpuTensor};
 use colar_engine::device::prelude::*;
 use colar_engine::device::{
-    AdamW, AdamWTensor, CrossEntropyGrads, Draw, Dtype, HeadShape, LatentLoss, LatentWeights, Span,
+    AdamW, AdamWTensor, CrossEntropyGrads, Draw, Dropout, Dtype, HeadShape, LatentLoss, LatentWeights, Span,
     TokenChoice, Upstream,
 };
 
@@ -14,11 +14,12 @@ use crate::common::host::{Host, poisoned, read};
 use crate::common::levels;
 
 /// Operations and the checksums of their results.
-const PINNED: [(&str, u32); 10] = [
+const PINNED: [(&str, u32); 11] = [
     ("products", 0x8f5a_1a7e),
     ("attention", 0x21bf_e1e9),
     ("norms", 0xf547_3a01),
     ("activations", 0xf85d_058b),
+    ("dropout", 0xd73e_bd0d),
     ("rotary", 0xb7e1_07a3),
     ("rows", 0x5bed_3472),
     ("latents", 0x5174_9ce9),
@@ -124,6 +125,8 @@ fn layers(r: &mut Results) {
         r.tensors("activations", &[&out]);
         d.gelu_backward(&dout, &x, &mut dx).unwrap();
         r.tensors("activations", &[&dx]);
+        d.dropout(Dropout { p: 0.3, key: 9, counter: [1, 2, 0x100] }, &x, 1.0, &mut dx).unwrap();
+        r.tensors("dropout", &[&dx]);
     }
     let frequencies: Vec<f32> = (0..16).map(|i| 0.3 / (1 + i) as f32).collect();
     let frequencies = d.upload(1, 16, &frequencies).unwrap();

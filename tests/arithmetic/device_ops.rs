@@ -7,6 +7,7 @@
 
 mod attention;
 mod domain;
+mod dropout;
 mod latent;
 mod layers;
 mod optimizer;

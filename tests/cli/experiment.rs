@@ -67,6 +67,23 @@ fn a_comparison_is_the_same_however_it_came_about() {
     assert!(before["table1.svg"].starts_with(b"<svg"));
     assert!(!before.keys().any(|name| name.contains("/last/") || name.contains(".colar-")));
 
+    // Nothing is left, and of an experiment that was not begun everything; neither forecast leaves a file.
+    let forecast = |dir: &Path| run(&table1(dir.to_str().unwrap(), &["--jobs", "1", "--dry-run"]));
+    let (code, out_of_whole, err) = forecast(&whole);
+    assert_eq!(
+        (code, out_of_whole.lines().next()),
+        (0, Some("20 parts, 20 of them finished: only the report is left")),
+        "{err}"
+    );
+    let new = tmp.path().join("new");
+    let (code, forecast, err) = forecast(&new);
+    assert_eq!((code, forecast.lines().next()), (0, Some("20 parts, 0 of them finished")), "{err}");
+    // Two warm-ups of two updates; three runs of four; the validation questions at two rates, the tests of two seeds.
+    for line in ["warm-up  4 updates at ", "cot      12 updates at ", "colar    12 updates at "] {
+        assert!(forecast.lines().any(|l| l.starts_with(line)), "{line}: {forecast}");
+    }
+    assert!(forecast.contains("nothing was written") && !new.exists() && files(&whole) == before);
+
     // Again: nothing is trained or asked, and every file stands as it stood.
     let (code, again, err) = run(&args);
     assert_eq!((code, &again), (0, &out), "{err}");

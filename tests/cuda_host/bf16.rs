@@ -7,7 +7,7 @@ use colar_engine::Error;
 use colar_engine::device::cpu::CpuDevice;
 use colar_engine::device::cuda::{CudaDevice, CudaTensor};
 use colar_engine::device::prelude::*;
-use colar_engine::device::{Dtype, HeadShape, Span};
+use colar_engine::device::{Dropout, Dtype, HeadShape, Span};
 use half::bf16;
 use proptest::prelude::*;
 
@@ -82,6 +82,10 @@ proptest! {
         d.reparameterise(&up(&x), Some(&up(&y)), &up(&y), 0.5, &mut mine).unwrap();
         c.reparameterise(&x.up(&c), Some(&y.up(&c)), &y.up(&c), 0.5, &mut theirs).unwrap();
         close("reparameterise", &mine, &read(&c, &theirs), 1e-5);
+        let dropout = Dropout { p: 0.3, key: seed, counter: [5, 1, 0x100] };
+        d.dropout(dropout, &up(&x), 0.0, &mut mine).unwrap();
+        c.dropout(dropout, &x.up(&c), 0.0, &mut theirs).unwrap();
+        close("dropout", &mine, &read(&c, &theirs), 1e-6);
     }
 
     /// Weights' gradients are float32 sums.

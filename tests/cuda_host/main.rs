@@ -15,6 +15,8 @@ mod common;
 mod attention;
 #[path = "../arithmetic/device_ops/domain.rs"]
 mod domain;
+#[path = "../arithmetic/device_ops/dropout.rs"]
+mod dropout;
 #[path = "../arithmetic/device_ops/latent.rs"]
 mod latent;
 #[path = "../arithmetic/device_ops/layers.rs"]

@@ -225,6 +225,7 @@ fn what_a_step_needs_is_known_before() {
         ("lora", supervised.clone(), Dtype::F32),
         ("lora-bf16", supervised.clone(), Dtype::Bf16),
         ("recomputed", supervised.clone() + "recompute = true\n", Dtype::F32),
+        ("dropout", supervised.clone() + "lora-dropout = 0.1\n", Dtype::F32),
         ("second", supervised.clone() + second, Dtype::F32),
         ("full", supervised.clone() + "full = true\n", Dtype::Bf16),
         ("full-recomputed", supervised + "full = true\nrecompute = true\n", Dtype::F32),

@@ -33,13 +33,16 @@ fn check(mine: &[Vec<f64>], theirs: &[Vec<f64>], steps: usize, tolerance: f64) {
 
 const SUPERVISED: &str = "batch-size = 2\nlr = 1e-3\nwarmup = 5\ncf-list = [1, 2, 4]\n";
 
-/// Fifty steps in float32, LoRA and in full.
+/// Steps in float32: LoRA, without and with dropout, and in full.
 #[test]
 fn supervised_steps_are_those_of_the_cpu() {
     let dir = tempfile::tempdir().unwrap();
     let text = materials(dir.path()) + SUPERVISED;
-    for (name, more, steps) in [("lora", "max-steps = 50\n", 50), ("full", "max-steps = 8\nfull = true\n", 8)]
-    {
+    for (name, more, steps) in [
+        ("lora", "max-steps = 50\n", 50),
+        ("dropout", "max-steps = 10\nlora-dropout = 0.3\n", 10),
+        ("full", "max-steps = 8\nfull = true\n", 8),
+    ] {
         let text = text.clone() + more;
         let theirs = supervised(CpuDevice::new(1).unwrap(), dir.path(), &format!("{name}-cpu"), &text);
         let mine = supervised(kernels(Dtype::F32, 3), dir.path(), &format!("{name}-kernels"), &text);

@@ -3,7 +3,6 @@
 use std::path::Path;
 
 #[cfg(cuda_host)]
-#[cfg(cuda_host)]
 use colar_engine::device::Dtype;
 use colar_engine::device::cpu::CpuDevice;
 
@@ -15,10 +14,16 @@ pub const SUPERVISED: &str = "batch-size = 2\naccumulate = 2\nlr = 1e-3\nwarmup 
                           pred-embed-forward-weight = 0.5\nclip = 0.5\n";
 
 /// The text of the flags of each kind of run, of few steps.
-fn kinds(dir: &Path) -> [(&'static str, String); 3] {
+fn kinds(dir: &Path) -> [(&'static str, String); 5] {
     let text = materials(dir);
     [
         ("lora", text.clone() + SUPERVISED + "max-steps = 3\n"),
+        ("dropout", text.clone() + SUPERVISED + "max-steps = 2\nlora-dropout = 0.3\n"),
+        (
+            "coconut",
+            text.clone()
+                + "batch-size = 2\nmax-steps = 3\nmethod = \"coconut\"\nstages = 2\nlora-dropout = 0.3\n",
+        ),
         ("full", text.clone() + SUPERVISED + "max-steps = 2\nfull = true\n"),
         ("rl", text + &policy() + "max-steps = 2\n"),
     ]

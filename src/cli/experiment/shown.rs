@@ -98,12 +98,18 @@ impl Shown {
         }
     }
 
-    /// Removes the bars and names the files that were written.
-    pub fn finish(&self) {
+    /// Removes the bars.
+    pub fn clear(&self) {
         let s = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         for bar in s.jobs.iter().chain(&s.all) {
             bar.finish_and_clear();
         }
+    }
+
+    /// Removes the bars and names the files that were written.
+    pub fn finish(&self) {
+        self.clear();
+        let s = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let written: Vec<String> = s.written.iter().map(|p| p.display().to_string()).collect();
         terminal::note(format!("written: {}", written.join(", ")));
     }

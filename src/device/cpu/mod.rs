@@ -10,6 +10,7 @@ pub mod attention;
 mod buffer;
 mod cross_entropy;
 mod decoder;
+mod dropout;
 pub mod gemv;
 mod latent;
 pub mod level;

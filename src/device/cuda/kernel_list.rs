@@ -2,8 +2,8 @@
 
 use super::kernels::Kernel;
 use super::{
-    activation, attention, attention_backward, cross_entropy, decoder, flash, flash_backward, latent, matmul,
-    memory, norm, optimizer, rotary, rows, sampling,
+    activation, attention, attention_backward, cross_entropy, decoder, dropout, flash, flash_backward,
+    latent, matmul, memory, norm, optimizer, rotary, rows, sampling,
 };
 
 /// The kernels of every file of `cuda/`.
@@ -14,6 +14,7 @@ pub fn all() -> impl Iterator<Item = &'static Kernel> {
         attention_backward::KERNELS,
         cross_entropy::KERNELS,
         decoder::KERNELS,
+        dropout::KERNELS,
         flash::KERNELS,
         flash_backward::KERNELS,
         latent::KERNELS,

@@ -14,6 +14,7 @@ mod cross_entropy;
 mod decoder;
 mod draw;
 pub mod driver;
+mod dropout;
 mod flash;
 mod flash_backward;
 #[cfg(cuda_kernels)]

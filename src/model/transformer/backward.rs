@@ -120,7 +120,7 @@ impl<D: Device> Transformer<D> {
         layout: &Layout<D>,
         want_input: bool,
     ) -> Result<Option<D::Tensor>> {
-        let place = Place { positions: &layout.positions, spans: &layout.spans };
+        let place = Place { positions: &layout.positions, spans: &layout.spans, dropout: None };
         let kv = KvBackward::Own { shared: layout.shared.as_ref() };
         let reach = if want_input { Reach::Input } else { Reach::Weights };
         self.pass_backward(device, params, grads, saved.pass, dhidden, place, kv, None, reach)
@@ -138,12 +138,13 @@ impl<D: Device> Transformer<D> {
         grads: &mut Grads<D>,
         mut saved: PassSaved<D>,
         dhidden: &D::Tensor,
-        place: Place<'_, D>,
+        mut place: Place<'_, D>,
         mut kv: KvBackward<'_, D>,
         taps: Option<&TapGrads<D>>,
         reach: Reach,
     ) -> Result<Option<D::Tensor>> {
         let eps = self.config.rms_norm_eps;
+        place.dropout = saved.dropout;
         // The gradient of the residual stream, carried down through the layers.
         let mut d = device.cleared(dhidden.rows(), dhidden.cols())?;
         let norm = params.get(self.norm);
@@ -181,12 +182,12 @@ impl<D: Device> Transformer<D> {
         i: usize,
         s: LayerSaved<D>,
         stream2: &D::Tensor,
-        &Place { positions, spans }: &Place<'_, D>,
+        place: &Place<'_, D>,
         kv: &mut KvBackward<'_, D>,
         d: &mut D::Tensor,
         below: bool,
     ) -> Result<()> {
-        let (eps, heads, layer) = (self.config.rms_norm_eps, self.heads(), &self.layers[i]);
+        let (eps, heads, layer) = (self.config.rms_norm_eps, self.heads(), place.layer(i, &self.layers[i]));
         let (t, h) = (d.rows(), d.cols());
         let LayerSaved { stream1, n1, q, kv: own, qkv, attn, lse, n2, mut gate, mut up, act, low } = s;
         let [o_low, gate_low, up_low, down_low] = low;
@@ -204,10 +205,10 @@ impl<D: Device> Transformer<D> {
         let mut dattn = device.empty(t, heads.q_width())?;
         layer.o.backward(device, params, grads, &attn, &o_low, d, Some((&mut dattn, 0.0)))?;
         let attention = AttentionSaved { q: &q, kv: own.as_ref(), attn: &attn, lse: &lse, dattn: &dattn };
-        let dqkv = kv.attention(device, heads, spans, i, attention)?;
+        let dqkv = kv.attention(device, heads, place.spans, i, attention)?;
         let input = below || grads.trains(layer.input_norm);
         let dn1 = input.then_some(&mut dn);
-        self.qkv_backward(device, params, grads, i, &n1, &qkv, positions, dqkv, dn1)?;
+        self.qkv_backward(device, params, grads, &layer, &n1, &qkv, place.positions, dqkv, dn1)?;
         if input {
             let input_norm = params.get(layer.input_norm);
             device.rms_norm_backward(&dn, &stream1, input_norm, eps, d, grads.get_mut(layer.input_norm))?;

@@ -54,21 +54,21 @@ impl<D: Device> Transformer<D> {
         i: usize,
         stream1: D::Tensor,
         n1: D::Tensor,
-        &Place { positions, spans }: &Place<'_, D>,
+        place: &Place<'_, D>,
         target: &mut KvTarget<'_, D>,
         with_grads: bool,
     ) -> Result<BeforeDown<D>> {
-        let (eps, heads, layer) = (self.config.rms_norm_eps, self.heads(), &self.layers[i]);
+        let (eps, heads, layer) = (self.config.rms_norm_eps, self.heads(), place.layer(i, &self.layers[i]));
         let (t, h) = (stream1.rows(), stream1.cols());
         let mut attn = device.empty(t, heads.q_width())?;
         let mut lse = if with_grads { Some(device.zeros(t, heads.heads)?) } else { None };
-        let Qkv { q, kv, saved: qkv } = self.qkv(device, params, i, &n1, positions, target)?;
+        let Qkv { q, kv, saved: qkv } = self.qkv(device, params, i, &n1, place, target)?;
         let [k, v] = match (&kv, &*target) {
             (Some([k, v]), _) => [k, v],
             (None, KvTarget::Beside { keys, values, .. }) => [&keys[i], &values[i]],
             (None, KvTarget::Own { .. }) => return Err(nothing_kept()),
         };
-        device.attention(heads, spans, &q, k, v, &mut attn, lse.as_mut())?;
+        device.attention(heads, place.spans, &q, k, v, &mut attn, lse.as_mut())?;
         let (o, o_low) = layer.o.forward(device, params, &attn)?;
         let mut stream2 = device.empty(t, h)?;
         let mut n2 = device.empty(t, h)?;
@@ -97,13 +97,13 @@ impl<D: Device> Transformer<D> {
         place: &Place<'_, D>,
         mut target: KvTarget<'_, D>,
     ) -> Result<(LayerSaved<D>, D::Tensor)> {
-        let layer = &self.layers[i];
+        let layer = place.layer(i, &self.layers[i]);
         let (w, eps) = (params.get(layer.input_norm), self.config.rms_norm_eps);
         let Normalised { stream, norm, .. } = normalise(device, input, None, w, eps)?;
         let block = self.before_down(device, params, i, stream, norm, place, &mut target, true)?;
         let mut saved = block.saved.ok_or_else(nothing_kept)?;
         let low = layer.down.low(device, params, &block.act)?;
-        saved.keep_down(layer, grads, block.act, low);
+        saved.keep_down(&layer, grads, block.act, low);
         Ok((saved, block.stream2))
     }
 }

@@ -8,7 +8,8 @@ use super::block::{LayerSaved, Normalised, normalise};
 use super::place::{KvTarget, Place};
 use super::{Taps, Transformer};
 use crate::Result;
-use crate::device::Device;
+use crate::device::{Device, TensorInfo};
+use crate::model::dropout::PassDropout;
 use crate::model::kv_cache::{Extension, KvCache};
 use crate::model::layout::Layout;
 use crate::model::params::{Grads, Params};
@@ -20,6 +21,8 @@ pub(super) struct PassSaved<D: Device> {
     pub(super) stream2: Vec<D::Tensor>,
     /// The stream that enters the last norm.
     pub(super) stream: D::Tensor,
+    /// What the adapters did not see.
+    pub(super) dropout: Option<PassDropout>,
 }
 
 /// Values that a layer leaves for its backward pass.
@@ -67,7 +70,7 @@ impl<D: Device> Transformer<D> {
         taps: Option<&mut Taps<D>>,
     ) -> Result<(D::Tensor, Option<ForwardSaved<D>>)> {
         let target = KvTarget::Own { shared: layout.shared.as_ref() };
-        let place = Place { positions: &layout.positions, spans: &layout.spans };
+        let place = Place { positions: &layout.positions, spans: &layout.spans, dropout: None };
         let (hidden, saved) = self.pass(device, params, x, place, target, grads, taps)?;
         Ok((hidden, saved.map(|pass| ForwardSaved { pass })))
     }
@@ -88,23 +91,25 @@ impl<D: Device> Transformer<D> {
         let positions = device.index(&extension.positions)?;
         let rows = device.index(&extension.rows)?;
         let target = KvTarget::Beside { keys: &mut cache.keys, values: &mut cache.values, rows: &rows };
-        let place = Place { positions: &positions, spans: &extension.spans };
+        let place = Place { positions: &positions, spans: &extension.spans, dropout: None };
         Ok(self.pass(device, params, x, place, target, None, None)?.0)
     }
 
-    /// One pass through all blocks: input embeddings `x[T, H]` to the final hidden states `[T, H]`.
+    /// One pass through all blocks: input embeddings `x[T, H]` to the final hidden states `[T, H]`. With `grads` it is a
+    /// pass of training, and takes their dropout.
     #[allow(clippy::too_many_arguments)]
     pub(super) fn pass(
         &self,
         device: &D,
         params: &Params<D>,
         x: D::Tensor,
-        place: Place<'_, D>,
+        mut place: Place<'_, D>,
         mut target: KvTarget<'_, D>,
         grads: Option<&Grads<D>>,
         mut taps: Option<&mut Taps<D>>,
     ) -> Result<(D::Tensor, Option<PassSaved<D>>)> {
         let eps = self.config.rms_norm_eps;
+        place.dropout = grads.and_then(|grads| grads.next_dropout(x.rows()));
         let (mut saved, mut streams2) = (Vec::new(), Vec::new());
         // The stream before a layer, and the output of the layer before it, not yet added.
         let (mut stream, mut delta): (D::Tensor, Option<D::Tensor>) = (x, None);
@@ -119,7 +124,7 @@ impl<D: Device> Transformer<D> {
             }
             let block =
                 self.before_down(device, params, i, stream1, n1, &place, &mut target, grads.is_some())?;
-            let (down, down_low) = layer.down.forward(device, params, &block.act)?;
+            let (down, down_low) = place.layer(i, layer).down.forward(device, params, &block.act)?;
             if let (Some(grads), Some(mut all)) = (grads, block.saved) {
                 saved.push(if self.recompute {
                     KeptLayer::Input(all.stream1)
@@ -138,6 +143,9 @@ impl<D: Device> Transformer<D> {
         if let Some(taps) = taps {
             taps.keep(device, &hidden)?;
         }
-        Ok((hidden, grads.map(|_| PassSaved { layers: saved, stream2: streams2, stream })))
+        Ok((
+            hidden,
+            grads.map(|_| PassSaved { layers: saved, stream2: streams2, stream, dropout: place.dropout }),
+        ))
     }
 }

@@ -1,7 +1,10 @@
 //! Where the rows of a pass stand, and where their keys and values go.
 
+use super::Layer;
 use crate::device::{Device, Span};
+use crate::model::dropout::PassDropout;
 use crate::model::layout::SharedKeys;
+use crate::model::linear::{Linear, Lora};
 
 /// Where the rows of a pass stand.
 pub(super) struct Place<'a, D: Device> {
@@ -9,6 +12,19 @@ pub(super) struct Place<'a, D: Device> {
     pub(super) positions: &'a D::Index,
     /// The rows that each sequence attends to.
     pub(super) spans: &'a [Span],
+    /// What the adapters do not see of the rows; of a training pass alone.
+    pub(super) dropout: Option<PassDropout>,
+}
+
+impl<D: Device> Place<'_, D> {
+    /// Layer `i` as it is in this pass: with the dropout of its adapters.
+    pub(super) fn layer(&self, i: usize, layer: &Layer) -> Layer {
+        let mut projections = 0..;
+        layer.map_projections(|linear| {
+            let dropout = self.dropout.zip(projections.next()).map(|(pass, p)| pass.of(i, p));
+            Linear { lora: linear.lora.map(|lora| Lora { dropout, ..lora }), ..linear }
+        })
+    }
 }
 
 /// Where the keys and values of a pass go.

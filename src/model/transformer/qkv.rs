@@ -1,7 +1,7 @@
 //! Queries, keys and values of a block: from its normalised input to the operands of attention, and back.
 
-use super::place::KvTarget;
-use super::{Transformer, nothing_kept};
+use super::place::{KvTarget, Place};
+use super::{Layer, Transformer, nothing_kept};
 use crate::Result;
 use crate::device::{Device, TensorInfo};
 use crate::model::linear::{Linear, LinearSaved};
@@ -31,10 +31,10 @@ impl<D: Device> Transformer<D> {
         params: &Params<D>,
         i: usize,
         n1: &D::Tensor,
-        positions: &D::Index,
+        place: &Place<'_, D>,
         target: &mut KvTarget<'_, D>,
     ) -> Result<Qkv<D>> {
-        let layer = &self.layers[i];
+        let (layer, positions) = (place.layer(i, &self.layers[i]), place.positions);
         match target {
             KvTarget::Own { shared } => {
                 let (q, q_low) = layer.q.forward(device, params, n1)?;
@@ -103,7 +103,7 @@ impl<D: Device> Transformer<D> {
         Ok(dx)
     }
 
-    /// Adds to the gradients of the three projections of layer `i`, given those of its rotated queries and keys and of
+    /// Adds to the gradients of the three projections of `layer`, given those of its rotated queries and keys and of
     /// its values, `[dq, dk, dv]`. Overwrites `dn1` with the gradient of their input where given.
     #[allow(clippy::too_many_arguments)]
     pub(super) fn qkv_backward(
@@ -111,14 +111,13 @@ impl<D: Device> Transformer<D> {
         device: &D,
         params: &Params<D>,
         grads: &mut Grads<D>,
-        i: usize,
+        layer: &Layer,
         n1: &D::Tensor,
         saved: &QkvSaved<D>,
         positions: &D::Index,
         [mut dq, mut dk, dv]: [D::Tensor; 3],
         mut dn1: Option<&mut D::Tensor>,
     ) -> Result<()> {
-        let layer = &self.layers[i];
         device.rotary(&mut dq, positions, &self.inv_freq, -1.0)?;
         device.rotary(&mut dk, positions, &self.inv_freq, -1.0)?;
         let [q, k] = saved.before_norms.each_ref().map(Option::as_ref);

@@ -130,6 +130,9 @@ flags! {
         /// Numerator of the adapter's scale
         #[arg(value_name = "ALPHA")]
         lora_alpha: f64,
+        /// Probability with which an adapter does not see an element of its input in training
+        #[arg(value_name = "P", allow_hyphen_values = true)]
+        lora_dropout: f64,
         /// Adapted projections; all-linear means all seven
         #[arg(value_delimiter = ',', value_name = "NAMES")]
         lora_targets: Vec<NamedTargets>,

@@ -46,7 +46,7 @@ const RANGES: &[(Range, &[&str])] = &[
         &["weight_decay", "clip", "kl_weight", "latent_temperature", "eol_temperature", "temperature"],
     ),
     (Range::Between(0.0, 1.0), &["auto_prob"]),
-    (Range::Below(0.0, 1.0), &["clip_eps"]),
+    (Range::Below(0.0, 1.0), &["clip_eps", "lora_dropout"]),
     (Range::AboveTo(0.0, 1.0), &["top_p"]),
 ];
 

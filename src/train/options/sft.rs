@@ -64,6 +64,9 @@ pub struct TrainOptions {
     pub auto_prob: f64,
     /// Standard deviation of the embeddings; `None`: stored with the checkpoint, or computed from the weights.
     pub embeds_std: Option<f32>,
+    /// Probability in [0, 1) with which an adapter does not see an element of its input in training; without `full`. That
+    /// of a checkpoint to start from is not taken over.
+    pub lora_dropout: f64,
     /// Batches summed into one step.
     pub accumulate: usize,
     /// The measure by which checkpoints are best.
@@ -91,6 +94,7 @@ setters!(TrainOptions {
     entropy_weight: f32,
     pred_embed_forward_weight: f32,
     auto_prob: f64,
+    lora_dropout: f64,
     accumulate: usize,
     monitor: Monitor,
     watchdog: u64,
@@ -126,6 +130,7 @@ impl Default for TrainOptions {
             pred_embed_forward_weight: objective.pred_embed_forward_weight,
             auto_prob: 0.0,
             embeds_std: None,
+            lora_dropout: 0.0,
             accumulate: 1,
             monitor: Monitor::Accuracy,
             max_length: None,
@@ -169,6 +174,7 @@ impl TrainFlags {
             pred_embed_forward_weight: self.pred_embed_forward_weight.unwrap_or(d.pred_embed_forward_weight),
             auto_prob: self.auto_prob.unwrap_or(d.auto_prob),
             embeds_std: self.embeds_std,
+            lora_dropout: self.lora_dropout.unwrap_or(d.lora_dropout),
             accumulate: self.accumulate.unwrap_or(d.accumulate),
             monitor: self.monitor.unwrap_or(d.monitor),
             max_length: self.max_length,
@@ -208,6 +214,7 @@ impl TrainOptions {
             pred_embed_forward_weight: Some(o.pred_embed_forward_weight),
             auto_prob: Some(o.auto_prob),
             embeds_std: o.embeds_std,
+            lora_dropout: Some(o.lora_dropout),
             accumulate: Some(o.accumulate),
             monitor: Some(o.monitor),
             max_length: o.max_length,

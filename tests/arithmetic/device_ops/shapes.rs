@@ -3,7 +3,7 @@
 use colar_engine::Error;
 use colar_engine::device::prelude::*;
 use colar_engine::device::{
-    AdamW, AdamWTensor, CrossEntropyGrads, Draw, Dtype, HeadShape, LatentLoss, LatentPolicyGrads,
+    AdamW, AdamWTensor, CrossEntropyGrads, Draw, Dropout, Dtype, HeadShape, LatentLoss, LatentPolicyGrads,
     LatentWeights, PolicyObjective, PolicyTerms, Span, TokenChoice, Upstream,
 };
 
@@ -191,6 +191,10 @@ fn layers() {
     buffers(d, "swiglu_backward", &[same, same, same], &[], |b| {
         let [dout, gate, up] = b else { unreachable!() };
         d.swiglu_backward(dout, gate, up)
+    });
+    buffers(d, "dropout", &[same, same], &[], |b| {
+        let [x, out] = b else { unreachable!() };
+        d.dropout(Dropout { p: 0.5, key: 1, counter: [0, 1, 2] }, x, 1.0, out)
     });
     buffers(d, "gelu", &[same, same], &[], |b| {
         let [x, out] = b else { unreachable!() };

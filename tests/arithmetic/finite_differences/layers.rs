@@ -1,5 +1,6 @@
 //! Layers with weights: linear with bias and adapter, and the latent head whole.
 
+use colar_engine::device::Dropout;
 use colar_engine::device::prelude::*;
 use colar_engine::model::latent_head::LatentHead;
 use colar_engine::model::latent_head::LatentHeadConfig;
@@ -19,10 +20,15 @@ fn spec(name: &str, rows: usize, cols: usize) -> WeightSpec {
 
 #[test]
 fn linear_with_bias_and_adapter() {
-    linear(&cpu());
+    linear(&cpu(), None);
 }
 
-fn linear<D: Device>(d: &D) {
+#[test]
+fn linear_with_dropout_before_its_adapter() {
+    linear(&cpu(), Some(Dropout { p: 0.4, key: 5, counter: [2, 1, 0x100] }));
+}
+
+fn linear<D: Device>(d: &D, dropout: Option<Dropout>) {
     let (rows, input, output, rank) = (7, 19, 23, 5);
     // x, W, b, A, B
     let inputs = [
@@ -39,7 +45,7 @@ fn linear<D: Device>(d: &D) {
         .zip(&inputs[1..])
         .map(|(name, x)| params.add(spec(name, x.rows, x.cols), x.up(d)))
         .collect();
-    let lora = Lora { a: ids[2], b: ids[3], scale: 0.25 };
+    let lora = Lora { a: ids[2], b: ids[3], scale: 0.25, dropout };
     let layer = Linear { weight: ids[0], bias: Some(ids[1]), lora: Some(lora) };
 
     let mut grads = Grads::new(d, &params, Groups::ALL).unwrap();

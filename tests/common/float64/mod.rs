@@ -12,6 +12,7 @@ mod activation;
 mod attention;
 mod cross_entropy;
 mod device;
+mod dropout;
 mod latent;
 mod matmul;
 mod memory;
