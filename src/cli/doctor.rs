@@ -1,14 +1,15 @@
 //! `doctor`: what the engine finds on this machine, and whether it computes as it should.
 
 mod libraries;
+mod report;
 mod text;
 
 use clap::Args;
-use serde::Serialize;
 
-use self::libraries::{GpuLibrary, gpu_libraries};
+use self::libraries::gpu_libraries;
+use self::report::{Found, Report, State, Works};
 use super::terminal;
-use crate::bench::{SelfTest, Timer, copy_ceiling, product_ceiling, self_test};
+use crate::bench::{Timer, copy_ceiling, product_ceiling, self_test};
 use crate::device::cpu::level;
 use crate::device::{Device, DeviceKind, DeviceTask, run_on_device};
 use crate::model::presets::Preset;
@@ -31,59 +32,6 @@ pub struct DoctorArgs {
     /// Print JSON
     #[arg(long)]
     json: bool,
-}
-
-/// All that is reported.
-#[derive(Serialize)]
-struct Report {
-    version: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    commit: Option<&'static str>,
-    /// The system and processor architecture that the binary was built for.
-    target: String,
-    /// Instruction sets that the processor has loops for, the narrowest first.
-    instruction_sets: Vec<&'static str>,
-    instruction_set: &'static str,
-    /// Cores that the process may use.
-    cores: usize,
-    /// Memory of the machine, where the system tells it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    memory_bytes: Option<u64>,
-    /// The targets that the kernels were compiled for; none in a build without them.
-    gpu_kernels: Vec<&'static str>,
-    gpu_libraries: Vec<GpuLibrary>,
-    devices: Vec<Found>,
-}
-
-/// A device, or why there is none.
-#[derive(Serialize)]
-struct Found {
-    device: &'static str,
-    #[serde(flatten)]
-    state: State,
-}
-
-#[derive(Serialize)]
-#[serde(untagged)]
-enum State {
-    Works(Box<Works>),
-    Missing { missing: String },
-}
-
-/// A device that is there.
-#[derive(Serialize)]
-struct Works {
-    hardware: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    driver: Option<String>,
-    dtype: String,
-    /// Bytes read and written by a large copy, 1e9 a second; not of `cuda-host`, which is for tests.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    copy_gb_per_s: Option<f64>,
-    /// Operations of a large product, 1e12 a second.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    product_tflop_per_s: Option<f64>,
-    self_test: SelfTest,
 }
 
 /// Runs `doctor`.

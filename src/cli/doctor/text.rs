@@ -1,6 +1,6 @@
 //! The report as lines for a person.
 
-use super::{Found, Report, State};
+use super::report::{Found, Report, State};
 use crate::bench::SelfTest;
 use crate::device::cpu::level;
 
