@@ -86,6 +86,7 @@ trait OnDevice: Served {
     fn tokenizer(&self) -> &Tokenizer;
     fn has_latent_head(&self) -> bool;
     fn method(&self) -> Option<Method>;
+    fn reasoning_end(&self, method: Method) -> Option<u32>;
     fn generate(
         &self,
         requests: &[Request],
@@ -137,6 +138,14 @@ impl<D: Device> OnDevice for Loaded<D> {
 
     fn method(&self) -> Option<Method> {
         self.opened.method
+    }
+
+    fn reasoning_end(&self, method: Method) -> Option<u32> {
+        match method {
+            Method::Colar => None,
+            Method::Distill if self.opened.codi.is_some() => None,
+            Method::Cot | Method::Icot | Method::Coconut | Method::Distill => Some(self.opened.separator),
+        }
     }
 
     fn generate(
@@ -216,6 +225,11 @@ impl Engine {
     /// How the checkpoint was trained, where it says so.
     pub fn method(&self) -> Option<Method> {
         self.model.method()
+    }
+
+    /// The token that ends a reasoning in words under a method; `None` under one that writes no words but the answer's.
+    pub fn reasoning_end(&self, method: Method) -> Option<u32> {
+        self.model.reasoning_end(method)
     }
 
     /// Runs one request.
@@ -305,6 +319,19 @@ impl Engine {
         progress: &mut dyn FnMut(usize),
     ) -> Result<Score> {
         self.model.score(samples, options, progress)
+    }
+
+    /// The tokens of a text, without special ones around it.
+    ///
+    /// # Errors
+    /// Errors of the tokenizer.
+    pub fn tokens(&self, text: &str) -> Result<Vec<u32>> {
+        self.model.tokenizer().encode(text)
+    }
+
+    /// Tokens that the tokenizer knows: their ids are below this number.
+    pub fn vocab_size(&self) -> usize {
+        self.model.tokenizer().vocab_size()
     }
 
     /// The text of one token, as it stands in the middle of a text.

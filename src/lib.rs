@@ -141,7 +141,7 @@
 //!
 //! # Features
 //!
-//! `cli` (the command line), `plots`, `train`, `cuda` and `cuda-host` are on by default. With none of them the crate loads,
+//! `cli` (the command line), `plots`, `train`, `serve` (an HTTP server), `cuda` and `cuda-host` are on by default. With none of them the crate loads,
 //! generates and evaluates on the CPU: `cargo add colar-engine --no-default-features`.
 //!
 //! Modules that this page does not list are there for the package's own tests, benchmarks and binary, and change without notice.
@@ -180,6 +180,8 @@ pub mod model;
 pub mod random;
 #[doc(hidden)]
 pub mod range;
+#[cfg(feature = "serve")]
+pub mod serve;
 #[cfg(feature = "train")]
 pub mod train;
 

@@ -34,7 +34,7 @@ pub(super) fn run(flags: TrainFlags, resume: bool) -> Result<()> {
     let (device, threads) = (flags.device.unwrap_or_default(), flags.threads.unwrap_or(0));
     let again = format!("colar-engine train --out {} --resume", options.out.display());
     signals::resumable(
-        run_on_device(device.for_training(), flags.dtype, threads, Embedded(options, signals::watch()?)),
+        run_on_device(device.for_training(), flags.dtype, threads, Embedded(options, signals::stop()?)),
         &again,
     )
 }

@@ -18,6 +18,8 @@ mod questions;
 mod ranges;
 mod sampling;
 pub mod score;
+#[cfg(feature = "serve")]
+pub mod serve;
 mod shown;
 mod signals;
 mod sparkline;
@@ -52,6 +54,8 @@ struct Cli {
 enum Command {
     Train(train::TrainArgs),
     Generate(generate::GenerateArgs),
+    #[cfg(feature = "serve")]
+    Serve(serve::ServeArgs),
     Eval(eval::EvalArgs),
     Status(status::StatusArgs),
     Compare(compare::CompareArgs),
@@ -116,6 +120,8 @@ fn dispatch(cli: Cli, started: std::time::Instant) -> Result<()> {
     match cli.command {
         Command::Train(args) => train::run(args),
         Command::Generate(args) => generate::run(&args),
+        #[cfg(feature = "serve")]
+        Command::Serve(args) => serve::run(args),
         Command::Eval(args) => eval::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Compare(args) => compare::run(&args),

@@ -1,5 +1,4 @@
-//! SIGINT, SIGTERM and SIGHUP during a run: the first stops it after its step, with its state saved, the second at
-//! once.
+//! SIGINT, SIGTERM and SIGHUP: the first asks what runs to stop, the second ends the process at once.
 
 use std::sync::atomic::{AtomicI32, Ordering};
 
@@ -9,31 +8,39 @@ use crate::{Error, Result};
 /// The signal that asked the run to stop; 0 for none.
 static RECEIVED: AtomicI32 = AtomicI32::new(0);
 
-/// Turns the first of these signals into a request to stop, and lets the next end the process.
+/// Turns the first of these signals into a request to stop a run after its step, with its state saved.
+///
+/// # Errors
+/// As [`watch`].
+pub fn stop() -> Result<Stop> {
+    let stop = Stop::default();
+    let request = stop.clone();
+    // Files are replaced whole, so the second signal is no worse than a kill.
+    watch("stopping after this step; once more stops at once, without saving", move || request.request())?;
+    Ok(stop)
+}
+
+/// Calls `first` and says `note` at the first of these signals, and lets the next end the process.
 ///
 /// # Errors
 /// When the operating system refuses the handlers or the thread that waits for them.
 #[cfg(unix)]
-pub fn watch() -> Result<Stop> {
+pub fn watch(note: &'static str, first: impl FnOnce() + Send + 'static) -> Result<()> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
     use signal_hook::iterator::Signals;
 
-    let stop = Stop::default();
-    let request = stop.clone();
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(Error::io("signal handlers"))?;
+    let mut first = Some(first);
     let wait = move || {
         for signal in &mut signals {
-            if request.requested() {
-                // Files are replaced whole, so this is no worse than a kill.
-                std::process::exit(128 + signal);
-            }
+            let Some(first) = first.take() else { std::process::exit(128 + signal) };
             RECEIVED.store(signal, Ordering::Relaxed);
-            request.request();
-            super::terminal::note("stopping after this step; once more stops at once, without saving");
+            first();
+            super::terminal::note(note);
         }
     };
     std::thread::Builder::new().name("signals".to_owned()).spawn(wait).map_err(Error::io("a thread"))?;
-    Ok(stop)
+    Ok(())
 }
 
 /// No signals are caught.
@@ -41,8 +48,8 @@ pub fn watch() -> Result<Stop> {
 /// # Errors
 /// None.
 #[cfg(not(unix))]
-pub fn watch() -> Result<Stop> {
-    Ok(Stop::default())
+pub fn watch(_: &'static str, _: impl FnOnce() + Send + 'static) -> Result<()> {
+    Ok(())
 }
 
 /// The exit code of a process that ended early because of a signal, by the shell's convention.

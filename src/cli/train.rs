@@ -78,7 +78,7 @@ pub fn run(args: TrainArgs) -> Result<()> {
             return terminal::print(&dry_run::report(&crate::train::dry_run_rl(options)?));
         }
         let again = go_on_with(&options.run.out);
-        return signals::resumable(reinforce(options, resume, &signals::watch()?), &again);
+        return signals::resumable(reinforce(options, resume, &signals::stop()?), &again);
     }
     let options = flags.resolve()?;
     if args.dry_run {
@@ -88,7 +88,7 @@ pub fn run(args: TrainArgs) -> Result<()> {
         return try_rates(&options, &args.lr_sweep);
     }
     let again = go_on_with(&options.run.out);
-    signals::resumable(supervise(options, resume, &signals::watch()?), &again)
+    signals::resumable(supervise(options, resume, &signals::stop()?), &again)
 }
 
 /// Tries learning rates one after the other.
@@ -100,7 +100,7 @@ fn try_rates(options: &TrainOptions, lrs: &[f32]) -> Result<()> {
         range.check("lr_sweep", &lrs.to_vec())?;
     }
     let mut shown: Option<(f32, Shown)> = None;
-    let rows = crate::train::sweep(options, lrs, &signals::watch()?, &mut |lr, progress| {
+    let rows = crate::train::sweep(options, lrs, &signals::stop()?, &mut |lr, progress| {
         if shown.as_ref().is_none_or(|(of, _)| *of != lr) {
             if let Some((_, before)) = shown.take() {
                 before.finish();

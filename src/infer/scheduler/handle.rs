@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::inbox::Signals;
@@ -80,6 +81,20 @@ impl Handle {
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => Some(self.lost()),
         }
+    }
+
+    /// The next update, for tasks of an async runtime: where there is none yet, the task of `context` is woken when there is.
+    /// `None` after the last.
+    pub fn poll_next(&mut self, context: &Context<'_>) -> Poll<Option<Update>> {
+        if let Some(update) = self.try_next() {
+            return Poll::Ready(Some(update));
+        }
+        if self.over {
+            return Poll::Ready(None);
+        }
+        self.control.signals.wake_at_news(context.waker());
+        // One may have come before there was somebody to wake.
+        self.try_next().map_or(Poll::Pending, |update| Poll::Ready(Some(update)))
     }
 
     /// Waits for the end.

@@ -4,17 +4,19 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
 use std::time::Instant;
 
 use super::update::Update;
 use crate::infer::sequence::Prepared;
 use crate::{Error, Result};
 
-/// Wishes of other threads for a request that is on its way.
+/// Wishes of other threads for a request that is on its way, and who is to hear of its news.
 #[derive(Debug, Default)]
 pub(super) struct Signals {
     pub cancel: AtomicBool,
     pub end_reasoning: AtomicBool,
+    waker: Mutex<Option<Waker>>,
 }
 
 impl Signals {
@@ -25,12 +27,52 @@ impl Signals {
     pub(super) fn is_set(flag: &AtomicBool) -> bool {
         flag.load(Ordering::Acquire)
     }
+
+    /// Has the task woken at the next news.
+    pub(super) fn wake_at_news(&self, waker: &Waker) {
+        *self.waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(waker.clone());
+    }
+
+    fn wake(&self) {
+        let waker = self.waker.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+/// The end of a request's news at which they are told.
+pub(super) struct News {
+    /// `None` once nothing more is told.
+    updates: Option<Sender<Update>>,
+    signals: Arc<Signals>,
+}
+
+impl News {
+    pub(super) fn new(updates: Sender<Update>, signals: Arc<Signals>) -> Self {
+        News { updates: Some(updates), signals }
+    }
+
+    /// Tells the update; whether somebody is there to hear it.
+    pub(super) fn tell(&self, update: Update) -> bool {
+        let heard = self.updates.as_ref().is_some_and(|updates| updates.send(update).is_ok());
+        self.signals.wake();
+        heard
+    }
+}
+
+impl Drop for News {
+    fn drop(&mut self) {
+        // A task that is woken must find the channel closed.
+        self.updates = None;
+        self.signals.wake();
+    }
 }
 
 /// The one who submitted a request.
 pub(super) struct Client {
     pub signals: Arc<Signals>,
-    pub updates: Sender<Update>,
+    pub news: News,
     pub submitted: Instant,
     pub deadline: Option<Instant>,
 }
@@ -51,6 +93,8 @@ pub(super) struct Job {
 pub struct SchedulerLoad {
     /// Requests that wait.
     pub queued: usize,
+    /// Tokens of their prompts.
+    pub queued_tokens: usize,
     /// Requests that run, those that read their prompts included.
     pub running: usize,
     /// Positions of the cache.
@@ -79,22 +123,30 @@ struct State {
     next_id: usize,
 }
 
+impl State {
+    fn count_queue(&mut self) {
+        self.load.queued = self.queue.len();
+        self.load.queued_tokens = self.queue.iter().map(|job| job.prepared.prompt_ids.len()).sum();
+    }
+}
+
 /// Requests that wait, first come, first served.
 pub(crate) struct Inbox {
     state: Mutex<State>,
     arrived: Condvar,
     max_queued: usize,
+    max_queued_tokens: usize,
 }
 
 impl Inbox {
-    pub(super) fn new(max_queued: usize) -> Self {
+    pub(super) fn new(max_queued: usize, max_queued_tokens: usize) -> Self {
         let state = State {
             queue: VecDeque::new(),
             coming: Coming::More,
             load: SchedulerLoad::default(),
             next_id: 0,
         };
-        Inbox { state: Mutex::new(state), arrived: Condvar::new(), max_queued }
+        Inbox { state: Mutex::new(state), arrived: Condvar::new(), max_queued, max_queued_tokens }
     }
 
     /// The state is whole whenever the lock is free, so a panic of another thread leaves it good.
@@ -109,15 +161,17 @@ impl Inbox {
             return Err(Error::other("the scheduler has stopped"));
         }
         let ahead = state.queue.len();
-        if ahead >= self.max_queued {
+        let tokens = state.load.queued_tokens.saturating_add(prepared.prompt_ids.len());
+        // A prompt may be longer than all that may wait; it then waits alone.
+        if ahead >= self.max_queued || (ahead > 0 && tokens > self.max_queued_tokens) {
             return Err(Error::QueueFull { queued: ahead });
         }
         let id = state.next_id;
         state.next_id += 1;
         // Whoever is not there to hear it is found out at the first step.
-        let _ = client.updates.send(Update::Queued { ahead });
+        client.news.tell(Update::Queued { ahead });
         state.queue.push_back(Job { id, prepared, room, client });
-        state.load.queued = state.queue.len();
+        state.count_queue();
         drop(state);
         self.arrived.notify_one();
         Ok(())
@@ -156,7 +210,7 @@ impl Inbox {
     pub(super) fn pop(&self) -> Option<Job> {
         let mut state = self.lock();
         let job = state.queue.pop_front();
-        state.load.queued = state.queue.len();
+        state.count_queue();
         job
     }
 
@@ -168,13 +222,14 @@ impl Inbox {
         }
         let (out, stay): (Vec<Job>, Vec<Job>) = state.queue.drain(..).partition(leaves);
         state.queue.extend(stay);
-        state.load.queued = state.queue.len();
+        state.count_queue();
         out
     }
 
-    /// For the worker: reports all but the length of the queue.
+    /// For the worker: reports all but the queue.
     pub(super) fn report(&self, load: SchedulerLoad) {
         let mut state = self.lock();
-        state.load = SchedulerLoad { queued: state.queue.len(), ..load };
+        state.load = load;
+        state.count_queue();
     }
 }

@@ -24,7 +24,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use inbox::{Client, Coming, Inbox, Signals};
+use inbox::{Client, Coming, Inbox, News, Signals};
 
 use super::generate::room;
 use super::loaded::Loaded;
@@ -86,7 +86,7 @@ impl Scheduler {
     /// Starts a scheduler on a model.
     pub(crate) fn start(model: Arc<dyn Served>, options: SchedulerOptions) -> Result<Self> {
         options.validate()?;
-        let inbox = Arc::new(Inbox::new(options.max_queued));
+        let inbox = Arc::new(Inbox::new(options.max_queued, options.max_queued_tokens));
         let (begun, hears) = channel();
         let worker = {
             let (model, inbox, options) = (Arc::clone(&model), Arc::clone(&inbox), options.clone());
@@ -104,7 +104,7 @@ impl Scheduler {
     ///
     /// # Errors
     /// Sampling values out of range, a method that the model has no head for, a request that can need more positions than
-    /// the cache has; [`Error::QueueFull`] where as many wait as may.
+    /// the cache has; [`Error::QueueFull`] where as many requests or tokens wait as may.
     pub fn submit(&self, request: &Request) -> Result<Handle> {
         self.append(request, None)
     }
@@ -129,7 +129,8 @@ impl Scheduler {
         }
         let (updates, receiver) = channel();
         let signals = Arc::new(Signals::default());
-        let client = Client { signals: Arc::clone(&signals), updates, submitted, deadline };
+        let news = News::new(updates, Arc::clone(&signals));
+        let client = Client { signals: Arc::clone(&signals), news, submitted, deadline };
         self.inbox.submit(prepared, room, client)?;
         Ok(Handle::new(receiver, signals))
     }

@@ -17,6 +17,8 @@ pub struct SchedulerOptions {
     pub max_running: usize,
     /// Most requests that wait; one more is refused.
     pub max_queued: usize,
+    /// Most tokens of prompts that wait; a request that would make them more is refused unless nothing waits.
+    pub max_queued_tokens: usize,
     /// Positions of the cache. A request runs when there is room, in blocks of 16 positions, for all that it can need: its
     /// prompt, `max_latents` or `max_cot_tokens`, the separator and `max_new_tokens`.
     pub cache_positions: usize,
@@ -33,6 +35,7 @@ pub struct SchedulerOptions {
 setters!(SchedulerOptions {
     max_running: usize,
     max_queued: usize,
+    max_queued_tokens: usize,
     cache_positions: usize,
     prefill_tokens: usize,
     gather_steps: usize,
@@ -44,6 +47,7 @@ impl Default for SchedulerOptions {
         SchedulerOptions {
             max_running: 16,
             max_queued: 1024,
+            max_queued_tokens: 1 << 20,
             cache_positions: 4096,
             prefill_tokens: 128,
             gather_steps: 2,

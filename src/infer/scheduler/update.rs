@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::Error;
-use crate::infer::request::Generation;
+use crate::infer::request::{Generation, TraceToken};
 
 /// News of a request.
 #[derive(Debug)]
@@ -20,6 +20,13 @@ pub enum Update {
     Latent {
         /// Its number, counted from 1.
         number: usize,
+    },
+    /// The tokens nearest to a latent or thought, of a request that asks for them.
+    Traced {
+        /// Its number, counted from 1.
+        number: usize,
+        /// The tokens, nearest first.
+        tokens: Vec<TraceToken>,
     },
     /// A token was chosen.
     Token {

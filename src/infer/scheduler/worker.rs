@@ -55,6 +55,8 @@ struct Member {
     id: usize,
     client: Client,
     admitted: Instant,
+    /// Latents whose nearest tokens have been told.
+    traced: usize,
     /// Nobody listens any more.
     deserted: bool,
     /// Why it was ended from outside.
@@ -63,8 +65,13 @@ struct Member {
 }
 
 impl Member {
+    /// One that runs, or waits no more.
+    fn new(id: usize, client: Client, admitted: Instant) -> Self {
+        Member { id, client, admitted, traced: 0, deserted: false, ended: None, failed: None }
+    }
+
     fn tell(&mut self, update: Update) {
-        self.deserted |= self.client.updates.send(update).is_err();
+        self.deserted |= !self.client.news.tell(update);
     }
 }
 
@@ -95,7 +102,7 @@ impl<D: Device> Running<'_, D> {
             let ended = ending(&client, stop, now);
             let mut sequence = Sequence::new(id, 0, prepared, now);
             sequence.stop();
-            let member = Member { id, client, admitted: now, deserted: false, ended, failed: None };
+            let member = Member { ended, ..Member::new(id, client, now) };
             say_goodbye(self.parts, sequence, member);
         }
         for (member, sequence) in self.members.iter_mut().zip(&mut self.batch.sequences) {
@@ -118,7 +125,7 @@ impl<D: Device> Running<'_, D> {
             let Some(Job { id, prepared, client, .. }) = inbox.pop() else { break };
             let admitted = Instant::now();
             self.batch.sequences.push(Sequence::new(id, slot, prepared, admitted));
-            self.members.push(Member { id, client, admitted, deserted: false, ended: None, failed: None });
+            self.members.push(Member::new(id, client, admitted));
         }
         Ok(())
     }
@@ -182,6 +189,12 @@ impl<D: Device> Running<'_, D> {
             });
             failed.into_iter().for_each(|(i, error)| fail(batch, members, i, error));
         }
+        for (member, sequence) in members.iter_mut().zip(&batch.sequences) {
+            for tokens in &sequence.trace[member.traced..] {
+                member.traced += 1;
+                member.tell(Update::Traced { number: member.traced, tokens: tokens.clone() });
+            }
+        }
     }
 
     /// Lets those out that are done.
@@ -198,11 +211,11 @@ impl<D: Device> Running<'_, D> {
 
     fn report(&self, inbox: &Inbox) {
         inbox.report(SchedulerLoad {
-            queued: 0,
             running: self.members.len(),
             cache_positions: self.options.positions(),
             used_positions: self.seats.used(&self.batch),
             kept_positions: self.seats.kept(&self.batch),
+            ..SchedulerLoad::default()
         });
     }
 }

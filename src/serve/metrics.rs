@@ -1,0 +1,117 @@
+//! Numbers for Prometheus, by the names that vLLM has, under `colar:`.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::header;
+use axum::response::IntoResponse;
+use prometheus::{
+    Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    TextEncoder,
+};
+
+use super::app::App;
+use super::error::ApiError;
+use crate::{Error, Result};
+
+/// Bounds in seconds: every 100 µs of the first millisecond, then coarser.
+const BUCKETS: [f64; 28] = [
+    0.0001, 0.0002, 0.0003, 0.0004, 0.0005, 0.0006, 0.0007, 0.0008, 0.0009, 0.001, 0.0015, 0.002, 0.003,
+    0.005, 0.0075, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 120.0,
+];
+
+/// What is counted.
+pub(super) struct Metrics {
+    registry: Registry,
+    running: IntGauge,
+    waiting: IntGauge,
+    waiting_tokens: IntGauge,
+    cache_usage: Gauge,
+    tasks: IntGauge,
+    pub prompt_tokens: IntCounter,
+    pub generation_tokens: IntCounter,
+    pub latents: IntCounter,
+    pub first_token: Histogram,
+    pub token: Histogram,
+    pub latent: Histogram,
+    pub whole: Histogram,
+    pub queued: Histogram,
+    pub finished: IntCounterVec,
+    pub refused: IntCounterVec,
+}
+
+impl Metrics {
+    pub(super) fn new() -> Result<Self> {
+        Self::registered().map_err(|e| Error::other(format!("metrics: {e}")))
+    }
+
+    fn registered() -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        #[cfg(target_os = "linux")]
+        registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        let name = |stem: &str| format!("colar:{stem}");
+        let gauge = |stem: &str, help: &str| {
+            let gauge = IntGauge::new(name(stem), help)?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok::<_, prometheus::Error>(gauge)
+        };
+        let counter = |stem: &str, help: &str| {
+            let counter = IntCounter::new(name(stem), help)?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok::<_, prometheus::Error>(counter)
+        };
+        let histogram = |stem: &str, help: &str| {
+            let options = HistogramOpts::new(name(stem), help).buckets(BUCKETS.to_vec());
+            let histogram = Histogram::with_opts(options)?;
+            registry.register(Box::new(histogram.clone()))?;
+            Ok::<_, prometheus::Error>(histogram)
+        };
+        let counters = |stem: &str, help: &str, label: &str| {
+            let counters = IntCounterVec::new(Opts::new(name(stem), help), &[label])?;
+            registry.register(Box::new(counters.clone()))?;
+            Ok::<_, prometheus::Error>(counters)
+        };
+        let cache_usage =
+            Gauge::new(name("kv_cache_usage"), "Share of the cache's positions that requests hold, 0 to 1")?;
+        registry.register(Box::new(cache_usage.clone()))?;
+        Ok(Metrics {
+            running: gauge("num_requests_running", "Requests that are computed")?,
+            waiting: gauge("num_requests_waiting", "Requests that wait")?,
+            waiting_tokens: gauge("num_tokens_waiting", "Tokens of prompts that wait")?,
+            tasks: gauge("tasks", "Tasks of the server that are alive")?,
+            prompt_tokens: counter("prompt_tokens_total", "Tokens of prompts")?,
+            generation_tokens: counter("generation_tokens_total", "Tokens that were chosen")?,
+            latents: counter("latents_total", "Latents and thoughts that were formed")?,
+            first_token: histogram("time_to_first_token_seconds", "From a request to its first token")?,
+            token: histogram("inter_token_latency_seconds", "Between two tokens of a request")?,
+            latent: histogram("latent_step_seconds", "Between two latents of a request")?,
+            whole: histogram("e2e_request_latency_seconds", "From a request to its end")?,
+            queued: histogram("request_queue_time_seconds", "From a request to its start")?,
+            finished: counters("request_success_total", "Answers that ended, by reason", "finished_reason")?,
+            refused: counters("request_errors_total", "Requests that were answered by an error", "status")?,
+            cache_usage,
+            registry,
+        })
+    }
+
+    fn text(&self) -> Result<String, ApiError> {
+        let mut out = Vec::new();
+        let encoded = TextEncoder::new().encode(&self.registry.gather(), &mut out);
+        encoded.map_err(|e| ApiError::internal(e.to_string()))?;
+        String::from_utf8(out).map_err(|e| ApiError::internal(e.to_string()))
+    }
+}
+
+/// Numbers for Prometheus.
+#[utoipa::path(get, path = "/metrics", responses((status = 200, body = String, content_type = "text/plain")))]
+pub(super) async fn metrics(State(app): State<Arc<App>>) -> Result<impl IntoResponse, ApiError> {
+    let load = app.loaded().map(|model| model.scheduler.load()).unwrap_or_default();
+    let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+    let of = &app.metrics;
+    of.running.set(number(load.running));
+    of.waiting.set(number(load.queued));
+    of.waiting_tokens.set(number(load.queued_tokens));
+    of.cache_usage.set(load.used_positions as f64 / load.cache_positions.max(1) as f64);
+    of.tasks.set(number(tokio::runtime::Handle::current().metrics().num_alive_tasks()));
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], of.text()?))
+}
