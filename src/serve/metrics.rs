@@ -1,18 +1,10 @@
 //! Numbers for Prometheus, by the names that vLLM has, under `colar:`.
 
-use std::sync::Arc;
-
-use axum::extract::State;
-use axum::http::header;
-use axum::response::IntoResponse;
 use prometheus::{
-    Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
-    TextEncoder,
+    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
 };
 
-use super::app::App;
-use super::error::ApiError;
-use crate::{Error, Result};
+use crate::{Error, Result, SchedulerLoad};
 
 /// Bounds in seconds: every 100 µs of the first millisecond, then coarser.
 const BUCKETS: [f64; 28] = [
@@ -94,24 +86,15 @@ impl Metrics {
         })
     }
 
-    fn text(&self) -> Result<String, ApiError> {
-        let mut out = Vec::new();
-        let encoded = TextEncoder::new().encode(&self.registry.gather(), &mut out);
-        encoded.map_err(|e| ApiError::internal(e.to_string()))?;
-        String::from_utf8(out).map_err(|e| ApiError::internal(e.to_string()))
+    /// The numbers as text, with what the scheduler and the server hold now.
+    pub(super) fn text(&self, load: &SchedulerLoad, tasks: usize) -> Result<String> {
+        let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        self.running.set(number(load.running));
+        self.waiting.set(number(load.queued));
+        self.waiting_tokens.set(number(load.queued_tokens));
+        self.cache_usage.set(load.used_positions as f64 / load.cache_positions.max(1) as f64);
+        self.tasks.set(number(tasks));
+        let text = TextEncoder::new().encode_to_string(&self.registry.gather());
+        text.map_err(|e| Error::other(format!("metrics: {e}")))
     }
-}
-
-/// Numbers for Prometheus.
-#[utoipa::path(get, path = "/metrics", responses((status = 200, body = String, content_type = "text/plain")))]
-pub(super) async fn metrics(State(app): State<Arc<App>>) -> Result<impl IntoResponse, ApiError> {
-    let load = app.loaded().map(|model| model.scheduler.load()).unwrap_or_default();
-    let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-    let of = &app.metrics;
-    of.running.set(number(load.running));
-    of.waiting.set(number(load.queued));
-    of.waiting_tokens.set(number(load.queued_tokens));
-    of.cache_usage.set(load.used_positions as f64 / load.cache_positions.max(1) as f64);
-    of.tasks.set(number(tokio::runtime::Handle::current().metrics().num_alive_tasks()));
-    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], of.text()?))
 }

@@ -28,6 +28,7 @@ mod responses;
 mod routes;
 mod run;
 mod running;
+mod scrape;
 mod text;
 mod tls;
 mod tokenize;

@@ -4,7 +4,7 @@ use axum::Json;
 use utoipa::OpenApi;
 use utoipa::openapi::OpenApi as Description;
 
-use super::{chat, completions, control, health, metrics, models, props, responses, tokenize};
+use super::{chat, completions, control, health, models, props, responses, scrape, tokenize};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -17,11 +17,11 @@ use super::{chat, completions, control, health, metrics, models, props, response
         completions::create,
         control::control,
         health::health,
-        metrics::metrics,
         models::list,
         models::one,
         props::props,
         responses::create,
+        scrape::metrics,
         tokenize::detokenize,
         tokenize::tokenize,
     )

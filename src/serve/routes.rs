@@ -15,7 +15,7 @@ use super::app::App;
 use super::auth;
 use super::body::MOST_BYTES;
 use super::error::ApiError;
-use super::{chat, completions, control, health, metrics, models, openapi, page, props, responses, tokenize};
+use super::{chat, completions, control, health, models, openapi, page, props, responses, scrape, tokenize};
 
 /// The server's routes.
 pub(super) fn router(app: Arc<App>) -> Router {
@@ -26,7 +26,7 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .route("/v1/models", get(models::list))
         .route("/v1/models/{name}", get(models::one))
         .route("/v1/responses", post(responses::create))
-        .route("/metrics", get(metrics::metrics))
+        .route("/metrics", get(scrape::metrics))
         .route("/props", get(props::props))
         .route("/tokenize", post(tokenize::tokenize))
         .route("/detokenize", post(tokenize::detokenize))

@@ -12,3 +12,4 @@ mod limits;
 mod metrics;
 mod server;
 mod stream;
+mod tls;

@@ -72,6 +72,11 @@ impl Server {
         self.child.id() as i32
     }
 
+    /// Whether it runs.
+    pub fn runs(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
     /// Waits for its end.
     pub fn ended(&mut self) -> (ExitStatus, String) {
         let mut said = String::new();
