@@ -51,7 +51,7 @@ def quantiles(name, values, unit="ms"):
 
 def overhead(arguments):
     connection = http.client.HTTPConnection(arguments.at.hostname, arguments.at.port)
-    added, whole = [], []
+    added, whole, bare = [], [], []
     for seed in range(arguments.requests):
         data = body(arguments, seed)
         begun = time.perf_counter()
@@ -61,8 +61,13 @@ def overhead(arguments):
         timings = json.loads(response)["timings"]
         whole.append(took)
         added.append(took - timings["queued_ms"] - timings["prompt_ms"] - timings["predicted_ms"])
+        begun = time.perf_counter()
+        connection.request("GET", "/health")
+        connection.getresponse().read()
+        bare.append(1e3 * (time.perf_counter() - begun))
     quantiles("a request, as its client has it", whole)
     quantiles("of that outside the engine, the client's own time included", added)
+    quantiles("a request that the engine has no part in (/health)", bare)
 
 
 async def ask(arguments, seed):

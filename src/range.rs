@@ -89,7 +89,7 @@ macro_rules! whole {
         }
     )*};
 }
-whole!(u32, u64, usize);
+whole!(u16, u32, u64, usize);
 
 macro_rules! real {
     ($($kind:ty),*) => {$(

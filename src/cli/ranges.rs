@@ -81,6 +81,7 @@ enum Kind {
     Usize,
     U64,
     U32,
+    U16,
     F64,
     F32,
 }
@@ -96,6 +97,7 @@ fn kind(arg: &Arg) -> Option<Kind> {
         (TypeId::of::<usize>(), Kind::Usize),
         (TypeId::of::<u64>(), Kind::U64),
         (TypeId::of::<u32>(), Kind::U32),
+        (TypeId::of::<u16>(), Kind::U16),
         (TypeId::of::<f64>(), Kind::F64),
         (TypeId::of::<f32>(), Kind::F32),
     ]
@@ -119,6 +121,7 @@ fn within(arg: Arg, kind: Kind, range: Range) -> Arg {
         Kind::Usize => arg.value_parser(move |text: &str| number::<usize>(text, range)),
         Kind::U64 => arg.value_parser(move |text: &str| number::<u64>(text, range)),
         Kind::U32 => arg.value_parser(move |text: &str| number::<u32>(text, range)),
+        Kind::U16 => arg.value_parser(move |text: &str| number::<u16>(text, range)),
         Kind::F64 => arg.value_parser(move |text: &str| number::<f64>(text, range)),
         Kind::F32 => arg.value_parser(move |text: &str| number::<f32>(text, range)),
     }

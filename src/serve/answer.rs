@@ -58,8 +58,9 @@ impl Answers {
     /// As [`admission::submit`].
     pub(super) async fn begin(app: &Arc<App>, prefix: &str, asked: Asked) -> Result<Self, ApiError> {
         let Asked { requests, stops, separator, .. } = asked;
+        let entry = app.running.enter(new_id(prefix));
         let handles = admission::submit(app, requests).await?;
-        let entry = app.running.enter(new_id(prefix), handles.iter().map(Handle::control).collect());
+        entry.steer(handles.iter().map(Handle::control).collect());
         let (sender, pieces) = unbounded_channel();
         let count = handles.len();
         for (index, handle) in handles.into_iter().enumerate() {

@@ -19,6 +19,8 @@ use crate::{Engine, Error, Result};
 
 /// Threads that answer requests; what they compute is little, and the model has threads of its own.
 const THREADS: usize = 2;
+/// Threads that turn prompts into tokens. More would take memory each, and no time off a full machine.
+const BLOCKING_THREADS: usize = 4;
 /// Time between two looks at whether all requests have ended.
 const LOOK: Duration = Duration::from_millis(10);
 /// Time for responses that are complete to reach their readers.
@@ -97,6 +99,7 @@ impl Server {
     pub fn run(self, load: impl FnOnce() -> Result<Engine> + Send + 'static) -> Result<()> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(THREADS)
+            .max_blocking_threads(BLOCKING_THREADS)
             .thread_name("colar-serve")
             .enable_all()
             .build()

@@ -22,9 +22,9 @@ impl Running {
         self.controls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a request up.
-    pub(super) fn enter(&self, id: String, controls: Vec<Control>) -> Entry {
-        self.lock().insert(id.clone(), controls);
+    /// Takes a request up, before it is submitted: a server that stops counts it from then on.
+    pub(super) fn enter(&self, id: String) -> Entry {
+        self.lock().insert(id.clone(), Vec::new());
         Entry { running: self.clone(), id }
     }
 
@@ -43,6 +43,13 @@ impl Running {
     /// Cancels all.
     pub(super) fn cancel(&self) {
         self.lock().values().flatten().for_each(Control::cancel);
+    }
+}
+
+impl Entry {
+    /// The controls of its answers, once it is submitted.
+    pub(super) fn steer(&self, controls: Vec<Control>) {
+        self.running.lock().insert(self.id.clone(), controls);
     }
 }
 
