@@ -30,7 +30,8 @@ fn element(mut nodes: Vec<Node>) -> Element {
     let currency = take_currency(&mut nodes);
     let (label, mut nodes) = split_label(nodes);
     let unit = split_unit(&mut nodes).or(currency);
-    let value = settle(nodes);
+    let mut value = settle(nodes);
+    let unit = unit.or_else(|| split_base(&mut value));
     // A value in round brackets of its own is that value; the brackets may also hold its name and unit.
     match alone_in_brackets(value) {
         Ok(inner) => Element { label: label.or(inner.label), value: inner.value, unit: unit.or(inner.unit) },
@@ -106,6 +107,20 @@ fn split_unit(nodes: &mut Vec<Node>) -> Option<String> {
         return None;
     }
     Some(units::canonical(&nodes.split_off(start)))
+}
+
+/// Removes the base after a numeral (`204_5`) and returns it: like a unit it may be left out, but not differ.
+fn split_base(value: &mut Vec<Node>) -> Option<String> {
+    let [Node::Number(numeral), Node::Apply(script, args)] = value.as_slice() else { return None };
+    let [index] = args.as_slice() else { return None };
+    let [Node::Number(base)] = index.as_slice() else { return None };
+    let is_base = base.is_whole() && (2..=36).contains(&base.terms().0);
+    if script != "_" || !numeral.is_whole() || !is_base {
+        return None;
+    }
+    let unit = format!("base {}", base.terms().0);
+    value.pop();
+    Some(unit)
 }
 
 /// Nodes in one form: signs joined to their numbers and drawn out of numerators, words as letters.

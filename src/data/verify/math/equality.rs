@@ -1,8 +1,9 @@
 //! When two parsed answers are the same: spelled so, or equal as what they stand for.
 
 use super::element::settle;
+use super::formula;
+use super::inequality::{Bounds, Inequality};
 use super::node::{Element, Node};
-use super::symbolic::Quotient;
 
 /// The longest set, union or pair of signs whose parts are compared in any order.
 const MAX_UNORDERED: usize = 16;
@@ -28,7 +29,25 @@ fn same_element(a: &Element, b: &Element) -> bool {
     let units = a.unit.as_ref().zip(b.unit.as_ref());
     labels.is_none_or(|(a, b)| same_nodes(a, b))
         && units.is_none_or(|(a, b)| a == b)
-        && same_value(&a.value, &b.value)
+        && (same_value(&a.value, &b.value) || is_range(a, b) || is_range(b, a))
+}
+
+/// Whether `a` is the interval in which the inequality `b` holds: `(3,\infty)`, or `x\in(3,\infty)`, and `x>3`.
+fn is_range(a: &Element, b: &Element) -> bool {
+    let (Some(interval), Some(inequality)) = (Bounds::of_interval(&a.value), Inequality::read(&b.value))
+    else {
+        return false;
+    };
+    let Some((variable, bounds)) = inequality.solved() else { return false };
+    let same_end = |a: Option<&[Node]>, b: Option<&[Node]>| match (a, b) {
+        (Some(a), Some(b)) => same_value(a, b),
+        (a, b) => a.is_none() && b.is_none(),
+    };
+    b.label.is_none()
+        && a.label.as_ref().is_none_or(|label| same_nodes(label, variable))
+        && interval.closed == bounds.closed
+        && same_end(interval.low, bounds.low)
+        && same_end(interval.high, bounds.high)
 }
 
 /// Whether two values are the same: as spelled, as matrices, unions, equations or formulas.
@@ -48,9 +67,9 @@ fn same_value(a: &[Node], b: &[Node]) -> bool {
     }
     let [a_sides, b_sides] = [a, b].map(|nodes| split(nodes, '='));
     match (a_sides.as_slice(), b_sides.as_slice()) {
-        ([a], [b]) => match (Quotient::read(a), Quotient::read(b)) {
-            (Some(a), Some(b)) => a.equals(&b),
-            _ => false,
+        ([a], [b]) => match (Inequality::read(a), Inequality::read(b)) {
+            (Some(a), Some(b)) => same_inequality(&a, &b),
+            _ => matches!((formula::read(a), formula::read(b)), (Some(a), Some(b)) if a.equals(&b)),
         },
         (&[a, zero], &[b, nought]) => same_equation(a, zero, b, nought).unwrap_or(false),
         _ => false,
@@ -59,9 +78,23 @@ fn same_value(a: &[Node], b: &[Node]) -> bool {
 
 /// Whether `a = b` says what `c = d` does: the differences of their sides are the same or opposite.
 fn same_equation(a: &[Node], b: &[Node], c: &[Node], d: &[Node]) -> Option<bool> {
-    let first = Quotient::read(a)?.minus(&Quotient::read(b)?)?;
-    let second = Quotient::read(c)?.minus(&Quotient::read(d)?)?;
+    let first = formula::read(a)?.minus(&formula::read(b)?)?;
+    let second = formula::read(c)?.minus(&formula::read(d)?)?;
     Some(first.equals(&second) || first.equals(&second.negative()?))
+}
+
+/// Whether two inequalities, each with its smaller side first, are the same: side by side, or when everything is brought to
+/// one side.
+fn same_inequality(a: &Inequality<'_>, b: &Inequality<'_>) -> bool {
+    let difference = |sides: &[&[Node]]| match sides {
+        [low, high] => formula::read(high)?.minus(&formula::read(low)?),
+        _ => None,
+    };
+    let side_by_side =
+        || a.sides.len() == b.sides.len() && a.sides.iter().zip(&b.sides).all(|(a, b)| same_value(a, b));
+    let by_difference =
+        || matches!((difference(&a.sides), difference(&b.sides)), (Some(a), Some(b)) if a.equals(&b));
+    a.strict == b.strict && (side_by_side() || by_difference())
 }
 
 /// The elements with each that has one `±` replaced by its two values.

@@ -10,23 +10,27 @@
 //! - numbers are fractions without rounding (i128; longer ones compare digit by digit): `\frac{1}{2}`,
 //!   `\frac12`, `2/4` and `.5` are equal, 1/3 and 0.333 are not; a whole number followed by a proper
 //!   fraction is a mixed number;
-//! - formulas of numbers, roots, π and variables are quotients of polynomials, compared exactly;
+//! - formulas of numbers, roots, logarithms, factorials, binomial coefficients, π and variables are quotients of polynomials,
+//!   compared exactly;
+//! - an inequality may have its sides exchanged or brought to one side, and is the interval in which its variable lies;
 //! - lists, tuples and intervals are equal when their brackets are and their elements one by one,
 //!   in order; sets, unions and the two values of a `±` in any order; matrices cell by cell; `and` and `or` separate like a comma.
 //!   Round brackets around a single value do not count;
-//! - a unit, a currency, a percent or degree sign, and a name as in `x = 5` need not be given; but if
+//! - a unit, a currency, a percent or degree sign, the base of a numeral, and a name as in `x = 5` need not be given; but if
 //!   both answers give one, it must be the same;
-//! - everything else (functions, words, bases) is equal when it is spelled the same, once
+//! - everything else (other functions, words) is equal when it is spelled the same, once
 //!   fonts, sizes and spaces are gone; case counts.
 
 mod brackets;
 mod element;
 mod equality;
+mod formula;
+mod inequality;
 mod lexer;
 mod node;
 mod parser;
+mod quotient;
 mod rational;
-mod symbolic;
 mod units;
 
 use super::Verifier;

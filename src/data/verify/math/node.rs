@@ -32,7 +32,7 @@ pub struct Element {
     pub label: Option<Vec<Node>>,
     /// The value.
     pub value: Vec<Node>,
-    /// The unit behind the value, in one spelling.
+    /// The unit behind the value, or the base of a numeral, in one spelling.
     pub unit: Option<String>,
 }
 

@@ -242,8 +242,10 @@ impl<'a> Parser<'_, 'a> {
             return None;
         }
         let from = out.iter().rposition(|n| !n.is_factor()).map_or(0, |last| last + 1);
-        // Behind a word it is part of a unit, km/h.
-        if from == out.len() {
+        // Behind a word it is part of a unit, km/h. Behind a logarithm it may belong to the argument, or not.
+        let of_logarithm =
+            |node: &Node| matches!(node, Node::Name(name) if matches!(name.as_str(), "log" | "ln"));
+        if from == out.len() || out[from..].iter().any(of_logarithm) {
             out.push(Node::Char('/'));
             return Some(at + 1);
         }
@@ -254,6 +256,10 @@ impl<'a> Parser<'_, 'a> {
         }
         while let Some(Kind::Char(script @ ('^' | '_'))) = self.kind(next, to) {
             next = self.script(script, next, to, depth, &mut below)?;
+        }
+        while self.kind(next, to) == Some(Kind::Char('!')) {
+            below.push(Node::Char('!'));
+            next += 1;
         }
         let above = out.split_off(from);
         out.push(fraction(above, below));

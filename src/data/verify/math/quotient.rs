@@ -1,14 +1,13 @@
-//! Formulas as quotients of polynomials, in exact arithmetic.
+//! Quotients of polynomials, in exact arithmetic.
 //!
-//! The variables of the polynomials are letters, π, and roots that are no numbers; their coefficients are fractions times square
-//! roots of whole numbers. The roots of different square-free numbers are linearly independent over the fractions, and π is
-//! transcendental, so such quotients are equal as numbers exactly when they are equal here: `2\sqrt3` and `\sqrt{12}`,
-//! `(x+1)^2` and `x^2+2x+1`, `\frac{1}{1+\sqrt2}` and `\sqrt2-1`. Nothing is rounded. What is not read, functions and units among
-//! it, or would leave the bounds below, is no quotient, and is then equal to nothing but its own spelling.
+//! The variables of the polynomials are letters, π, roots that are no numbers, and logarithms of primes; their coefficients are
+//! fractions times square roots of whole numbers. The roots of different square-free numbers are linearly independent over the
+//! fractions, and so are the logarithms of different primes; π is transcendental. So what is equal here is equal as a number, and
+//! `2\sqrt3` is `\sqrt{12}`, `(x+1)^2` is `x^2+2x+1`, `\frac{1}{1+\sqrt2}` is `\sqrt2-1`. Nothing is rounded; what would leave the
+//! bounds below is no quotient.
 
 use std::collections::BTreeMap;
 
-use super::node::{Element, Node};
 use super::rational::Rational;
 
 /// The most terms of a polynomial.
@@ -17,36 +16,6 @@ const MAX_TERMS: usize = 128;
 const MAX_POWER: i128 = 64;
 /// The largest number whose roots are taken, which is by trial division.
 const MAX_RADICAND: i128 = 10_000_000_000;
-
-/// Commands that stand for a number or a variable.
-const VARIABLES: &[&str] = &[
-    "pi",
-    "alpha",
-    "beta",
-    "gamma",
-    "delta",
-    "epsilon",
-    "varepsilon",
-    "zeta",
-    "eta",
-    "theta",
-    "kappa",
-    "lambda",
-    "mu",
-    "nu",
-    "xi",
-    "rho",
-    "sigma",
-    "tau",
-    "phi",
-    "varphi",
-    "chi",
-    "psi",
-    "omega",
-];
-
-/// Letters that before a bracket are functions.
-const FUNCTIONS: &str = "fghpqFGHPQ";
 
 /// A product of variables and the square root of a square-free whole number.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -66,32 +35,6 @@ pub struct Quotient {
 }
 
 impl Quotient {
-    /// The formula that `nodes` spell, if it is one.
-    pub fn read(nodes: &[Node]) -> Option<Self> {
-        let mut total: Option<Quotient> = None;
-        let mut rest = nodes;
-        while !rest.is_empty() {
-            let negative = match rest {
-                [Node::Char('-'), ..] => true,
-                [Node::Char('+'), ..] => false,
-                // A term without a sign before it is the first.
-                _ if total.is_none() => false,
-                _ => return None,
-            };
-            let signed = matches!(rest[0], Node::Char('+' | '-'));
-            let from = usize::from(signed);
-            let length = rest[from..].iter().take_while(|n| !matches!(n, Node::Char('+' | '-'))).count();
-            let term = product(&rest[from..from + length])?;
-            let term = if negative { term.times(&Quotient::constant(Rational::new(-1, 1)?))? } else { term };
-            total = Some(match total {
-                Some(total) => total.plus(&term)?,
-                None => term,
-            });
-            rest = &rest[from + length..];
-        }
-        total
-    }
-
     /// Whether the two are the same, for all values of their variables.
     pub fn equals(&self, other: &Self) -> bool {
         let cross = |a: &Sum, b: &Sum| multiply(a, b);
@@ -111,16 +54,32 @@ impl Quotient {
         self.times(&Quotient::constant(Rational::new(-1, 1)?))
     }
 
-    fn constant(value: Rational) -> Self {
+    /// A number.
+    pub fn constant(value: Rational) -> Self {
         Quotient { above: term(value, 1, None), below: one() }
     }
 
-    fn variable(name: String) -> Option<Self> {
+    /// A variable.
+    pub fn variable(name: String) -> Option<Self> {
         Some(Quotient { above: term(Rational::new(1, 1)?, 1, Some(name)), below: one() })
     }
 
+    /// Its logarithm to `base`, or the natural one: a sum of logarithms of primes over another. Of products of a number above
+    /// 0, square roots of numbers and powers of e.
+    pub fn logarithm(&self, base: Option<&Self>) -> Option<Self> {
+        let above = self.natural_logarithm()?;
+        match base {
+            None => Some(above),
+            Some(base) => above.times(&base.natural_logarithm()?.inverse()?),
+        }
+    }
+
+    fn natural_logarithm(&self) -> Option<Self> {
+        log_of_term(&self.above)?.minus(&log_of_term(&self.below)?)
+    }
+
     /// Its value, if it is a fraction of whole numbers.
-    fn as_rational(&self) -> Option<Rational> {
+    pub fn as_rational(&self) -> Option<Rational> {
         let value = |sum: &Sum| -> Option<Rational> {
             let mut terms = sum.iter();
             match (terms.next(), terms.next()) {
@@ -132,7 +91,8 @@ impl Quotient {
         value(&self.above)?.checked_div(value(&self.below)?)
     }
 
-    fn plus(&self, other: &Self) -> Option<Self> {
+    /// The sum.
+    pub fn plus(&self, other: &Self) -> Option<Self> {
         if self.below == other.below {
             return Some(Quotient { above: add(&self.above, &other.above)?, below: self.below.clone() });
         }
@@ -140,14 +100,16 @@ impl Quotient {
         Some(Quotient { above, below: multiply(&self.below, &other.below)? })
     }
 
-    fn times(&self, other: &Self) -> Option<Self> {
+    /// The product.
+    pub fn times(&self, other: &Self) -> Option<Self> {
         Some(Quotient {
             above: multiply(&self.above, &other.above)?,
             below: multiply(&self.below, &other.below)?,
         })
     }
 
-    fn inverse(&self) -> Option<Self> {
+    /// The inverse; `None` of 0.
+    pub fn inverse(&self) -> Option<Self> {
         if self.above.is_empty() {
             return None;
         }
@@ -155,7 +117,7 @@ impl Quotient {
     }
 
     /// Its power to a fraction.
-    fn power(&self, exponent: Rational) -> Option<Self> {
+    pub fn power(&self, exponent: Rational) -> Option<Self> {
         let (n, k) = exponent.terms();
         if n == 0 || n.checked_abs()? > MAX_POWER {
             return None;
@@ -169,7 +131,7 @@ impl Quotient {
     }
 
     /// Its root of order `k`: of a number that is not negative, or a square root. That of a polynomial is a variable of its own.
-    fn root(&self, k: i128) -> Option<Self> {
+    pub fn root(&self, k: i128) -> Option<Self> {
         let order = u32::try_from(k).ok().filter(|k| (2..=16).contains(k))?;
         let Some(value) = self.as_rational() else {
             let spelled = (self.below == one()).then(|| format!("root {k} of {:?}", self.above))?;
@@ -193,98 +155,51 @@ impl Quotient {
     }
 }
 
-/// Reads a product: factors side by side, or with a sign of multiplication between them.
-fn product(nodes: &[Node]) -> Option<Quotient> {
-    let mut total: Option<Quotient> = None;
-    let mut at = 0;
-    while at < nodes.len() {
-        let multiplied = nodes[at] == Node::Char('*');
-        if multiplied && total.is_none() {
+/// The natural logarithm of a polynomial of one term.
+fn log_of_term(sum: &Sum) -> Option<Quotient> {
+    let mut terms = sum.iter();
+    let (Some((Monomial { radicand, powers }, &coefficient)), None) = (terms.next(), terms.next()) else {
+        return None;
+    };
+    let (a, b) = coefficient.terms();
+    let mut total = Quotient { above: Sum::new(), below: one() };
+    for (number, share) in [(a, (1, 1)), (b, (-1, 1)), (*radicand, (1, 2))] {
+        for (prime, count) in primes(number)? {
+            let times = Quotient::constant(Rational::new(count.checked_mul(share.0)?, share.1)?);
+            total = total.plus(&Quotient::variable(format!("ln {prime}"))?.times(&times)?)?;
+        }
+    }
+    for (name, &exponent) in powers {
+        // That of another variable is not known.
+        if name != "e" {
             return None;
         }
-        at += usize::from(multiplied);
-        // Side by side, a number is the first factor: `x2` and `2 3` are other things.
-        if matches!(nodes.get(at)?, Node::Number(_)) && total.is_some() && !multiplied {
-            return None;
-        }
-        let (factor, next) = power(nodes, at)?;
-        total = Some(match total {
-            Some(total) => total.times(&factor)?,
-            None => factor,
-        });
-        at = next;
+        total = total.plus(&Quotient::constant(Rational::new(exponent, 1)?))?;
     }
-    total
+    Some(total)
 }
 
-/// Reads the factor at `at` with its exponent; returns what follows it too.
-fn power(nodes: &[Node], at: usize) -> Option<(Quotient, usize)> {
-    let (base, next) = factor(nodes, at)?;
-    let script = |at: usize| match nodes.get(at) {
-        Some(Node::Apply(name, args)) if name == "^" => args.first(),
-        _ => None,
-    };
-    let Some(exponent) = script(next) else { return Some((base, next)) };
-    // To read -2^2 or a mixed number's power one would have to know how it was written.
-    let ambiguous = matches!(&nodes[at], Node::Number(n) if n.is_negative() || !n.is_whole());
-    if ambiguous || script(next + 1).is_some() {
+/// The prime factors of `n` and how often each occurs.
+fn primes(n: i128) -> Option<Vec<(i128, i128)>> {
+    if !(1..=MAX_RADICAND).contains(&n) {
         return None;
     }
-    Some((base.power(Quotient::read(exponent)?.as_rational()?)?, next + 1))
-}
-
-fn factor(nodes: &[Node], at: usize) -> Option<(Quotient, usize)> {
-    let value = match nodes.get(at)? {
-        Node::Number(number) => Quotient::constant(*number),
-        Node::Char(c) if c.is_alphabetic() => return letters(nodes, at),
-        Node::Name(name) if VARIABLES.contains(&name.as_str()) => {
-            return indexed(name.clone(), nodes, at + 1);
+    let (mut rest, mut found, mut p) = (n, Vec::new(), 2);
+    while p * p <= rest {
+        let mut count = 0;
+        while rest % p == 0 {
+            rest /= p;
+            count += 1;
         }
-        Node::Apply(name, args) => match (name.as_str(), args.as_slice()) {
-            ("/", [above, below]) => Quotient::read(above)?.times(&Quotient::read(below)?.inverse()?)?,
-            ("sqrt", [radicand]) => Quotient::read(radicand)?.root(2)?,
-            ("sqrt", [radicand, order]) => {
-                let (n, k) = Quotient::read(order)?.as_rational()?.terms();
-                Quotient::read(radicand)?.root(if k == 1 { n } else { return None })?
-            }
-            _ => return None,
-        },
-        Node::List('(', items, ')') => match items.as_slice() {
-            [Element { label: None, value, unit: None }] => Quotient::read(value)?,
-            _ => return None,
-        },
-        _ => return None,
-    };
-    Some((value, at + 1))
-}
-
-/// Reads a letter, which is a variable; not one of a word, nor of the corners of a figure, whose order counts.
-fn letters(nodes: &[Node], at: usize) -> Option<(Quotient, usize)> {
-    let letter = |node: &Node| match node {
-        Node::Char(c) if c.is_alphabetic() => Some(*c),
-        _ => None,
-    };
-    let before = nodes[..at].iter().rev().map_while(letter);
-    let run: String = before.chain(nodes[at..].iter().map_while(letter)).collect();
-    let count = run.chars().count();
-    if count > 2 || (count > 1 && run.chars().any(char::is_uppercase)) {
-        return None;
-    }
-    let first = letter(nodes.get(at)?)?;
-    if FUNCTIONS.contains(first) && matches!(nodes.get(at + 1), Some(Node::List('(', ..))) {
-        return None;
-    }
-    indexed(first.to_string(), nodes, at + 1)
-}
-
-/// A variable with the index that may follow it at `next`.
-fn indexed(name: String, nodes: &[Node], next: usize) -> Option<(Quotient, usize)> {
-    match nodes.get(next) {
-        Some(Node::Apply(script, index)) if script == "_" => {
-            Some((Quotient::variable(format!("{name} {index:?}"))?, next + 1))
+        if count > 0 {
+            found.push((p, count));
         }
-        _ => Some((Quotient::variable(name)?, next)),
+        p += 1;
     }
+    if rest > 1 {
+        found.push((rest, 1));
+    }
+    Some(found)
 }
 
 fn one() -> Sum {
@@ -340,22 +255,13 @@ fn multiply(a: &Sum, b: &Sum) -> Option<Sum> {
 
 /// `n` as a^k·b with b free of powers of k; returns a and b.
 fn extract(n: i128, k: u32) -> Option<(i128, i128)> {
-    if !(1..=MAX_RADICAND).contains(&n) {
-        return None;
+    let (mut outside, mut inside) = (1i128, 1i128);
+    for (prime, count) in primes(n)? {
+        let count = u32::try_from(count).ok()?;
+        outside *= prime.pow(count / k);
+        inside *= prime.pow(count % k);
     }
-    let (mut rest, mut outside, mut inside) = (n, 1i128, 1i128);
-    let mut p = 2;
-    while p * p <= rest {
-        let mut count = 0;
-        while rest % p == 0 {
-            rest /= p;
-            count += 1;
-        }
-        outside *= p.pow(count / k);
-        inside *= p.pow(count % k);
-        p += 1;
-    }
-    Some((outside, inside * rest))
+    Some((outside, inside))
 }
 
 /// The greatest common divisor of numbers above 0.
@@ -381,6 +287,25 @@ mod tests {
         for out in [0, -4, MAX_RADICAND + 1] {
             assert_eq!(extract(out, 2), None);
         }
+    }
+
+    #[test]
+    fn logarithms_are_taken_apart_into_those_of_primes() {
+        let number = |a, b| Quotient::constant(Rational::new(a, b).unwrap());
+        let log = |a: &Quotient, base: Option<Quotient>| a.logarithm(base.as_ref());
+        assert!(log(&number(8, 1), Some(number(4, 1))).unwrap().equals(&number(3, 2)));
+        assert!(log(&number(1, 9), Some(number(3, 1))).unwrap().equals(&number(-2, 1)));
+        let root = number(8, 1).root(2).unwrap();
+        assert!(log(&root, Some(number(2, 1))).unwrap().equals(&number(3, 2)));
+        let e = Quotient::variable("e".into()).unwrap();
+        assert!(log(&e.times(&e).unwrap(), None).unwrap().equals(&number(2, 1)));
+        let sum = log(&number(3, 1), None).unwrap().plus(&log(&number(4, 1), None).unwrap()).unwrap();
+        assert!(log(&number(12, 1), None).unwrap().equals(&sum));
+        for (of, base) in [(number(0, 1), None), (number(-2, 1), None), (number(2, 1), Some(number(1, 1)))] {
+            assert!(log(&of, base).is_none());
+        }
+        let sum = number(1, 1).plus(&e).unwrap();
+        assert!(log(&sum, None).is_none() && log(&Quotient::variable("x".into()).unwrap(), None).is_none());
     }
 
     proptest! {
