@@ -9,9 +9,11 @@ use crate::data::Sample;
 use crate::device::{ComputeDtype, Device, DeviceKind, DeviceTask, run_on_device};
 use crate::eval::{self, EvalOptions, Evaluation};
 use crate::files::json::one_line;
+use crate::files::weights::Access;
 use crate::infer::{Event, Generation, Loaded, Request, Scheduler, SchedulerOptions, Served};
 use crate::model::chat_template::Template;
 use crate::model::lora::LoraMode;
+use crate::model::open::Additions;
 use crate::model::prompt::Method;
 use crate::model::tokenizer::Tokenizer;
 #[cfg(feature = "train")]
@@ -46,9 +48,12 @@ pub struct EngineOptions {
     pub allow_long: bool,
     /// The layout around questions of a model without a checkpoint; a checkpoint has its own.
     pub template: Option<Template>,
+    /// Whether the weights are read into memory, and not mapped: the model then no longer needs its files, which may be
+    /// replaced or cut short under it, but shares no memory with other processes that run it.
+    pub no_mmap: bool,
 }
 
-setters!(EngineOptions { device: DeviceKind, threads: usize, allow_long: bool });
+setters!(EngineOptions { device: DeviceKind, threads: usize, allow_long: bool, no_mmap: bool });
 setters!(EngineOptions into { dtype: Option<ComputeDtype>, lora: Option<LoraMode>, template: Option<Template> });
 
 impl EngineOptions {
@@ -184,8 +189,10 @@ impl DeviceTask for Load<'_> {
 
     fn run<D: Device>(self, device: D) -> Result<Self::Output> {
         let options = self.0;
-        let (adapter, lora, template) = (options.adapter.as_deref(), options.lora, options.template);
-        let loaded = Loaded::with_choices(device, &options.model, adapter, lora, template)?;
+        let (template, access) = (options.template, Access::unless(options.no_mmap));
+        let additions = Additions { template, access, ..Additions::default() };
+        let adapter = options.adapter.as_deref();
+        let loaded = Loaded::with_choices(device, &options.model, adapter, options.lora, &additions)?;
         Ok(Arc::new(if options.allow_long { loaded } else { loaded.bounded() }))
     }
 }

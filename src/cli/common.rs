@@ -48,6 +48,9 @@ pub struct ModelArgs {
     /// are refused else
     #[arg(long)]
     pub allow_long: bool,
+    /// Read the weights into memory and do not map their files, which may then be replaced or cut short under it
+    #[arg(long)]
+    pub no_mmap: bool,
 }
 
 impl ModelArgs {
@@ -71,6 +74,7 @@ impl ModelArgs {
             lora: self.lora,
             allow_long: self.allow_long,
             template: self.template,
+            no_mmap: self.no_mmap,
         })?;
         terminal::note(format!("loaded {}", engine.loaded()));
         Ok(engine)

@@ -56,6 +56,9 @@ struct MachineArgs {
     /// CPU threads of a run [default: the cores, shared among the jobs]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
+    /// Read weights into memory and do not map their files, which may then be replaced or cut short under the runs
+    #[arg(long)]
+    no_mmap: bool,
 }
 
 impl MachineArgs {
@@ -65,6 +68,7 @@ impl MachineArgs {
             dtype: self.dtype,
             jobs: self.jobs.unwrap_or(0),
             threads: self.threads.unwrap_or(0),
+            no_mmap: self.no_mmap,
         }
     }
 }

@@ -24,8 +24,8 @@ pub struct ExportArgs {
     /// Model directory
     #[arg(long, value_name = "DIR", required_unless_present = "run")]
     model: Option<PathBuf>,
-    /// Checkpoint over it
-    #[arg(long, value_name = "DIR", requires = "model")]
+    /// Checkpoint over it, or a .ckpt of the authors' code
+    #[arg(long, value_name = "DIR|FILE", requires = "model")]
     adapter: Option<PathBuf>,
     /// A run of `train`: its model, and its best checkpoint
     #[arg(long, value_name = "DIR", conflicts_with_all = ["model", "adapter"])]

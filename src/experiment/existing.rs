@@ -136,6 +136,7 @@ fn difference(stored: &TrainFlags, wanted: &TrainFlags, root: &Path) -> Result<O
             out: None,
             device: None,
             threads: None,
+            no_mmap: None,
             ..flags.clone()
         })
     };

@@ -84,6 +84,8 @@ pub struct Machine {
     pub jobs: usize,
     /// CPU threads of a run; 0: the cores shared among the jobs.
     pub threads: usize,
+    /// Whether weights are read into memory, and not mapped.
+    pub no_mmap: bool,
 }
 
 impl Machine {

@@ -268,6 +268,7 @@ impl Plan {
             device: Some(self.machine.device),
             dtype: self.machine.dtype,
             threads: Some(self.machine.split(self.embedded).1),
+            no_mmap: Some(self.machine.no_mmap),
             ..TrainFlags::default()
         }
     }

@@ -9,7 +9,9 @@ use super::measure::{Measured, Setting, checksum, kept, measure};
 use crate::Result;
 use crate::data::{Sample, load_questions};
 use crate::device::{Device, DeviceTask, run_on_device};
+use crate::files::weights::Access;
 use crate::infer::Loaded;
+use crate::model::open::Additions;
 use crate::model::prompt::inference;
 use crate::train::long;
 
@@ -74,7 +76,7 @@ impl Asked<'_> {
             return Ok((false, measured));
         }
         on_event(ExperimentEvent::Begun { job, name: name.to_owned() });
-        let task = Ask { asked: self, job, on_event };
+        let task = Ask { asked: self, access: Access::unless(machine.no_mmap), job, on_event };
         let measured = run_on_device(machine.device.for_training(), machine.dtype, threads, task)?;
         Ok((true, measured))
     }
@@ -82,6 +84,7 @@ impl Asked<'_> {
 
 struct Ask<'a> {
     asked: &'a Asked<'a>,
+    access: Access,
     job: usize,
     on_event: &'a Listener<'a>,
 }
@@ -92,7 +95,8 @@ impl DeviceTask for Ask<'_> {
     fn run<D: Device>(self, device: D) -> Result<Measured> {
         let q = self.asked;
         let samples = &q.questions.samples;
-        let loaded = Loaded::new(device, q.model, Some(&q.checkpoint))?;
+        let additions = Additions { access: self.access, ..Additions::default() };
+        let loaded = Loaded::with_choices(device, q.model, Some(&q.checkpoint), None, &additions)?;
         q.questions.tell_of_long_ones(&loaded, &q.setting.compression_factor)?;
         let (job, of) = (self.job, samples.len() as u64);
         measure(&loaded, samples, &q.setting, q.batch, &q.file, &mut |done| {

@@ -27,6 +27,7 @@ const PLANNED: &[&str] = &[
     "threads",
     "device",
     "dtype",
+    "no_mmap",
 ];
 
 /// Flags that are the same for all methods.

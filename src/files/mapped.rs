@@ -1,8 +1,10 @@
 //! One tensor of a mapped weights file, or of memory laid out like one.
 //!
-//! A [`MappedTensor`] is a view of its file's mapping and keeps it alive.
+//! A [`MappedTensor`] is a view of its file's mapping and keeps it alive, or has its bytes to itself.
 
 use std::fmt;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -17,8 +19,7 @@ use crate::{Error, Result};
 enum Bytes {
     /// In a mapped file, at this range.
     Mapped(Arc<Mmap>, Range<usize>),
-    /// Copied, since in the file they are not aligned for their type. The u64 make the copy aligned for every
-    /// dtype; the length is in bytes.
+    /// In memory. The u64 make the bytes aligned for every dtype; the length is in bytes.
     Owned(Arc<[u64]>, usize),
 }
 
@@ -47,6 +48,22 @@ impl MappedTensor {
         let mut copy = vec![0u64; bytes.len().div_ceil(size_of::<u64>())];
         bytemuck::cast_slice_mut(&mut copy)[..bytes.len()].copy_from_slice(bytes);
         Self { dtype, shape, bytes: Bytes::Owned(copy.into(), bytes.len()) }
+    }
+
+    /// `range` of `file`, read into memory; it fits dtype and shape.
+    pub(super) fn read(
+        dtype: Dtype,
+        shape: Vec<usize>,
+        mut file: &File,
+        range: &Range<usize>,
+    ) -> io::Result<Self> {
+        // Collected at its length and filled in place, as the largest tensors are a good part of a machine's memory.
+        let mut words: Arc<[u64]> = std::iter::repeat_n(0, range.len().div_ceil(size_of::<u64>())).collect();
+        if let Some(words) = Arc::get_mut(&mut words) {
+            file.seek(SeekFrom::Start(range.start as u64))?;
+            file.read_exact(&mut bytemuck::cast_slice_mut(words)[..range.len()])?;
+        }
+        Ok(Self { dtype, shape, bytes: Bytes::Owned(words, range.len()) })
     }
 
     /// A tensor of values in memory, row-major and little-endian as in a file.

@@ -2,7 +2,7 @@
 //!
 //! A model's weights are most of the engine's memory, and are read and never written, so they stay
 //! where they are: the file is mapped, the operating system loads pages as they are touched and shares
-//! them between processes.
+//! them between processes. Under [`Access::Read`] they are read into memory instead, and the file may go.
 //!
 //! Layout (spec section 8): `model.safetensors`, or shards listed in `model.safetensors.index.json`.
 
@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use memmap2::Mmap;
 use serde_json::Value;
@@ -27,10 +27,31 @@ pub const INDEX_FILE: &str = "model.safetensors.index.json";
 /// An index of a million tensors stays below this.
 const MAX_INDEX_BYTES: u64 = 256 << 20;
 
+/// How tensors come out of a weights file.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Access {
+    /// As views of its mapping, whose pages are read when they are first touched.
+    #[default]
+    Map,
+    /// Read into memory when they are asked for. What becomes of the file afterwards does not matter.
+    Read,
+}
+
+impl Access {
+    /// [`Read`](Access::Read) where `no_mmap` is set.
+    pub fn unless(no_mmap: bool) -> Self {
+        if no_mmap { Access::Read } else { Access::Map }
+    }
+}
+
 /// One mapped file.
+#[derive(Clone)]
 struct Shard {
     path: PathBuf,
     map: Arc<Mmap>,
+    /// The file that is mapped, though its name may since have been given to another. Readers take turns, as they
+    /// share its position.
+    file: Arc<Mutex<File>>,
     metadata: Vec<(String, String)>,
 }
 
@@ -58,6 +79,7 @@ pub struct Weights {
     path: PathBuf,
     shards: Vec<Shard>,
     tensors: BTreeMap<String, Place>,
+    access: Access,
 }
 
 impl fmt::Debug for Weights {
@@ -97,13 +119,13 @@ impl Weights {
     pub fn open_file(path: &Path) -> Result<Self> {
         let (shard, entries) = map_file(path)?;
         let tensors = entries.into_iter().map(|entry| (entry.name.clone(), Place::Shard(0, entry))).collect();
-        Ok(Self { path: path.to_owned(), shards: vec![shard], tensors })
+        Ok(Self { path: path.to_owned(), shards: vec![shard], tensors, access: Access::Map })
     }
 
     /// Tensors in memory, by their names, which were read from the file `path`.
     pub fn in_memory(path: &Path, tensors: impl IntoIterator<Item = (String, MappedTensor)>) -> Self {
         let tensors = tensors.into_iter().map(|(name, tensor)| (name, Place::Memory(tensor))).collect();
-        Self { path: path.to_owned(), shards: Vec::new(), tensors }
+        Self { path: path.to_owned(), shards: Vec::new(), tensors, access: Access::Map }
     }
 
     /// Maps the shards that `model.safetensors.index.json` lists.
@@ -126,7 +148,8 @@ impl Weights {
                 .ok_or_else(|| invalid(format!("weight_map: {}: must be a file name", one_line(tensor))))?;
             by_shard.entry(shard).or_default().push(tensor);
         }
-        let mut weights = Self { path: path.to_owned(), shards: Vec::new(), tensors: BTreeMap::new() };
+        let mut weights =
+            Self { path: path.to_owned(), shards: Vec::new(), tensors: BTreeMap::new(), access: Access::Map };
         for (name, wanted) in by_shard {
             if !is_bare_name(name) {
                 let what = format!("weight_map: \"{}\" is not a plain file name", one_line(name));
@@ -149,6 +172,12 @@ impl Weights {
             weights.shards.push(shard);
         }
         Ok(weights)
+    }
+
+    /// The same, whose tensors come out in the way of `access`; without it they are views of the mapping.
+    #[must_use]
+    pub fn accessed(self, access: Access) -> Self {
+        Self { access, ..self }
     }
 
     /// The file that lists the tensors, for messages: the weights file itself, or the index.
@@ -194,8 +223,7 @@ impl Weights {
         let place = match other.tensors.get(stored) {
             None => return Err(Error::tensor(&other.path, stored, "is missing")),
             Some(Place::Shard(shard, entry)) => {
-                let Shard { path, map, .. } = &other.shards[*shard];
-                self.shards.push(Shard { path: path.clone(), map: Arc::clone(map), metadata: Vec::new() });
+                self.shards.push(Shard { metadata: Vec::new(), ..other.shards[*shard].clone() });
                 Place::Shard(self.shards.len() - 1, entry.clone())
             }
             Some(memory) => memory.clone(),
@@ -250,7 +278,14 @@ impl Weights {
             let what = format!("is {}, not one of float32, bfloat16 and float16", entry.stored);
             return Err(Error::tensor(&shard.path, name, what));
         };
-        Ok(MappedTensor::new(dtype, entry.shape.clone(), &shard.map, entry.range.clone()))
+        match self.access {
+            Access::Map => Ok(MappedTensor::new(dtype, entry.shape.clone(), &shard.map, entry.range.clone())),
+            Access::Read => {
+                let file = shard.file.lock().unwrap_or_else(PoisonError::into_inner);
+                MappedTensor::read(dtype, entry.shape.clone(), &file, &entry.range)
+                    .map_err(|e| Error::tensor(&shard.path, name, format!("cannot be read: {e}")))
+            }
+        }
     }
 }
 
@@ -270,7 +305,8 @@ fn map_file(path: &Path) -> Result<(Shard, Vec<Entry>)> {
     #[cfg(all(target_os = "linux", feature = "cli"))]
     super::faults::watch(&map, path);
     let Header { entries, metadata } = Header::parse(path, &map)?;
-    Ok((Shard { path: path.to_owned(), map: Arc::new(map), metadata }, entries))
+    let (map, file) = (Arc::new(map), Arc::new(Mutex::new(file)));
+    Ok((Shard { path: path.to_owned(), map, file, metadata }, entries))
 }
 
 /// Whether `name` is one path component that stays in its directory.
@@ -345,6 +381,26 @@ mod tests {
         assert!(weights.opt("none", &[1]).unwrap().is_none());
         let error = weights.get(f, &[1, 3]).unwrap_err().to_string();
         assert!(error.ends_with("model.safetensors, tensor f: has shape [3, 1], not [1, 3]"), "{error}");
+    }
+
+    /// Tensors that were read are those of the file that was opened, whatever becomes of it and its name; one that is no
+    /// longer there is named.
+    #[test]
+    fn read_tensors_outlive_their_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(WEIGHTS_FILE);
+        save(&path, &[("a", &[1.5, -2.0, 3.0]), ("b", &[4.0])]);
+        let weights = Weights::open(dir.path()).unwrap().accessed(Access::Read);
+        let a = weights.get("a", &[3]).unwrap();
+        assert!(!a.is_mapped());
+        save(&path, &[("a", &[7.0, 7.0, 7.0])]);
+        assert_eq!(weights.get("b", &[1]).unwrap().to_f32_vec(), [4.0]);
+
+        let weights = Weights::open(dir.path()).unwrap().accessed(Access::Read);
+        fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(9).unwrap();
+        assert_eq!(a.to_f32_vec(), [1.5, -2.0, 3.0]);
+        let error = weights.get("a", &[3]).unwrap_err().to_string();
+        assert!(error.contains("model.safetensors, tensor a: cannot be read: "), "{error}");
     }
 
     #[test]

@@ -11,7 +11,6 @@ use super::rollout::{Recorder, Rollouts, no_density};
 use super::sequence::{Parts, Phase, Prepared};
 use super::trace::Nearest;
 use crate::device::Device;
-use crate::model::chat_template::Template;
 use crate::model::lora::LoraMode;
 use crate::model::open::{Additions, Opened, open_frozen};
 use crate::model::prompt::{self, Method};
@@ -35,7 +34,7 @@ impl<D: Device> Loaded<D> {
     /// # Errors
     /// One line naming the file or tensor at fault.
     pub fn new(device: D, model: &Path, adapter: Option<&Path>) -> Result<Self> {
-        Self::with_choices(device, model, adapter, None, None)
+        Self::with_choices(device, model, adapter, None, &Additions::default())
     }
 
     /// As [`new`](Loaded::new), with the adapter merged or kept apart.
@@ -48,12 +47,11 @@ impl<D: Device> Loaded<D> {
         adapter: Option<&Path>,
         lora: Option<LoraMode>,
     ) -> Result<Self> {
-        Self::with_choices(device, model, adapter, lora, None)
+        Self::with_choices(device, model, adapter, lora, &Additions::default())
     }
 
     /// Loads a model directory, with a checkpoint over it whose adapter, if it has one, is merged or kept
-    /// apart; without a choice, [`LoraMode::best_for`] decides. The layout around questions is the checkpoint's, and of
-    /// a model without one `template`, or the paper's.
+    /// apart; without a choice, [`LoraMode::best_for`] decides. It is opened as `additions` say.
     ///
     /// # Errors
     /// As [`new`](Loaded::new); [`Error::Usage`] for a template that the checkpoint was not trained with.
@@ -62,11 +60,10 @@ impl<D: Device> Loaded<D> {
         model: &Path,
         adapter: Option<&Path>,
         lora: Option<LoraMode>,
-        template: Option<Template>,
+        additions: &Additions,
     ) -> Result<Self> {
         let mode = lora.unwrap_or_else(|| LoraMode::best_for(&device));
-        let additions = Additions { template, ..Additions::default() };
-        let opened = device.scope(|| open_frozen(&device, model, adapter, &additions, mode))?;
+        let opened = device.scope(|| open_frozen(&device, model, adapter, additions, mode))?;
         if lora == Some(LoraMode::Apart) && opened.adapter.as_ref().is_some_and(|adapter| adapter.use_dora) {
             return Err(Error::usage(
                 "`lora` apart: the adapter has magnitudes of DoRA, and is always merged",

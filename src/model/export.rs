@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use half::bf16;
 use serde_json::{Map, Value, json};
 
-use super::adapter::{ADAPTER_CONFIG_FILE, AdapterConfig};
 use super::checkpoint_dir;
 use super::colar_config::{COLAR_FILE, LATENT_HEAD_FILE};
 use super::config::ModelConfig;
@@ -49,7 +48,7 @@ const OF_CHECKPOINT: [&str; 3] = [COLAR_FILE, LATENT_HEAD_FILE, PROJECTOR_FILE];
 pub struct ExportOptions {
     /// The model directory.
     pub model: PathBuf,
-    /// The checkpoint over it, or a run, whose best is taken.
+    /// The checkpoint over it, or a run, whose best is taken, or a file of the authors' code.
     pub adapter: Option<PathBuf>,
     /// The directory to make.
     pub out: PathBuf,
@@ -90,13 +89,8 @@ pub fn export(options: &ExportOptions) -> Result<Exported> {
     let over = checkpoint.as_deref().unwrap_or(model);
     let has_weights = |dir: &Path| dir.join(WEIGHTS_FILE).exists() || dir.join(INDEX_FILE).exists();
     let mut weights = Weights::open(if has_weights(over) { over } else { model })?;
-    let adapter = if over.join(ADAPTER_CONFIG_FILE).exists() {
-        let adapter = AdapterConfig::load(over)?;
-        let file = adapter.open_weights(over, &config)?;
-        Some((adapter, file))
-    } else {
-        None
-    };
+    let mut stored = checkpoint_dir::read(over, model, &config, None)?;
+    let adapter = stored.adapter.take();
     let tied = config.tie_word_embeddings;
     if let Some((adapter, file)) = &adapter {
         let whole = adapter.stored_whole(file, &config);
@@ -137,7 +131,12 @@ pub fn export(options: &ExportOptions) -> Result<Exported> {
     }
     write_json(&dir.join("config.json"), &with_dtype(settings, *dtype))?;
     copy(&BESIDE, model, dir)?;
-    copy(&OF_CHECKPOINT, over, dir)?;
+    if over.is_file() {
+        // The adapter is in the weights by now; the rest of the authors' file is written in the engine's form.
+        stored.write(dir, model)?;
+    } else {
+        copy(&OF_CHECKPOINT, over, dir)?;
+    }
     let latent_head = dir.join(LATENT_HEAD_FILE).exists();
     staged.commit()?;
     Ok(Exported { tensors: specs.len(), bytes, files: shards.len(), merged: adapter.is_some(), latent_head })

@@ -29,10 +29,10 @@ use super::transformer::Transformer;
 use super::weight_spec::{Group, Groups, Role, WeightSpec};
 use crate::device::{Device, Dtype, Need, Stay};
 use crate::files::mapped::MappedTensor;
-use crate::files::weights::{INDEX_FILE, WEIGHTS_FILE, Weights};
+use crate::files::weights::{Access, INDEX_FILE, WEIGHTS_FILE, Weights};
 use crate::{Error, Result};
 
-/// The parts that a training run adds to a model.
+/// The parts that a run adds to a model, and how it wants it opened.
 #[derive(Debug, Clone, Default)]
 pub struct Additions {
     /// A new adapter, where the checkpoint has none.
@@ -48,6 +48,8 @@ pub struct Additions {
     pub merge: Option<Merge>,
     /// The layout around questions, where the checkpoint does not say it. `None`: the checkpoint's, or the paper's.
     pub template: Option<Template>,
+    /// How the weights come out of their files.
+    pub access: Access,
     /// Key of the new parts' values.
     pub seed: u64,
 }
@@ -139,10 +141,12 @@ fn open_for<D: Device>(
     // A model directory that is itself a checkpoint needs no second one.
     let checkpoint = given.as_deref().unwrap_or(model_dir);
     let has_weights = |dir: &Path| dir.join(WEIGHTS_FILE).exists() || dir.join(INDEX_FILE).exists();
-    let mut weights = Weights::open(if has_weights(checkpoint) { checkpoint } else { model_dir })?;
+    let access = additions.access;
+    let mut weights =
+        Weights::open(if has_weights(checkpoint) { checkpoint } else { model_dir })?.accessed(access);
 
     let Stored { adapter: stored, colar, head: head_weights, projector: projector_weights } =
-        checkpoint_dir::read(checkpoint, model_dir, &config, additions.embeds_std)?;
+        checkpoint_dir::read(checkpoint, model_dir, &config, additions.embeds_std)?.accessed(access);
     if let Some((adapter, file)) = &stored {
         let whole = adapter.stored_whole(file, &config);
         if matches!(purpose, Purpose::Training(_)) {

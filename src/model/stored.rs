@@ -9,7 +9,7 @@ use super::thoughts::PROJECTOR_FILE;
 use crate::files::atomic::write_atomic;
 use crate::files::json::one_line;
 use crate::files::safetensors::{TensorData, save_safetensors};
-use crate::files::weights::Weights;
+use crate::files::weights::{Access, Weights};
 use crate::{Error, Result};
 
 /// The parts of a checkpoint (spec section 8) but for weights of a whole model.
@@ -48,6 +48,18 @@ impl Stored {
         let thoughts = colar.as_ref().and_then(|c| c.thoughts);
         let projector = open(thoughts.is_some_and(|t| t.projector.is_some()), PROJECTOR_FILE)?;
         Ok(Self { adapter, colar, head, projector })
+    }
+
+    /// The same, whose weights come out of their files in the way of `access`.
+    #[must_use]
+    pub fn accessed(self, access: Access) -> Self {
+        let accessed = |weights: Weights| weights.accessed(access);
+        Self {
+            adapter: self.adapter.map(|(adapter, weights)| (adapter, accessed(weights))),
+            colar: self.colar,
+            head: self.head.map(accessed),
+            projector: self.projector.map(accessed),
+        }
     }
 
     /// Writes the files of a checkpoint into the directory `dir`, all tensors in float32. `base` is the model that it is for.

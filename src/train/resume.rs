@@ -21,7 +21,8 @@ use crate::{Error, Result};
 const FILE: &str = "fingerprints.json";
 
 /// Options that a run may go on with otherwise: none of them changes its numbers. README names them.
-const FREE: [&str; 7] = ["device", "threads", "recompute", "save-every", "watchdog", "patience", "out"];
+const FREE: [&str; 8] =
+    ["device", "threads", "recompute", "no-mmap", "save-every", "watchdog", "patience", "out"];
 
 /// With a constant learning rate a run may also become longer or shorter.
 const LENGTH: [&str; 2] = ["max-steps", "epochs"];
@@ -220,7 +221,9 @@ mod tests {
     fn options_that_change_the_numbers_are_named() {
         let begun = flags("lr = 1e-3\nseed = 4");
         assert_eq!(options(&begun, &begun).unwrap(), [""; 0]);
-        for free in ["threads = 3", "device = \"cpu\"", "recompute = true", "save-every = 7"] {
+        for free in
+            ["threads = 3", "device = \"cpu\"", "recompute = true", "no-mmap = true", "save-every = 7"]
+        {
             assert_eq!(
                 options(&begun, &flags(&format!("lr = 1e-3\nseed = 4\n{free}"))).unwrap(),
                 [""; 0],

@@ -22,6 +22,7 @@ use super::stop::Stop;
 use crate::data::{Sample, load};
 use crate::device::{AdamW, Device};
 use crate::eval::accuracy::{EvalOptions, evaluate};
+use crate::files::weights::Access;
 use crate::infer::{Loaded, Sampling};
 use crate::model::config::ModelConfig;
 use crate::model::dropout::StepDropout;
@@ -103,6 +104,7 @@ impl<D: Device> Trainer<D> {
             embeds_std: options.embeds_std,
             merge: options.merge,
             template: options.template,
+            access: Access::unless(options.run.no_mmap),
             seed: options.run.seed,
         };
         let checkpoint = last.as_deref().or(options.init.as_deref());

@@ -64,6 +64,26 @@ fn an_exported_checkpoint_answers_as_it_did() {
     }
 }
 
+/// A file of the authors' code is exported as a checkpoint directory is: adapter, latent head and settings.
+#[test]
+fn a_file_of_the_authors_code_is_exported() {
+    let tmp = tempfile::tempdir().unwrap();
+    let model = golden("llama-tiny");
+    let file = golden("lightning/colar/checkpoints/last.ckpt");
+    let from = ["--model", text(&model), "--adapter", text(&file)];
+    let want = answers(&[&from[..], &["--lora", "merge"]].concat());
+    assert_ne!(want, answers(&["--model", text(&model), "--method", "plain"]));
+    let out = tmp.path().join("out");
+    let (code, _, err) = run(&[&["export", "--out", text(&out)], &from[..], &["--dtype", "f32"]].concat());
+    assert!(
+        code == 0 && err.contains("the adapter merged") && err.contains("reasons in words only"),
+        "{err}"
+    );
+    assert_eq!(answers(&["--model", text(&out)]), want);
+    assert_eq!(json(&out.join("colar.json"))["method"], "colar");
+    assert!(!out.join("adapter_config.json").exists());
+}
+
 #[test]
 fn bfloat16_is_the_nearest_of_what_was_merged() {
     let tmp = tempfile::tempdir().unwrap();

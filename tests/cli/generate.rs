@@ -151,27 +151,15 @@ fn standard_input_is_read_line_by_line() {
     assert_eq!(broken.stdout.lines().count(), 2, "{}", broken.stdout);
 }
 
-/// Weights that are cut short under a running process end it with a line that names them.
+/// What `generate` answers to a question that comes after all weights of its model were cut short: exit code, standard
+/// output and the lines of standard error after the one on the loaded model.
 #[cfg(target_os = "linux")]
-#[test]
-fn weights_that_go_away_are_named() {
+fn generate_without_weights(model: &Path, flags: &[&str]) -> (Option<i32>, String, String) {
     use std::io::{BufRead, BufReader, Read, Write};
     use std::process::Stdio;
-    let dir = tempfile::tempdir().unwrap();
-    let model = dir.path().join("model");
-    copy_model(&golden("llama-tiny"), &model);
+    copy_with_adapter(model);
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_colar-engine"));
-    command.args([
-        "generate",
-        "--model",
-        text(&model),
-        "--device",
-        "cpu",
-        "--method",
-        "plain",
-        "--batch-size",
-        "1",
-    ]);
+    command.args(["generate", "--model", text(model), "--device", "cpu", "--batch-size", "1"]).args(flags);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let mut errors = BufReader::new(child.stderr.take().unwrap());
@@ -180,16 +168,47 @@ fn weights_that_go_away_are_named() {
         loaded.clear();
         assert!(errors.read_line(&mut loaded).unwrap() > 0, "it ended before the model was loaded");
     }
-    let weights = model.join("model.safetensors");
-    std::fs::OpenOptions::new().write(true).open(&weights).unwrap().set_len(0).unwrap();
+    for file in ["model.safetensors", "adapter/adapter_model.safetensors", "adapter/latent_head.safetensors"]
+    {
+        std::fs::OpenOptions::new().write(true).open(model.join(file)).unwrap().set_len(0).unwrap();
+    }
     // The child may be gone before it has read this.
     let _ = child.stdin.take().unwrap().write_all(b"1+1?\n");
-    let mut rest = String::new();
+    let (mut out, mut rest) = (String::new(), String::new());
+    child.stdout.take().unwrap().read_to_string(&mut out).unwrap();
     errors.read_to_string(&mut rest).unwrap();
+    (child.wait().unwrap().code(), out, rest)
+}
+
+/// Weights that are cut short under a running process end it with a line that names them.
+#[cfg(target_os = "linux")]
+#[test]
+fn weights_that_go_away_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let (code, out, err) = generate_without_weights(dir.path(), &["--method", "plain"]);
+    let weights = dir.path().join("model.safetensors");
     let named =
         format!("error: {}: was cut short, or its disk fails, while it was in use", weights.display());
-    assert_eq!(rest.lines().last(), Some(named.as_str()), "{rest}");
-    assert_eq!(child.wait().unwrap().code(), Some(1));
+    assert_eq!((code, err.lines().last()), (Some(1), Some(named.as_str())), "{out}{err}");
+}
+
+/// Weights that were read are no longer needed in their files, those of a checkpoint as well as the model's.
+#[cfg(target_os = "linux")]
+#[test]
+fn without_mmap_weights_may_go_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let adapter = dir.path().join("adapter");
+    for lora in ["apart", "merge"] {
+        let flags = ["--adapter", text(&adapter), "--lora", lora, "--greedy", "--max-latents", "3"];
+        let flags = [&flags[..], &["--max-new-tokens", "5", "--no-mmap", "--json"]].concat();
+        copy_with_adapter(dir.path());
+        let model = ["generate", "--model", text(dir.path()), "--device", "cpu", "--batch-size", "1"];
+        let want = colar_in(dir.path(), &[&model[..], &flags[..], &["1+1?"]].concat(), "").ok();
+        let (code, out, err) = generate_without_weights(dir.path(), &flags);
+        assert_eq!(code, Some(0), "{err}");
+        let tokens = |line: &str| serde_json::from_str::<Value>(line).unwrap()["token_ids"].clone();
+        assert_eq!(tokens(&out), tokens(&want), "{lora}");
+    }
 }
 
 /// Accuracy needs answers alone; losses need the steps too.
@@ -618,6 +637,13 @@ fn copy_model(from: &Path, to: &Path) {
             std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
         }
     }
+}
+
+/// Copies llama-tiny and its checkpoint.
+fn copy_with_adapter(to: &Path) {
+    let model = golden("llama-tiny");
+    copy_model(&model, to);
+    copy_model(&model.join("adapter"), &to.join("adapter"));
 }
 
 /// A directory without a checkpoint is an error and not the bare model; that of a run means its best one.

@@ -325,6 +325,9 @@ flags! {
         device: DeviceKind,
         /// Dtype of activations [default: bf16 on a GPU, f32 elsewhere]
         dtype: ComputeDtype,
+        /// Read the weights into memory and do not map their files, which may then be replaced or cut short under the run
+        #[arg(num_args = 0..=1, default_missing_value = "true")]
+        no_mmap: bool,
     }
 }
 

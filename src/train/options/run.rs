@@ -71,6 +71,8 @@ pub struct RunOptions {
     pub device: DeviceKind,
     /// Arithmetic of a CUDA device; `None`: bf16 on a GPU, float32 elsewhere.
     pub dtype: Option<ComputeDtype>,
+    /// Whether the weights are read into memory, and not mapped: the run then no longer needs the model's files.
+    pub no_mmap: bool,
 }
 
 setters!(RunOptions {
@@ -94,6 +96,7 @@ setters!(RunOptions {
     save_top_k: usize,
     threads: usize,
     device: DeviceKind,
+    no_mmap: bool,
 });
 setters!(RunOptions into {
     model: PathBuf,
@@ -139,6 +142,7 @@ impl Default for RunOptions {
             threads: 0,
             device: DeviceKind::default(),
             dtype: None,
+            no_mmap: false,
         }
     }
 }
@@ -181,6 +185,7 @@ impl RunOptions {
             threads: flags.threads.unwrap_or(d.threads),
             device: flags.device.unwrap_or(d.device),
             dtype: flags.dtype,
+            no_mmap: flags.no_mmap.unwrap_or(d.no_mmap),
         })
     }
 
@@ -215,6 +220,7 @@ impl RunOptions {
             threads: Some(self.threads),
             device: Some(self.device),
             dtype: self.dtype,
+            no_mmap: Some(self.no_mmap),
             ..TrainFlags::default()
         }
     }

@@ -14,6 +14,7 @@ use crate::data::{Sample, load_questions};
 use crate::device::{AdamW, Device};
 use crate::eval::accuracy::{EvalOptions, evaluate};
 use crate::files::atomic::write_atomic;
+use crate::files::weights::Access;
 use crate::infer::{Loaded, Sampling, no_density};
 use crate::model::checkpoint_dir;
 use crate::model::open::{Additions, open};
@@ -106,8 +107,9 @@ impl<D: Device> RlTrainer<D> {
         options.run.follow_adapter(&checkpoint_dir::find(&options.adapter)?)?;
         let (dir, last) = RunDir::prepare(&options.run.out, resume)?;
         let fingerprints = resume::check(&dir, last.as_deref(), &TrainFlags::from(&options))?;
+        let access = Access::unless(options.run.no_mmap);
         let additions =
-            Additions { lora: options.run.adapter(), seed: options.run.seed, ..Additions::default() };
+            Additions { lora: options.run.adapter(), access, seed: options.run.seed, ..Additions::default() };
         let checkpoint = last.as_deref().unwrap_or(&options.adapter);
         checkpoint::check_base(&options.run.model, checkpoint, options.run.full)?;
         let trained = options.run.trained();
@@ -132,7 +134,9 @@ impl<D: Device> RlTrainer<D> {
             checkpoint::load_moments(&device, &opened, &mut optimizer, last)?;
             state = checkpoint::load_state(last)?;
         }
-        let reference = Loaded::new(device.clone(), &options.run.model, Some(&options.adapter))?;
+        let as_read = Additions { access, ..Additions::default() };
+        let (model, start) = (&options.run.model, Some(options.adapter.as_path()));
+        let reference = Loaded::with_choices(device.clone(), model, start, None, &as_read)?;
         let escape = options.run.escape_marks;
         let samples = marks::guard(load_questions(&options.run.data)?, &options.run.data, &opened, escape)?;
         if samples.is_empty() {
