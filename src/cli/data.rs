@@ -2,7 +2,7 @@
 
 mod show;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 
@@ -77,10 +77,10 @@ struct ConvertArgs {
     /// Form of the input; found out from its first record when not given
     #[arg(long, value_enum, value_name = "FORM")]
     format: Option<Format>,
-    /// File to read, or a directory in the MATH form
+    /// File to read, or a directory in the MATH form; - is standard input
     #[arg(value_name = "IN")]
     input: PathBuf,
-    /// File to write
+    /// File to write; - is standard output
     #[arg(value_name = "OUT")]
     output: PathBuf,
 }
@@ -148,10 +148,20 @@ fn synth(args: &SynthArgs) -> Result<()> {
 }
 
 fn convert(args: &ConvertArgs) -> Result<()> {
-    let samples = load(&args.input, args.format)?;
-    write_jsonl(&args.output, &samples)?;
-    terminal::note(format!("{}: {} samples", args.output.display(), samples.len()));
+    let [input, output] = [(&args.input, "/dev/stdin"), (&args.output, "/dev/stdout")].map(or_standard);
+    let samples = load(input, args.format)?;
+    write_jsonl(output, &samples)?;
+    terminal::note(format!("{}: {}", output.display(), count(samples.len())));
     Ok(())
+}
+
+/// The path, or that of a standard stream where it is `-`.
+fn or_standard<'a>((path, stream): (&'a PathBuf, &'static str)) -> &'a Path {
+    if cfg!(unix) && path.as_os_str() == "-" { Path::new(stream) } else { path }
+}
+
+fn count(samples: usize) -> String {
+    format!("{samples} sample{}", if samples == 1 { "" } else { "s" })
 }
 
 fn stats(args: &StatsArgs) -> Result<()> {
@@ -191,7 +201,7 @@ fn json(unit: &str, lengths: &Lengths) -> String {
 fn table(unit: &str, lengths: &Lengths) -> String {
     let row =
         |name: &str, s: &Spread| format!("{name:<20}{:>8.1}{:>8}{:>8}{:>8}\n", s.mean, s.p50, s.p95, s.max);
-    let mut text = format!("{} samples\n\n{:<20}", lengths.samples, "");
+    let mut text = format!("{}\n\n{:<20}", count(lengths.samples), "");
     text += &format!("{:>8}{:>8}{:>8}{:>8}\n", "mean", "p50", "p95", "max");
     text += &row("steps a sample", &lengths.steps_per_sample);
     for (part, spread) in

@@ -5,10 +5,10 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use crate::train::nearest;
 
-/// The error with a hint at the nearest flag of the subcommand, where clap gave none: clap knows slips, and not what
+/// The error with a hint at the nearest flag of the subcommand, in the place of clap's own: clap knows slips, and not what
 /// means the same in other programs.
 pub(super) fn hinted(mut error: clap::Error, root: &Command) -> clap::Error {
-    if error.kind() != ErrorKind::UnknownArgument || error.get(ContextKind::SuggestedArg).is_some() {
+    if error.kind() != ErrorKind::UnknownArgument {
         return error;
     }
     let Some(ContextValue::String(given)) = error.get(ContextKind::InvalidArg) else { return error };

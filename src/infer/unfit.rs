@@ -14,7 +14,7 @@ pub(super) fn explain<D: Device>(
     let Error::Logits { row } = error else { return error };
     let Some(s) = sequences.get(sequence(row)) else { return error };
     let (request, latents, tokens) = (s.index, s.n_latents, s.token_ids.len());
-    let cause = match unfit_weight(parts) {
+    let cause = match parts.model.params.unfit(parts.device) {
         Some(name) => format!("the weight {name} holds NaN or infinity"),
         None if latents > 0 => {
             format!(
@@ -27,11 +27,4 @@ pub(super) fn explain<D: Device>(
     Error::other(format!(
         "request {request}: after {latents} latents and {tokens} tokens the logits are not finite: {cause}"
     ))
-}
-
-/// The first weight with an element that is not finite. A weight that cannot be read is passed over.
-fn unfit_weight<D: Device>(parts: &Parts<'_, D>) -> Option<String> {
-    let unfit =
-        |t: &D::Tensor| parts.device.read(t).is_ok_and(|values| values.iter().any(|x| !x.is_finite()));
-    parts.model.params.iter().find(|(_, p)| unfit(&p.value)).map(|(_, p)| p.name.clone())
 }

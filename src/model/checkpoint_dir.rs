@@ -27,7 +27,8 @@ pub fn find(dir: &Path) -> Result<PathBuf> {
         return Ok(dir.to_owned());
     }
     if !dir.is_dir() {
-        return Err(Error::file(dir, "no such directory"));
+        let named_as_file = dir.extension().is_some_and(|end| end == "ckpt");
+        return Err(Error::file(dir, if named_as_file { "no such file" } else { "no such directory" }));
     }
     if is_checkpoint(dir) {
         return Ok(dir.to_owned());
@@ -118,5 +119,7 @@ mod tests {
         assert!(error.contains("no checkpoint") && error.ends_with(INDEX_FILE), "{error}");
         let error = find(&tmp.path().join("absent")).unwrap_err().to_string();
         assert!(error.ends_with("no such directory"), "{error}");
+        let error = find(&tmp.path().join("absent.ckpt")).unwrap_err().to_string();
+        assert!(error.ends_with("no such file"), "{error}");
     }
 }

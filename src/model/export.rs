@@ -100,9 +100,13 @@ pub fn export(options: &ExportOptions) -> Result<Exported> {
     // A tensor at a time: the model need not fit into memory.
     let values = |spec: &WeightSpec| -> Result<Vec<f32>> {
         let weight = weights.get(&spec.name, &spec.shape)?;
-        match &adapter {
-            Some((adapter, file)) => device.read(&merge(&device, &spec.name, weight, adapter, file)?),
-            None => Ok(weight.to_f32_vec()),
+        let values = match &adapter {
+            Some((adapter, file)) => device.read(&merge(&device, &spec.name, weight, adapter, file)?)?,
+            None => weight.to_f32_vec(),
+        };
+        match values.iter().all(|x| x.is_finite()) {
+            true => Ok(values),
+            false => Err(Error::tensor(weights.path(), &spec.name, "holds NaN or infinity")),
         }
     };
     let specs = config.weights();

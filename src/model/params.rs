@@ -75,6 +75,29 @@ impl<D: Device> Params<D> {
         self.entries.iter_mut().enumerate().map(|(i, p)| (ParamId(i), &mut p.value))
     }
 
+    /// The name of the first weight with an element that is not finite. One that cannot be read is passed over.
+    pub fn unfit(&self, device: &D) -> Option<&str> {
+        self.unfit_among(device, |_| true)
+    }
+
+    fn unfit_among(&self, device: &D, looked_at: impl Fn(ParamId) -> bool) -> Option<&str> {
+        let unfit = |t: &D::Tensor| device.read(t).is_ok_and(|values| values.iter().any(|x| !x.is_finite()));
+        self.iter().find(|(id, p)| looked_at(*id) && unfit(&p.value)).map(|(_, p)| p.name.as_str())
+    }
+
+    /// `error`, or where it says that a loss or gradient is not finite and a weight was not from the beginning, that this
+    /// is why.
+    pub fn explain(&self, device: &D, grads: &Grads<D>, error: Error) -> Error {
+        let Error::NonFinite { step, what } = &error else { return error };
+        // Weights that the run has moved say no more than the loss does.
+        match self.unfit_among(device, |id| *step == 1 || !grads.trains(id)) {
+            Some(name) => Error::other(format!(
+                "step {step}: {what} is not finite: the weight {name} holds NaN or infinity"
+            )),
+            None => error,
+        }
+    }
+
     /// Bytes of all values.
     pub fn bytes(&self) -> usize {
         self.iter().map(|(_, p)| p.value.rows() * p.value.cols() * p.value.dtype().size()).sum()

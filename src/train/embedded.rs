@@ -192,6 +192,15 @@ pub fn run<D: Device>(
             options.out.display()
         )));
     }
+    // Its parts have settings of their own, in directories beneath; only a run of `model` and `data` has them here.
+    let settings = options.out.join("config.toml");
+    if settings.exists() {
+        return Err(Error::usage(format!(
+            "{} holds a run with a model and data of its own; `config` {} with `resume` goes on with it",
+            options.out.display(),
+            settings.display()
+        )));
+    }
     let lock = DirLock::take(&options.out)?;
     clean_tree(&options.out)?;
     prepare(options, on_stage)?;

@@ -32,32 +32,49 @@ pub(super) fn guard<D: Device>(
     opened: &Opened<D>,
     escape: bool,
 ) -> Result<Vec<Sample>> {
+    settle(&mut samples, opened, escape).map_err(|e| Error::usage(format!("{}, {e}", path.display())))?;
+    Ok(samples)
+}
+
+/// Puts a blank into every mark of the model's layout with `escape`, and fails without it for samples that hold one.
+///
+/// # Errors
+/// As [`guard`], without the file's name.
+pub(super) fn settle<D: Device>(samples: &mut [Sample], opened: &Opened<D>, escape: bool) -> Result<()> {
+    let marks = marks(opened)?;
+    if escape {
+        samples.iter_mut().for_each(|sample| texts(sample).for_each(|(_, text)| escape_all(text, &marks)));
+        return Ok(());
+    }
+    let found = find(samples, &marks).map(|found| format!("{found}; with `escape_marks` a blank parts them"));
+    found.map_or(Ok(()), |found| Err(Error::usage(found)))
+}
+
+/// The marks of a model's layout.
+fn marks<D: Device>(opened: &Opened<D>) -> Result<Vec<Mark>> {
     let end = opened.tokenizer.decode(&[opened.eos.append], false)?;
     let marks = [
         Mark { text: SEPARATOR.to_owned(), name: "the separator", in_questions: false },
         Mark { text: end, name: "the end of sequence", in_questions: false },
         Mark { text: ANSWER_MARK.to_owned(), name: "the mark of the answer", in_questions: true },
     ];
-    let marks: Vec<Mark> = marks.into_iter().filter(|mark| mark.text.trim().chars().count() > 1).collect();
-    if escape {
-        samples.iter_mut().for_each(|sample| texts(sample).for_each(|(_, text)| escape_all(text, &marks)));
-        return Ok(samples);
-    }
-    let mut found =
-        samples.iter_mut().enumerate().filter_map(|(i, sample)| Some((i, first(sample, &marks)?)));
-    let Some((sample, (part, mark))) = found.next() else { return Ok(samples) };
+    Ok(marks.into_iter().filter(|mark| mark.text.trim().chars().count() > 1).collect())
+}
+
+/// The first sample with a mark, and how many more there are.
+fn find(samples: &mut [Sample], marks: &[Mark]) -> Option<String> {
+    let mut found = samples.iter_mut().enumerate().filter_map(|(i, sample)| Some((i, first(sample, marks)?)));
+    let (sample, (part, mark)) = found.next()?;
     let more = match found.count() {
         0 => String::new(),
         n => format!(", and {n} more samples hold such"),
     };
-    Err(Error::usage(format!(
-        "{}, sample {}: its {part} holds {} {:?}, which means something else in the prompt{more}; with `escape_marks` a \
-         blank parts them",
-        path.display(),
+    Some(format!(
+        "sample {}: its {part} holds {} {:?}, which means something else in the prompt{more}",
         sample + 1,
         mark.name,
         mark.text
-    )))
+    ))
 }
 
 /// The texts of a sample with their names.

@@ -12,6 +12,7 @@ pub use losses::{Losses, SampleScore, Score};
 
 use super::batch::Batch;
 use super::long;
+use super::marks;
 use super::recipe::Recipe;
 use super::sft::{Uploaded, labels_loss, latent_target};
 use crate::data::Sample;
@@ -30,13 +31,16 @@ pub struct ScoreOptions {
     pub compression_factor: usize,
     /// Most packed rows of a forward pass; a longer sample runs alone.
     pub batch_tokens: usize,
+    /// Whether a blank is put into texts that mean something in the prompt (`###`, `Answer:`, the end of sequence); samples
+    /// that hold them are refused else.
+    pub escape_marks: bool,
 }
 
-setters!(ScoreOptions { method: Method, compression_factor: usize, batch_tokens: usize });
+setters!(ScoreOptions { method: Method, compression_factor: usize, batch_tokens: usize, escape_marks: bool });
 
 impl Default for ScoreOptions {
     fn default() -> Self {
-        ScoreOptions { method: Method::Colar, compression_factor: 1, batch_tokens: 2048 }
+        ScoreOptions { method: Method::Colar, compression_factor: 1, batch_tokens: 2048, escape_marks: false }
     }
 }
 
@@ -44,7 +48,7 @@ impl Default for ScoreOptions {
 ///
 /// # Errors
 /// [`Error::Usage`] for an empty data set, a compression factor of 0, or other than 1 where nothing is
-/// compressed, a sample beyond [`Loaded::most_positions`]; a model without the latent head or the thoughts of the method;
+/// compressed, a sample that holds a mark of the prompt or is beyond [`Loaded::most_positions`]; a model without the latent head or the thoughts of the method;
 /// a loss that is not finite, naming the sample; and errors of the device.
 pub fn score<D: Device>(
     loaded: &Loaded<D>,
@@ -56,6 +60,9 @@ pub fn score<D: Device>(
         return Err(Error::usage("there is nothing to score: the data set is empty"));
     }
     loaded.opened.check_own_prompts()?;
+    let mut samples = samples.to_vec();
+    marks::settle(&mut samples, &loaded.opened, options.escape_marks)?;
+    let samples = samples.as_slice();
     if options.compression_factor == 0 || (options.method != Method::Colar && options.compression_factor != 1)
     {
         return Err(Error::usage(
@@ -113,7 +120,7 @@ fn flush<D: Device>(
         let sums = losses.sums(ce..ce + ce_count, latent..latent + latent_count);
         (ce, latent) = (ce + ce_count, latent + latent_count);
         let means = sums.means();
-        means.check(place)?;
+        means.check(place, &loaded.device, &model.params)?;
         total.add(&sums);
         scores.push(SampleScore { question: samples[place].question.clone(), losses: means });
     }
@@ -252,7 +259,7 @@ mod tests {
     fn agrees_with_the_training_objective() {
         let loaded = load(true);
         let samples = samples();
-        let options = ScoreOptions { method: Method::Colar, compression_factor: 2, batch_tokens: 4096 };
+        let options = ScoreOptions { compression_factor: 2, batch_tokens: 4096, ..ScoreOptions::default() };
         let got = score(&loaded, &samples, &options, &mut |_| ()).unwrap();
         let mut batch = Batch::new();
         let opened = &loaded.opened;
@@ -292,7 +299,7 @@ mod tests {
         let loaded = load(true);
         let samples = samples();
         let of = |batch_tokens| {
-            let options = ScoreOptions { method: Method::Colar, compression_factor: 3, batch_tokens };
+            let options = ScoreOptions { compression_factor: 3, batch_tokens, ..ScoreOptions::default() };
             let mut heard = Vec::new();
             let s = score(&loaded, &samples, &options, &mut |done| heard.push(done)).unwrap();
             (s, heard)
@@ -314,7 +321,7 @@ mod tests {
     #[test]
     fn reasoning_text_has_no_latent_losses() {
         let loaded = load(false);
-        let options = ScoreOptions { method: Method::Cot, compression_factor: 1, batch_tokens: 64 };
+        let options = ScoreOptions { method: Method::Cot, batch_tokens: 64, ..ScoreOptions::default() };
         let got = score(&loaded, &samples(), &options, &mut |_| ()).unwrap();
         assert!(got.total.ce > 0.0);
         assert_eq!((got.total.latent_mse, got.total.latent_positions), (None, 0));

@@ -191,7 +191,8 @@ impl<D: Device> Trainer<D> {
     /// the loss stays far too high (the last training state is kept), [`Error::Interrupted`] where it was asked to stop, and I/O errors.
     pub fn run(&mut self, on_progress: &mut (dyn FnMut(Progress) + Send)) -> Result<Summary> {
         let device = self.loaded.device.clone();
-        device.scope(|| self.run_in_scope(on_progress))
+        let done = device.scope(|| self.run_in_scope(on_progress));
+        done.map_err(|e| self.loaded.opened.model.params.explain(&device, &self.grads, e))
     }
 
     fn run_in_scope(&mut self, on_progress: &mut (dyn FnMut(Progress) + Send)) -> Result<Summary> {

@@ -84,6 +84,25 @@ fn mistakes_are_told_and_leave_no_file() {
     assert!(data(&["convert", "--format", "csv", "a", "b"]).unwrap_err().contains("gsm8k-aug"));
 }
 
+/// `-` is a standard stream, and no file of that name.
+#[cfg(unix)]
+#[test]
+fn convert_goes_through_pipes() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = assert_cmd::Command::new(env!("CARGO_BIN_EXE_colar-engine"));
+    let input = "{\"question\": \"1+1?\", \"answer\": \"1+1=2\\n#### 2\"}\n";
+    let out = command
+        .current_dir(dir.path())
+        .args(["data", "convert", "-", "-"])
+        .write_stdin(input)
+        .output()
+        .unwrap();
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    assert_eq!(text(&out.stdout), "{\"question\":\"1+1?\",\"steps\":[\"1+1=2\"],\"answer\":\"2\"}\n");
+    assert_eq!(text(&out.stderr), "/dev/stdout: 1 sample\n");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
 /// `data show` prints the rows that training packs: the prompt, chunks of the reasoning, and the answer.
 #[test]
 fn show_tells_rows_and_labels() {

@@ -72,7 +72,7 @@ fn a_file_of_the_authors_code_is_exported() {
     let file = golden("lightning/colar/checkpoints/last.ckpt");
     let from = ["--model", text(&model), "--adapter", text(&file)];
     let want = answers(&[&from[..], &["--lora", "merge"]].concat());
-    assert_ne!(want, answers(&["--model", text(&model), "--method", "plain"]));
+    assert!(want.iter().any(|(_, latents)| latents.as_u64() > Some(0)));
     let out = tmp.path().join("out");
     let (code, _, err) = run(&[&["export", "--out", text(&out)], &from[..], &["--dtype", "f32"]].concat());
     assert!(

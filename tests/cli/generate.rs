@@ -268,6 +268,7 @@ fn answers_that_were_cut_off_are_told() {
 fn a_flag_that_does_not_exist_is_told_with_the_one_that_was_meant() {
     for (args, meant) in [
         (&["eval", "--n", "5"][..], "--limit"),
+        (&["eval", "--runs", "5"], "--seeds"),
         (&["eval", "--bacth-size", "5"], "--batch-size"),
         (&["train", "--learning-rate", "1"], "--lr"),
         (&["experiment", "table1", "--output", "y"], "--out"),
@@ -599,7 +600,7 @@ fn logits_that_are_not_finite_are_an_error() {
             );
         }
     }
-    // A weight that is no number is named, by eval too.
+    // A weight that is no number is named, by whatever computes with it or copies it.
     let dir = tempfile::tempdir().unwrap();
     let model = dir.path().join("model");
     copy_model(&golden("llama-tiny"), &model);
@@ -618,15 +619,31 @@ fn logits_that_are_not_finite_are_an_error() {
         &["generate", "--model", model, "--device", "cpu", "Tom has 3."][..],
         &["generate", "--model", model, "--device", "cpu", "--greedy", "Tom has 3."],
         &["eval", "--model", model, "--device", "cpu", "--greedy", "--data", text(&data)],
+        &["score", "--model", model, "--device", "cpu", "--data", text(&data)],
+        &[
+            "train",
+            "--model",
+            model,
+            "--device",
+            "cpu",
+            "--data",
+            text(&data),
+            "--max-steps",
+            "1",
+            "--out",
+            "run",
+        ],
+        &["export", "--model", model, "--out", "exported"],
     ] {
         let out = colar_in(dir.path(), args, "");
         let last = out.stderr.lines().last().unwrap();
         assert!(
-            out.code == 1 && last.contains(&format!("the weight {name} holds NaN")),
+            out.code == 1 && last.replace(':', "").contains(&format!("{name} holds NaN")),
             "{args:?}: {}",
             out.stderr
         );
     }
+    assert!(!dir.path().join("exported").exists());
 }
 
 fn copy_model(from: &Path, to: &Path) {

@@ -443,6 +443,16 @@ fn data_that_holds_marks_of_the_prompt_is_refused_or_escaped() {
     assert!(err.contains(named) && err.contains("with --escape-marks"), "{err}");
     let escaped = engine().args(&args).arg("--escape-marks").output().unwrap();
     assert!(escaped.status.success(), "{}", String::from_utf8_lossy(&escaped.stderr));
+    // Losses of such data would be those of other samples.
+    let score = ["score", "--model", &model, "--data", &train, "--device", "cpu"];
+    let refused = engine().args(score).output().unwrap();
+    let err = String::from_utf8(refused.stderr).unwrap();
+    assert!(
+        refused.status.code() == Some(2) && err.contains(named) && err.contains("--escape-marks"),
+        "{err}"
+    );
+    let escaped = engine().args(score).arg("--escape-marks").output().unwrap();
+    assert!(escaped.status.success(), "{}", String::from_utf8_lossy(&escaped.stderr));
 }
 
 /// Full training from a LoRA checkpoint goes on from what that computes, and leaves a model directory: no adapter that
@@ -547,6 +557,23 @@ fn a_resume_under_other_settings_is_refused() {
     let (code, err) = resume(&args);
     assert_eq!(code, Some(0), "{err}");
     assert_eq!(metrics(&out).iter().filter(|line| line.contains("\"train\"")).count(), 4);
+}
+
+/// The embedded default has no run of a model and data of one's own to go on with, and leaves one alone.
+#[test]
+fn the_embedded_default_does_not_begin_in_another_run() {
+    let tmp = tempfile::tempdir().unwrap();
+    let out = tmp.path().join("run");
+    std::fs::create_dir(&out).unwrap();
+    std::fs::write(out.join("config.toml"), "model = \"m\"\n").unwrap();
+    for more in [&["--resume"][..], &[]] {
+        let said = engine().args(["train", "--out", out.to_str().unwrap()]).args(more).output().unwrap();
+        let err = String::from_utf8(said.stderr).unwrap();
+        let named = format!("--config {} with --resume goes on with it", out.join("config.toml").display());
+        assert!(said.status.code() == Some(2) && err.contains(&named), "{err}");
+        let left = std::fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().file_name());
+        assert_eq!(left.collect::<Vec<_>>(), ["config.toml"]);
+    }
 }
 
 /// What a checkpoint has is not another because a flag says so.

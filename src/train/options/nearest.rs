@@ -3,10 +3,11 @@
 use strsim::jaro;
 
 /// Names from other programs, and what means the same here.
-const SYNONYMS: [(&str, &str); 20] = [
+const SYNONYMS: [(&str, &str); 21] = [
     ("n", "limit"),
     ("num-samples", "limit"),
     ("max-samples", "limit"),
+    ("runs", "seeds"),
     ("learning-rate", "lr"),
     ("steps", "max-steps"),
     ("num-epochs", "epochs"),

@@ -210,7 +210,8 @@ impl<D: Device> RlTrainer<D> {
     /// training state is kept), a checkpoint whose latents have no spread, and I/O errors.
     pub fn run(&mut self, on_progress: &mut (dyn FnMut(Progress) + Send)) -> Result<RlSummary> {
         let device = self.loaded.device.clone();
-        device.scope(|| self.run_in_scope(on_progress))
+        let done = device.scope(|| self.run_in_scope(on_progress));
+        done.map_err(|e| self.loaded.opened.model.params.explain(&device, &self.grads, e))
     }
 
     fn run_in_scope(&mut self, on_progress: &mut (dyn FnMut(Progress) + Send)) -> Result<RlSummary> {

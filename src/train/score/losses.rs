@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use crate::device::Device;
+use crate::model::params::Params;
 use crate::{Error, Result};
 
 /// The losses of one sample, each a mean over its own positions, in nats.
@@ -48,8 +50,8 @@ pub struct Score {
 }
 
 impl Losses {
-    /// Fails on a loss that is not finite; `place` counts the samples from 0.
-    pub(super) fn check(&self, place: usize) -> Result<()> {
+    /// Fails on a loss that is not finite, naming the weight that is to blame if there is one; `place` counts the samples from 0.
+    pub(super) fn check<D: Device>(&self, place: usize, device: &D, params: &Params<D>) -> Result<()> {
         for (what, loss) in [
             ("ce", Some(self.ce)),
             ("latent_mse", self.latent_mse),
@@ -59,7 +61,10 @@ impl Losses {
             ("distill", self.distill),
         ] {
             if loss.is_some_and(|l| !l.is_finite()) {
-                return Err(Error::other(format!("sample {}: {what} is not finite", place + 1)));
+                let cause =
+                    params.unfit(device).map(|name| format!(": the weight {name} holds NaN or infinity"));
+                let cause = cause.unwrap_or_default();
+                return Err(Error::other(format!("sample {}: {what} is not finite{cause}", place + 1)));
             }
         }
         Ok(())

@@ -72,7 +72,7 @@ fn flush<D: Device>(
         let mut sums = ThoughtSums::default();
         sums.add(&own);
         let losses = means(&sums);
-        losses.check(scores.len())?;
+        losses.check(scores.len(), device, &model.params)?;
         total.add(&own);
         scores.push(SampleScore { question: samples[scores.len()].question.clone(), losses });
     }
