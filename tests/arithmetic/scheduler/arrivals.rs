@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use colar_engine::{Ending, Handle, Method, Prompt, Request, Sampling, SchedulerOptions, Update};
+use colar_engine::{Ending, Handle, Method, Prompt, Request, Sampling, SchedulerOptions, TraceToken, Update};
 use proptest::prelude::*;
 
 use super::{alone, assert_same, loaded};
@@ -78,6 +78,7 @@ struct Watched {
     arrival: Arrival,
     handle: Handle,
     latents: usize,
+    traced: Vec<Vec<TraceToken>>,
     tokens: Vec<u32>,
     heard: usize,
 }
@@ -96,11 +97,16 @@ impl Watched {
                 self.latents += 1;
                 assert_eq!(number, self.latents);
             }
+            Update::Traced { number, tokens } => {
+                self.traced.push(tokens);
+                assert_eq!(number, self.traced.len());
+            }
             Update::Token { id } => self.tokens.push(id),
             Update::Done(done) => {
                 let want = alone(&self.arrival.request);
                 let got = &done.generation;
                 assert_eq!(self.tokens, got.token_ids);
+                assert_eq!(self.traced, got.trace);
                 assert_eq!(done.usage.answer_tokens, got.answer_tokens);
                 assert!(done.usage.shared_prompt_tokens <= done.usage.prompt_tokens);
                 if done.ending == Ending::Cancelled {
@@ -128,7 +134,7 @@ proptest! {
         for arrival in arrivals {
             let handle = scheduler.submit(&arrival.request).unwrap();
             let between = arrival.between;
-            watched.push_back(Watched { arrival, handle, latents: 0, tokens: Vec::new(), heard: 0 });
+            watched.push_back(Watched { arrival, handle, latents: 0, traced: Vec::new(), tokens: Vec::new(), heard: 0 });
             for _ in 0..between {
                 let Some(mut next) = watched.pop_front() else { break };
                 if !next.hear() {
