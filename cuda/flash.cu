@@ -165,7 +165,8 @@ __device__ __forceinline__ void flash(const uint32_t* tiles, float scale, uint32
                     part += p0 + p1;
                     p[s][n / 2][n % 2 * 2 + half] = pack_bf16(p0, p1);
                 }
-                sum[s][half] = sum[s][half] * keep + part;
+                // Fused by name: a compiler free to choose could choose otherwise in tiles of another size.
+                sum[s][half] = fmaf(sum[s][half], keep, part);
 #pragma unroll
                 for (uint32_t n = 0; n < DIM / 8; n++) {
                     acc[s][n][2 * half] *= keep;
@@ -209,7 +210,8 @@ __device__ __forceinline__ void flash(const uint32_t* tiles, float scale, uint32
                     pack_bf16(acc[s][n][2 * half] * by, acc[s][n][2 * half + 1] * by);
             }
             if (lse != nullptr && lane % 4 == 0 && row < count) {
-                lse[again.pair(row, kv_heads)] = top[s][half] * 0.69314718055994530942f + logf(total);
+                lse[again.pair(row, kv_heads)] =
+                    fmaf(top[s][half], 0.69314718055994530942f, logf(total));
             }
         }
     }

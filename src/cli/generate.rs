@@ -2,16 +2,18 @@
 
 use std::fmt::Write as _;
 use std::io::{BufRead, IsTerminal, Write};
+use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
 use super::common::{self, ModelArgs};
 use super::sampling::SamplingArgs;
-use super::{questions, terminal};
+use super::{questions, reasoning_page, terminal};
 use crate::Engine;
 use crate::eval::table::compression_factor_value;
-use crate::infer::{Event, Generation, Prompt, Request, Sampling, TraceToken};
+use crate::files::atomic::write_atomic;
+use crate::infer::{Event, Generation, Prompt, Request, Sampling};
 use crate::model::prompt::{DEFAULT_COMPRESSION_FACTOR, FACTORS, Method};
 use crate::{Error, Result};
 
@@ -23,6 +25,7 @@ Examples:
   colar-engine generate --model Llama-3.2-1B --adapter runs/gsm/best --cf 5 --json < questions.txt
   colar-engine generate --run runs/colar --json < test.jsonl
   colar-engine generate --trace --greedy \"What is 12 + 7?\"
+  colar-engine generate --html reasoning.html --greedy \"What is 12 + 7?\"
   colar-engine generate --model SmolLM2-135M --method plain --greedy \"The capital of France is\"")]
 pub struct GenerateArgs {
     /// Questions, or under `plain` texts to continue; from standard input, a line each, when none is given. A line may be
@@ -53,6 +56,10 @@ pub struct GenerateArgs {
     /// Show the tokens nearest to each latent or thought, by cosine to the embedding matrix
     #[arg(long)]
     trace: bool,
+    /// Write a page that shows the reasoning: latents with the tokens near to them and the probability that they end, or
+    /// words
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
 }
 
 /// The values of `--method`.
@@ -116,7 +123,14 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     }
     args.sampling.check(&[mode.method().map_or("plain", Method::name)], args.trace)?;
     let compression_factor = compression_factor(mode, args.cf.as_deref())?;
-    let request = |text: String| request(text, mode, compression_factor, sampling, args.trace);
+    if let (Some(_), Mode::Plain) = (&args.html, mode) {
+        return Err(Error::usage("--html shows reasoning, and --method plain has none"));
+    }
+    // The page has the tokens near to vectors; words need none.
+    let vectors = matches!(mode, Mode::Colar | Mode::Coconut | Mode::Distill);
+    let trace = args.trace || args.html.is_some() && vectors;
+    let request = |text: String| request(text, mode, compression_factor, sampling, trace);
+    let mut shown = Shown { engine: &engine, args, generations: Vec::new() };
     if args.questions.is_empty() {
         let stdin = std::io::stdin();
         if stdin.is_terminal() {
@@ -124,17 +138,18 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
         }
         // On a terminal each question is answered at once; a file is answered in batches.
         let batch = if stdin.is_terminal() { 1 } else { args.batch_size };
-        return from_lines(&engine, args, batch, stdin.lock(), mode == Mode::Plain, request);
+        from_lines(&mut shown, batch, stdin.lock(), mode == Mode::Plain, request)?;
+        return shown.write_page();
     }
     let requests: Vec<Request> = args.questions.iter().cloned().map(request).collect();
-    if requests.len() == 1 && !args.json && !args.trace && std::io::stdout().is_terminal() {
+    if requests.len() == 1 && !args.json && !trace && args.html.is_none() && std::io::stdout().is_terminal() {
         return stream(&engine, &requests[0]);
     }
     let titled = requests.len() > 1;
     for batch in requests.chunks(args.batch_size) {
-        answer(&engine, args, batch, titled)?;
+        shown.answer(batch, titled)?;
     }
-    Ok(())
+    shown.write_page()
 }
 
 /// The compression factor that prompts state, given `--cf`.
@@ -166,8 +181,7 @@ fn lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
 /// Answers the lines of `input` as they come, `batch` at a time. Before it fails for a line, those before that are
 /// answered.
 fn from_lines(
-    engine: &Engine,
-    args: &GenerateArgs,
+    shown: &mut Shown<'_>,
     batch: usize,
     mut input: impl BufRead,
     plain: bool,
@@ -184,7 +198,7 @@ fn from_lines(
             let fault = |what| Error::Line { path: STDIN.into(), line: number, what };
             let Ok(line) = std::str::from_utf8(line) else {
                 // The questions before it are good.
-                answer(engine, args, &waiting, true)?;
+                shown.answer(&waiting, true)?;
                 return Err(fault("the text is not UTF-8".to_owned()));
             };
             if line.trim().is_empty() {
@@ -193,7 +207,7 @@ fn from_lines(
             any = true;
             waiting.push(request(questions::of_line(line, plain).map_err(fault)?));
             if waiting.len() == batch {
-                answer(engine, args, &waiting, true)?;
+                shown.answer(&waiting, true)?;
                 waiting.clear();
             }
         }
@@ -202,31 +216,55 @@ fn from_lines(
     if !any {
         return Err(Error::usage("no question: give one as an argument, or a line each on standard input"));
     }
-    answer(engine, args, &waiting, true)
+    shown.answer(&waiting, true)
 }
 
-/// Runs a batch and prints the answers; `titled` puts each question before its answer.
-fn answer(engine: &Engine, args: &GenerateArgs, batch: &[Request], titled: bool) -> Result<()> {
-    let mut out = String::new();
-    for g in engine.generate_batch(batch)? {
-        if args.json {
-            out += &line(&g)?;
-        } else {
-            if titled {
-                let _ = writeln!(out, "> {}", g.question);
+/// Answers on their way to standard output, and into the page.
+struct Shown<'a> {
+    engine: &'a Engine,
+    args: &'a GenerateArgs,
+    /// Kept for the page alone.
+    generations: Vec<Generation>,
+}
+
+impl Shown<'_> {
+    /// Runs a batch and prints the answers; `titled` puts each question before its answer.
+    fn answer(&mut self, batch: &[Request], titled: bool) -> Result<()> {
+        let mut out = String::new();
+        for mut g in self.engine.generate_batch(batch)? {
+            if self.args.html.is_some() {
+                self.generations.push(g.clone());
             }
-            out += &trace(&g.trace);
-            let _ = writeln!(out, "{}", g.text.trim_end());
-            if titled {
-                out.push('\n');
+            if !self.args.trace {
+                g.trace.clear();
+                g.end_probabilities.clear();
+            }
+            if self.args.json {
+                out += &line(&g)?;
+            } else {
+                if titled {
+                    let _ = writeln!(out, "> {}", g.question);
+                }
+                out += &trace(&g);
+                let _ = writeln!(out, "{}", g.text.trim_end());
+                if titled {
+                    out.push('\n');
+                }
+            }
+            if std::io::stderr().is_terminal() && !self.args.json && !titled {
+                terminal::print(&std::mem::take(&mut out))?;
+                terminal::note(timings(&g));
             }
         }
-        if std::io::stderr().is_terminal() && !args.json && !titled {
-            terminal::print(&std::mem::take(&mut out))?;
-            terminal::note(timings(&g));
-        }
+        terminal::print(&out)
     }
-    terminal::print(&out)
+
+    /// Writes the page, if one is wanted.
+    fn write_page(&self) -> Result<()> {
+        let Some(path) = &self.args.html else { return Ok(()) };
+        let page = reasoning_page::page(self.engine, &self.generations)?;
+        write_atomic(path, |out| out.write_all(page.as_bytes()))
+    }
 }
 
 /// One line of JSON; the factor is a number where it is one, and null for a raw text.
@@ -242,13 +280,16 @@ fn line(g: &Generation) -> Result<String> {
     Ok(format!("{value}\n"))
 }
 
-/// A line a latent: its nearest tokens and their cosines.
-fn trace(latents: &[Vec<TraceToken>]) -> String {
+/// A line a latent: its nearest tokens and their cosines, and the probability that reasoning ends after it.
+fn trace(g: &Generation) -> String {
     let mut out = String::new();
-    for (i, tokens) in latents.iter().enumerate() {
+    for (i, tokens) in g.trace.iter().enumerate() {
         let _ = write!(out, "latent {:>3}", i + 1);
         for t in tokens {
             let _ = write!(out, "  {:?} {:.2}", t.text, t.cosine);
+        }
+        if let Some(end) = g.end_probabilities.get(i) {
+            let _ = write!(out, "  ends {end:.2}");
         }
         out.push('\n');
     }

@@ -16,6 +16,7 @@ pub mod import;
 pub mod init;
 mod questions;
 mod ranges;
+mod reasoning_page;
 mod sampling;
 pub mod score;
 #[cfg(feature = "serve")]

@@ -17,6 +17,7 @@ use super::request::{Event, TraceToken};
 use super::rollout::Recorder;
 use super::rows::{embed, select};
 use super::sequence::{Parts, Phase, Sequence, accept, purpose};
+use super::trace::end_probabilities;
 use super::{thoughts, unfit};
 use crate::Result;
 use crate::device::{Device, Draw, RowForm, TensorInfo, TokenChoice};
@@ -234,6 +235,7 @@ impl<'a, D: Device> Batch<'a, D> {
         let writer_rows: Vec<u32> =
             (0..active.len() as u32).filter(|&r| self.sequences[active[r as usize]].writes_next()).collect();
         let (drawers, writers) = (of(&latent_rows), of(&writer_rows));
+        let ends = self.traced_ends(&drawers, &hidden, &latent_rows)?;
         let drawn = self.latent_ends(&drawers, &hidden, &latent_rows)?;
         let ended: Vec<bool> =
             drawers.iter().zip(drawn).map(|(&i, drawn)| drawn || self.sequences[i].last_latent()).collect();
@@ -260,6 +262,9 @@ impl<'a, D: Device> Batch<'a, D> {
         let separator = self.parts.separator;
         for (i, tokens) in traces {
             self.sequences[i].trace.push(tokens);
+        }
+        for (i, probability) in ends {
+            self.sequences[i].end_probabilities.push(probability);
         }
         for (&i, &ended) in drawers.iter().zip(&ended) {
             self.sequences[i].count_latent(ended, separator, on_event);
@@ -350,6 +355,21 @@ impl<'a, D: Device> Batch<'a, D> {
             }
         }
         Ok(())
+    }
+
+    /// The probability that latents end here, for those of `drawers` that are to show it, after the hidden state in their
+    /// one of `rows` of `h`.
+    fn traced_ends(&self, drawers: &[usize], h: &D::Tensor, rows: &[u32]) -> Result<Vec<(usize, f32)>> {
+        let Parts { device, model, separator, .. } = *self.parts;
+        let traced = drawers.iter().zip(rows).filter(|&(&i, _)| self.sequences[i].request.trace);
+        traced
+            .map(|(&i, &row)| {
+                let bias = self.sequences[i].request.sampling.separator_bias;
+                let state = select(device, h, &[row])?;
+                let probability = end_probabilities(device, model, separator, &state, bias)?;
+                Ok((i, probability.first().copied().unwrap_or_default()))
+            })
+            .collect()
     }
 
     /// Draws a latent from each row of `h`, in units of `embeds_std`; returns them and `h`.

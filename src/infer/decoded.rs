@@ -8,6 +8,7 @@ use super::request::Event;
 use super::rollout::Recorder;
 use super::rows::select;
 use super::sequence::{Parts, Phase, Sequence, accept, purpose};
+use super::trace::end_probabilities;
 use super::unfit;
 use crate::Result;
 use crate::device::decoder::{Decoder, DecoderModel, Drawn, LatentEnd, LatentSequence};
@@ -112,6 +113,10 @@ fn take_in<D: Device>(
                 let width = drawn.latents.cols();
                 let z = &values[place(step, n) as usize * width..][..width];
                 s.trace.push(parts.nearest.tokens(device, parts.model, parts.tokenizer, z)?);
+                let after = select(device, &drawn.hidden, &[place(step + 1, n)])?;
+                let bias = s.request.sampling.separator_bias;
+                let ends = end_probabilities(device, parts.model, parts.separator, &after, bias)?;
+                s.end_probabilities.extend(ends);
             }
         }
         if let Some(recorder) = recorder.as_deref_mut() {

@@ -191,6 +191,10 @@ pub struct Generation {
     /// Per latent, the nearest tokens, nearest first; empty unless asked for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub trace: Vec<Vec<TraceToken>>,
+    /// Per latent of CoLaR, the probability that the latents end after it, at temperature 1 and with the bias of the
+    /// separator; empty unless a trace was asked for. A limit may end them whatever it is.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub end_probabilities: Vec<f32>,
 }
 
 #[cfg(test)]
@@ -211,6 +215,7 @@ impl Generation {
             latents_ms: 0.0,
             answer_ms: 0.0,
             trace: Vec::new(),
+            end_probabilities: Vec::new(),
         }
     }
 }

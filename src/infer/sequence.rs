@@ -74,6 +74,7 @@ pub(super) struct Sequence {
     /// When the first latent or thought was fed, and the first token chosen.
     pub firsts: [Option<Instant>; 2],
     pub trace: Vec<Vec<TraceToken>>,
+    pub end_probabilities: Vec<f32>,
 }
 
 impl Sequence {
@@ -98,6 +99,7 @@ impl Sequence {
             marks: [start; 3],
             firsts: [None; 2],
             trace: Vec::new(),
+            end_probabilities: Vec::new(),
         }
     }
 
@@ -257,5 +259,6 @@ pub(super) fn finish<D: Device>(parts: &Parts<'_, D>, s: Sequence) -> Result<Gen
         latents_ms: ms(prefilled, reasoned),
         answer_ms: ms(reasoned, ended),
         trace: s.trace,
+        end_probabilities: s.end_probabilities,
     })
 }

@@ -61,6 +61,31 @@ impl Nearest {
     }
 }
 
+/// The probability of the token `separator` after each hidden state of `h[n, H]`, at temperature 1, with `bias` added to its
+/// logit.
+pub(super) fn end_probabilities<D: Device>(
+    device: &D,
+    model: &ColarModel<D>,
+    separator: u32,
+    h: &D::Tensor,
+    bias: f32,
+) -> Result<Vec<f32>> {
+    let w = model.params.get(model.transformer.lm_head);
+    // float32, whatever the hidden states are.
+    let (states, vocab) = (device.read(h)?, w.rows());
+    let h = device.upload(h.rows(), h.cols(), &states)?;
+    let mut logits = device.zeros(h.rows(), vocab)?;
+    device.matmul_nt(1.0, &h, w, 0.0, &mut logits)?;
+    let logits = device.read(&logits)?;
+    let probability = |row: &[f32]| {
+        let of = |(id, &x): (usize, &f32)| f64::from(x + if id == separator as usize { bias } else { 0.0 });
+        let most = row.iter().enumerate().map(of).fold(f64::NEG_INFINITY, f64::max);
+        let sum: f64 = row.iter().enumerate().map(|x| (of(x) - most).exp()).sum();
+        ((of((separator as usize, &row[separator as usize])) - most).exp() / sum) as f32
+    };
+    Ok(logits.chunks_exact(vocab).map(probability).collect())
+}
+
 /// 1 / |x|, or 0 for a zero vector, whose cosine with anything then counts as 0.
 fn inverse_norm(x: &[f32]) -> f32 {
     let norm = x.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();

@@ -10,3 +10,4 @@ mod lora;
 mod packed;
 mod rollouts;
 mod scheduler;
+mod trace;

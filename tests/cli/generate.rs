@@ -338,6 +338,36 @@ fn generate_shows_what_latents_say() {
     assert!(cosines.len() > 1 && cosines.is_sorted_by(|a, b| a >= b), "{cosines:?}");
     let shown = colar("generate", &[&short[..], &["--trace", "1+1?"]].concat()).ok();
     assert_eq!(shown.lines().filter(|l| l.starts_with("latent ")).count(), trace.len(), "{shown}");
+    let ends: Vec<f64> =
+        line["end_probabilities"].as_array().unwrap().iter().map(|p| p.as_f64().unwrap()).collect();
+    assert!(ends.len() == trace.len() && ends.iter().all(|p| (0.0..=1.0).contains(p)), "{ends:?}");
+    assert!(shown.lines().next().unwrap().ends_with(&format!("  ends {:.2}", ends[0])), "{shown}");
+}
+
+#[test]
+fn a_page_shows_the_reasoning() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("page.html");
+    let page = |more: &[&str]| {
+        let short = ["--greedy", "--max-new-tokens", "2", "--json", "--html", path.to_str().unwrap()];
+        let lines = colar("generate", &[&short[..], more].concat()).json_lines();
+        (lines, std::fs::read_to_string(&path).unwrap())
+    };
+    // A page needs no trace beside it, and the lines have none that was not asked for.
+    let (lines, html) = page(&["--max-latents", "3", "1 < 2 & \"3\"?", "1+1?"]);
+    assert!(lines.iter().all(|line| line.get("trace").is_none() && line.get("end_probabilities").is_none()));
+    let latents: u64 = lines.iter().map(|line| line["n_latents"].as_u64().unwrap()).sum();
+    assert_eq!(html.matches("<div class=\"latent\">").count() as u64, latents);
+    assert_eq!(html.matches("<span>ends</span>").count() as u64, latents);
+    assert_eq!((html.matches("<section>").count(), html.matches("<span class=\"word\">").count()), (2, 0));
+    assert!(html.contains("<h2>1 &lt; 2 &amp; &quot;3&quot;?</h2>") && !html.contains("QUESTIONS"), "{html}");
+    // Words in place of latents.
+    let (lines, html) = page(&["--method", "cot", "--max-cot-tokens", "3", "1+1?"]);
+    let words = html.matches("<span class=\"word\">").count() as u64;
+    assert_eq!(
+        (Some(words), html.matches("<div class=\"latent\">").count()),
+        (lines[0]["n_latents"].as_u64(), 0)
+    );
 }
 
 #[test]
@@ -497,6 +527,7 @@ fn bad_usage_is_told_in_a_line() {
             "--max-latents goes with --method colar",
         ),
         ("generate", &["--method", "plain", "--trace", "q"], "--trace goes with --method colar or"),
+        ("generate", &["--method", "plain", "--html", "page.html", "q"], "--html shows reasoning"),
         ("generate", &["--method", "plain", "--cf", "2", "q"], "--cf goes with --method colar"),
         ("generate", &["--cf", "1025", "q"], "numbers above 0 and at most 1024"),
         ("generate", &["--threads", "100000", "q"], "--threads"),
