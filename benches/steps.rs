@@ -51,7 +51,7 @@ fn model(preset: Preset, dtype: Dtype, with_adapter: bool) -> Model {
     // The mapping outlives the directory.
     let weights = Weights::open(dir.path()).unwrap();
     let mut transformer =
-        Transformer::load(&device, &config, &weights, &mut params, &|_, w| device.adopt(w)).unwrap();
+        Transformer::load(&device, &config, &weights, &mut params, &mut |_, w| device.adopt(w)).unwrap();
     if with_adapter {
         let adapter = AdapterConfig {
             r: 128,

@@ -2,16 +2,19 @@
 //!
 //! A [`Loaded`] model is generic over its device; an [`Engine`] hides which device that is.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use crate::data::Sample;
 use crate::device::{ComputeDtype, Device, DeviceKind, DeviceTask, run_on_device};
 use crate::eval::{self, EvalOptions, Evaluation};
 use crate::files::json::one_line;
 use crate::files::weights::Access;
-use crate::infer::{Event, Generation, Loaded, Request, Scheduler, SchedulerOptions, Served};
+use crate::infer::{Event, Generation, Loaded, Prompt, Request, Scheduler, SchedulerOptions, Served};
 use crate::model::chat_template::Template;
+use crate::model::loading::{Loading, OnLoading};
 use crate::model::lora::LoraMode;
 use crate::model::open::Additions;
 use crate::model::prompt::Method;
@@ -69,7 +72,7 @@ impl EngineOptions {
     }
 }
 
-/// A model ready to generate.
+/// A model ready to generate. A clone is the same model, and costs nothing.
 ///
 /// ```no_run
 /// use colar_engine::{Engine, Request};
@@ -81,9 +84,13 @@ impl EngineOptions {
 /// # Ok(())
 /// # }
 /// ```
+#[derive(Clone)]
 pub struct Engine {
     model: Arc<dyn OnDevice>,
 }
+
+/// The name that stands in the place of a method's for a text that is continued.
+const PLAIN: &str = "plain";
 
 /// A loaded model, whichever device it is on: the operations of an [`Engine`], with the same errors.
 trait OnDevice: Served {
@@ -95,6 +102,7 @@ trait OnDevice: Served {
     fn generate(
         &self,
         requests: &[Request],
+        cancelled: &AtomicBool,
         on_event: &mut (dyn FnMut(Event) + Send),
     ) -> Result<Vec<Generation>>;
     fn evaluate(
@@ -156,9 +164,10 @@ impl<D: Device> OnDevice for Loaded<D> {
     fn generate(
         &self,
         requests: &[Request],
+        cancelled: &AtomicBool,
         on_event: &mut (dyn FnMut(Event) + Send),
     ) -> Result<Vec<Generation>> {
-        Loaded::generate(self, requests, on_event)
+        self.generate_cancellable(requests, cancelled, on_event)
     }
 
     fn evaluate(
@@ -182,17 +191,20 @@ impl<D: Device> OnDevice for Loaded<D> {
 }
 
 /// Loads a model on the device it is given.
-struct Load<'a>(&'a EngineOptions);
+struct Load<'a> {
+    options: &'a EngineOptions,
+    on_loading: OnLoading<'a>,
+}
 
 impl DeviceTask for Load<'_> {
     type Output = Arc<dyn OnDevice>;
 
     fn run<D: Device>(self, device: D) -> Result<Self::Output> {
-        let options = self.0;
+        let Load { options, on_loading } = self;
         let (template, access) = (options.template, Access::unless(options.no_mmap));
         let additions = Additions { template, access, ..Additions::default() };
         let adapter = options.adapter.as_deref();
-        let loaded = Loaded::with_choices(device, &options.model, adapter, options.lora, &additions)?;
+        let loaded = Loaded::watched(device, &options.model, adapter, options.lora, &additions, on_loading)?;
         Ok(Arc::new(if options.allow_long { loaded } else { loaded.bounded() }))
     }
 }
@@ -215,7 +227,34 @@ impl Engine {
     /// # Errors
     /// As [`load`](Engine::load).
     pub fn with_options(options: &EngineOptions) -> Result<Self> {
-        let model = run_on_device(options.device, options.dtype, options.threads, Load(options))?;
+        Self::with_progress(options, |_| ControlFlow::Continue(()))
+    }
+
+    /// Loads as the options say; `on_loading` hears how far it is, and ends it by [`ControlFlow::Break`].
+    ///
+    /// ```
+    /// use std::ops::ControlFlow;
+    ///
+    /// use colar_engine::{Engine, EngineOptions};
+    ///
+    /// # fn main() -> colar_engine::Result<()> {
+    /// # let model = "tests/golden/llama-tiny";
+    /// let engine = Engine::with_progress(&EngineOptions::new(model), |loading| {
+    ///     print!("\r{} of {} bytes", loading.bytes, loading.total);
+    ///     ControlFlow::Continue(())
+    /// })?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`load`](Engine::load), and that loading was stopped.
+    pub fn with_progress(
+        options: &EngineOptions,
+        mut on_loading: impl FnMut(Loading) -> ControlFlow<()> + Send,
+    ) -> Result<Self> {
+        let load = Load { options, on_loading: &mut on_loading };
+        let model = run_on_device(options.device, options.dtype, options.threads, load)?;
         Ok(Engine { model })
     }
 
@@ -239,6 +278,41 @@ impl Engine {
         self.model.reasoning_end(method)
     }
 
+    /// How it reasons unless it is told otherwise: as the checkpoint was trained, or else in latents if it has the head for
+    /// them. `None` for a bare model, which continues texts.
+    pub fn default_method(&self) -> Option<Method> {
+        self.method().or(self.has_latent_head().then_some(Method::Colar))
+    }
+
+    /// A request about a text, with default sampling: a question that is answered by the method of this name, or under
+    /// `plain` a text that is continued. Without a name it is the [default](Engine::default_method). The compression factor
+    /// is 2 unless it is given, or the method has a fixed one.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a name that no method has, a compression factor other than the method's fixed one or of a plain
+    /// text, and a model without a method where none is named.
+    pub fn request(
+        &self,
+        text: impl Into<String>,
+        method: Option<&str>,
+        compression_factor: Option<&str>,
+    ) -> Result<Request> {
+        let method = match method {
+            Some(PLAIN) if compression_factor.is_some() => {
+                return Err(Error::usage("`compression_factor` goes with `method` colar"));
+            }
+            Some(PLAIN) => return Ok(Request::new(Prompt::Plain(text.into()))),
+            Some(name) => name.parse()?,
+            None => self.default_method().ok_or_else(|| {
+                Error::usage(
+                    "the model has no latent head: to have the text continued, set `method` to plain",
+                )
+            })?,
+        };
+        let compression_factor = method.compression_factor(compression_factor)?.to_owned();
+        Ok(Request::new(Prompt::Question { text: text.into(), method, compression_factor }))
+    }
+
     /// Runs one request.
     ///
     /// # Errors
@@ -254,7 +328,7 @@ impl Engine {
     /// # Errors
     /// As [`generate`](Engine::generate).
     pub fn generate_batch(&self, requests: &[Request]) -> Result<Vec<Generation>> {
-        self.model.generate(requests, &mut |_| ())
+        self.model.generate(requests, &AtomicBool::new(false), &mut |_| ())
     }
 
     /// Runs requests together and reports events as they happen.
@@ -266,7 +340,22 @@ impl Engine {
         requests: &[Request],
         mut on_event: impl FnMut(Event) + Send,
     ) -> Result<Vec<Generation>> {
-        self.model.generate(requests, &mut on_event)
+        self.model.generate(requests, &AtomicBool::new(false), &mut on_event)
+    }
+
+    /// As [`generate_streaming`](Engine::generate_streaming), and ends early once `cancelled` is true, from `on_event` or
+    /// another thread: between two passes of the model, so after its next latent or token at the latest (on a GPU, after
+    /// the next 64 latents). Generations are then what there is, and have no [`Event::Done`].
+    ///
+    /// # Errors
+    /// As [`generate`](Engine::generate).
+    pub fn generate_cancellable(
+        &self,
+        requests: &[Request],
+        cancelled: &AtomicBool,
+        mut on_event: impl FnMut(Event) + Send,
+    ) -> Result<Vec<Generation>> {
+        self.model.generate(requests, cancelled, &mut on_event)
     }
 
     /// Starts a scheduler, which runs requests together that come one by one. It has its own cache, and keeps the model

@@ -5,6 +5,7 @@
 //! [`Error::NonFinite`] and [`Error::Diverged`] alone; the command line shows its flag there. It maps [`Error::Usage`] to exit code 2 and all
 //! others to 1.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 /// An error of the engine.
@@ -137,4 +138,18 @@ impl Error {
             _ => 1,
         }
     }
+}
+
+/// Runs `work`; a panic becomes an error.
+///
+/// The caller vouches that whatever `work` leaves behind half done is put right or not used any more.
+///
+/// # Errors
+/// Those of `work`.
+pub fn caught<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| {
+        let what = payload.downcast_ref::<String>().map(String::as_str);
+        let what = what.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("no message");
+        Err(Error::other(format!("a fault of the engine: {what}")))
+    })
 }

@@ -151,6 +151,8 @@
 
 #[macro_use]
 mod setters;
+#[macro_use]
+mod names;
 
 #[cfg(feature = "cli")]
 #[doc(hidden)]
@@ -161,6 +163,7 @@ mod chart;
 #[doc(hidden)]
 pub mod cli;
 pub mod data;
+mod detokenizer;
 #[doc(hidden)]
 pub mod device;
 mod engine;
@@ -185,6 +188,7 @@ pub mod serve;
 #[cfg(feature = "train")]
 pub mod train;
 
+pub use detokenizer::Detokenizer;
 pub use device::{ComputeDtype, DeviceKind};
 pub use engine::{Engine, EngineOptions};
 pub use error::{Error, Result};
@@ -193,5 +197,6 @@ pub use infer::{
     SchedulerLoad, SchedulerOptions, Timings, TraceToken, Update, Usage,
 };
 pub use model::chat_template::Template;
+pub use model::loading::Loading;
 pub use model::lora::LoraMode;
 pub use model::prompt::Method;

@@ -124,6 +124,7 @@ macro_rules! no_numbers {
         }
     )*};
 }
+#[cfg(feature = "train")]
 pub(crate) use no_numbers;
 no_numbers!(bool, String, PathBuf);
 

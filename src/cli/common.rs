@@ -11,9 +11,7 @@ use crate::device::{ComputeDtype, DeviceKind};
 use crate::files::runs::{self, RUNS, Run};
 use crate::model::chat_template::Template;
 use crate::model::lora::LoraMode;
-use crate::model::prompt::Method;
-use crate::{Engine, EngineOptions};
-use crate::{Error, Result};
+use crate::{Engine, EngineOptions, Result};
 
 /// The model, and the device that runs it.
 #[derive(Debug, Args)]
@@ -79,20 +77,6 @@ impl ModelArgs {
         terminal::note(format!("loaded {}", engine.loaded()));
         Ok(engine)
     }
-}
-
-/// The default of `--method`: the method in the checkpoint's colar.json, or else colar if there is a latent head;
-/// `None` for a bare model.
-pub fn method_of(engine: &Engine) -> Option<Method> {
-    engine.method().or(engine.has_latent_head().then_some(Method::Colar))
-}
-
-/// The error for `--cf given` under a method whose prompts all state the compression factor `own`.
-pub fn no_factor(method: Method, own: &str, given: &str) -> Error {
-    Error::usage(format!(
-        "--cf {given}: method {} compresses nothing, and its prompts all say {own}",
-        method.name()
-    ))
 }
 
 /// A bar on standard error that counts to `len`; hidden where that is not a terminal.

@@ -119,7 +119,7 @@ pub fn run(args: &EvalArgs) -> Result<()> {
         check_place(path)?;
     }
     let engine = args.model.open()?;
-    let method = args.method.or(common::method_of(&engine)).unwrap_or(Method::Cot);
+    let method = args.method.or(engine.default_method()).unwrap_or(Method::Cot);
     args.sampling.check(&[method.name()], false)?;
     let (mut rows, mut predictions) = (Vec::new(), Vec::new());
     for (name, questions) in &sets {
@@ -249,6 +249,6 @@ fn compression_factors(method: Method, given: &[String]) -> Result<Vec<String>> 
         None if given.is_empty() => Ok(COMPRESSION_FACTORS.map(str::to_owned).to_vec()),
         None => Ok(given.to_vec()),
         Some(own) if given.is_empty() || given == [own] => Ok(vec![own.to_owned()]),
-        Some(own) => Err(common::no_factor(method, own, &given.join(","))),
+        Some(own) => Err(method.no_factor(own, &given.join(","))),
     }
 }

@@ -12,8 +12,9 @@ use crate::Error;
 use crate::train::conditions;
 
 /// Fields whose flags have names of their own.
-const OTHERS: [(&str, &str); 5] = [
+const OTHERS: [(&str, &str); 6] = [
     ("adapters", "adapter"),
+    ("compression_factor", "cf"),
     ("compression_factors", "cf"),
     ("settings", "config"),
     ("tests", "test"),

@@ -7,15 +7,14 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
-use super::common::{self, ModelArgs};
+use super::common::ModelArgs;
 use super::sampling::SamplingArgs;
 use super::{questions, reasoning_page, terminal};
-use crate::Engine;
 use crate::eval::table::compression_factor_value;
 use crate::files::atomic::write_atomic;
 use crate::infer::{Event, Generation, Prompt, Request, Sampling};
 use crate::model::prompt::{DEFAULT_COMPRESSION_FACTOR, FACTORS, Method};
-use crate::{Error, Result};
+use crate::{Detokenizer, Engine, Error, Result};
 
 /// Answer questions, thinking in compressed latent vectors or in words
 #[derive(Debug, Args)]
@@ -81,7 +80,7 @@ enum Mode {
 
 impl Mode {
     fn of(engine: &Engine) -> Self {
-        match common::method_of(engine) {
+        match engine.default_method() {
             Some(Method::Colar) => Mode::Colar,
             Some(Method::Cot) => Mode::Cot,
             Some(Method::Icot) => Mode::Icot,
@@ -154,13 +153,10 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
 
 /// The compression factor that prompts state, given `--cf`.
 fn compression_factor(mode: Mode, cf: Option<&str>) -> Result<&str> {
-    match (mode.method(), mode.method().and_then(Method::fixed_compression_factor)) {
-        (Some(method), Some(own)) => match cf {
-            Some(cf) if cf != own => Err(common::no_factor(method, own, cf)),
-            _ => Ok(own),
-        },
-        (None, _) if cf.is_some() => Err(Error::usage("--cf goes with --method colar")),
-        _ => Ok(cf.unwrap_or(DEFAULT_COMPRESSION_FACTOR)),
+    match mode.method() {
+        Some(method) => method.compression_factor(cf),
+        None if cf.is_some() => Err(Error::usage("--cf goes with --method colar")),
+        None => Ok(DEFAULT_COMPRESSION_FACTOR),
     }
 }
 
@@ -310,7 +306,7 @@ fn timings(g: &Generation) -> String {
 /// Answers one question on a terminal: a dot a latent, then the text as it is written.
 fn stream(engine: &Engine, request: &Request) -> Result<()> {
     let mut out = std::io::stdout();
-    let (mut ids, mut shown, mut dots, mut failure) = (Vec::new(), 0, false, None);
+    let (mut detokenizer, mut dots, mut failure) = (Detokenizer::default(), false, None);
     let mut show = |event: Event| -> Result<()> {
         let text = match event {
             Event::Latent { .. } => {
@@ -318,15 +314,10 @@ fn stream(engine: &Engine, request: &Request) -> Result<()> {
                 "·".to_owned()
             }
             Event::Token { id, .. } => {
-                ids.push(id);
-                let text = engine.text(&ids)?;
-                // A character may be cut between two tokens: it waits for its end.
-                let whole = text.trim_end_matches('\u{fffd}').len();
-                let new = text.get(shown..whole).unwrap_or_default().to_owned();
-                shown = shown.max(whole);
+                let new = detokenizer.push(engine, id)?;
                 if std::mem::take(&mut dots) { format!("\n{new}") } else { new }
             }
-            Event::Done { .. } => "\n".to_owned(),
+            Event::Done { .. } => detokenizer.finish(engine)? + "\n",
             Event::Prefilled { .. } => return Ok(()),
         };
         out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Error::io("standard output"))

@@ -54,9 +54,9 @@ pub struct ScoreArgs {
 pub fn run(args: &ScoreArgs) -> Result<()> {
     let samples = load(&args.data, None)?;
     let engine = args.model.open()?;
-    let method = args.method.or(common::method_of(&engine)).unwrap_or(Method::Cot);
+    let method = args.method.or(engine.default_method()).unwrap_or(Method::Cot);
     if let Some(own) = method.fixed_compression_factor().filter(|_| args.cf != 1) {
-        return Err(common::no_factor(method, own, &args.cf.to_string()));
+        return Err(method.no_factor(own, &args.cf.to_string()));
     }
     let options = ScoreOptions {
         method,

@@ -25,6 +25,8 @@ pub enum DeviceKind {
     CudaHost,
 }
 
+from_name!(DeviceKind, "device");
+
 impl DeviceKind {
     /// Where training runs: as asked for, and by itself on the CPU, until the kernels' speed at it is measured.
     pub fn for_training(self) -> Self {
@@ -46,6 +48,8 @@ pub enum ComputeDtype {
     /// bfloat16.
     Bf16,
 }
+
+from_name!(ComputeDtype, "dtype");
 
 impl From<ComputeDtype> for Dtype {
     fn from(dtype: ComputeDtype) -> Self {

@@ -4,6 +4,7 @@
 //! The result of a request does not depend on the order of the work, since its draws are counted by its own
 //! positions; so it is the same here as step by step, up to rounding.
 
+use super::batch::Batch;
 use super::request::Event;
 use super::rollout::Recorder;
 use super::rows::select;
@@ -28,30 +29,30 @@ pub(super) fn model<D: Device>(model: &ColarModel<D>, count: usize) -> Option<De
     if count <= MOST { model.for_decoder() } else { None }
 }
 
-/// Runs sequences whose prompts are in the cache to their ends; `hidden[B, H]` are their last hidden states.
+/// Runs the sequences of a batch, whose prompts are in the cache, to their ends or until they are cancelled.
 pub(super) fn run<D: Device>(
     parts: &Parts<'_, D>,
     mut decoder: D::Decoder<'_>,
-    sequences: &mut [Sequence],
-    cache: &mut KvCache<D>,
-    hidden: &D::Tensor,
+    batch: &mut Batch<'_, D>,
+    is_cancelled: &dyn Fn() -> bool,
     mut recorder: Option<&mut Recorder<D>>,
     on_event: &mut (dyn FnMut(Event) + Send),
 ) -> Result<()> {
+    let Batch { sequences, cache, hidden, .. } = batch;
     let mut open: Vec<usize> =
         (0..sequences.len()).filter(|&i| sequences[i].phase == Phase::Latents).collect();
-    while !open.is_empty() {
+    while !open.is_empty() && !is_cancelled() {
         let rest = open.split_off(open.len().min(decoder.max_rows()));
         let rows: Vec<u32> = open.iter().map(|&i| i as u32).collect();
         let mut before = select(parts.device, hidden, &rows)?;
-        while !open.is_empty() {
+        while !open.is_empty() && !is_cancelled() {
             let drawn = draw(parts, &mut decoder, sequences, &open, cache, &before)?;
             (open, before) =
                 take_in(parts, sequences, &open, cache, drawn, recorder.as_deref_mut(), on_event)?;
         }
         open = rest;
     }
-    write(parts, decoder, sequences, cache, recorder, on_event)
+    write(parts, decoder, sequences, cache, is_cancelled, recorder, on_event)
 }
 
 /// Draws further latents of the sequences `open`.
@@ -142,18 +143,19 @@ fn take_in<D: Device>(
     Ok((on.0, select(device, &drawn.hidden, &on.1)?))
 }
 
-/// Feeds every sequence its pending token and chooses the next, until all are done.
+/// Feeds every sequence its pending token and chooses the next, until all are done or cancelled.
 fn write<D: Device>(
     parts: &Parts<'_, D>,
     mut decoder: D::Decoder<'_>,
     sequences: &mut [Sequence],
     cache: &mut KvCache<D>,
+    is_cancelled: &dyn Fn() -> bool,
     mut recorder: Option<&mut Recorder<D>>,
     on_event: &mut (dyn FnMut(Event) + Send),
 ) -> Result<()> {
     let bias = sequences.first().map_or(0.0, |s| s.request.sampling.separator_bias);
     let bias = (bias != 0.0).then_some((parts.separator, bias));
-    loop {
+    while !is_cancelled() {
         let (mut active, mut fed) = (Vec::new(), Vec::new());
         for (i, s) in sequences.iter_mut().enumerate() {
             if let Some(token) = s.pending.take() {
@@ -162,7 +164,7 @@ fn write<D: Device>(
             }
         }
         if active.is_empty() {
-            return Ok(());
+            break;
         }
         for (active, fed) in active.chunks(decoder.max_rows()).zip(fed.chunks(decoder.max_rows())) {
             let choices: Vec<TokenChoice> = active.iter().map(|&i| sequences[i].token_choice()).collect();
@@ -178,4 +180,5 @@ fn write<D: Device>(
             }
         }
     }
+    Ok(())
 }

@@ -3,6 +3,7 @@
 //! All prompts go into the cache first. Then every sequence that is not done goes through each pass of the [`Batch`]; one
 //! that ends leaves it. A device with a decoder for the model takes over after the prefill (`decoded`).
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use super::batch::Batch;
@@ -17,10 +18,12 @@ use crate::model::kv_cache::KvCache;
 /// Tokens of prompts that go through one prefill pass.
 pub(super) const PREFILL_ROWS: usize = 2048;
 
-/// Runs a batch to its end; a recorder, if given, keeps the data of a policy update.
+/// Runs a batch to its end, or until it is `cancelled`, between two passes; a recorder, if given, keeps the data of a policy
+/// update.
 pub(super) fn generate<D: Device>(
     parts: &Parts<'_, D>,
     requests: Vec<Prepared>,
+    cancelled: &AtomicBool,
     mut recorder: Option<&mut Recorder<D>>,
     on_event: &mut (dyn FnMut(Event) + Send),
 ) -> Result<Vec<Generation>> {
@@ -31,22 +34,27 @@ pub(super) fn generate<D: Device>(
     let mut batch = Batch::new(parts, cache, count)?;
     let requests = requests.into_iter().enumerate();
     batch.sequences.extend(requests.map(|(i, request)| Sequence::new(i, i, request, start)));
-    while batch.sequences.iter().any(|s| !s.prefilled) {
+    let is_cancelled = || cancelled.load(Ordering::Relaxed);
+    while !is_cancelled() && batch.sequences.iter().any(|s| !s.prefilled) {
         let pieces = batch.next_pieces(PREFILL_ROWS)?;
         if !pieces.is_empty() {
             batch.take_in(&pieces)?;
         }
     }
-    batch.begin(&batch.ready(), on_event)?;
+    if !is_cancelled() {
+        batch.begin(&batch.ready(), on_event)?;
+    }
     let decoder = match decoded::model(parts.model, count) {
         Some(model) => parts.device.decoder(model, count)?,
         None => None,
     };
     if let Some(decoder) = decoder {
-        let Batch { sequences, cache, hidden, .. } = &mut batch;
-        decoded::run(parts, decoder, sequences, cache, hidden, recorder.as_deref_mut(), on_event)?;
+        decoded::run(parts, decoder, &mut batch, &is_cancelled, recorder.as_deref_mut(), on_event)?;
     }
     loop {
+        if is_cancelled() {
+            batch.sequences.iter_mut().for_each(Sequence::stop);
+        }
         let active = batch.active();
         if active.is_empty() {
             break;

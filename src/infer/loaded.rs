@@ -1,7 +1,9 @@
 //! A model on one device, ready to generate.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Once;
+use std::sync::atomic::AtomicBool;
 
 use super::context;
 use super::generate;
@@ -11,8 +13,9 @@ use super::rollout::{Recorder, Rollouts, no_density};
 use super::sequence::{Parts, Phase, Prepared};
 use super::trace::Nearest;
 use crate::device::Device;
+use crate::model::loading::OnLoading;
 use crate::model::lora::LoraMode;
-use crate::model::open::{Additions, Opened, open_frozen};
+use crate::model::open::{Additions, Opened, open_watched};
 use crate::model::prompt::{self, Method};
 use crate::{Error, Result};
 
@@ -34,7 +37,7 @@ impl<D: Device> Loaded<D> {
     /// # Errors
     /// One line naming the file or tensor at fault.
     pub fn new(device: D, model: &Path, adapter: Option<&Path>) -> Result<Self> {
-        Self::with_choices(device, model, adapter, None, &Additions::default())
+        Self::with_lora(device, model, adapter, None)
     }
 
     /// As [`new`](Loaded::new), with the adapter merged or kept apart.
@@ -50,11 +53,10 @@ impl<D: Device> Loaded<D> {
         Self::with_choices(device, model, adapter, lora, &Additions::default())
     }
 
-    /// Loads a model directory, with a checkpoint over it whose adapter, if it has one, is merged or kept
-    /// apart; without a choice, [`LoraMode::best_for`] decides. It is opened as `additions` say.
+    /// As [`new`](Loaded::new), with the adapter merged or kept apart, and opened as `additions` say.
     ///
     /// # Errors
-    /// As [`new`](Loaded::new); [`Error::Usage`] for a template that the checkpoint was not trained with.
+    /// As [`new`](Loaded::new).
     pub fn with_choices(
         device: D,
         model: &Path,
@@ -62,8 +64,26 @@ impl<D: Device> Loaded<D> {
         lora: Option<LoraMode>,
         additions: &Additions,
     ) -> Result<Self> {
+        Self::watched(device, model, adapter, lora, additions, &mut |_| ControlFlow::Continue(()))
+    }
+
+    /// Loads a model directory, with a checkpoint over it whose adapter, if it has one, is merged or kept
+    /// apart; without a choice, [`LoraMode::best_for`] decides. It is opened as `additions` say. `on_loading` hears of each
+    /// weight, and may end the loading.
+    ///
+    /// # Errors
+    /// As [`new`](Loaded::new); [`Error::Usage`] for a template that the checkpoint was not trained with; that the loading was
+    /// ended.
+    pub fn watched(
+        device: D,
+        model: &Path,
+        adapter: Option<&Path>,
+        lora: Option<LoraMode>,
+        additions: &Additions,
+        on_loading: OnLoading,
+    ) -> Result<Self> {
         let mode = lora.unwrap_or_else(|| LoraMode::best_for(&device));
-        let opened = device.scope(|| open_frozen(&device, model, adapter, additions, mode))?;
+        let opened = device.scope(|| open_watched(&device, model, adapter, additions, mode, on_loading))?;
         if lora == Some(LoraMode::Apart) && opened.adapter.as_ref().is_some_and(|adapter| adapter.use_dora) {
             return Err(Error::usage(
                 "`lora` apart: the adapter has magnitudes of DoRA, and is always merged",
@@ -93,13 +113,28 @@ impl<D: Device> Loaded<D> {
         requests: &[Request],
         on_event: &mut (dyn FnMut(Event) + Send),
     ) -> Result<Vec<Generation>> {
+        self.generate_cancellable(requests, &AtomicBool::new(false), on_event)
+    }
+
+    /// Runs requests together until they are `cancelled`, which is looked at between two passes; the generations are then those
+    /// up to there.
+    ///
+    /// # Errors
+    /// As [`generate`](Loaded::generate).
+    pub fn generate_cancellable(
+        &self,
+        requests: &[Request],
+        cancelled: &AtomicBool,
+        on_event: &mut (dyn FnMut(Event) + Send),
+    ) -> Result<Vec<Generation>> {
         let prepared = self.prepare_all(requests)?;
         if prepared.is_empty() {
             return Ok(Vec::new());
         }
         self.reserve(&prepared)?;
         let parts = self.parts();
-        let made = self.device.scope(|| generate::generate(&parts, prepared.clone(), None, on_event))?;
+        let made =
+            self.device.scope(|| generate::generate(&parts, prepared.clone(), cancelled, None, on_event))?;
         self.tell_of_the_end(&prepared, &made);
         Ok(made)
     }
@@ -122,7 +157,8 @@ impl<D: Device> Loaded<D> {
         self.device.scope(|| {
             let mut recorder = Recorder::default();
             let prompts = prepared.iter().map(|p| p.prompt_ids.clone()).collect();
-            let generations = generate::generate(&parts, prepared, Some(&mut recorder), &mut |_| ())?;
+            let (never, kept) = (AtomicBool::new(false), Some(&mut recorder));
+            let generations = generate::generate(&parts, prepared, &never, kept, &mut |_| ())?;
             recorder.finish(&self.device, &self.opened.model, self.opened.separator, prompts, generations)
         })
     }

@@ -37,6 +37,8 @@ pub enum Template {
     Chat,
 }
 
+from_name!(Template, "template");
+
 impl Template {
     /// The name on the command line.
     pub fn name(self) -> &'static str {

@@ -8,11 +8,13 @@ use crate::device::{Device, Dtype, TensorInfo};
 
 /// Bytes of the weights of a decoder that is loaded to run: matrices in the compute dtype, vectors in float32.
 pub fn weight_bytes(config: &ModelConfig, compute: Dtype) -> usize {
-    let bytes = |weight: &WeightSpec| {
-        let dtype = if weight.role == Role::Matrix { compute } else { Dtype::F32 };
-        weight.shape.iter().fold(dtype.size(), |n, &d| n.saturating_mul(d))
-    };
-    config.weights().iter().fold(0, |sum: usize, weight| sum.saturating_add(bytes(weight)))
+    config.weights().iter().fold(0, |sum: usize, weight| sum.saturating_add(bytes(weight, compute)))
+}
+
+/// Bytes of one of them.
+pub fn bytes(weight: &WeightSpec, compute: Dtype) -> usize {
+    let dtype = if weight.role == Role::Matrix { compute } else { Dtype::F32 };
+    weight.shape.iter().fold(dtype.size(), |n, &d| n.saturating_mul(d))
 }
 
 impl<D: Device> Transformer<D> {

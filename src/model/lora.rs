@@ -1,5 +1,7 @@
 //! LoRA adapters of a decoder (spec section 7): attached beside its projections, or merged into them.
 
+use serde::Deserialize;
+
 use super::adapter::{Adapted, AdapterConfig, LoraTarget, PEFT_PREFIX, magnitude};
 use super::latent_head::uniform_values;
 use super::linear::Lora;
@@ -63,8 +65,9 @@ pub fn attach<D: Device>(
 }
 
 /// Whether a checkpoint's adapter is merged into the weights when a model is loaded to run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum LoraMode {
     /// Added to the weights: nothing is left to compute beside them, but they must be copies.
@@ -72,6 +75,8 @@ pub enum LoraMode {
     /// Kept beside the weights, which stay those of the model's file.
     Apart,
 }
+
+from_name!(LoraMode, "lora");
 
 impl LoraMode {
     /// The choice that suits a device: [`Merge`](LoraMode::Merge) where weights are copied anyway, and

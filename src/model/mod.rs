@@ -25,6 +25,7 @@ pub mod latent_head;
 pub mod layout;
 pub mod lightning;
 pub mod linear;
+pub mod loading;
 pub mod lora;
 mod lora_target;
 pub mod merge;

@@ -6,6 +6,7 @@
 //! holds `config.json` and the tokenizer, so that it can stand in the place of the model directory itself. A file in the place of a
 //! checkpoint directory is one of the authors' code.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use super::ColarModel;
@@ -18,6 +19,7 @@ use super::colar_config::{COLAR_FILE, ColarConfig};
 use super::config::ModelConfig;
 use super::footprint;
 use super::latent_head::{LatentHead, LatentHeadConfig};
+use super::loading::{Meter, OnLoading};
 use super::lora::{LoraInit, LoraMode, attach, merge};
 use super::merge::Merge;
 use super::params::Params;
@@ -95,7 +97,8 @@ pub fn open<D: Device>(
     additions: &Additions,
     trained: Groups,
 ) -> Result<Opened<D>> {
-    open_for(device, model_dir, checkpoint, additions, Purpose::Training(trained))
+    let unwatched: OnLoading = &mut |_| ControlFlow::Continue(());
+    open_for(device, model_dir, checkpoint, additions, Purpose::Training(trained), unwatched)
 }
 
 /// Opens `model_dir`, with `checkpoint` over it, to run as it is: every matrix in the form that the device
@@ -110,7 +113,22 @@ pub fn open_frozen<D: Device>(
     additions: &Additions,
     lora: LoraMode,
 ) -> Result<Opened<D>> {
-    open_for(device, model_dir, checkpoint, additions, Purpose::Inference(lora))
+    open_watched(device, model_dir, checkpoint, additions, lora, &mut |_| ControlFlow::Continue(()))
+}
+
+/// As [`open_frozen`]; `on_loading` hears of each weight, and may end the loading.
+///
+/// # Errors
+/// As [`open`], and that the loading was ended.
+pub fn open_watched<D: Device>(
+    device: &D,
+    model_dir: &Path,
+    checkpoint: Option<&Path>,
+    additions: &Additions,
+    lora: LoraMode,
+    on_loading: OnLoading,
+) -> Result<Opened<D>> {
+    open_for(device, model_dir, checkpoint, additions, Purpose::Inference(lora), on_loading)
 }
 
 /// The use that a model is opened for.
@@ -128,6 +146,7 @@ fn open_for<D: Device>(
     checkpoint: Option<&Path>,
     additions: &Additions,
     purpose: Purpose,
+    on_loading: OnLoading,
 ) -> Result<Opened<D>> {
     if !model_dir.is_dir() {
         return Err(Error::file(model_dir, "no such directory"));
@@ -186,7 +205,14 @@ fn open_for<D: Device>(
         device.reserve(&[Need { what: "the weights".into(), bytes, stay: Stay::Kept, less }])?;
     }
     let mut params = Params::default();
-    let mut transformer = Transformer::load(device, &config, &weights, &mut params, &take)?;
+    let mut meter = Meter::new(&config, device.compute_dtype(), on_loading)?;
+    let mut counted = |spec: &WeightSpec, weight: MappedTensor| {
+        meter.goes_on()?;
+        let taken = take(spec, weight)?;
+        meter.count(spec)?;
+        Ok(taken)
+    };
+    let mut transformer = Transformer::load(device, &config, &weights, &mut params, &mut counted)?;
     let adapter = match (stored, &additions.lora) {
         (Some((stored, _)), None) if merged => Some(stored),
         (Some(_), None) if folded => None,

@@ -9,10 +9,10 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 
 use super::tokenizer::Tokenizer;
-use crate::Result;
 use crate::data::Sample;
 use crate::data::answer::ANSWER_MARK;
 use crate::range::Range;
+use crate::{Error, Result};
 
 /// The compression factor that prompts state where none is chosen.
 pub const DEFAULT_COMPRESSION_FACTOR: &str = "2";
@@ -70,7 +70,30 @@ impl Method {
             Method::Icot | Method::Coconut | Method::Distill => Some(AUTO),
         }
     }
+
+    /// The compression factor that prompts state where `given` is wanted, if any is.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for another than the [fixed one](Method::fixed_compression_factor).
+    pub fn compression_factor(self, given: Option<&str>) -> Result<&str> {
+        match (self.fixed_compression_factor(), given) {
+            (None, given) => Ok(given.unwrap_or(DEFAULT_COMPRESSION_FACTOR)),
+            (Some(own), Some(given)) if given != own => Err(self.no_factor(own, given)),
+            (Some(own), _) => Ok(own),
+        }
+    }
+
+    /// The error for a compression factor under a method whose prompts all state `own`.
+    #[doc(hidden)]
+    pub fn no_factor(self, own: &str, given: &str) -> Error {
+        Error::usage(format!(
+            "`compression_factor` {given}: method {} compresses nothing, and its prompts all say {own}",
+            self.name()
+        ))
+    }
 }
+
+from_name!(Method, "method");
 
 /// The tokens of a training example, segment by segment.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -64,7 +64,7 @@ impl<D: Device> Transformer<D> {
         config: &ModelConfig,
         weights: &Weights,
         params: &mut Params<D>,
-        take: &dyn Fn(&WeightSpec, MappedTensor) -> Result<D::Tensor>,
+        take: &mut dyn FnMut(&WeightSpec, MappedTensor) -> Result<D::Tensor>,
     ) -> Result<Self> {
         check_strays(config, weights)?;
         let mut get = |w: WeightSpec| -> Result<ParamId> {
@@ -179,7 +179,9 @@ mod tests {
         }
         let device = CpuDevice::new(1).unwrap();
         let mut params = Params::default();
-        Transformer::load(&device, read, &Weights::open(dir.path())?, &mut params, &|_, t| device.adopt(t))?;
+        Transformer::load(&device, read, &Weights::open(dir.path())?, &mut params, &mut |_, t| {
+            device.adopt(t)
+        })?;
         Ok(params.iter().count())
     }
 

@@ -12,8 +12,8 @@ use super::app::App;
 use super::error::ApiError;
 use super::request::Asked;
 use super::running::Entry;
-use super::text::{Detokenizer, Stops};
-use crate::{Completed, Ending, Engine, Handle, Result, TraceToken, Update};
+use super::text::Stops;
+use crate::{Completed, Detokenizer, Ending, Engine, Handle, Result, TraceToken, Update};
 
 /// A piece of an answer.
 pub(super) enum Piece {

@@ -1,41 +1,4 @@
-//! Text as its tokens come, and the strings that end it.
-
-use crate::{Engine, Result};
-
-/// Text from tokens that come one by one.
-///
-/// Only the last tokens are decoded again, which is enough for a decoder whose text of a token depends on its neighbours.
-#[derive(Default)]
-pub(super) struct Detokenizer {
-    ids: Vec<u32>,
-    /// The first token that is decoded again, and the first whose text has not been given.
-    context: usize,
-    fresh: usize,
-}
-
-impl Detokenizer {
-    /// The text that a token adds; nothing while a character is cut off at its end.
-    pub(super) fn push(&mut self, engine: &Engine, id: u32) -> Result<String> {
-        self.ids.push(id);
-        self.text(engine, false)
-    }
-
-    /// The text that is left at the end.
-    pub(super) fn finish(&mut self, engine: &Engine) -> Result<String> {
-        self.text(engine, true)
-    }
-
-    fn text(&mut self, engine: &Engine, last: bool) -> Result<String> {
-        let given = engine.text(&self.ids[self.context..self.fresh])?;
-        let whole = engine.text(&self.ids[self.context..])?;
-        if !last && (whole.len() <= given.len() || whole.ends_with('\u{fffd}')) {
-            return Ok(String::new());
-        }
-        let new = whole.get(given.len()..).unwrap_or_default().to_owned();
-        (self.context, self.fresh) = (self.fresh, self.ids.len());
-        Ok(new)
-    }
-}
+//! Strings that end a text.
 
 /// Strings that end a text, wherever tokens part them.
 pub(super) struct Stops {
@@ -98,22 +61,5 @@ mod tests {
         assert_eq!(given(&["aab"], &["a", "a", "a", "b"]), (text(&["", "", "a", "", ""]), true));
         assert_eq!(given(&["é!"], &["é", "é!"]), (text(&["", "é", ""]), true));
         assert_eq!(given(&[], &["all", " of it"]), (text(&["all", " of it", ""]), false));
-    }
-
-    #[test]
-    fn text_that_comes_in_tokens_is_the_whole() {
-        let engine = Engine::load("tests/golden/llama-tiny", None::<&str>).unwrap();
-        for text in ["Tom has 3 boxes.\nHow many?", "naïve — 日本語 🦀🦀", ""] {
-            let ids = engine.tokens(text).unwrap();
-            let mut detokenizer = Detokenizer::default();
-            let mut all = String::new();
-            for &id in &ids {
-                let new = detokenizer.push(&engine, id).unwrap();
-                assert!(!new.contains('\u{fffd}'), "{text:?}: {new:?}");
-                all += &new;
-            }
-            all += &detokenizer.finish(&engine).unwrap();
-            assert_eq!(all, engine.text(&ids).unwrap());
-        }
     }
 }

@@ -5,6 +5,7 @@ mod common;
 
 mod bits;
 mod device_ops;
+mod engine;
 mod finite_differences;
 mod lora;
 mod packed;

@@ -157,7 +157,7 @@ pub fn model<D: Device>(d: &D, shape: &Shape, dtype: FileDtype) -> ColarModel<D>
     let weights = Weights::open(dir.path()).unwrap();
     let mut params = Params::default();
     // Vectors are made new all 1 or all 0, which would hide where they are used.
-    let take = |spec: &WeightSpec, t: MappedTensor| match spec.role {
+    let mut take = |spec: &WeightSpec, t: MappedTensor| match spec.role {
         Role::Matrix => d.adopt(t),
         Role::Bias | Role::Norm => {
             let seed = spec.name.bytes().fold(7, |seed: u64, byte| seed.wrapping_mul(31) + u64::from(byte));
@@ -166,7 +166,7 @@ pub fn model<D: Device>(d: &D, shape: &Shape, dtype: FileDtype) -> ColarModel<D>
             d.upload(1, spec.numel(), &one)
         }
     };
-    let transformer = Transformer::load(d, &config, &weights, &mut params, &take).unwrap();
+    let transformer = Transformer::load(d, &config, &weights, &mut params, &mut take).unwrap();
     let head = LatentHeadConfig { intermediate_size: shape.head_inner, deterministic: shape.deterministic };
     let head = LatentHead::random(d, &mut params, &head, shape.hidden, 6).unwrap();
     ColarModel { transformer, head: Some(head), thoughts: None, params, embeds_std: 0.1, merge: Merge::Sqrt }

@@ -7,7 +7,7 @@ use anstyle::{AnsiColor, Effects, Style};
 use clap::Args;
 use serde_json::json;
 
-use crate::cli::{common, terminal};
+use crate::cli::terminal;
 use crate::data::load;
 use crate::model::chat_template::{ChatTemplate, Template};
 use crate::model::config::ModelConfig;
@@ -58,7 +58,7 @@ pub fn run(args: &ShowArgs) -> Result<()> {
     let compression_factor = match (args.method, args.cf) {
         (Method::Colar, cf) => cf.unwrap_or(2),
         (Method::Cot, None | Some(1)) => 1,
-        (Method::Cot, Some(cf)) => return Err(common::no_factor(args.method, "1", &cf.to_string())),
+        (Method::Cot, Some(cf)) => return Err(args.method.no_factor("1", &cf.to_string())),
         (method, _) => {
             return Err(Error::usage(format!(
                 "--method {}: what it sees changes in the course of training; colar and cot are shown",

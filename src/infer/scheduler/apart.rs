@@ -1,19 +1,6 @@
 //! Faults kept with the request that has them.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use crate::{Error, Result};
-
-/// Runs `work`; a panic becomes an error.
-///
-/// The caller vouches that whatever `work` leaves behind half done is put right or not used any more.
-pub(super) fn caught<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| {
-        let what = payload.downcast_ref::<String>().map(String::as_str);
-        let what = what.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("no message");
-        Err(Error::other(format!("a fault of the engine: {what}")))
-    })
-}
 
 /// Runs `work` on all together and, where that fails, on each alone; gives those that fail alone, with their errors.
 ///
@@ -29,6 +16,7 @@ pub(super) fn apart<T: Copy>(all: &[T], mut work: impl FnMut(&[T]) -> Result<()>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::caught;
 
     #[test]
     fn a_fault_is_of_those_that_have_it_alone() {

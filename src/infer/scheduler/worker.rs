@@ -5,12 +5,13 @@
 
 use std::time::Instant;
 
-use super::apart::{apart, caught};
+use super::apart::apart;
 use super::inbox::{Client, Coming, Inbox, Job, SchedulerLoad, Signals};
 use super::options::SchedulerOptions;
 use super::seats::Seats;
 use super::update::{Completed, Ending, Timings, Update, Usage};
 use crate::device::{Device, FEW_ROWS};
+use crate::error::caught;
 use crate::infer::batch::{Batch, Piece};
 use crate::infer::request::Event;
 use crate::infer::sequence::{Parts, Sequence, finish};
