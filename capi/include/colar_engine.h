@@ -72,7 +72,7 @@ typedef enum colar_ending {
 } colar_ending;
 
 /**
- * What happened.
+ * The kinds of events.
  */
 typedef enum colar_event_kind {
     /**
@@ -98,7 +98,7 @@ typedef enum colar_event_kind {
 } colar_event_kind;
 
 /**
- * What colar_handle_next() found.
+ * The result of colar_handle_next().
  */
 typedef enum colar_next {
     /**
@@ -304,7 +304,7 @@ typedef struct colar_trace_token {
 } colar_trace_token;
 
 /**
- * What a request gave, all of it owned by this object. Later versions may have more fields at the end.
+ * The result of a request, all of it owned by this object. Later versions may have more fields at the end.
  */
 typedef struct colar_generation {
     /**
@@ -399,7 +399,7 @@ typedef struct colar_generation {
  */
 typedef struct colar_event {
     /**
-     * What happened.
+     * Its kind.
      */
     enum colar_event_kind kind;
     /**
@@ -411,7 +411,7 @@ typedef struct colar_event {
      */
     uint64_t number;
     /**
-     * What the event adds to the text, in whole characters; never NULL, and empty while a character is not complete.
+     * The text that the event adds, in whole characters; never NULL, and empty while a character is not complete.
      */
     const char *text;
     /**

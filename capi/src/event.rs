@@ -6,7 +6,7 @@ use engine::{Detokenizer, Engine, Result};
 
 use crate::text::terminated;
 
-/// What happened.
+/// The kinds of events.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum EventKind {
@@ -25,13 +25,13 @@ pub enum EventKind {
 /// An event. It and its text are lent until the callback returns, or until the next call on the handle.
 #[repr(C)]
 pub struct Event {
-    /// What happened.
+    /// Its kind.
     pub kind: EventKind,
     /// The token of COLAR_EVENT_KIND_TOKEN.
     pub token: u32,
     /// A number, see the kinds.
     pub number: u64,
-    /// What the event adds to the text, in whole characters; never NULL, and empty while a character is not complete.
+    /// The text that the event adds, in whole characters; never NULL, and empty while a character is not complete.
     pub text: *const c_char,
     /// Bytes of the text, without its NUL.
     pub text_len: usize,

@@ -1,4 +1,4 @@
-//! What a request gave, as a struct that C reads.
+//! The result of a request, as a struct that C reads.
 
 use std::ffi::c_char;
 use std::ptr;
@@ -35,7 +35,7 @@ pub struct TraceToken {
     pub text_len: usize,
 }
 
-/// What a request gave, all of it owned by this object. Later versions may have more fields at the end.
+/// The result of a request, all of it owned by this object. Later versions may have more fields at the end.
 #[repr(C)]
 pub struct Generation {
     /// The text, without special tokens: the answer, and under any method but colar the reasoning before it.

@@ -32,7 +32,7 @@ enum End {
     Failed(String),
 }
 
-/// What colar_handle_next() found.
+/// The result of colar_handle_next().
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub enum Next {

@@ -4,7 +4,7 @@
 //! under a [guard](error::guard) that lets no panic out, and keeps to what the header says of ownership and threads; beyond
 //! that it calls the engine, which can do all that is here.
 
-// What a caller must keep to is said once for all functions, at the top of the header.
+// The rules for callers are said once for all functions, at the top of the header.
 #![allow(clippy::missing_safety_doc)]
 #![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
 

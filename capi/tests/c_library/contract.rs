@@ -1,4 +1,4 @@
-//! What the header promises, held to by a program in C (contract.c beside this file). It runs under valgrind too, see
+//! The header's promises, held to by a program in C (contract.c beside this file). It runs under valgrind too, see
 //! `sanitizers.rs`.
 
 use crate::toolchain::{Program, model, root, run};

@@ -22,7 +22,7 @@ fn nothing_leaks_and_nothing_is_read_that_is_not_there() {
     // Errors leave nothing either: one before the model is there, one after it.
     under("no-such-model", b"How many pens?", 1);
     under(&model, b"not UTF-8: \xff", 2);
-    // What the header promises, with all objects and errors that there are.
+    // The header's promises, with all objects and errors that there are.
     let program = Program::new(&root().join("capi/tests/c_library/contract.c"), &["-lm"]);
     run(valgrind(&program).args([&model, &checkpoint]), 0);
     // Objects that several threads use.

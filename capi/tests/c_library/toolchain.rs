@@ -36,7 +36,7 @@ pub fn has(program: &str) -> bool {
     there
 }
 
-/// What a program printed; fails the test where it did not end with this code.
+/// The output of a program; fails the test where it did not end with this code.
 pub fn run(command: &mut Command, code: i32) -> (String, String) {
     let Output { status, stdout, stderr } = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
     let (out, err) = (String::from_utf8(stdout).unwrap(), String::from_utf8_lossy(&stderr).into_owned());
