@@ -126,8 +126,7 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
         return Err(Error::usage("--html shows reasoning, and --method plain has none"));
     }
     // The page has the tokens near to vectors; words need none.
-    let vectors = matches!(mode, Mode::Colar | Mode::Coconut | Mode::Distill);
-    let trace = args.trace || args.html.is_some() && vectors;
+    let trace = args.trace || args.html.is_some() && mode.method().is_some_and(Method::has_vectors);
     let request = |text: String| request(text, mode, compression_factor, sampling, trace);
     let mut shown = Shown { engine: &engine, args, generations: Vec::new() };
     if args.questions.is_empty() {
@@ -282,7 +281,7 @@ fn trace(g: &Generation) -> String {
     for (i, tokens) in g.trace.iter().enumerate() {
         let _ = write!(out, "latent {:>3}", i + 1);
         for t in tokens {
-            let _ = write!(out, "  {:?} {:.2}", t.text, t.cosine);
+            let _ = write!(out, "  {t}");
         }
         if let Some(end) = g.end_probabilities.get(i) {
             let _ = write!(out, "  ends {end:.2}");

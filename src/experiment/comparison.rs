@@ -1,9 +1,8 @@
 //! A comparison with its data: the plan, the questions, and where the figures of each of its evaluations lie.
 
-use std::path::Path;
-
 use super::existing::{self, TABLE1};
 use super::inputs::{Given, TestSet, absolute};
+use super::materials;
 use super::measure::Setting;
 use super::plan::{Plan, Table1Options};
 use super::questions::{Asked, Questions};
@@ -122,12 +121,6 @@ pub(super) fn questions(tests: &[TestSet]) -> Result<Vec<Questions>> {
     tests.iter().map(|t| Questions::load(&t.file)).collect()
 }
 
-/// The embedded model and data, at their places in an experiment's directory.
-pub(super) fn embedded_given(root: &Path) -> Given {
-    let at = Materials::at(root);
-    Given { model: at.model(), data: at.data("train"), val: at.data("val") }
-}
-
 /// The plan of the embedded comparison as far as it is known before its data are made.
 ///
 /// # Errors
@@ -136,5 +129,5 @@ pub(super) fn embedded_plan(options: &Table1Options) -> Result<Plan> {
     let root = &options.out;
     let stand_in = TestSet { name: "test".into(), file: root.clone() };
     let tests = if options.tests.is_empty() { vec![stand_in] } else { options.tests.clone() };
-    Plan::new(options.clone(), embedded_given(root), tests, 1)
+    Plan::new(options.clone(), materials::given(&Materials::at(root)), tests, 1)
 }

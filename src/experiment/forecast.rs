@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::comparison::{Comparison, embedded_given, located, questions};
+use super::comparison::{Comparison, located, questions};
 use super::event::{ExperimentEvent, Listener};
 use super::existing::{self, TABLE1};
 use super::inputs::Given;
@@ -16,7 +16,7 @@ use crate::train::materials::Materials;
 use crate::train::{DryRun, Monitor, TrainFlags, dry_run};
 use crate::{Error, Result};
 
-/// What a comparison would take. Seconds are those of one job at work by itself.
+/// The work and time of a comparison. Seconds are those of one job at work by itself.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Forecast {
@@ -91,7 +91,7 @@ pub fn forecast(options: Table1Options, on_event: &Listener<'_>) -> Result<Forec
             tests = questions(&own)?;
             options.tests = own;
         }
-        (embedded_given(&options.out), files)
+        (materials::given(&Materials::at(&options.out)), files)
     };
     let comparison = Comparison::new(options, given, &files, tests)?;
     measured(&comparison, &files, scratch.path(), on_event)
@@ -173,7 +173,7 @@ fn belongs(part: ComparisonPart, of: Option<usize>) -> bool {
     }
 }
 
-/// What is left to do of a part.
+/// The work that is left of a part.
 struct Left {
     updates: u64,
     answers: u64,

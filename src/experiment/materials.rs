@@ -26,9 +26,13 @@ const TESTS: [&str; 2] = ["test", "hard"];
 pub(super) fn make(materials: &Materials, seed: u64, shorten: u64) -> Result<(Given, Vec<TestSet>)> {
     materials.make_data(|| sets(seed, shorten))?;
     materials.make_model(seed)?;
-    let given = Given { model: materials.model(), data: materials.data("train"), val: materials.data("val") };
     let tests = TESTS.map(|name| TestSet { name: name.to_owned(), file: materials.data(name) });
-    Ok((given, tests.to_vec()))
+    Ok((given(materials), tests.to_vec()))
+}
+
+/// Model and data, whether or not they are made yet.
+pub(super) fn given(materials: &Materials) -> Given {
+    Given { model: materials.model(), data: materials.data("train"), val: materials.data("val") }
 }
 
 fn sets(seed: u64, shorten: u64) -> Result<Vec<(&'static str, Vec<Sample>)>> {

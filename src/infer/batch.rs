@@ -362,14 +362,10 @@ impl<'a, D: Device> Batch<'a, D> {
     fn traced_ends(&self, drawers: &[usize], h: &D::Tensor, rows: &[u32]) -> Result<Vec<(usize, f32)>> {
         let Parts { device, model, separator, .. } = *self.parts;
         let traced = drawers.iter().zip(rows).filter(|&(&i, _)| self.sequences[i].request.trace);
-        traced
-            .map(|(&i, &row)| {
-                let bias = self.sequences[i].request.sampling.separator_bias;
-                let state = select(device, h, &[row])?;
-                let probability = end_probabilities(device, model, separator, &state, bias)?;
-                Ok((i, probability.first().copied().unwrap_or_default()))
-            })
-            .collect()
+        let (which, rows): (Vec<usize>, Vec<u32>) = traced.unzip();
+        let ends = self
+            .by_bias(&which, h, &rows, |_, h, bias| end_probabilities(device, model, separator, h, bias))?;
+        Ok(which.into_iter().zip(ends).collect())
     }
 
     /// Draws a latent from each row of `h`, in units of `embeds_std`; returns them and `h`.

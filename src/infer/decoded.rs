@@ -114,15 +114,20 @@ fn take_in<D: Device>(
                 let width = drawn.latents.cols();
                 let z = &values[place(step, n) as usize * width..][..width];
                 s.trace.push(parts.nearest.tokens(device, parts.model, parts.tokenizer, z)?);
-                let after = select(device, &drawn.hidden, &[place(step + 1, n)])?;
-                let bias = s.request.sampling.separator_bias;
-                let ends = end_probabilities(device, parts.model, parts.separator, &after, bias)?;
-                s.end_probabilities.extend(ends);
             }
         }
         if let Some(recorder) = recorder.as_deref_mut() {
             let before = select(device, &drawn.hidden, &rows)?;
             recorder.latents(drawers, before, select(device, &drawn.latents, &rows)?);
+        }
+    }
+    for (n, &i) in open.iter().enumerate().filter(|&(n, _)| drawn.counts[n] > 0) {
+        let s = &mut sequences[i];
+        if s.request.trace {
+            let rows: Vec<u32> = (1..=drawn.counts[n]).map(|step| place(step, n)).collect();
+            let (after, bias) = (select(device, &drawn.hidden, &rows)?, s.request.sampling.separator_bias);
+            let ends = end_probabilities(device, parts.model, parts.separator, &after, bias)?;
+            s.end_probabilities.extend(ends);
         }
     }
     let (mut on, mut over) = ((Vec::new(), Vec::new()), (Vec::new(), Vec::new()));

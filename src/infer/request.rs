@@ -1,5 +1,7 @@
 //! Requests to the engine, and their results.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
@@ -155,6 +157,13 @@ pub struct TraceToken {
     pub text: String,
     /// Cosine between the latent and the token's input embedding.
     pub cosine: f32,
+}
+
+/// Its text, quoted, and the cosine.
+impl fmt::Display for TraceToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} {:.2}", self.text, self.cosine)
+    }
 }
 
 /// The result of a [`Request`].

@@ -71,6 +71,12 @@ impl Method {
         }
     }
 
+    /// Whether it reasons in vectors, latents or thoughts, which a trace can tell of.
+    #[doc(hidden)]
+    pub fn has_vectors(self) -> bool {
+        matches!(self, Method::Colar | Method::Coconut | Method::Distill)
+    }
+
     /// The compression factor that prompts state where `given` is wanted, if any is.
     ///
     /// # Errors

@@ -145,7 +145,7 @@ impl Writer {
         }
     }
 
-    /// What is left at the end.
+    /// The pieces that are left at the end.
     fn finish(&mut self, engine: &Engine) -> Result<[Piece; 2]> {
         let reasoning = if self.separator.is_some() { self.reasoning.finish(engine)? } else { String::new() };
         let rest = self.answer.finish(engine)?;
@@ -243,7 +243,7 @@ fn end(app: &App, completed: Completed, stopped: bool) -> Outcome {
 fn trace(number: usize, tokens: &[TraceToken]) -> String {
     let mut line = format!("latent {number}:");
     for token in tokens {
-        let _ = write!(line, "  {:?} {:.2}", token.text, token.cosine);
+        let _ = write!(line, "  {token}");
     }
     line + "\n"
 }

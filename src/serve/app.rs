@@ -1,4 +1,4 @@
-//! What all requests of a server share.
+//! The state that all requests of a server share.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +10,7 @@ use super::running::Running;
 use crate::model::prompt::Method;
 use crate::{Engine, Result, Scheduler};
 
-/// What all requests of a server share.
+/// The state that all requests of a server share.
 pub(super) struct App {
     pub options: ServeOptions,
     pub metrics: Metrics,
@@ -33,8 +33,7 @@ impl Model {
     /// Starts a scheduler for the engine. A bare model reasons in words.
     pub(super) fn new(engine: Engine, options: &ServeOptions) -> Result<Self> {
         let scheduler = engine.scheduler(options.scheduler())?;
-        let latent = engine.has_latent_head().then_some(Method::Colar);
-        let method = engine.method().or(latent).unwrap_or(Method::Cot);
+        let method = engine.default_method().unwrap_or(Method::Cot);
         Ok(Model { engine, scheduler, method })
     }
 }

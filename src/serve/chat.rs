@@ -41,7 +41,7 @@ reasoning_body! {
         /// The same under its newer name.
         #[schema(minimum = 1)]
         max_completion_tokens: Option<usize>,
-        /// What is told beside the answer's events.
+        /// Which events come beside the answer's.
         stream_options: Option<StreamOptions>,
     }
 }

@@ -1,4 +1,4 @@
-//! What is around the choices of `/v1/chat/completions` and `/v1/completions`.
+//! The frame around the choices of `/v1/chat/completions` and `/v1/completions`.
 
 use axum::response::sse::Event;
 use serde::{Deserialize, Serialize};
@@ -13,7 +13,7 @@ use super::request::Asked;
 use super::usage::{TimingsBody, UsageBody};
 use crate::Completed;
 
-/// What is told beside the events of a stream.
+/// Which events come beside those of the answers.
 #[derive(Debug, Clone, Copy, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct StreamOptions {
@@ -35,14 +35,14 @@ pub(super) struct Completion<C> {
     seed: u64,
 }
 
-/// What answers are asked for beside their texts.
+/// The parts of a request that are about the frame.
 pub(super) struct Frame {
     answers_per_prompt: usize,
     include_usage: bool,
     seed: u64,
 }
 
-/// What a response has around its choices.
+/// The parts of a response around its choices.
 pub(super) struct Head {
     id: String,
     created: u64,

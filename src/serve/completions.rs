@@ -38,7 +38,7 @@ body! {
         /// Most tokens of a continuation.
         #[schema(minimum = 1)]
         max_tokens: Option<usize>,
-        /// What is told beside the continuation's events.
+        /// Which events come beside the continuation's.
         stream_options: Option<StreamOptions>,
     }
 }

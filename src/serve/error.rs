@@ -15,7 +15,7 @@ pub(super) struct ErrorBody {
     error: Fault,
 }
 
-/// What went wrong.
+/// The fault.
 #[derive(Debug, Serialize, ToSchema)]
 struct Fault {
     /// A sentence for people.

@@ -1,5 +1,6 @@
 //! Numbers for Prometheus, by the names that vLLM has, under `colar:`.
 
+use prometheus::core::Collector;
 use prometheus::{
     Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
 };
@@ -12,7 +13,7 @@ const BUCKETS: [f64; 28] = [
     0.005, 0.0075, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 120.0,
 ];
 
-/// What is counted.
+/// The server's numbers.
 pub(super) struct Metrics {
     registry: Registry,
     running: IntGauge,
@@ -32,6 +33,12 @@ pub(super) struct Metrics {
     pub refused: IntCounterVec,
 }
 
+/// The metric, which the registry gives out from now on.
+fn kept<M: Collector + Clone + 'static>(registry: &Registry, metric: M) -> prometheus::Result<M> {
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
 impl Metrics {
     pub(super) fn new() -> Result<Self> {
         Self::registered().map_err(|e| Error::other(format!("metrics: {e}")))
@@ -42,30 +49,17 @@ impl Metrics {
         #[cfg(target_os = "linux")]
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
         let name = |stem: &str| format!("colar:{stem}");
-        let gauge = |stem: &str, help: &str| {
-            let gauge = IntGauge::new(name(stem), help)?;
-            registry.register(Box::new(gauge.clone()))?;
-            Ok::<_, prometheus::Error>(gauge)
-        };
-        let counter = |stem: &str, help: &str| {
-            let counter = IntCounter::new(name(stem), help)?;
-            registry.register(Box::new(counter.clone()))?;
-            Ok::<_, prometheus::Error>(counter)
-        };
+        let gauge = |stem: &str, help: &str| kept(&registry, IntGauge::new(name(stem), help)?);
+        let counter = |stem: &str, help: &str| kept(&registry, IntCounter::new(name(stem), help)?);
         let histogram = |stem: &str, help: &str| {
             let options = HistogramOpts::new(name(stem), help).buckets(BUCKETS.to_vec());
-            let histogram = Histogram::with_opts(options)?;
-            registry.register(Box::new(histogram.clone()))?;
-            Ok::<_, prometheus::Error>(histogram)
+            kept(&registry, Histogram::with_opts(options)?)
         };
         let counters = |stem: &str, help: &str, label: &str| {
-            let counters = IntCounterVec::new(Opts::new(name(stem), help), &[label])?;
-            registry.register(Box::new(counters.clone()))?;
-            Ok::<_, prometheus::Error>(counters)
+            kept(&registry, IntCounterVec::new(Opts::new(name(stem), help), &[label])?)
         };
-        let cache_usage =
-            Gauge::new(name("kv_cache_usage"), "Share of the cache's positions that requests hold, 0 to 1")?;
-        registry.register(Box::new(cache_usage.clone()))?;
+        let about_cache = "Share of the cache's positions that requests hold, 0 to 1";
+        let cache_usage = kept(&registry, Gauge::new(name("kv_cache_usage"), about_cache)?)?;
         Ok(Metrics {
             running: gauge("num_requests_running", "Requests that are computed")?,
             waiting: gauge("num_requests_waiting", "Requests that wait")?,

@@ -13,7 +13,7 @@ use super::error::{ApiError, ErrorBody};
 use crate::model::prompt::DEFAULT_COMPRESSION_FACTOR;
 use crate::{Method, Sampling};
 
-/// What the server is.
+/// The server and its model.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Props {
     default_generation_settings: Defaults,
@@ -28,7 +28,7 @@ pub(super) struct Props {
     build_info: &'static str,
 }
 
-/// What a chat request has where it does not say.
+/// The settings of a chat request that states none.
 #[derive(Debug, Serialize, ToSchema)]
 struct Defaults {
     /// Positions of the cache, which requests share.

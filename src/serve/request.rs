@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::app::Model;
 use super::error::ApiError;
 use super::fields::{CompressionFactor, Drawing, Reasoning, Texts};
-use crate::model::prompt::{DEFAULT_COMPRESSION_FACTOR, Method};
+use crate::model::prompt::Method;
 use crate::{Prompt, Request, Sampling};
 
 /// Most answers to one call.
@@ -13,7 +13,7 @@ const MOST_ANSWERS: usize = 128;
 /// Most strings that end a text.
 const MOST_STOPS: usize = 16;
 
-/// What a call asks of the engine.
+/// The engine's requests for a call.
 pub(super) struct Asked {
     pub requests: Vec<Request>,
     pub answers_per_prompt: usize,
@@ -162,7 +162,7 @@ impl Reasoning<'_> {
     /// Status 400 naming a field that has no effect under the method.
     fn check(&self, method: Method) -> Result<String, ApiError> {
         let (latents, words) = (method == Method::Colar, method != Method::Colar);
-        let vectors = matches!(method, Method::Colar | Method::Coconut | Method::Distill);
+        let vectors = method.has_vectors();
         for (field, given, works) in [
             ("max_latents", self.max_latents.is_some(), latents),
             ("latent_temperature", self.latent_temperature.is_some(), latents),
@@ -182,16 +182,13 @@ impl Reasoning<'_> {
             CompressionFactor::Number(number) => number.to_string(),
             CompressionFactor::Text(text) => text.clone(),
         });
-        match (method.fixed_compression_factor(), given) {
-            (Some(own), Some(given)) if given != own => {
-                let name = method.name();
-                let message = format!(
-                    "`compression_factor` must be {own}: the model's method is {name}, which compresses nothing"
-                );
-                Err(ApiError::field("compression_factor", message))
-            }
-            (Some(own), _) => Ok(own.to_owned()),
-            (None, given) => Ok(given.unwrap_or_else(|| DEFAULT_COMPRESSION_FACTOR.to_owned())),
-        }
+        let factor = method.compression_factor(given.as_deref()).map_err(|_| {
+            let (name, own) = (method.name(), method.fixed_compression_factor().unwrap_or_default());
+            let message = format!(
+                "`compression_factor` must be {own}: the model's method is {name}, which compresses nothing"
+            );
+            ApiError::field("compression_factor", message)
+        })?;
+        Ok(factor.to_owned())
     }
 }

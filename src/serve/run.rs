@@ -87,7 +87,7 @@ impl Server {
         self.address
     }
 
-    /// What stops it.
+    /// Its stopper, for any thread.
     pub fn stopper(&self) -> Stopper {
         self.stopper.clone()
     }

@@ -53,7 +53,7 @@ mod tests {
         let text = |parts: &[&str]| parts.iter().map(|&s| s.to_owned()).collect::<Vec<_>>();
         assert_eq!(given(&["END"], &["a E", "N", "D b"]), (text(&["a ", "", "", ""]), true));
         assert_eq!(given(&["END"], &["a E", "N", "X b"]), (text(&["a ", "", "ENX b", ""]), false));
-        // What was held back is text after all.
+        // Text that was held back comes after all.
         assert_eq!(given(&["END"], &["a E", "N"]), (text(&["a ", "", "EN"]), false));
         // The first in the text counts, not the first of the list.
         assert_eq!(given(&["b", "a"], &["xaxb"]), (text(&["x", ""]), true));

@@ -151,7 +151,7 @@ fn standard_input_is_read_line_by_line() {
     assert_eq!(broken.stdout.lines().count(), 2, "{}", broken.stdout);
 }
 
-/// What `generate` answers to a question that comes after all weights of its model were cut short: exit code, standard
+/// The answer of `generate` to a question that comes after all weights of its model were cut short: exit code, standard
 /// output and the lines of standard error after the one on the loaded model.
 #[cfg(target_os = "linux")]
 fn generate_without_weights(model: &Path, flags: &[&str]) -> (Option<i32>, String, String) {

@@ -1,4 +1,4 @@
-//! What is refused, and how that is said.
+//! Requests that are refused, and the words for it.
 
 use serde_json::{Value, json};
 

@@ -21,7 +21,7 @@ pub(super) struct PassSaved<D: Device> {
     pub(super) stream2: Vec<D::Tensor>,
     /// The stream that enters the last norm.
     pub(super) stream: D::Tensor,
-    /// What the adapters did not see.
+    /// The elements that adapters did not see.
     pub(super) dropout: Option<PassDropout>,
 }
 

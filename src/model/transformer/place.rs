@@ -12,16 +12,17 @@ pub(super) struct Place<'a, D: Device> {
     pub(super) positions: &'a D::Index,
     /// The rows that each sequence attends to.
     pub(super) spans: &'a [Span],
-    /// What the adapters do not see of the rows; of a training pass alone.
+    /// The elements of the rows that adapters do not see; of a training pass alone.
     pub(super) dropout: Option<PassDropout>,
 }
 
 impl<D: Device> Place<'_, D> {
     /// Layer `i` as it is in this pass: with the dropout of its adapters.
     pub(super) fn layer(&self, i: usize, layer: &Layer) -> Layer {
+        let Some(pass) = self.dropout else { return *layer };
         let mut projections = 0..;
         layer.map_projections(|linear| {
-            let dropout = self.dropout.zip(projections.next()).map(|(pass, p)| pass.of(i, p));
+            let dropout = projections.next().map(|p| pass.of(i, p));
             Linear { lora: linear.lora.map(|lora| Lora { dropout, ..lora }), ..linear }
         })
     }
