@@ -49,6 +49,9 @@ pub struct EngineOptions {
     /// Whether requests and samples may take more positions than the model was made for (`max_position_embeddings`).
     /// Without it such are refused, and reasoning and answers end where the positions do.
     pub allow_long: bool,
+    /// Whether a blank is put into texts of questions and samples that mean something in the prompt (`###`, special tokens,
+    /// and in reasoning and answers `Answer:`). Without it such are refused.
+    pub escape_marks: bool,
     /// The layout around questions of a model without a checkpoint; a checkpoint has its own.
     pub template: Option<Template>,
     /// Whether the weights are read into memory, and not mapped: the model then no longer needs its files, which may be
@@ -56,7 +59,13 @@ pub struct EngineOptions {
     pub no_mmap: bool,
 }
 
-setters!(EngineOptions { device: DeviceKind, threads: usize, allow_long: bool, no_mmap: bool });
+setters!(EngineOptions {
+    device: DeviceKind,
+    threads: usize,
+    allow_long: bool,
+    escape_marks: bool,
+    no_mmap: bool
+});
 setters!(EngineOptions into { dtype: Option<ComputeDtype>, lora: Option<LoraMode>, template: Option<Template> });
 
 impl EngineOptions {
@@ -105,6 +114,7 @@ trait OnDevice: Served {
         cancelled: &AtomicBool,
         on_event: &mut (dyn FnMut(Event) + Send),
     ) -> Result<Vec<Generation>>;
+    fn check_questions(&self, samples: &[Sample], options: &EvalOptions) -> Result<()>;
     fn evaluate(
         &self,
         samples: &[Sample],
@@ -170,6 +180,10 @@ impl<D: Device> OnDevice for Loaded<D> {
         self.generate_cancellable(requests, cancelled, on_event)
     }
 
+    fn check_questions(&self, samples: &[Sample], options: &EvalOptions) -> Result<()> {
+        eval::accuracy::prompt_tokens(self, samples, options).map(drop)
+    }
+
     fn evaluate(
         &self,
         samples: &[Sample],
@@ -205,6 +219,7 @@ impl DeviceTask for Load<'_> {
         let additions = Additions { template, access, ..Additions::default() };
         let adapter = options.adapter.as_deref();
         let loaded = Loaded::watched(device, &options.model, adapter, options.lora, &additions, on_loading)?;
+        let loaded = loaded.escaping(options.escape_marks);
         Ok(Arc::new(if options.allow_long { loaded } else { loaded.bounded() }))
     }
 }
@@ -387,6 +402,15 @@ impl Engine {
     /// Options out of range, and too little memory for the cache.
     pub fn scheduler(&self, options: SchedulerOptions) -> Result<Scheduler> {
         Scheduler::start(Arc::clone(&self.model) as Arc<dyn Served>, options)
+    }
+
+    /// Fails where an [`evaluate`](Engine::evaluate) of these samples would before its first question.
+    ///
+    /// # Errors
+    /// As [`evaluate`](eval::evaluate).
+    #[doc(hidden)]
+    pub fn check_questions(&self, samples: &[Sample], options: &EvalOptions) -> Result<()> {
+        self.model.check_questions(samples, options)
     }
 
     /// Answers every question of `samples` and counts; `progress` hears how many are done after each batch, and ends

@@ -178,6 +178,11 @@ typedef struct colar_model_params {
      */
     bool allow_long;
     /**
+     * Whether a blank is put into texts of questions that mean something in the prompt (`###`, special tokens); else a request
+     * with such a question fails.
+     */
+    bool escape_marks;
+    /**
      * Hears of the loading. NULL: nobody.
      */
     colar_progress_callback progress;

@@ -68,6 +68,7 @@ impl Model {
         options.template = template.map(str::parse).transpose()?;
         options.threads = params.threads as usize;
         options.allow_long = params.allow_long;
+        options.escape_marks = params.escape_marks;
         let (progress, user_data) = (params.progress, UserData::new(params.user_data));
         let engine = Engine::with_progress(&options, move |loading| {
             let Some(hear) = progress else { return ControlFlow::Continue(()) };

@@ -30,6 +30,9 @@ pub struct ModelParams {
     pub threads: u32,
     /// Whether requests may take more positions than the model was made for.
     pub allow_long: bool,
+    /// Whether a blank is put into texts of questions that mean something in the prompt (`###`, special tokens); else a request
+    /// with such a question fails.
+    pub escape_marks: bool,
     /// Hears of the loading. NULL: nobody.
     pub progress: ProgressCallback,
     /// Handed to `progress`.
@@ -119,6 +122,7 @@ impl Default for ModelParams {
             prompt_template: ptr::null(),
             threads: 0,
             allow_long: false,
+            escape_marks: false,
             progress: None,
             user_data: ptr::null_mut(),
         }

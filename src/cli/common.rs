@@ -46,6 +46,10 @@ pub struct ModelArgs {
     /// are refused else
     #[arg(long)]
     pub allow_long: bool,
+    /// Put a blank into texts of questions and data that mean something in the prompt (###, special tokens, in reasoning and
+    /// answers also Answer:), which are refused else
+    #[arg(long)]
+    pub escape_marks: bool,
     /// Read the weights into memory and do not map their files, which may then be replaced or cut short under it
     #[arg(long)]
     pub no_mmap: bool,
@@ -71,6 +75,7 @@ impl ModelArgs {
             dtype: self.dtype,
             lora: self.lora,
             allow_long: self.allow_long,
+            escape_marks: self.escape_marks,
             template: self.template,
             no_mmap: self.no_mmap,
         })?;

@@ -122,16 +122,25 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     let method = args.method.or(engine.default_method()).unwrap_or(Method::Cot);
     args.sampling.check(&[method.name()], false)?;
     let (mut rows, mut predictions) = (Vec::new(), Vec::new());
+    let (factors, batch_size) = (compression_factors(method, &args.cf)?, args.batch_size);
+    let (verifier, answer_rule) = (args.verifier, args.answer_rule);
+    let options = |compression_factor| EvalOptions {
+        method,
+        compression_factor,
+        sampling,
+        batch_size,
+        verifier,
+        answer_rule,
+    };
+    // A question that cannot be asked is found before those of other sets are answered for hours.
+    for (set, (_, questions)) in args.data.iter().zip(&sets) {
+        for factor in &factors {
+            engine.check_questions(questions, &options(factor.clone())).map_err(|e| set.at_fault(e))?;
+        }
+    }
     for (name, questions) in &sets {
-        for compression_factor in compression_factors(method, &args.cf)? {
-            let options = EvalOptions {
-                method,
-                compression_factor,
-                sampling,
-                batch_size: args.batch_size,
-                verifier: args.verifier,
-                answer_rule: args.answer_rule,
-            };
+        for compression_factor in factors.iter().cloned() {
+            let options = options(compression_factor);
             let (row, of_row) = evaluate(args, &engine, name.as_deref(), questions, &options, seeds)?;
             rows.extend(row);
             predictions.extend(of_row);
@@ -231,6 +240,14 @@ struct DataSet {
 }
 
 impl DataSet {
+    /// An error of one of its samples, with the file.
+    fn at_fault(&self, error: Error) -> Error {
+        match error {
+            Error::Usage(what) => Error::usage(format!("{}: {what}", self.file.display())),
+            other => other,
+        }
+    }
+
     /// Reads `NAME=FILE`, or `FILE`; a file of that whole name counts as one.
     fn parse(text: &str) -> Result<Self, String> {
         match text.split_once('=') {

@@ -29,7 +29,7 @@ mod terminal;
 pub mod train;
 mod typos;
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -113,8 +113,24 @@ fn parse() -> Cli {
     let matches = command
         .clone()
         .try_get_matches_from_mut(std::env::args_os())
-        .unwrap_or_else(|e| typos::hinted(e, &command).exit());
-    Cli::from_arg_matches(&matches).unwrap_or_else(|e| e.format(&mut command).exit())
+        .unwrap_or_else(|e| unparsed(&typos::hinted(e, &command)));
+    Cli::from_arg_matches(&matches).unwrap_or_else(|e| unparsed(&e.format(&mut command)))
+}
+
+/// Prints the help or the fault of a command line, and ends the process.
+fn unparsed(said: &clap::Error) -> ! {
+    let printed = said.print().and_then(|()| std::io::stdout().flush()).map_err(terminal::unprinted);
+    let code = match printed {
+        // A fault that cannot be printed is told by the exit code alone.
+        _ if said.use_stderr() => said.exit_code(),
+        Ok(()) => 0,
+        Err(e) if terminal::is_unread(&e) => 0,
+        Err(e) => {
+            terminal::note(format!("error: {e}"));
+            e.exit_code().into()
+        }
+    };
+    std::process::exit(code)
 }
 
 fn dispatch(cli: Cli, started: std::time::Instant) -> Result<()> {

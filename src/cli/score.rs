@@ -38,9 +38,6 @@ pub struct ScoreArgs {
     /// Most positions of a forward pass
     #[arg(long, value_name = "N", default_value_t = ScoreOptions::default().batch_tokens)]
     batch_tokens: usize,
-    /// Put a blank into texts of the data that mean something in the prompt (### and Answer:), which are refused else
-    #[arg(long)]
-    escape_marks: bool,
     /// Print a JSON object a sample, then one with "total": true
     #[arg(long)]
     json: bool,
@@ -58,12 +55,7 @@ pub fn run(args: &ScoreArgs) -> Result<()> {
     if let Some(own) = method.fixed_compression_factor().filter(|_| args.cf != 1) {
         return Err(method.no_factor(own, &args.cf.to_string()));
     }
-    let options = ScoreOptions {
-        method,
-        compression_factor: args.cf,
-        batch_tokens: args.batch_tokens,
-        escape_marks: args.escape_marks,
-    };
+    let options = ScoreOptions { method, compression_factor: args.cf, batch_tokens: args.batch_tokens };
     let bar = common::progress(samples.len(), "scoring");
     let scores = engine.score(&samples, &options, &mut |done| bar.set_position(done as u64))?;
     bar.finish_and_clear();

@@ -22,13 +22,18 @@ pub fn tell(text: impl AsRef<str>) {
     let _ = writeln!(out, "{}", text.as_ref()).and_then(|()| out.flush());
 }
 
+/// The error of a failed write to standard output.
+pub fn unprinted(source: std::io::Error) -> Error {
+    Error::Io { path: STDOUT.into(), source }
+}
+
 /// Writes the product of a command to standard output.
 ///
 /// # Errors
 /// [`Error::Io`] when it cannot be written, also when its reader has gone: see [`is_unread`].
 pub fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Error::io(STDOUT))
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(unprinted)
 }
 
 /// [`print`] with an end of line.

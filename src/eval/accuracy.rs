@@ -103,30 +103,43 @@ pub fn sample_seed(seed: u64, index: usize) -> u64 {
     u64::from(low) | u64::from(high) << 32
 }
 
-/// Answers every question of `samples` and counts; `progress` hears how many are done after each batch, and ends the
-/// evaluation by an error.
+/// Tokens of every question's prompt.
 ///
 /// # Errors
-/// [`Error::Usage`] for an empty data set, a batch size of 0, sampling values out of range or a question that leaves no
-/// room within the model's positions; a method that the model has no head for; and errors of the device.
-pub fn evaluate<D: Device>(
+/// Those with which [`evaluate`] would end before its first batch.
+pub fn prompt_tokens<D: Device>(
     loaded: &Loaded<D>,
     samples: &[Sample],
     options: &EvalOptions,
-    progress: &mut dyn FnMut(usize) -> Result<()>,
-) -> Result<Evaluation> {
+) -> Result<Vec<usize>> {
     if samples.is_empty() {
         return Err(Error::usage("there is nothing to evaluate: the data set is empty"));
     }
     if options.batch_size == 0 {
         return Err(Error::usage("the batch size must be at least 1"));
     }
+    if !loaded.escape_marks {
+        loaded.opened.marks.check_questions(samples)?;
+    }
+    let tokens = |(i, sample)| loaded.prompt_tokens(&request(sample, i, options));
+    samples.iter().enumerate().map(tokens).collect()
+}
+
+/// Answers every question of `samples` and counts; `progress` hears how many are done after each batch, and ends the
+/// evaluation by an error.
+///
+/// # Errors
+/// [`Error::Usage`] for an empty data set, a batch size of 0, sampling values out of range or a question that holds
+/// a mark of the prompt or leaves no room within the model's positions; a method that the model has no head for; and errors
+/// of the device.
+pub fn evaluate<D: Device>(
+    loaded: &Loaded<D>,
+    samples: &[Sample],
+    options: &EvalOptions,
+    progress: &mut dyn FnMut(usize) -> Result<()>,
+) -> Result<Evaluation> {
     // A sample that one of the batches would fail by is found before the first batch.
-    let lengths = samples
-        .iter()
-        .enumerate()
-        .map(|(i, sample)| loaded.prompt_tokens(&request(sample, i, options)))
-        .collect::<Result<Vec<_>>>()?;
+    let lengths = prompt_tokens(loaded, samples, options)?;
     let mut order: Vec<usize> = (0..samples.len()).collect();
     order.sort_by_key(|&i| lengths[i]);
     let verifier = options.verifier.verifier();

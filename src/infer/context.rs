@@ -6,6 +6,7 @@
 
 use super::request::Generation;
 use super::sequence::{Phase, Prepared};
+use crate::model::marks::beginning;
 use crate::{Error, Result};
 
 /// Lowers the limits of a request so that it stays within `most` positions.
@@ -45,13 +46,6 @@ pub(super) fn fit(request: &mut Prepared, most: usize) -> Result<()> {
     request.cut |= wanted > left;
     sampling.max_new_tokens = 1 + wanted.min(left);
     Ok(())
-}
-
-/// The first words of a text, for messages.
-fn beginning(text: &str) -> String {
-    const MOST: usize = 40;
-    let more = if text.chars().nth(MOST).is_some() { "…" } else { "" };
-    text.chars().take(MOST).collect::<String>() + more
 }
 
 /// Whether a generation ended, or its reasoning did, where the model's positions end and not where its request said.

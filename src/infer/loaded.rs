@@ -27,6 +27,8 @@ pub struct Loaded<D: Device> {
     pub opened: Opened<D>,
     /// The most positions of a request or a sample; `None` sets no bound. [`bounded`](Loaded::bounded) has the model's.
     pub most_positions: Option<usize>,
+    /// Whether a blank is put into texts of questions and samples that mean something in the prompt; else such are refused.
+    pub escape_marks: bool,
     nearest: Nearest,
     cut_told: Once,
 }
@@ -94,7 +96,14 @@ impl<D: Device> Loaded<D> {
 
     /// Takes a model that is already open, for instance one in training.
     pub fn from_opened(device: D, opened: Opened<D>) -> Self {
-        Loaded { device, opened, most_positions: None, nearest: Nearest::default(), cut_told: Once::new() }
+        Loaded {
+            device,
+            opened,
+            most_positions: None,
+            escape_marks: false,
+            nearest: Nearest::default(),
+            cut_told: Once::new(),
+        }
     }
 
     /// The same, held to the positions that the model was made for.
@@ -103,11 +112,17 @@ impl<D: Device> Loaded<D> {
         Loaded { most_positions: Some(self.opened.model.transformer.config.max_position_embeddings), ..self }
     }
 
+    /// The same, which puts a blank into the marks of questions and samples ([`escape_marks`](Loaded::escape_marks)).
+    #[must_use]
+    pub fn escaping(self, escape_marks: bool) -> Self {
+        Loaded { escape_marks, ..self }
+    }
+
     /// Runs requests together.
     ///
     /// # Errors
     /// Sampling values out of range, requests that differ in their separator bias, a prompt that leaves no room within
-    /// [`most_positions`](Loaded::most_positions), a method the model has no head for, and errors of the device.
+    /// [`most_positions`](Loaded::most_positions), a question that holds a mark of the prompt, a method the model has no head for, and errors of the device.
     pub fn generate(
         &self,
         requests: &[Request],
@@ -226,12 +241,13 @@ impl<D: Device> Loaded<D> {
                 let factor = prompt::parse_compression_factor(compression_factor)
                     .map_err(|e| Error::usage(format!("`compression_factor` {compression_factor:?}: {e}")))?;
                 let tokenizer = &self.opened.tokenizer;
+                let asked = &self.opened.marks.of_question(text, self.escape_marks)?;
                 let ids = match &self.opened.codi {
                     Some(codi) if *method == Method::Distill => {
                         after_thoughts = Some(codi.end);
-                        codi.tokens(tokenizer, text)?
+                        codi.tokens(tokenizer, asked)?
                     }
-                    _ => prompt::inference(tokenizer, self.opened.separator, text, &factor)?,
+                    _ => prompt::inference(tokenizer, self.opened.separator, asked, &factor)?,
                 };
                 let start = match method {
                     Method::Colar => {

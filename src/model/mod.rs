@@ -28,6 +28,7 @@ pub mod linear;
 pub mod loading;
 pub mod lora;
 mod lora_target;
+pub mod marks;
 pub mod merge;
 pub mod open;
 pub mod operations;

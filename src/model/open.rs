@@ -21,6 +21,7 @@ use super::footprint;
 use super::latent_head::{LatentHead, LatentHeadConfig};
 use super::loading::{Meter, OnLoading};
 use super::lora::{LoraInit, LoraMode, attach, merge};
+use super::marks::Marks;
 use super::merge::Merge;
 use super::params::Params;
 use super::prompt::{Method, SEPARATOR};
@@ -66,6 +67,8 @@ pub struct Opened<D: Device> {
     pub eos: EosTokens,
     /// The id of the thinking separator.
     pub separator: u32,
+    /// Texts that questions and samples may not hold.
+    pub marks: Marks,
     /// The adapter in place or merged into the weights, if there is one.
     pub adapter: Option<AdapterConfig>,
     /// Whether the checkpoint's adapter was added to the weights because these are all trained.
@@ -157,6 +160,7 @@ fn open_for<D: Device>(
     tokenizer.check_fits(config.vocab_size)?;
     let separator = tokenizer.separator(SEPARATOR)?;
     let eos = tokenizer.eos(&config)?;
+    let marks = Marks::new(&tokenizer, eos.append)?;
     // A model directory that is itself a checkpoint needs no second one.
     let checkpoint = given.as_deref().unwrap_or(model_dir);
     let has_weights = |dir: &Path| dir.join(WEIGHTS_FILE).exists() || dir.join(INDEX_FILE).exists();
@@ -305,6 +309,7 @@ fn open_for<D: Device>(
         tokenizer,
         eos,
         separator,
+        marks,
         adapter,
         folded,
         latent_head,

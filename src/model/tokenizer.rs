@@ -225,6 +225,14 @@ impl Tokenizer {
         self.inner.token_to_id(token)
     }
 
+    /// The texts of the special tokens, in the order of their ids: each is one token wherever it stands in a text.
+    pub fn special_texts(&self) -> impl Iterator<Item = String> {
+        let mut special: Vec<_> = self.inner.get_added_tokens_decoder().into_iter().collect();
+        special.retain(|(_, token)| token.special);
+        special.sort_by_key(|&(id, _)| id);
+        special.into_iter().map(|(_, token)| token.content)
+    }
+
     /// The token of the thinking separator `text` (`###`), which must be a single token.
     ///
     /// # Errors

@@ -132,12 +132,18 @@ impl ApiError {
 /// Options of the engine that have another name in requests.
 const RENAMED: [(&str, &str); 1] = [("`max_new_tokens`", "`max_tokens`")];
 
+/// Options of the engine that are the server's and no request's, and what is said in the place of their use.
+const OF_THE_SERVER: [(&str, &str); 2] = [
+    ("with `allow_long`", "where the server is told to (allow_long)"),
+    ("with `escape_marks`", "where the server is told to (escape_marks)"),
+];
+
 impl From<Error> for ApiError {
     fn from(error: Error) -> Self {
-        let text =
-            RENAMED.iter().fold(error.to_string(), |text, (option, field)| text.replace(option, field));
+        let renamed = RENAMED.iter().chain(&OF_THE_SERVER);
+        let text = renamed.fold(error.to_string(), |text, (option, name)| text.replace(option, name));
         match error {
-            // It names the option at fault first.
+            // It names the field at fault first, if there is one.
             Error::Usage(_) => ApiError::field(text.split('`').nth(1).unwrap_or_default().to_owned(), text),
             _ => ApiError::internal(text),
         }

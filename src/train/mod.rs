@@ -14,7 +14,6 @@ pub mod example;
 mod feed;
 mod lengths;
 pub(crate) mod long;
-mod marks;
 pub(crate) mod materials;
 #[doc(hidden)]
 pub mod metrics;

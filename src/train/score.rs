@@ -12,7 +12,6 @@ pub use losses::{Losses, SampleScore, Score};
 
 use super::batch::Batch;
 use super::long;
-use super::marks;
 use super::recipe::Recipe;
 use super::sft::{Uploaded, labels_loss, latent_target};
 use crate::data::Sample;
@@ -31,16 +30,13 @@ pub struct ScoreOptions {
     pub compression_factor: usize,
     /// Most packed rows of a forward pass; a longer sample runs alone.
     pub batch_tokens: usize,
-    /// Whether a blank is put into texts that mean something in the prompt (`###`, `Answer:`, the end of sequence); samples
-    /// that hold them are refused else.
-    pub escape_marks: bool,
 }
 
-setters!(ScoreOptions { method: Method, compression_factor: usize, batch_tokens: usize, escape_marks: bool });
+setters!(ScoreOptions { method: Method, compression_factor: usize, batch_tokens: usize });
 
 impl Default for ScoreOptions {
     fn default() -> Self {
-        ScoreOptions { method: Method::Colar, compression_factor: 1, batch_tokens: 2048, escape_marks: false }
+        ScoreOptions { method: Method::Colar, compression_factor: 1, batch_tokens: 2048 }
     }
 }
 
@@ -61,7 +57,7 @@ pub fn score<D: Device>(
     }
     loaded.opened.check_own_prompts()?;
     let mut samples = samples.to_vec();
-    marks::settle(&mut samples, &loaded.opened, options.escape_marks)?;
+    loaded.opened.marks.settle(&mut samples, loaded.escape_marks)?;
     let samples = samples.as_slice();
     if options.compression_factor == 0 || (options.method != Method::Colar && options.compression_factor != 1)
     {

@@ -9,7 +9,6 @@ use super::defaults::MOST_HEAD_SIZE;
 use super::feed::{Feed, Step};
 use super::lengths;
 use super::long;
-use super::marks;
 use super::metrics::Metrics;
 use super::needs;
 use super::optimizer::{Optimizer, finite_norm};
@@ -135,13 +134,13 @@ impl<D: Device> Trainer<D> {
             state = checkpoint::load_state(last)?;
         }
         let escape = options.run.escape_marks;
-        let mut samples = marks::guard(load(&options.run.data, None)?, &options.run.data, &opened, escape)?;
+        let mut samples = opened.marks.guard(load(&options.run.data, None)?, &options.run.data, escape)?;
         let left_out = lengths::leave_out(&mut samples, &opened, options.max_length)?;
         if samples.is_empty() && left_out > 0 {
             return Err(Error::usage(format!("all {left_out} samples are longer than `max_length`")));
         }
         let mut val = match &options.run.val {
-            Some(path) => marks::guard(load(path, None)?, path, &opened, escape)?,
+            Some(path) => opened.marks.guard(load(path, None)?, path, escape)?,
             None => Vec::new(),
         };
         val.truncate(options.run.val_samples);

@@ -14,6 +14,7 @@ mod init;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod kills;
 mod long;
+mod marks;
 mod methods;
 mod predictions;
 #[cfg(unix)]

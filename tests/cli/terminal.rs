@@ -83,6 +83,18 @@ fn an_error_keeps_its_exit_code_when_nobody_reads_it() {
     }
 }
 
+#[test]
+fn help_that_cannot_be_written_is_an_error() {
+    for args in [&["--help"][..], &["train", "--help"], &["--version"], &["data", "help", "convert"]] {
+        let out = engine().args(args).stdout(full()).output().unwrap();
+        let err = String::from_utf8(out.stderr).unwrap();
+        assert_eq!(out.status.code(), Some(1), "{args:?}: {err}");
+        assert_eq!(err, "error: standard output: No space left on device (os error 28)\n");
+        let status = engine().args(args).stdout(unread()).status().unwrap();
+        assert!(status.success(), "{args:?}: {status}");
+    }
+}
+
 /// `generate < questions | head -1` ends with the first batch that nobody reads, without a word.
 #[test]
 fn answers_end_with_their_reader() {

@@ -81,6 +81,15 @@ fn a_question_is_one_message_of_text() {
     let in_parts = server.client.post("/v1/chat/completions", &body).ok();
     assert_eq!(in_parts["choices"], server.client.ask("1 + 1?", limits).ok()["choices"]);
     server.client.ask(" ", json!({})).fails(400, None);
+    let said = server.client.ask("1 ### 1?", json!({})).fails(400, None);
+    assert!(
+        said.contains("the separator \"###\"") && said.contains("where the server is told to (escape_marks)"),
+        "{said}"
+    );
+    Server::start(&["--escape-marks"])
+        .client
+        .ask("1 ### 1?", json!({"max_tokens": 1, "max_latents": 1}))
+        .ok();
 }
 
 #[test]

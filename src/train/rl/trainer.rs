@@ -23,7 +23,6 @@ use crate::model::prompt::{AUTO, Method, inference};
 use crate::random::Stream;
 use crate::train::checkpoint::{self, KeptCheckpoint, RunDir, TrainState};
 use crate::train::long;
-use crate::train::marks;
 use crate::train::metrics::Metrics;
 use crate::train::needs;
 use crate::train::optimizer::{Optimizer, finite_norm};
@@ -138,12 +137,12 @@ impl<D: Device> RlTrainer<D> {
         let (model, start) = (&options.run.model, Some(options.adapter.as_path()));
         let reference = Loaded::with_choices(device.clone(), model, start, None, &as_read)?;
         let escape = options.run.escape_marks;
-        let samples = marks::guard(load_questions(&options.run.data)?, &options.run.data, &opened, escape)?;
+        let samples = opened.marks.guard(load_questions(&options.run.data)?, &options.run.data, escape)?;
         if samples.is_empty() {
             return Err(Error::file(&options.run.data, "the data set is empty"));
         }
         let mut val = match &options.run.val {
-            Some(path) => marks::guard(load_questions(path)?, path, &opened, escape)?,
+            Some(path) => opened.marks.guard(load_questions(path)?, path, escape)?,
             None => Vec::new(),
         };
         val.truncate(options.run.val_samples);
