@@ -37,6 +37,9 @@ pub struct EngineOptions {
     pub model: PathBuf,
     /// A checkpoint over it.
     pub adapter: Option<PathBuf>,
+    /// In its place, checkpoints over it each with a name by which [requests](Request::adapter) choose it, in one batch too.
+    /// Their adapters stay beside the weights, which all share.
+    pub adapters: Vec<(String, PathBuf)>,
     /// Where to run.
     pub device: DeviceKind,
     /// CPU threads; 0 means one a core.
@@ -79,6 +82,29 @@ impl EngineOptions {
     pub fn adapter(self, checkpoint: impl Into<PathBuf>) -> Self {
         EngineOptions { adapter: Some(checkpoint.into()), ..self }
     }
+
+    /// The same with one more checkpoint over the model, which requests choose by its name.
+    #[must_use]
+    pub fn named_adapter(mut self, name: impl Into<String>, checkpoint: impl Into<PathBuf>) -> Self {
+        self.adapters.push((name.into(), checkpoint.into()));
+        self
+    }
+}
+
+impl EngineOptions {
+    /// Fails where named adapters do not go with the rest.
+    fn check_adapters(&self) -> Result<()> {
+        if self.adapters.is_empty() {
+            return Ok(());
+        }
+        if self.adapter.is_some() {
+            return Err(Error::usage("`adapter` is the model's only one: it does not go with `adapters`"));
+        }
+        if self.lora == Some(LoraMode::Merge) {
+            return Err(Error::usage("`lora` merge: adapters that requests choose by name stay apart"));
+        }
+        Ok(())
+    }
 }
 
 /// A model ready to generate. A clone is the same model, and costs nothing.
@@ -96,6 +122,8 @@ impl EngineOptions {
 #[derive(Clone)]
 pub struct Engine {
     model: Arc<dyn OnDevice>,
+    /// The adapter of requests that name none.
+    own: Option<usize>,
 }
 
 /// The name that stands in the place of a method's for a text that is continued.
@@ -103,6 +131,10 @@ const PLAIN: &str = "plain";
 
 /// A loaded model, whichever device it is on: the operations of an [`Engine`], with the same errors.
 trait OnDevice: Served {
+    fn adapters(&self) -> Vec<&str>;
+    fn adapter(&self, name: &str) -> Result<usize>;
+    /// The model under an adapter, as it would run alone.
+    fn under(&self, adapter: Option<usize>) -> &dyn OnDevice;
     fn loaded(&self) -> String;
     fn tokenizer(&self) -> &Tokenizer;
     fn has_latent_head(&self) -> bool;
@@ -111,6 +143,7 @@ trait OnDevice: Served {
     fn generate(
         &self,
         requests: &[Request],
+        own: Option<usize>,
         cancelled: &AtomicBool,
         on_event: &mut (dyn FnMut(Event) + Send),
     ) -> Result<Vec<Generation>>;
@@ -131,6 +164,18 @@ trait OnDevice: Served {
 }
 
 impl<D: Device> OnDevice for Loaded<D> {
+    fn adapters(&self) -> Vec<&str> {
+        self.adapters().collect()
+    }
+
+    fn adapter(&self, name: &str) -> Result<usize> {
+        self.adapter(name)
+    }
+
+    fn under(&self, adapter: Option<usize>) -> &dyn OnDevice {
+        self.under(adapter)
+    }
+
     fn loaded(&self) -> String {
         let opened = &self.opened;
         let dtype = self.device.compute_dtype();
@@ -174,10 +219,11 @@ impl<D: Device> OnDevice for Loaded<D> {
     fn generate(
         &self,
         requests: &[Request],
+        own: Option<usize>,
         cancelled: &AtomicBool,
         on_event: &mut (dyn FnMut(Event) + Send),
     ) -> Result<Vec<Generation>> {
-        self.generate_cancellable(requests, cancelled, on_event)
+        self.generate_cancellable(requests, own, cancelled, on_event)
     }
 
     fn check_questions(&self, samples: &[Sample], options: &EvalOptions) -> Result<()> {
@@ -218,9 +264,12 @@ impl DeviceTask for Load<'_> {
         let (template, access) = (options.template, Access::unless(options.no_mmap));
         let additions = Additions { template, access, ..Additions::default() };
         let adapter = options.adapter.as_deref();
-        let loaded = Loaded::watched(device, &options.model, adapter, options.lora, &additions, on_loading)?;
+        // Beside an adapter that the model itself has another would add to it.
+        let lora = if options.adapters.is_empty() { options.lora } else { Some(LoraMode::Merge) };
+        let loaded = Loaded::watched(device, &options.model, adapter, lora, &additions, on_loading)?;
         let loaded = loaded.escaping(options.escape_marks);
-        Ok(Arc::new(if options.allow_long { loaded } else { loaded.bounded() }))
+        let loaded = if options.allow_long { loaded } else { loaded.bounded() };
+        Ok(Arc::new(loaded.with_adapters(&options.adapters, &additions)?))
     }
 }
 
@@ -268,29 +317,65 @@ impl Engine {
         options: &EngineOptions,
         mut on_loading: impl FnMut(Loading) -> ControlFlow<()> + Send,
     ) -> Result<Self> {
+        options.check_adapters()?;
         let load = Load { options, on_loading: &mut on_loading };
         let model = run_on_device(options.device, options.dtype, options.threads, load)?;
-        Ok(Engine { model })
+        Ok(Engine { model, own: None })
+    }
+
+    /// The names of [`EngineOptions::adapters`].
+    pub fn adapters(&self) -> Vec<&str> {
+        self.model.adapters()
+    }
+
+    /// The same model, whose own adapter is the one of this name: it answers requests that name none, is evaluated and scored,
+    /// and is what the engine tells about itself. It costs nothing.
+    ///
+    /// ```
+    /// use colar_engine::{Engine, EngineOptions, Request};
+    ///
+    /// # fn main() -> colar_engine::Result<()> {
+    /// # let (model, sums, pens) = ("tests/golden/llama-tiny", "tests/golden/llama-tiny/adapter", "tests/golden/llama-tiny/adapter");
+    /// let options = EngineOptions::new(model).named_adapter("sums", sums).named_adapter("pens", pens);
+    /// let engine = Engine::with_options(&options)?;
+    /// let question = "Tom has 3 boxes of 24 pens. How many pens?";
+    /// let both = ["sums", "pens"].map(|name| Request::question(question, "2").adapter(name.to_owned()));
+    /// let answers = engine.generate_batch(&both)?;
+    /// assert_eq!(engine.with_adapter("pens")?.generate(&Request::question(question, "2"))?.text, answers[1].text);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a name that no adapter has.
+    pub fn with_adapter(&self, name: &str) -> Result<Self> {
+        let own = Some(self.model.adapter(name)?);
+        Ok(Engine { model: Arc::clone(&self.model), own })
+    }
+
+    /// The model under the engine's own adapter.
+    fn own(&self) -> &dyn OnDevice {
+        self.model.under(self.own)
     }
 
     /// A line on what was loaded: model, checkpoint and its method, device and arithmetic.
     pub fn loaded(&self) -> String {
-        self.model.loaded()
+        self.own().loaded()
     }
 
     /// Whether the model has a latent head.
     pub fn has_latent_head(&self) -> bool {
-        self.model.has_latent_head()
+        self.own().has_latent_head()
     }
 
     /// How the checkpoint was trained, where it says so.
     pub fn method(&self) -> Option<Method> {
-        self.model.method()
+        self.own().method()
     }
 
     /// The token that ends a reasoning in words under a method; `None` under one that writes no words but the answer's.
     pub fn reasoning_end(&self, method: Method) -> Option<u32> {
-        self.model.reasoning_end(method)
+        self.own().reasoning_end(method)
     }
 
     /// How it reasons unless it is told otherwise: as the checkpoint was trained, or else in latents if it has the head for
@@ -343,7 +428,7 @@ impl Engine {
     /// # Errors
     /// As [`generate`](Engine::generate).
     pub fn generate_batch(&self, requests: &[Request]) -> Result<Vec<Generation>> {
-        self.model.generate(requests, &AtomicBool::new(false), &mut |_| ())
+        self.model.generate(requests, self.own, &AtomicBool::new(false), &mut |_| ())
     }
 
     /// Runs requests together and reports events as they happen.
@@ -355,7 +440,7 @@ impl Engine {
         requests: &[Request],
         mut on_event: impl FnMut(Event) + Send,
     ) -> Result<Vec<Generation>> {
-        self.model.generate(requests, &AtomicBool::new(false), &mut on_event)
+        self.model.generate(requests, self.own, &AtomicBool::new(false), &mut on_event)
     }
 
     /// As [`generate_streaming`](Engine::generate_streaming), and ends early once `cancelled` is true, from `on_event` or
@@ -370,7 +455,7 @@ impl Engine {
         cancelled: &AtomicBool,
         mut on_event: impl FnMut(Event) + Send,
     ) -> Result<Vec<Generation>> {
-        self.model.generate(requests, cancelled, &mut on_event)
+        self.model.generate(requests, self.own, cancelled, &mut on_event)
     }
 
     /// Starts a scheduler, which runs requests together that come one by one. It has its own cache, and keeps the model
@@ -401,7 +486,7 @@ impl Engine {
     /// # Errors
     /// Options out of range, and too little memory for the cache.
     pub fn scheduler(&self, options: SchedulerOptions) -> Result<Scheduler> {
-        Scheduler::start(Arc::clone(&self.model) as Arc<dyn Served>, options)
+        Scheduler::start(Arc::clone(&self.model) as Arc<dyn Served>, self.own, options)
     }
 
     /// Fails where an [`evaluate`](Engine::evaluate) of these samples would before its first question.
@@ -410,7 +495,7 @@ impl Engine {
     /// As [`evaluate`](eval::evaluate).
     #[doc(hidden)]
     pub fn check_questions(&self, samples: &[Sample], options: &EvalOptions) -> Result<()> {
-        self.model.check_questions(samples, options)
+        self.own().check_questions(samples, options)
     }
 
     /// Answers every question of `samples` and counts; `progress` hears how many are done after each batch, and ends
@@ -424,7 +509,7 @@ impl Engine {
         options: &EvalOptions,
         progress: &mut dyn FnMut(usize) -> Result<()>,
     ) -> Result<Evaluation> {
-        self.model.evaluate(samples, options, progress)
+        self.own().evaluate(samples, options, progress)
     }
 
     /// The teacher-forced losses of `samples`; `progress` hears how many are done after each forward pass.
@@ -438,7 +523,7 @@ impl Engine {
         options: &ScoreOptions,
         progress: &mut dyn FnMut(usize),
     ) -> Result<Score> {
-        self.model.score(samples, options, progress)
+        self.own().score(samples, options, progress)
     }
 
     /// The tokens of a text, without special ones around it.

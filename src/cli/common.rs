@@ -26,6 +26,14 @@ pub struct ModelArgs {
     /// A run of `train`: its model, and its best checkpoint
     #[arg(long, value_name = "DIR", conflicts_with_all = ["model", "adapter"])]
     pub run: Option<PathBuf>,
+    #[command(flatten)]
+    pub load: LoadArgs,
+}
+
+/// How a model is loaded, and the device that runs it.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Model")]
+pub struct LoadArgs {
     /// Where to run
     #[arg(long, value_enum, default_value_t = DeviceKind::Auto)]
     pub device: DeviceKind,
@@ -59,17 +67,42 @@ impl ModelArgs {
     /// Loads the model, or that of the run that was named, or else the newest run's.
     ///
     /// # Errors
-    /// [`Error::Usage`] if there is no run; errors of [`runs::at`]; errors of [`Engine::with_options`].
+    /// As [`place`]; errors of [`Engine::with_options`].
     pub fn open(&self) -> Result<Engine> {
-        let of_run = |run: Run| (run.model, Some(run.checkpoint));
-        let (model, adapter) = match (&self.model, &self.run) {
-            (Some(model), _) => (model.clone(), self.adapter.clone()),
-            (None, Some(dir)) => of_run(runs::at(dir)?),
-            (None, None) => of_run(runs::newest(Path::new(RUNS))?),
-        };
+        let (model, of_run) = place(self.model.as_deref(), self.run.as_deref())?;
+        self.load.open(model, of_run.or_else(|| self.adapter.clone()), Vec::new())
+    }
+}
+
+/// The model's directory and the checkpoint that a run has over it: of the model that was named, or the run, or else the newest
+/// run.
+///
+/// # Errors
+/// [`Error::Usage`] if there is no run; errors of [`runs::at`].
+pub fn place(model: Option<&Path>, run: Option<&Path>) -> Result<(PathBuf, Option<PathBuf>)> {
+    let of_run = |run: Run| (run.model, Some(run.checkpoint));
+    Ok(match (model, run) {
+        (Some(model), _) => (model.to_owned(), None),
+        (None, Some(dir)) => of_run(runs::at(dir)?),
+        (None, None) => of_run(runs::newest(Path::new(RUNS))?),
+    })
+}
+
+impl LoadArgs {
+    /// Loads a model with a checkpoint over it, or with several that have names, and says what was loaded.
+    ///
+    /// # Errors
+    /// As [`Engine::with_options`].
+    pub fn open(
+        &self,
+        model: PathBuf,
+        adapter: Option<PathBuf>,
+        adapters: Vec<(String, PathBuf)>,
+    ) -> Result<Engine> {
         let engine = Engine::with_options(&EngineOptions {
             model,
             adapter,
+            adapters,
             device: self.device,
             threads: self.threads,
             dtype: self.dtype,
@@ -80,6 +113,9 @@ impl ModelArgs {
             no_mmap: self.no_mmap,
         })?;
         terminal::note(format!("loaded {}", engine.loaded()));
+        for name in engine.adapters() {
+            terminal::note(format!("loaded {name}: {}", engine.with_adapter(name)?.loaded()));
+        }
         Ok(engine)
     }
 }

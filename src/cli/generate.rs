@@ -115,7 +115,7 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     if args.method.is_none() && mode == Mode::Plain {
         tracing::warn!("the model has no latent head: the text is continued as it is (--method plain)");
     }
-    if args.model.template.is_some() && mode == Mode::Plain {
+    if args.model.load.template.is_some() && mode == Mode::Plain {
         return Err(Error::usage(
             "--template: a text that is continued has none; ask a question, with --method cot",
         ));
@@ -164,7 +164,7 @@ fn request(text: String, mode: Mode, compression_factor: &str, sampling: Samplin
         None => Prompt::Plain(text),
         Some(method) => Prompt::Question { text, method, compression_factor: compression_factor.to_owned() },
     };
-    Request { prompt, sampling, trace }
+    Request { prompt, sampling, trace, adapter: None }
 }
 
 /// The lines of what was read up to a line feed: a carriage return ends one too.

@@ -1,15 +1,15 @@
 //! `serve`: answers questions over HTTP.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
 
-use super::common::ModelArgs;
+use super::common::{LoadArgs, place};
 use super::{signals, terminal};
-use crate::Result;
 use crate::serve::{ServeOptions, Server, TlsFiles, api_keys};
+use crate::{Error, Result};
 
 /// Answer questions over HTTP, by OpenAI's interface
 #[derive(Debug, Args)]
@@ -17,10 +17,21 @@ use crate::serve::{ServeOptions, Server, TlsFiles, api_keys};
 Examples:
   colar-engine serve --run runs/colar
   colar-engine serve --model Llama-3.2-1B --adapter runs/gsm/best --alias gsm --max-concurrency 8
+  colar-engine serve --model Llama-3.2-1B --adapter gsm=runs/gsm/best --adapter math=runs/math/best
   colar-engine serve --model SmolLM2-135M --host 0.0.0.0 --api-key-file keys.txt --tls-cert cert.pem --tls-key key.pem")]
 pub struct ServeArgs {
+    /// Model directory: config.json, weights, tokenizer.json [default: that of the newest run in runs/]
+    #[arg(long, value_name = "DIR", help_heading = "Model")]
+    model: Option<PathBuf>,
+    /// Checkpoint over it, as `train` writes them, or a .ckpt of the authors' code. With names there may be several, which
+    /// share the model's weights: a request has that of its `model`, or the model without any by its own name
+    #[arg(long, value_name = "[NAME=]DIR|FILE", requires = "model", help_heading = "Model")]
+    adapter: Vec<String>,
+    /// A run of `train`: its model, and its best checkpoint
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["model", "adapter"], help_heading = "Model")]
+    run: Option<PathBuf>,
     #[command(flatten)]
-    model: ModelArgs,
+    load: LoadArgs,
     /// Address or name to listen on
     #[arg(long, value_name = "HOST", default_value_t = ServeOptions::default().host)]
     host: String,
@@ -64,6 +75,7 @@ pub struct ServeArgs {
 /// # Errors
 /// Bad key or certificate files, an address that cannot be listened on, and errors of reading the model.
 pub fn run(args: ServeArgs) -> Result<()> {
+    let (adapter, adapters) = adapters(&args.adapter)?;
     let keys = args.api_key_file.as_deref().map(api_keys).transpose()?.unwrap_or_default();
     let tls = args.tls_cert.clone().zip(args.tls_key.clone());
     let options = ServeOptions::default()
@@ -86,8 +98,33 @@ pub fn run(args: ServeArgs) -> Result<()> {
     if open && !is_loopback(address.ip()) {
         tracing::warn!("everybody who reaches {address} is let in: --api-key-file asks for a key");
     }
-    let model = args.model;
-    server.run(move || model.open())
+    server.run(move || {
+        let (model, checkpoint) = place(args.model.as_deref(), args.run.as_deref())?;
+        args.load.open(model, adapter.or(checkpoint), adapters)
+    })
+}
+
+/// The only checkpoint of a command line, or those that have names.
+type Adapters = (Option<PathBuf>, Vec<(String, PathBuf)>);
+
+/// Parts the values of `--adapter` into names and paths. A value that is a path is no name and a path, whatever it holds.
+fn adapters(given: &[String]) -> Result<Adapters> {
+    let named = |value: &str| {
+        let (name, path) = value.split_once('=').filter(|_| !Path::new(value).exists())?;
+        (!name.contains('/')).then(|| (name.to_owned(), PathBuf::from(path)))
+    };
+    if let [only] = given
+        && named(only).is_none()
+    {
+        return Ok((Some(only.into()), Vec::new()));
+    }
+    let part = |value: &String| {
+        named(value).ok_or_else(|| {
+            let message = format!("`adapter` {value}: of several each has a name: NAME={value}");
+            Error::usage(message)
+        })
+    };
+    Ok((None, given.iter().map(part).collect::<Result<_>>()?))
 }
 
 fn is_loopback(address: IpAddr) -> bool {
@@ -96,7 +133,7 @@ fn is_loopback(address: IpAddr) -> bool {
 
 /// The model's name: as given, or that of its directory or run.
 fn name(args: &ServeArgs) -> String {
-    let directory = args.model.model.as_ref().or(args.model.run.as_ref());
+    let directory = args.model.as_ref().or(args.run.as_ref());
     let of_directory = || {
         let whole = directory?.canonicalize().ok()?;
         Some(whole.file_name()?.to_string_lossy().into_owned())

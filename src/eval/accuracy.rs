@@ -166,6 +166,7 @@ fn request(sample: &Sample, index: usize, options: &EvalOptions) -> Request {
         },
         sampling: Sampling { seed: sample_seed(options.sampling.seed, index), ..options.sampling },
         trace: false,
+        adapter: None,
     }
 }
 

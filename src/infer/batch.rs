@@ -12,6 +12,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use super::adapters::{AdapterIndex, by_adapter};
 use super::prefixes::{Prefix, Source, longest, worth_waiting};
 use super::request::{Event, TraceToken};
 use super::rollout::Recorder;
@@ -21,11 +22,14 @@ use super::trace::end_probabilities;
 use super::{thoughts, unfit};
 use crate::Result;
 use crate::device::{Device, Draw, RowForm, TensorInfo, TokenChoice};
+use crate::model::ColarModel;
 use crate::model::kv_cache::KvCache;
 
 /// A prompt whose rows stay in the cache after its request has left.
 pub(super) struct Kept {
     pub slot: usize,
+    /// The adapter under which they were computed.
+    pub adapter: AdapterIndex,
     pub tokens: Vec<u32>,
 }
 
@@ -56,10 +60,17 @@ struct Inputs<D: Device> {
     x: D::Tensor,
     latent_rows: Vec<u32>,
     thought_rows: Vec<u32>,
-    /// Latents, and the hidden states that they were drawn from.
-    latents: Option<(D::Tensor, D::Tensor)>,
+    /// Latents of the sequences of each adapter.
+    latents: Vec<Latents<D>>,
     /// Tokens nearest to the vectors of those that are to show them, by index of the sequence.
     traces: Vec<(usize, Vec<TraceToken>)>,
+}
+
+/// Latents that were drawn together, a row for each of `drawers`, and the hidden states that they were drawn from.
+struct Latents<D: Device> {
+    drawers: Vec<usize>,
+    z: D::Tensor,
+    hidden: D::Tensor,
 }
 
 impl<'a, D: Device> Batch<'a, D> {
@@ -84,11 +95,12 @@ impl<'a, D: Device> Batch<'a, D> {
         let mut copies: BTreeMap<(usize, usize), Vec<usize>> = BTreeMap::new();
         let mut waiting = Vec::with_capacity(self.sequences.len());
         for (i, s) in self.sequences.iter().enumerate() {
-            let prompt = &s.request.prompt_ids;
+            let (prompt, adapter) = (&s.request.prompt_ids, s.request.adapter);
             let untouched = !s.prefilled && self.cache.len(s.slot) == 0;
             let best = if untouched { longest(prompt, self.sources(i)) } else { None };
             let has = best.map_or(0, |best| best.len);
-            let mut earlier = self.sequences[..i].iter().filter(|s| !s.prefilled);
+            let mut earlier =
+                self.sequences[..i].iter().filter(|s| !s.prefilled && s.request.adapter == adapter);
             let waits = untouched && earlier.any(|s| worth_waiting(prompt, &s.request.prompt_ids, has));
             waiting.push(waits);
             if let (false, Some(Prefix { slot, len })) = (waits, best) {
@@ -110,10 +122,13 @@ impl<'a, D: Device> Batch<'a, D> {
         Ok(pieces)
     }
 
-    /// Prompts of which there is something in the cache, but that of the sequence at `index`.
+    /// Prompts of which there is something in the cache under the adapter of the sequence at `index`, but its own.
     fn sources(&self, index: usize) -> impl Iterator<Item = Source<'_>> {
-        let kept = self.kept.iter().map(|k| (k.slot, k.tokens.as_slice()));
-        let others = self.sequences.iter().enumerate().filter(move |&(i, _)| i != index);
+        let adapter = self.sequences[index].request.adapter;
+        let kept = self.kept.iter().filter(move |k| k.adapter == adapter);
+        let kept = kept.map(|k| (k.slot, k.tokens.as_slice()));
+        let others = self.sequences.iter().enumerate();
+        let others = others.filter(move |&(i, s)| i != index && s.request.adapter == adapter);
         let others = others.map(|(_, s)| (s.slot, s.request.prompt_ids.as_slice()));
         kept.chain(others).map(|(slot, tokens)| {
             let held = self.cache.len(slot).min(tokens.len());
@@ -163,16 +178,20 @@ impl<'a, D: Device> Batch<'a, D> {
             })
             .collect();
         let x = embed(device, model, &ids)?;
-        let extension = self.cache.extend(&new)?;
-        let hidden =
-            model.transformer.forward_cached(device, &model.params, x, &extension, &mut self.cache)?;
+        let of_rows: Vec<AdapterIndex> = pieces
+            .iter()
+            .flat_map(|p| std::iter::repeat_n(self.sequences[p.index].request.adapter, p.count))
+            .collect();
+        let hidden = pass(self.parts, device, x, &mut self.cache, &new, &of_rows)?;
         let mut complete = Vec::new();
         let (mut ends, mut slots) = (Vec::new(), Vec::new());
-        for (piece, span) in pieces.iter().zip(&extension.spans) {
+        let mut rows = 0;
+        for piece in pieces {
             let s = &self.sequences[piece.index];
-            if span.k_len == s.request.prompt_ids.len() {
+            rows += piece.count as u32;
+            if self.cache.len(s.slot) == s.request.prompt_ids.len() {
                 complete.push(piece.index);
-                ends.push((span.q_start + span.q_len - 1) as u32);
+                ends.push(rows - 1);
                 slots.push(s.slot as u32);
             }
         }
@@ -224,12 +243,11 @@ impl<'a, D: Device> Batch<'a, D> {
         recorder: Option<&mut Recorder<D>>,
         on_event: &mut (dyn FnMut(Event) + Send),
     ) -> Result<()> {
-        let (device, model) = (self.parts.device, self.parts.model);
+        let device = self.parts.device;
         let Inputs { x, latent_rows, thought_rows, latents, traces } = self.inputs(active)?;
         let grown: Vec<(usize, usize)> = active.iter().map(|&i| (self.sequences[i].slot, 1)).collect();
-        let extension = self.cache.extend(&grown)?;
-        let hidden =
-            model.transformer.forward_cached(device, &model.params, x, &extension, &mut self.cache)?;
+        let of_rows: Vec<AdapterIndex> = active.iter().map(|&i| self.sequences[i].request.adapter).collect();
+        let hidden = pass(self.parts, device, x, &mut self.cache, &grown, &of_rows)?;
 
         let of = |rows: &[u32]| rows.iter().map(|&r| active[r as usize]).collect::<Vec<usize>>();
         let writer_rows: Vec<u32> =
@@ -241,8 +259,8 @@ impl<'a, D: Device> Batch<'a, D> {
             drawers.iter().zip(drawn).map(|(&i, drawn)| drawn || self.sequences[i].last_latent()).collect();
         let tokens = self.choose(&writers, &hidden, &writer_rows)?;
         if let Some(recorder) = recorder {
-            if let Some((z, h)) = latents {
-                recorder.latents(drawers.clone(), h, z);
+            for Latents { drawers, z, hidden } in latents {
+                recorder.latents(drawers, hidden, z);
             }
             let over = latent_rows.iter().zip(&ended).filter(|&(_, &ended)| ended).map(|(&row, _)| row);
             for rows in [over.collect(), writer_rows.clone()] {
@@ -306,7 +324,7 @@ impl<'a, D: Device> Batch<'a, D> {
             },
             latent_rows,
             thought_rows,
-            latents: None,
+            latents: Vec::new(),
             traces: Vec::new(),
         };
         if token_rows.len() == active.len() {
@@ -321,18 +339,22 @@ impl<'a, D: Device> Batch<'a, D> {
             let slots: Vec<u32> = of.iter().map(|&i| self.sequences[i].slot as u32).collect();
             Ok::<_, crate::Error>((of, select(device, &self.hidden, &slots)?))
         };
-        if !inputs.thought_rows.is_empty() {
-            let (thinkers, h) = states(&inputs.thought_rows)?;
-            let z = thoughts::think(device, model, h)?;
-            device.scatter_rows(1.0, &z, &device.index(&inputs.thought_rows)?, &mut inputs.x)?;
+        let by_adapter = |rows: &[u32]| {
+            by_adapter(rows.iter().map(|&r| (self.sequences[active[r as usize]].request.adapter, r)))
+        };
+        for (adapter, rows) in by_adapter(&inputs.thought_rows) {
+            let (thinkers, h) = states(&rows)?;
+            let z = thoughts::think(device, self.parts.models.of(adapter), h)?;
+            device.scatter_rows(1.0, &z, &device.index(&rows)?, &mut inputs.x)?;
             self.trace(&thinkers, &z, &mut inputs.traces)?;
         }
-        if !inputs.latent_rows.is_empty() {
-            let (drawers, h) = states(&inputs.latent_rows)?;
-            let (z, h) = self.draw_latents(&drawers, h)?;
-            device.scatter_rows(model.embeds_std, &z, &device.index(&inputs.latent_rows)?, &mut inputs.x)?;
+        for (adapter, rows) in by_adapter(&inputs.latent_rows) {
+            let model = self.parts.models.of(adapter);
+            let (drawers, h) = states(&rows)?;
+            let (z, hidden) = self.draw_latents(model, &drawers, h)?;
+            device.scatter_rows(model.embeds_std, &z, &device.index(&rows)?, &mut inputs.x)?;
             self.trace(&drawers, &z, &mut inputs.traces)?;
-            inputs.latents = Some((z, h));
+            inputs.latents.push(Latents { drawers, z, hidden });
         }
         Ok(inputs)
     }
@@ -368,11 +390,15 @@ impl<'a, D: Device> Batch<'a, D> {
         Ok(which.into_iter().zip(ends).collect())
     }
 
-    /// Draws a latent from each row of `h`, in units of `embeds_std`; returns them and `h`.
-    fn draw_latents(&self, drawers: &[usize], h: D::Tensor) -> Result<(D::Tensor, D::Tensor)> {
+    /// Draws a latent of `model` from each row of `h`, in units of its `embeds_std`; returns them and `h`.
+    fn draw_latents(
+        &self,
+        model: &ColarModel<D>,
+        drawers: &[usize],
+        h: D::Tensor,
+    ) -> Result<(D::Tensor, D::Tensor)> {
         let device = self.parts.device;
-        let head = self.parts.model.latent_head()?;
-        let (dist, saved) = head.forward(device, &self.parts.model.params, h)?;
+        let (dist, saved) = model.latent_head()?.forward(device, &model.params, h)?;
         let temperatures: Vec<f32> =
             drawers.iter().map(|&i| self.sequences[i].request.sampling.latent_temperature).collect();
         if temperatures.iter().all(|&t| t == 0.0) {
@@ -450,4 +476,20 @@ impl<'a, D: Device> Batch<'a, D> {
         results.sort_by_key(|&(at, _)| at);
         Ok(results.into_iter().map(|(_, result)| result).collect())
     }
+}
+
+/// Runs the inputs `x` of so many new positions of slots through the decoder, each row under its adapter; the final hidden
+/// states.
+fn pass<D: Device>(
+    parts: &Parts<'_, D>,
+    device: &D,
+    x: D::Tensor,
+    cache: &mut KvCache<D>,
+    new: &[(usize, usize)],
+    adapters: &[AdapterIndex],
+) -> Result<D::Tensor> {
+    let model = parts.model;
+    let adapters = parts.models.of_rows(device, adapters.iter().copied())?;
+    let extension = cache.extend(new)?;
+    model.transformer.forward_adapted(device, &model.params, x, &extension, cache, adapters.as_ref())
 }

@@ -66,6 +66,7 @@ mod tests {
 
     fn request(prompt: usize, start: Phase) -> Prepared {
         Prepared {
+            adapter: None,
             prompt_ids: vec![0; prompt],
             start,
             after_thoughts: None,

@@ -4,6 +4,7 @@
 //! The result of a request does not depend on the order of the work, since its draws are counted by its own
 //! positions; so it is the same here as step by step, up to rounding.
 
+use super::adapters::Models;
 use super::batch::Batch;
 use super::request::Event;
 use super::rollout::Recorder;
@@ -14,7 +15,6 @@ use super::unfit;
 use crate::Result;
 use crate::device::decoder::{Decoder, DecoderModel, Drawn, LatentEnd, LatentSequence};
 use crate::device::{Device, TensorInfo, TokenChoice};
-use crate::model::ColarModel;
 use crate::model::kv_cache::KvCache;
 
 /// Most sequences that are decoded so. A read of the weights serves as many as the decoder takes at a time; beyond
@@ -24,9 +24,10 @@ const MOST: usize = 16;
 /// Latents drawn before the host hears of them.
 pub(super) const STEPS: usize = 64;
 
-/// The weights for a decoder of a batch of `count` sequences; `None` where the layers should run one by one.
-pub(super) fn model<D: Device>(model: &ColarModel<D>, count: usize) -> Option<DecoderModel<'_, D>> {
-    if count <= MOST { model.for_decoder() } else { None }
+/// The weights for a decoder of a batch of `count` sequences; `None` where the layers should run one by one, as they do
+/// where sequences may have different adapters.
+pub(super) fn model<'a, D: Device>(models: &Models<'a, D>, count: usize) -> Option<DecoderModel<'a, D>> {
+    if count <= MOST && models.adapted.is_empty() { models.base.for_decoder() } else { None }
 }
 
 /// Runs the sequences of a batch, whose prompts are in the cache, to their ends or until they are cancelled.

@@ -44,7 +44,7 @@ pub(super) fn generate<D: Device>(
     if !is_cancelled() {
         batch.begin(&batch.ready(), on_event)?;
     }
-    let decoder = match decoded::model(parts.model, count) {
+    let decoder = match decoded::model(&parts.models, count) {
         Some(model) => parts.device.decoder(model, count)?,
         None => None,
     };

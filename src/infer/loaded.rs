@@ -1,10 +1,11 @@
 //! A model on one device, ready to generate.
 
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Once;
 use std::sync::atomic::AtomicBool;
 
+use super::adapters::{AdapterIndex, Models};
 use super::context;
 use super::generate;
 use super::needs;
@@ -15,7 +16,7 @@ use super::trace::Nearest;
 use crate::device::Device;
 use crate::model::loading::OnLoading;
 use crate::model::lora::LoraMode;
-use crate::model::open::{Additions, Opened, open_watched};
+use crate::model::open::{Additions, Opened, open_over, open_watched};
 use crate::model::prompt::{self, Method};
 use crate::{Error, Result};
 
@@ -29,6 +30,8 @@ pub struct Loaded<D: Device> {
     pub most_positions: Option<usize>,
     /// Whether a blank is put into texts of questions and samples that mean something in the prompt; else such are refused.
     pub escape_marks: bool,
+    /// Models of the same decoder under other checkpoints, by name.
+    adapters: Vec<(String, Loaded<D>)>,
     nearest: Nearest,
     cut_told: Once,
 }
@@ -101,6 +104,7 @@ impl<D: Device> Loaded<D> {
             opened,
             most_positions: None,
             escape_marks: false,
+            adapters: Vec::new(),
             nearest: Nearest::default(),
             cut_told: Once::new(),
         }
@@ -118,31 +122,79 @@ impl<D: Device> Loaded<D> {
         Loaded { escape_marks, ..self }
     }
 
+    /// The same with checkpoints over it, each under a name by which requests choose it. Their adapters stay beside the
+    /// weights, which all share. The model itself must have no adapter there.
+    ///
+    /// # Errors
+    /// As [`new`](Loaded::new); [`Error::Usage`] for a name that is empty or there twice, and for a checkpoint that holds more
+    /// than can stand beside the weights.
+    pub fn with_adapters(mut self, adapters: &[(String, PathBuf)], additions: &Additions) -> Result<Self> {
+        for (name, checkpoint) in adapters {
+            if name.is_empty() || name.contains(char::is_control) {
+                return Err(Error::usage(format!("`adapters`: {name:?} is no name")));
+            }
+            if self.adapters.iter().any(|(other, _)| other == name) {
+                return Err(Error::usage(format!("`adapters`: two have the name {name:?}")));
+            }
+            let (device, base) = (&self.device, &mut self.opened);
+            let opened = device.scope(|| open_over(device, base, checkpoint, additions))?;
+            let adapted = Loaded::from_opened(device.clone(), opened);
+            let Loaded { most_positions, escape_marks, .. } = self;
+            let adapted = Loaded { most_positions, escape_marks, ..adapted };
+            self.adapters.push((name.clone(), adapted));
+        }
+        Ok(self)
+    }
+
+    /// The names of its adapters.
+    pub fn adapters(&self) -> impl Iterator<Item = &str> {
+        self.adapters.iter().map(|(name, _)| name.as_str())
+    }
+
+    /// The place of an adapter among those there are.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] naming those there are.
+    pub(crate) fn adapter(&self, name: &str) -> Result<usize> {
+        self.adapters().position(|other| other == name).ok_or_else(|| {
+            let all: Vec<String> = self.adapters().map(|name| format!("{name:?}")).collect();
+            let all = if all.is_empty() { "none".to_owned() } else { all.join(", ") };
+            Error::usage(format!("`adapter`: there is no {name:?} among the model's adapters: {all}"))
+        })
+    }
+
+    /// The model under an adapter, as it would run alone.
+    pub(crate) fn under(&self, adapter: AdapterIndex) -> &Self {
+        adapter.map_or(self, |i| &self.adapters[i].1)
+    }
+
     /// Runs requests together.
     ///
     /// # Errors
     /// Sampling values out of range, requests that differ in their separator bias, a prompt that leaves no room within
-    /// [`most_positions`](Loaded::most_positions), a question that holds a mark of the prompt, a method the model has no head for, and errors of the device.
+    /// [`most_positions`](Loaded::most_positions), a question that holds a mark of the prompt, a method the model has no head
+    /// for, an adapter that is not there, and errors of the device.
     pub fn generate(
         &self,
         requests: &[Request],
         on_event: &mut (dyn FnMut(Event) + Send),
     ) -> Result<Vec<Generation>> {
-        self.generate_cancellable(requests, &AtomicBool::new(false), on_event)
+        self.generate_cancellable(requests, None, &AtomicBool::new(false), on_event)
     }
 
-    /// Runs requests together until they are `cancelled`, which is looked at between two passes; the generations are then those
-    /// up to there.
+    /// Runs requests together, those that name no adapter under `own`, until they are `cancelled`, which is looked at between two
+    /// passes; the generations are then those up to there.
     ///
     /// # Errors
     /// As [`generate`](Loaded::generate).
     pub fn generate_cancellable(
         &self,
         requests: &[Request],
+        own: AdapterIndex,
         cancelled: &AtomicBool,
         on_event: &mut (dyn FnMut(Event) + Send),
     ) -> Result<Vec<Generation>> {
-        let prepared = self.prepare_all(requests)?;
+        let prepared = self.prepare_all(requests, own)?;
         if prepared.is_empty() {
             return Ok(Vec::new());
         }
@@ -160,7 +212,7 @@ impl<D: Device> Loaded<D> {
     /// As [`generate`](Loaded::generate); no requests at all, requests of another kind, and a
     /// deterministic latent head.
     pub fn rollout(&self, requests: &[Request]) -> Result<Rollouts<D>> {
-        let prepared = self.prepare_all(requests)?;
+        let prepared = self.prepare_all(requests, None)?;
         if prepared.is_empty() || prepared.iter().any(|p| p.start != Phase::Latents) {
             return Err(Error::usage("rollouts need questions, answered by way of latents"));
         }
@@ -180,7 +232,7 @@ impl<D: Device> Loaded<D> {
 
     /// Sets memory aside for a batch; an error names the parts that do not fit.
     fn reserve(&self, requests: &[Prepared]) -> Result<()> {
-        self.device.reserve(&needs::generation(&self.device, &self.opened.model, requests))
+        self.device.reserve(&needs::generation(&self.device, &self.models(), requests))
     }
 
     /// Warns, once, of generations that ended with the model's positions.
@@ -200,20 +252,21 @@ impl<D: Device> Loaded<D> {
     /// # Errors
     /// Those with which the request would end before it runs.
     pub(crate) fn prompt_tokens(&self, request: &Request) -> Result<usize> {
-        Ok(self.fitted(request)?.prompt_ids.len())
+        Ok(self.fitted(request, None)?.prompt_ids.len())
     }
 
-    fn prepare_all(&self, requests: &[Request]) -> Result<Vec<Prepared>> {
+    fn prepare_all(&self, requests: &[Request], own: AdapterIndex) -> Result<Vec<Prepared>> {
         if requests.windows(2).any(|w| w[0].sampling.separator_bias != w[1].sampling.separator_bias) {
             return Err(Error::usage("the requests of a batch must share their separator bias"));
         }
-        requests.iter().map(|r| self.fitted(r)).collect()
+        requests.iter().map(|r| self.fitted(r, own)).collect()
     }
 
     pub(super) fn parts(&self) -> Parts<'_, D> {
         Parts {
             device: &self.device,
             model: &self.opened.model,
+            models: self.models(),
             tokenizer: &self.opened.tokenizer,
             separator: self.opened.separator,
             stop: &self.opened.eos.stop,
@@ -221,9 +274,16 @@ impl<D: Device> Loaded<D> {
         }
     }
 
-    /// A request as it will run, within the positions there are.
-    pub(super) fn fitted(&self, request: &Request) -> Result<Prepared> {
-        let mut prepared = self.prepare(request)?;
+    pub(super) fn models(&self) -> Models<'_, D> {
+        let adapted = self.adapters.iter().map(|(name, adapted)| (name.as_str(), &adapted.opened.model));
+        Models { base: &self.opened.model, adapted: adapted.collect() }
+    }
+
+    /// A request as it will run, under `own` if it names no adapter, within the positions there are.
+    pub(super) fn fitted(&self, request: &Request, own: AdapterIndex) -> Result<Prepared> {
+        let named = request.adapter.as_deref().map(|name| self.adapter(name)).transpose()?;
+        let adapter = named.or(own);
+        let mut prepared = Prepared { adapter, ..self.under(adapter).prepare(request)? };
         if let Some(most) = self.most_positions {
             context::fit(&mut prepared, most)?;
         }
@@ -266,6 +326,7 @@ impl<D: Device> Loaded<D> {
             return Err(Error::usage("the prompt is empty"));
         }
         Ok(Prepared {
+            adapter: None,
             prompt_ids,
             start,
             after_thoughts,

@@ -1,5 +1,6 @@
 //! Inference: requests in, generations out.
 
+mod adapters;
 mod batch;
 mod blocks;
 mod context;

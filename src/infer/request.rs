@@ -121,14 +121,17 @@ pub struct Request {
     pub sampling: Sampling,
     /// Whether to report the tokens nearest to each latent or thought.
     pub trace: bool,
+    /// The adapter that answers, by its name among [`EngineOptions::adapters`](crate::EngineOptions::adapters). `None` is
+    /// the engine's own: the one that it was [chosen](crate::Engine::with_adapter) for, or no such adapter.
+    pub adapter: Option<String>,
 }
 
-setters!(Request { sampling: Sampling, trace: bool });
+setters!(Request { sampling: Sampling, trace: bool, adapter: Option<String> });
 
 impl Request {
     /// A prompt with default sampling.
     pub fn new(prompt: Prompt) -> Self {
-        Request { prompt, sampling: Sampling::default(), trace: false }
+        Request { prompt, sampling: Sampling::default(), trace: false, adapter: None }
     }
 
     /// A question at a compression factor, with default sampling.

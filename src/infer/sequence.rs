@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::adapters::{AdapterIndex, Models};
 use super::request::{Event, Generation, Sampling, TraceToken};
 use super::trace::Nearest;
 use crate::Result;
@@ -21,6 +22,7 @@ pub(super) mod purpose {
 /// A request ready to run.
 #[derive(Clone)]
 pub(crate) struct Prepared {
+    pub adapter: AdapterIndex,
     pub prompt_ids: Vec<u32>,
     pub start: Phase,
     /// The token that ends the thoughts, where the model does not write one itself: under the prompts of CODI.
@@ -191,7 +193,9 @@ impl Sequence {
 /// The parts of a loaded model that generation needs.
 pub(super) struct Parts<'a, D: Device> {
     pub device: &'a D,
+    /// The model without adapters.
     pub model: &'a ColarModel<D>,
+    pub models: Models<'a, D>,
     pub tokenizer: &'a Tokenizer,
     pub separator: u32,
     pub stop: &'a [u32],

@@ -36,6 +36,28 @@ pub type LinearSaved<D> = Option<<D as MemoryOps>::Tensor>;
 pub type ButBias<'a, D> = (<D as MemoryOps>::Tensor, Option<&'a <D as MemoryOps>::Tensor>, LinearSaved<D>);
 
 impl Lora {
+    /// Adds `scale·B·(A·x)` to `y[T, out]`; returns A·x, `[T, r]`.
+    pub(super) fn add<D: Device>(
+        &self,
+        device: &D,
+        params: &Params<D>,
+        x: &D::Tensor,
+        y: &mut D::Tensor,
+    ) -> Result<D::Tensor> {
+        let low = self.low(device, params, x)?;
+        device.matmul_nt(self.scale, &low, params.get(self.b), 1.0, y)?;
+        Ok(low)
+    }
+
+    /// A·x, `[T, r]`.
+    fn low<D: Device>(&self, device: &D, params: &Params<D>, x: &D::Tensor) -> Result<D::Tensor> {
+        let a = params.get(self.a);
+        let seen = self.seen(device, x)?;
+        let mut low = device.empty(x.rows(), a.rows())?;
+        device.matmul_nt(1.0, seen.as_ref().unwrap_or(x), a, 0.0, &mut low)?;
+        Ok(low)
+    }
+
     /// The input as the adapter sees it, `[T, in]`, where that is not the input itself.
     fn seen<D: Device>(&self, device: &D, x: &D::Tensor) -> Result<Option<D::Tensor>> {
         let Some(dropout) = self.dropout else { return Ok(None) };
@@ -84,10 +106,7 @@ impl Linear {
         if let Some(bias) = self.bias {
             device.add_bias(&mut y, params.get(bias))?;
         }
-        let low = self.low(device, params, x)?;
-        if let (Some(lora), Some(low)) = (self.lora, &low) {
-            device.matmul_nt(lora.scale, low, params.get(lora.b), 1.0, &mut y)?;
-        }
+        let low = self.lora.map(|lora| lora.add(device, params, x, &mut y)).transpose()?;
         Ok((y, low))
     }
 
@@ -98,12 +117,7 @@ impl Linear {
         params: &Params<D>,
         x: &D::Tensor,
     ) -> Result<LinearSaved<D>> {
-        let Some(lora) = self.lora else { return Ok(None) };
-        let a = params.get(lora.a);
-        let seen = lora.seen(device, x)?;
-        let mut low = device.empty(x.rows(), a.rows())?;
-        device.matmul_nt(1.0, seen.as_ref().unwrap_or(x), a, 0.0, &mut low)?;
-        Ok(Some(low))
+        self.lora.map(|lora| lora.low(device, params, x)).transpose()
     }
 
     /// As [`forward`](Linear::forward), but leaves the addition of the bias that it returns to the caller, who

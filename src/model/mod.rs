@@ -12,6 +12,7 @@ pub mod checkpoint_dir;
 pub mod codi;
 pub mod codi_prompt;
 pub mod colar_config;
+mod complete;
 pub mod config;
 mod decoder;
 pub mod dropout;

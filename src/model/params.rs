@@ -4,6 +4,7 @@
 //! checkpoint is a walk over names, and "is this trained?" has one answer: whether [`Grads`] has a
 //! slot for it.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::dropout::{PassDropout, StepDropout};
@@ -27,14 +28,22 @@ pub struct Param<D: Device> {
     pub value: D::Tensor,
 }
 
+impl<D: Device> Param<D> {
+    fn bytes(&self) -> usize {
+        self.value.rows() * self.value.cols() * self.value.dtype().size()
+    }
+}
+
 /// All weights of a model.
 pub struct Params<D: Device> {
+    /// The first of them, which other models have too, and nobody writes any more.
+    shared: Arc<Vec<Param<D>>>,
     entries: Vec<Param<D>>,
 }
 
 impl<D: Device> Default for Params<D> {
     fn default() -> Self {
-        Params { entries: Vec::new() }
+        Params { shared: Arc::default(), entries: Vec::new() }
     }
 }
 
@@ -42,37 +51,55 @@ impl<D: Device> Params<D> {
     /// Adds a weight and returns its number.
     pub fn add(&mut self, WeightSpec { name, shape, group, .. }: WeightSpec, value: D::Tensor) -> ParamId {
         self.entries.push(Param { name, shape, group, value });
-        ParamId(self.entries.len() - 1)
+        ParamId(self.shared.len() + self.entries.len() - 1)
+    }
+
+    /// Weights of another model that begin with those that were here at the first call, under the same numbers. They are in
+    /// memory once, and neither model can write them.
+    pub fn branch(&mut self) -> Self {
+        if self.shared.is_empty() {
+            self.shared = Arc::new(std::mem::take(&mut self.entries));
+        }
+        Params { shared: Arc::clone(&self.shared), entries: Vec::new() }
+    }
+
+    fn param(&self, id: ParamId) -> &Param<D> {
+        match id.0.checked_sub(self.shared.len()) {
+            None => &self.shared[id.0],
+            Some(own) => &self.entries[own],
+        }
     }
 
     /// The values of a weight.
     pub fn get(&self, id: ParamId) -> &D::Tensor {
-        &self.entries[id.0].value
+        &self.param(id).value
     }
 
-    /// The values of a weight, for writing.
+    /// The values of a weight that no other model has, for writing.
     pub fn get_mut(&mut self, id: ParamId) -> &mut D::Tensor {
-        &mut self.entries[id.0].value
+        let own = id.0 - self.shared.len();
+        &mut self.entries[own].value
     }
 
     /// The name of a weight.
     pub fn name(&self, id: ParamId) -> &str {
-        &self.entries[id.0].name
+        &self.param(id).name
     }
 
     /// The shape of a weight in the files.
     pub fn shape(&self, id: ParamId) -> &[usize] {
-        &self.entries[id.0].shape
+        &self.param(id).shape
     }
 
     /// All weights with their numbers, in the order they were added.
     pub fn iter(&self) -> impl Iterator<Item = (ParamId, &Param<D>)> {
-        self.entries.iter().enumerate().map(|(i, p)| (ParamId(i), p))
+        self.shared.iter().chain(&self.entries).enumerate().map(|(i, p)| (ParamId(i), p))
     }
 
-    /// All values for writing, with their numbers.
+    /// All values that no other model has, for writing, with their numbers.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (ParamId, &mut D::Tensor)> {
-        self.entries.iter_mut().enumerate().map(|(i, p)| (ParamId(i), &mut p.value))
+        let first = self.shared.len();
+        self.entries.iter_mut().enumerate().map(move |(i, p)| (ParamId(first + i), &mut p.value))
     }
 
     /// The name of the first weight with an element that is not finite. One that cannot be read is passed over.
@@ -100,7 +127,12 @@ impl<D: Device> Params<D> {
 
     /// Bytes of all values.
     pub fn bytes(&self) -> usize {
-        self.iter().map(|(_, p)| p.value.rows() * p.value.cols() * p.value.dtype().size()).sum()
+        self.iter().map(|(_, p)| p.bytes()).sum()
+    }
+
+    /// Bytes of the values that no other model has.
+    pub fn own_bytes(&self) -> usize {
+        self.entries.iter().map(Param::bytes).sum()
     }
 
     /// How many weights there are, and how many of them are of the groups `of`.
@@ -111,7 +143,7 @@ impl<D: Device> Params<D> {
         })
     }
 
-    /// Puts every matrix into the form that inference multiplies
+    /// Puts every matrix that no other model has into the form that inference multiplies
     /// ([`MemoryOps::freeze`](crate::device::MemoryOps::freeze)). Vectors, which are norm weights and biases, stay
     /// float32.
     ///
@@ -128,7 +160,7 @@ impl<D: Device> Params<D> {
 
     /// The weight of that name.
     pub fn find(&self, name: &str) -> Option<ParamId> {
-        self.entries.iter().position(|p| p.name == name).map(ParamId)
+        self.iter().find(|(_, p)| p.name == name).map(|(id, _)| id)
     }
 }
 
@@ -219,5 +251,46 @@ impl<D: Device> Grads<D> {
     /// Errors of the device.
     pub fn clear(&mut self, device: &D) -> Result<()> {
         self.slots.iter_mut().flatten().try_for_each(|g| device.clear(g))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::MemoryOps;
+    use crate::device::cpu::CpuDevice;
+
+    #[test]
+    fn a_branch_shares_the_first_weights() {
+        let device = CpuDevice::new(1).unwrap();
+        let mut base = Params::default();
+        let add = |params: &mut Params<CpuDevice>, name: &str, x: f32| {
+            let spec = WeightSpec::matrix(name.to_owned(), [1, 1], Group::Adapter);
+            params.add(spec, device.upload(1, 1, &[x]).unwrap())
+        };
+        let w = add(&mut base, "w", 1.0);
+        let mut one = base.branch();
+        let a = add(&mut one, "a", 2.0);
+        let mut two = base.branch();
+        let b = add(&mut two, "b", 3.0);
+        assert!(std::ptr::eq(one.get(w), base.get(w)) && std::ptr::eq(two.get(w), base.get(w)));
+        assert_eq!((one.name(a), two.name(b)), ("a", "b"));
+        assert_eq!((one.find("w"), one.find("a"), one.find("b")), (Some(w), Some(a), None));
+        assert_eq!((base.bytes(), one.bytes(), one.own_bytes(), base.own_bytes()), (4, 8, 4, 0));
+        one.iter_mut().for_each(|(id, value)| {
+            assert_eq!(id, a);
+            device.write(value, &[5.0]).unwrap();
+        });
+        device.write(two.get_mut(b), &[6.0]).unwrap();
+        let values = |params: &Params<CpuDevice>| -> Vec<f32> {
+            params
+                .iter()
+                .map(|(id, p)| {
+                    assert!(std::ptr::eq(params.get(id), &p.value));
+                    device.read(&p.value).unwrap()[0]
+                })
+                .collect()
+        };
+        assert_eq!((values(&base), values(&one), values(&two)), (vec![1.0], vec![1.0, 5.0], vec![1.0, 6.0]));
     }
 }

@@ -8,6 +8,7 @@
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::Value;
 use tokenizers::PostProcessorWrapper;
@@ -21,9 +22,10 @@ use crate::{Error, Result};
 /// The largest vocabularies take some 30 MB.
 const MAX_TOKENIZER_BYTES: u64 = 512 << 20;
 
-/// The tokenizer of a model.
+/// The tokenizer of a model. A clone shares its vocabulary.
+#[derive(Clone)]
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
+    inner: Arc<tokenizers::Tokenizer>,
     path: PathBuf,
     /// One more than the largest token id.
     vocab_size: usize,
@@ -72,6 +74,12 @@ impl Tokenizer {
     /// This tokenizer with a template that prompts go through.
     pub fn with_template(self, template: ChatTemplate) -> Self {
         Tokenizer { template: Some(template), ..self }
+    }
+
+    /// The same without a template.
+    #[must_use]
+    pub fn bare(&self) -> Self {
+        Tokenizer { template: None, ..self.clone() }
     }
 
     /// The template that prompts go through, if there is one.
@@ -125,7 +133,7 @@ impl Tokenizer {
         }
         let largest = outline.added_tokens.iter().map(|added| added.id).fold(outline.largest_id, u32::max);
         Ok(Self {
-            inner,
+            inner: Arc::new(inner),
             path: path.to_owned(),
             vocab_size: largest as usize + 1,
             eos_token_id: None,

@@ -8,6 +8,7 @@
 //! of keys and values lets later passes go on where earlier ones ended, in generation, and in a
 //! [sequence with thoughts](ThoughtLayout), whose passes depend on each other and have gradients.
 
+mod adapters;
 mod backward;
 mod block;
 mod forward;
@@ -30,6 +31,7 @@ use crate::files::mapped::MappedTensor;
 use crate::files::weights::Weights;
 use crate::{Error, Result};
 
+pub use adapters::RowAdapters;
 pub use forward::ForwardSaved;
 pub use taps::{TapGrads, Taps};
 pub use thoughts::{ThoughtLayout, ThoughtSaved};
@@ -91,6 +93,26 @@ impl<D: Device> Transformer<D> {
         let inv_freq = config.rope_inv_freq();
         let inv_freq = device.upload(1, inv_freq.len(), &inv_freq)?;
         Ok(Transformer { config: config.clone(), embed, lm_head, layers, norm, inv_freq, recompute: false })
+    }
+
+    /// The same decoder without adapters, over the same weights, for a checkpoint of its own.
+    ///
+    /// # Errors
+    /// Errors of the device.
+    pub fn branch(&self, device: &D) -> Result<Self> {
+        let mut layers = self.layers.clone();
+        let projections = layers.iter_mut().flat_map(Block::projections_mut);
+        projections.for_each(|linear| linear.lora = None);
+        let inv_freq = self.config.rope_inv_freq();
+        Ok(Transformer {
+            config: self.config.clone(),
+            embed: self.embed,
+            lm_head: self.lm_head,
+            layers,
+            norm: self.norm,
+            inv_freq: device.upload(1, inv_freq.len(), &inv_freq)?,
+            recompute: false,
+        })
     }
 
     pub(super) fn heads(&self) -> HeadShape {

@@ -164,7 +164,7 @@ async fn follow(
     pieces: UnboundedSender<(usize, Outcome)>,
 ) {
     let Some(model) = app.loaded() else { return };
-    let engine = &model.engine;
+    let engine = &model.base.engine;
     // A reader who has gone hears nothing, which `closed` tells.
     let send = |outcome: Outcome| match &outcome {
         Ok(Piece::Reasoning(text) | Piece::Text(text)) if text.is_empty() => {}

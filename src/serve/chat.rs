@@ -85,8 +85,7 @@ pub(super) async fn create(
     State(app): State<Arc<App>>,
     Body(chat): Body<ChatRequest>,
 ) -> Result<Response, ApiError> {
-    let model = app.model()?;
-    request::check_model(chat.model.as_ref(), &app.options.model_name)?;
+    let model = app.model()?.named(chat.model.as_ref())?;
     let max_tokens = match (chat.max_tokens, chat.max_completion_tokens) {
         (Some(a), Some(b)) if a != b => {
             return Err(ApiError::field(
@@ -101,7 +100,7 @@ pub(super) async fn create(
     let asked = Asked { stops: request::stops(chat.stop)?, ..asked };
     let frame = Frame::new(&asked, chat.stream_options, stream)?;
     let answers = Answers::begin(&app, "chatcmpl-", asked).await?;
-    let head = Head::new(&app, &answers, frame);
+    let head = Head::new(&answers, frame);
     if stream {
         let count = answers.count;
         return Ok(events::respond(answers, Chunks { head, count }));

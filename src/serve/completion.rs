@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::answer::{Answer, Answers};
-use super::app::{App, now};
+use super::app::now;
 use super::error::ApiError;
 use super::events::event;
 use super::request::Asked;
@@ -37,6 +37,7 @@ pub(super) struct Completion<C> {
 
 /// The parts of a request that are about the frame.
 pub(super) struct Frame {
+    model: String,
     answers_per_prompt: usize,
     include_usage: bool,
     seed: u64,
@@ -46,7 +47,6 @@ pub(super) struct Frame {
 pub(super) struct Head {
     id: String,
     created: u64,
-    model: String,
     frame: Frame,
 }
 
@@ -58,13 +58,19 @@ impl Frame {
             return Err(ApiError::field("stream_options", "`stream_options` goes with `stream`"));
         }
         let include_usage = options.unwrap_or_default().include_usage.unwrap_or(false);
-        Ok(Frame { answers_per_prompt: asked.answers_per_prompt, include_usage, seed: asked.seed })
+        let Asked { model, answers_per_prompt, seed, .. } = asked;
+        Ok(Frame {
+            model: model.clone(),
+            answers_per_prompt: *answers_per_prompt,
+            include_usage,
+            seed: *seed,
+        })
     }
 }
 
 impl Head {
-    pub(super) fn new(app: &App, answers: &Answers, frame: Frame) -> Self {
-        Head { id: answers.id().to_owned(), created: now(), model: app.options.model_name.clone(), frame }
+    pub(super) fn new(answers: &Answers, frame: Frame) -> Self {
+        Head { id: answers.id().to_owned(), created: now(), frame }
     }
 
     /// The response with all answers, each as `choice` writes it.
@@ -82,15 +88,16 @@ impl Head {
             timings: TimingsBody::of(&all),
             id: self.id,
             created: self.created,
-            model: self.model,
+            model: self.frame.model,
             seed: self.frame.seed,
         }
     }
 
     fn chunk(&self, object: &str, choices: &Value) -> Value {
-        let Head { id, created, model, frame } = self;
+        let Head { id, created, frame } = self;
+        let (model, seed) = (&frame.model, frame.seed);
         json!({
-            "id": id, "object": object, "created": created, "model": model, "seed": frame.seed, "choices": choices,
+            "id": id, "object": object, "created": created, "model": model, "seed": seed, "choices": choices,
         })
     }
 

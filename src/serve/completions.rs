@@ -62,15 +62,14 @@ pub(super) async fn create(
     State(app): State<Arc<App>>,
     Body(request): Body<CompletionRequest>,
 ) -> Result<Response, ApiError> {
-    app.model()?;
-    request::check_model(request.model.as_ref(), &app.options.model_name)?;
+    let model = app.model()?.named(request.model.as_ref())?;
     let (drawing, stream) = (request.drawing(), request.stream.unwrap_or(false));
     let max_tokens = request.max_tokens.unwrap_or(TEXT_TOKENS);
-    let asked = request::continuation(request.prompt.into_vec(), &drawing, max_tokens, request.n)?;
+    let asked = request::continuation(model, request.prompt.into_vec(), &drawing, max_tokens, request.n)?;
     let asked = Asked { stops: request::stops(request.stop)?, ..asked };
     let frame = Frame::new(&asked, request.stream_options, stream)?;
     let answers = Answers::begin(&app, "cmpl-", asked).await?;
-    let head = Head::new(&app, &answers, frame);
+    let head = Head::new(&answers, frame);
     if stream {
         return Ok(events::respond(answers, Chunks { head }));
     }

@@ -10,7 +10,6 @@ use utoipa::ToSchema;
 use super::app::App;
 use super::body::Body;
 use super::error::{ApiError, ErrorBody};
-use super::request;
 
 /// A word to a request.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -43,7 +42,10 @@ pub(super) async fn control(
     State(app): State<Arc<App>>,
     Body(request): Body<ControlRequest>,
 ) -> Result<Json<ControlResult>, ApiError> {
-    request::check_model(request.model.as_ref(), &app.options.model_name)?;
+    // Those that are being answered can be told when no more are taken.
+    if let (Some(model), asked @ Some(_)) = (app.loaded(), request.model.as_ref()) {
+        model.named(asked)?;
+    }
     if request.action != "reasoning_end" {
         return Err(ApiError::field("action", "`action` takes `reasoning_end`"));
     }

@@ -69,10 +69,15 @@ impl ApiError {
         ApiError::new(status, "invalid_request_error", code, message)
     }
 
-    /// Another model than the one there is.
-    pub(super) fn no_model(asked: &str, name: &str) -> Self {
-        let message = format!("there is no model {asked:?} here, but {name:?}");
+    /// Another model than those there are.
+    pub(super) fn no_model(asked: &str, names: &[&str]) -> Self {
+        let message = format!("there is no model {asked:?} here, but {}", listed(names));
         ApiError::refused(StatusCode::NOT_FOUND, "model_not_found", message).of_field("model")
+    }
+
+    /// No model named where there are several.
+    pub(super) fn which_model(names: &[&str]) -> Self {
+        ApiError::field("model", format!("`model` is missing: there are {}", listed(names)))
     }
 
     pub(super) fn unauthorized() -> Self {
@@ -127,6 +132,11 @@ impl ApiError {
     pub(super) fn body(&self) -> &ErrorBody {
         &self.body
     }
+}
+
+/// Names in quotes.
+fn listed(names: &[&str]) -> String {
+    names.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ")
 }
 
 /// Options of the engine that have another name in requests.

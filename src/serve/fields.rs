@@ -11,7 +11,7 @@ macro_rules! body {
         #[serde(deny_unknown_fields)]
         pub(super) struct $name {
             $($(#[$about])* pub $field: $kind,)*
-            /// The model's name in `/v1/models`; without one it is the one there is.
+            /// The model's name in `/v1/models`; it can be left out where there is one alone.
             pub model: Option<String>,
             /// Whether the answer comes in events as it is made.
             pub stream: Option<bool>,

@@ -1,4 +1,4 @@
-//! `/v1/models`: the model there is.
+//! `/v1/models`: the model there is, and its adapters.
 
 use std::sync::Arc;
 
@@ -7,9 +7,8 @@ use axum::extract::{Path, State};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::app::App;
+use super::app::{App, Named};
 use super::error::{ApiError, ErrorBody};
-use super::request;
 
 /// The models there are.
 #[derive(Debug, Serialize, ToSchema)]
@@ -26,21 +25,24 @@ pub(super) struct ModelBody {
     object: &'static str,
     created: u64,
     owned_by: &'static str,
+    /// Of an adapter, the name of the model that it is over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parent: Option<String>,
 }
 
-fn only(app: &App) -> ModelBody {
-    let id = app.options.model_name.clone();
-    ModelBody { id, object: "model", created: app.started, owned_by: "colar-engine" }
+fn body(app: &App, Named { name, adapter, .. }: &Named) -> ModelBody {
+    let parent = adapter.as_ref().map(|_| app.options.model_name.clone());
+    ModelBody { id: name.clone(), object: "model", created: app.started, owned_by: "colar-engine", parent }
 }
 
-/// Lists the models there are: one.
+/// Lists the models there are: the one that was loaded, and its adapters.
 #[utoipa::path(get, path = "/v1/models", responses(
     (status = 200, body = Models),
     (status = 503, description = "The model is being loaded, or the server stops", body = ErrorBody),
 ))]
 pub(super) async fn list(State(app): State<Arc<App>>) -> Result<Json<Models>, ApiError> {
-    app.model()?;
-    Ok(Json(Models { object: "list", data: vec![only(&app)] }))
+    let data = app.model()?.all().map(|named| body(&app, named)).collect();
+    Ok(Json(Models { object: "list", data }))
 }
 
 /// A model by its name.
@@ -53,7 +55,5 @@ pub(super) async fn one(
     State(app): State<Arc<App>>,
     Path(name): Path<String>,
 ) -> Result<Json<ModelBody>, ApiError> {
-    app.model()?;
-    request::check_model(Some(&name), &app.options.model_name)?;
-    Ok(Json(only(&app)))
+    Ok(Json(body(&app, app.model()?.named(Some(&name))?)))
 }

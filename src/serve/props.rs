@@ -7,7 +7,7 @@ use axum::extract::State;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::app::App;
+use super::app::{App, Model, Named};
 use super::chat::ANSWER_TOKENS;
 use super::error::{ApiError, ErrorBody};
 use crate::model::prompt::DEFAULT_COMPRESSION_FACTOR;
@@ -24,8 +24,20 @@ pub(super) struct Props {
     model: String,
     /// How questions are answered: `colar` in latents, `cot` in words, or a baseline.
     method: &'static str,
+    /// Its adapters, which requests name as models.
+    adapters: Vec<Adapter>,
     modalities: Modalities,
     build_info: &'static str,
+}
+
+/// An adapter over the model.
+#[derive(Debug, Serialize, ToSchema)]
+struct Adapter {
+    name: String,
+    /// Model, checkpoint, device and arithmetic, in a line.
+    model: String,
+    /// How questions are answered.
+    method: &'static str,
 }
 
 /// The settings of a chat request that states none.
@@ -60,7 +72,7 @@ struct Modalities {
     (status = 503, description = "The model is being loaded, or the server stops", body = ErrorBody),
 ))]
 pub(super) async fn props(State(app): State<Arc<App>>) -> Result<Json<Props>, ApiError> {
-    let model = app.model()?;
+    let Model { base: model, adapters, .. } = app.model()?;
     let d = Sampling::default();
     let factor = Method::fixed_compression_factor(model.method).unwrap_or(DEFAULT_COMPRESSION_FACTOR);
     Ok(Json(Props {
@@ -81,7 +93,12 @@ pub(super) async fn props(State(app): State<Arc<App>>) -> Result<Json<Props>, Ap
         model_alias: app.options.model_name.clone(),
         model: model.engine.loaded(),
         method: model.method.name(),
+        adapters: adapters.iter().map(adapter).collect(),
         modalities: Modalities { vision: false, audio: false },
         build_info: concat!("colar-engine ", env!("CARGO_PKG_VERSION")),
     }))
+}
+
+fn adapter(Named { name, engine, method, .. }: &Named) -> Adapter {
+    Adapter { name: name.clone(), model: engine.loaded(), method: method.name() }
 }

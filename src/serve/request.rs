@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::app::Model;
+use super::app::Named;
 use super::error::ApiError;
 use super::fields::{CompressionFactor, Drawing, Reasoning, Texts};
 use crate::model::prompt::Method;
@@ -15,6 +15,8 @@ const MOST_STOPS: usize = 16;
 
 /// The engine's requests for a call.
 pub(super) struct Asked {
+    /// The name of the model.
+    pub model: String,
     pub requests: Vec<Request>,
     pub answers_per_prompt: usize,
     /// Strings that end an answer.
@@ -38,17 +40,6 @@ pub(super) fn stops(stop: Option<Texts>) -> Result<Vec<String>, ApiError> {
         ));
     }
     Ok(stops)
-}
-
-/// Fails for another model than the one there is.
-///
-/// # Errors
-/// Status 404.
-pub(super) fn check_model(asked: Option<&String>, name: &str) -> Result<(), ApiError> {
-    match asked {
-        Some(asked) if asked != name => Err(ApiError::no_model(asked, name)),
-        _ => Ok(()),
-    }
 }
 
 /// The text of a message's content: a string, or parts of which each is text of the type `part`.
@@ -76,7 +67,7 @@ pub(super) fn text_of(content: &Value, part: &str, param: &str) -> Result<String
 /// # Errors
 /// Status 400 naming a field that is out of range or without effect.
 pub(super) fn question(
-    model: &Model,
+    model: &Named,
     text: String,
     drawing: &Drawing,
     reasoning: &Reasoning<'_>,
@@ -98,7 +89,7 @@ pub(super) fn question(
     let compression_factor = reasoning.check(method)?;
     let prompt = Prompt::Question { text, method, compression_factor };
     let request = Request::new(prompt).sampling(sampling).trace(reasoning.trace.unwrap_or(false));
-    repeated(&[request], answers, model.engine.reasoning_end(method))
+    repeated(model, &[request], answers, model.engine.reasoning_end(method))
 }
 
 /// Requests for continuations of texts.
@@ -106,6 +97,7 @@ pub(super) fn question(
 /// # Errors
 /// As [`question`].
 pub(super) fn continuation(
+    model: &Named,
     texts: Vec<String>,
     drawing: &Drawing,
     max_tokens: usize,
@@ -113,7 +105,7 @@ pub(super) fn continuation(
 ) -> Result<Asked, ApiError> {
     let sampling = sampling(drawing, max_tokens)?;
     let request = |text| Request::new(Prompt::Plain(text)).sampling(sampling);
-    repeated(&texts.into_iter().map(request).collect::<Vec<_>>(), answers, None)
+    repeated(model, &texts.into_iter().map(request).collect::<Vec<_>>(), answers, None)
 }
 
 fn sampling(drawing: &Drawing, max_tokens: usize) -> Result<Sampling, ApiError> {
@@ -132,8 +124,13 @@ fn sampling(drawing: &Drawing, max_tokens: usize) -> Result<Sampling, ApiError> 
     })
 }
 
-/// Each request `answers` times, with seeds that follow each other.
-fn repeated(requests: &[Request], answers: Option<usize>, separator: Option<u32>) -> Result<Asked, ApiError> {
+/// Each request `answers` times of the model, with seeds that follow each other.
+fn repeated(
+    model: &Named,
+    requests: &[Request],
+    answers: Option<usize>,
+    separator: Option<u32>,
+) -> Result<Asked, ApiError> {
     let answers = answers.unwrap_or(1);
     let all = answers.saturating_mul(requests.len());
     if !(1..=MOST_ANSWERS).contains(&all) {
@@ -145,14 +142,15 @@ fn repeated(requests: &[Request], answers: Option<usize>, separator: Option<u32>
     }
     let seed = requests.first().map_or(0, |request| request.sampling.seed);
     let seeds = |request: &Request| {
-        let request = request.clone();
+        let request = request.clone().adapter(model.adapter.clone());
         (0..answers as u64).map(move |i| {
             let sampling = request.sampling.seed(request.sampling.seed.wrapping_add(i));
             request.clone().sampling(sampling)
         })
     };
     let requests = requests.iter().flat_map(seeds).collect();
-    Ok(Asked { requests, answers_per_prompt: answers, stops: Vec::new(), separator, seed })
+    let (model, stops) = (model.name.clone(), Vec::new());
+    Ok(Asked { model, requests, answers_per_prompt: answers, stops, separator, seed })
 }
 
 impl Reasoning<'_> {

@@ -41,9 +41,7 @@ pub(super) async fn create(
     State(app): State<Arc<App>>,
     Body(request): Body<ResponseRequest>,
 ) -> Result<Response, ApiError> {
-    let model = app.model()?;
-    let name = app.options.model_name.clone();
-    request::check_model(request.model.as_ref(), &name)?;
+    let model = app.model()?.named(request.model.as_ref())?;
     let text = question(&request.input)?;
     let max_tokens = request.max_output_tokens.unwrap_or(ANSWER_TOKENS);
     let asked = request::question(model, text, &request.drawing(), &request.reasoning(), max_tokens, None)
@@ -54,7 +52,7 @@ pub(super) async fn create(
         .map_err(|error| error.renamed("max_tokens", "max_output_tokens"))?;
     let response = json!({
         "id": answers.id(), "object": "response", "created_at": now(), "status": "in_progress", "error": null,
-        "incomplete_details": null, "instructions": null, "max_output_tokens": max_tokens, "model": name,
+        "incomplete_details": null, "instructions": null, "max_output_tokens": max_tokens, "model": model.name,
         "output": [], "parallel_tool_calls": false, "previous_response_id": null, "store": false,
         "temperature": sampling.temperature, "top_p": sampling.top_p, "seed": sampling.seed,
         "text": {"format": {"type": "text"}}, "tool_choice": "none", "tools": [], "truncation": "disabled",

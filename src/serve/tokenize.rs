@@ -59,7 +59,7 @@ pub(super) async fn tokenize(
 ) -> Result<Json<Tokens>, ApiError> {
     app.model()?;
     blocking(app, move |app| {
-        let engine = &app.model()?.engine;
+        let engine = &app.model()?.base.engine;
         let pieces = request.with_pieces.unwrap_or(false);
         let token = |id: u32| match pieces {
             false => Ok(Token::Id(id)),
@@ -84,7 +84,7 @@ pub(super) async fn detokenize(
 ) -> Result<Json<Content>, ApiError> {
     app.model()?;
     blocking(app, move |app| {
-        let engine = &app.model()?.engine;
+        let engine = &app.model()?.base.engine;
         let most = engine.vocab_size();
         if let Some((i, id)) = request.tokens.iter().enumerate().find(|(_, id)| **id as usize >= most) {
             let param = format!("tokens[{i}]");

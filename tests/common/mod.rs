@@ -3,6 +3,7 @@
 
 #[cfg(cuda_host)]
 pub mod accesses;
+pub mod adapters;
 pub mod cli;
 #[cfg(cuda_host)]
 pub mod driver;

@@ -33,6 +33,7 @@ mod rows;
 mod shapes;
 
 mod accesses;
+mod adapters;
 mod bf16;
 mod bf16_gradients;
 mod decoder;

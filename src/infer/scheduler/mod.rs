@@ -26,6 +26,7 @@ use std::time::Instant;
 
 use inbox::{Client, Coming, Inbox, News, Signals};
 
+use super::adapters::AdapterIndex;
 use super::generate::room;
 use super::loaded::Loaded;
 use super::request::Request;
@@ -44,6 +45,8 @@ use crate::{Error, Result};
 /// An error or a panic is that of the request that has it. Dropping the scheduler cancels what is still there.
 pub struct Scheduler {
     model: Arc<dyn Served>,
+    /// The adapter of requests that name none.
+    own: AdapterIndex,
     options: SchedulerOptions,
     inbox: Arc<Inbox>,
     worker: Option<JoinHandle<()>>,
@@ -83,8 +86,12 @@ fn work(model: &dyn Served, options: &SchedulerOptions, inbox: &Inbox, begun: &S
 }
 
 impl Scheduler {
-    /// Starts a scheduler on a model.
-    pub(crate) fn start(model: Arc<dyn Served>, options: SchedulerOptions) -> Result<Self> {
+    /// Starts a scheduler on a model, where requests that name no adapter run under `own`.
+    pub(crate) fn start(
+        model: Arc<dyn Served>,
+        own: Option<usize>,
+        options: SchedulerOptions,
+    ) -> Result<Self> {
         options.validate()?;
         let inbox = Arc::new(Inbox::new(options.max_queued, options.max_queued_tokens));
         let (begun, hears) = channel();
@@ -95,7 +102,7 @@ impl Scheduler {
                 .spawn(move || work(model.as_ref(), &options, &inbox, &begun))
                 .map_err(|e| Error::other(format!("cannot start the scheduler's thread: {e}")))?
         };
-        let scheduler = Scheduler { model, options, inbox, worker: Some(worker) };
+        let scheduler = Scheduler { model, own, options, inbox, worker: Some(worker) };
         hears.recv().unwrap_or_else(|_| Err(Error::other("the scheduler's thread ended")))?;
         Ok(scheduler)
     }
@@ -103,7 +110,7 @@ impl Scheduler {
     /// Appends a request to the queue.
     ///
     /// # Errors
-    /// Sampling values out of range, a method that the model has no head for, a request that can need more positions than
+    /// Sampling values out of range, a method that the model has no head for, an adapter that is not there, a request that can need more positions than
     /// the cache has; [`Error::QueueFull`] where as many requests or tokens wait as may.
     pub fn submit(&self, request: &Request) -> Result<Handle> {
         self.append(request, None)
@@ -119,7 +126,7 @@ impl Scheduler {
 
     fn append(&self, request: &Request, deadline: Option<Instant>) -> Result<Handle> {
         let submitted = Instant::now();
-        let prepared = self.model.prepare(request)?;
+        let prepared = self.model.prepare(request, self.own)?;
         let (room, positions) = (room(&prepared), self.options.positions());
         if room > positions {
             return Err(Error::usage(format!(
@@ -167,6 +174,6 @@ impl<D: Device> Loaded<D> {
     /// # Errors
     /// Options out of range, and too little memory for the cache.
     pub fn scheduler(self: Arc<Self>, options: SchedulerOptions) -> Result<Scheduler> {
-        Scheduler::start(self, options)
+        Scheduler::start(self, None, options)
     }
 }

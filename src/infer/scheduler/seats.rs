@@ -3,6 +3,7 @@
 use super::options::SchedulerOptions;
 use crate::Result;
 use crate::device::Device;
+use crate::infer::adapters::AdapterIndex;
 use crate::infer::batch::{Batch, Kept};
 use crate::infer::blocks::{BLOCK, Blocks};
 use crate::infer::prefixes::common;
@@ -26,7 +27,7 @@ impl Seats {
     }
 
     /// A slot with `room` rows for `prompt`, if there is room without those that run; prompts that are kept give way, one
-    /// that shares its beginning with `prompt` last.
+    /// that shares its beginning with `prompt` under its `adapter` last.
     ///
     /// # Errors
     /// Errors of the device, after which the cache is not good any more.
@@ -34,6 +35,7 @@ impl Seats {
         &mut self,
         batch: &mut Batch<'_, D>,
         room: usize,
+        adapter: AdapterIndex,
         prompt: &[u32],
     ) -> Result<Option<usize>> {
         let need = Blocks::count(room);
@@ -41,7 +43,7 @@ impl Seats {
             return Ok(None);
         }
         while !batch.kept.is_empty() && (self.free.is_empty() || self.blocks.free() < need) {
-            let shared = |k: &Kept| common(&k.tokens, prompt);
+            let shared = |k: &Kept| if k.adapter == adapter { common(&k.tokens, prompt) } else { 0 };
             // Of those that share least, the longest unused.
             let least = (0..batch.kept.len()).min_by_key(|&i| shared(&batch.kept[i])).unwrap_or(0);
             self.drop_kept(batch, least);
@@ -63,18 +65,14 @@ impl Seats {
         Ok(Some(slot))
     }
 
-    /// Takes back the slot of a request that has left. Its prompt's rows are kept if they are all there.
-    pub(super) fn leave<D: Device>(
-        &mut self,
-        batch: &mut Batch<'_, D>,
-        slot: usize,
-        prompt: Option<Vec<u32>>,
-    ) {
+    /// Takes back the slot of a request that has left. Its prompt's rows are kept, in that slot, if they are all there.
+    pub(super) fn leave<D: Device>(&mut self, batch: &mut Batch<'_, D>, slot: usize, prompt: Option<Kept>) {
+        let is_new = |p: &Kept| batch.kept.iter().all(|k| (k.adapter, &k.tokens) != (p.adapter, &p.tokens));
         match prompt {
-            Some(tokens) if self.most_kept > 0 && batch.kept.iter().all(|k| k.tokens != tokens) => {
-                self.blocks.shrink(slot, tokens.len());
-                batch.cache.truncate(slot, tokens.len());
-                batch.kept.push(Kept { slot, tokens });
+            Some(prompt) if self.most_kept > 0 && is_new(&prompt) => {
+                self.blocks.shrink(slot, prompt.tokens.len());
+                batch.cache.truncate(slot, prompt.tokens.len());
+                batch.kept.push(prompt);
                 if batch.kept.len() > self.most_kept {
                     self.drop_kept(batch, 0);
                 }

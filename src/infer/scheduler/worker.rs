@@ -12,7 +12,7 @@ use super::seats::Seats;
 use super::update::{Completed, Ending, Timings, Update, Usage};
 use crate::device::{Device, FEW_ROWS};
 use crate::error::caught;
-use crate::infer::batch::{Batch, Piece};
+use crate::infer::batch::{Batch, Kept, Piece};
 use crate::infer::request::Event;
 use crate::infer::sequence::{Parts, Sequence, finish};
 use crate::model::kv_cache::KvCache;
@@ -120,9 +120,9 @@ impl<D: Device> Running<'_, D> {
     /// Lets the first of the queue in while there is room.
     fn let_in(&mut self, inbox: &Inbox) -> Result<()> {
         while self.members.len() < self.options.max_running {
-            let first = inbox.peek(|job| (job.room, job.prepared.prompt_ids.clone()));
-            let Some((room, prompt)) = first else { break };
-            let Some(slot) = self.seats.take(&mut self.batch, room, &prompt)? else { break };
+            let first = inbox.peek(|job| (job.room, job.prepared.adapter, job.prepared.prompt_ids.clone()));
+            let Some((room, adapter, prompt)) = first else { break };
+            let Some(slot) = self.seats.take(&mut self.batch, room, adapter, &prompt)? else { break };
             let Some(Job { id, prepared, client, .. }) = inbox.pop() else { break };
             let admitted = Instant::now();
             self.batch.sequences.push(Sequence::new(id, slot, prepared, admitted));
@@ -204,8 +204,12 @@ impl<D: Device> Running<'_, D> {
             let (sequence, member) = (self.batch.sequences.remove(i), self.members.remove(i));
             // Rows of a failed request are not kept: they may be the reason that it failed.
             let keeps = sequence.prefilled && member.failed.is_none();
-            let prompt = keeps.then(|| sequence.request.prompt_ids.clone());
-            self.seats.leave(&mut self.batch, sequence.slot, prompt);
+            let kept = keeps.then(|| Kept {
+                slot: sequence.slot,
+                adapter: sequence.request.adapter,
+                tokens: sequence.request.prompt_ids.clone(),
+            });
+            self.seats.leave(&mut self.batch, sequence.slot, kept);
             say_goodbye(self.parts, sequence, member);
         }
     }

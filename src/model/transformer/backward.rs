@@ -120,7 +120,7 @@ impl<D: Device> Transformer<D> {
         layout: &Layout<D>,
         want_input: bool,
     ) -> Result<Option<D::Tensor>> {
-        let place = Place { positions: &layout.positions, spans: &layout.spans, dropout: None };
+        let place = Place::new(&layout.positions, &layout.spans);
         let kv = KvBackward::Own { shared: layout.shared.as_ref() };
         let reach = if want_input { Reach::Input } else { Reach::Weights };
         self.pass_backward(device, params, grads, saved.pass, dhidden, place, kv, None, reach)

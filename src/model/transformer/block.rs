@@ -6,6 +6,7 @@ use super::{Layer, Transformer, nothing_kept};
 use crate::Result;
 use crate::device::{Device, TensorInfo};
 use crate::model::linear::LinearSaved;
+use crate::model::lora_target::LoraTarget;
 use crate::model::params::{Grads, Params};
 
 /// Values that one block keeps for its backward pass.
@@ -69,12 +70,13 @@ impl<D: Device> Transformer<D> {
             (None, KvTarget::Own { .. }) => return Err(nothing_kept()),
         };
         device.attention(heads, place.spans, &q, k, v, &mut attn, lse.as_mut())?;
-        let (o, o_low) = layer.o.forward(device, params, &attn)?;
+        let project = |target, x| place.project(device, params, (i, &layer), target, x);
+        let (o, o_low) = project(LoraTarget::OProj, &attn)?;
         let mut stream2 = device.empty(t, h)?;
         let mut n2 = device.empty(t, h)?;
         device.add_rms_norm(&stream1, &o, params.get(layer.post_norm), eps, &mut stream2, &mut n2)?;
-        let (gate, gate_low) = layer.gate.forward(device, params, &n2)?;
-        let (up, up_low) = layer.up.forward(device, params, &n2)?;
+        let (gate, gate_low) = project(LoraTarget::GateProj, &n2)?;
+        let (up, up_low) = project(LoraTarget::UpProj, &n2)?;
         let mut act = device.empty(t, self.config.intermediate_size)?;
         device.swiglu(&gate, &up, &mut act)?;
         let saved = lse.map(|lse| {

@@ -4,6 +4,7 @@
 //! inverse root mean squares, the attention probabilities (from their log-sum-exp) and SwiGLU. With
 //! [`Transformer::recompute`] only the stream that enters a block is kept, and the block is run again.
 
+use super::adapters::RowAdapters;
 use super::block::{LayerSaved, Normalised, normalise};
 use super::place::{KvTarget, Place};
 use super::{Taps, Transformer};
@@ -12,6 +13,7 @@ use crate::device::{Device, TensorInfo};
 use crate::model::dropout::PassDropout;
 use crate::model::kv_cache::{Extension, KvCache};
 use crate::model::layout::Layout;
+use crate::model::lora_target::LoraTarget;
 use crate::model::params::{Grads, Params};
 
 /// Values of one pass for its backward pass, without the keys and values that are kept beside it.
@@ -70,7 +72,7 @@ impl<D: Device> Transformer<D> {
         taps: Option<&mut Taps<D>>,
     ) -> Result<(D::Tensor, Option<ForwardSaved<D>>)> {
         let target = KvTarget::Own { shared: layout.shared.as_ref() };
-        let place = Place { positions: &layout.positions, spans: &layout.spans, dropout: None };
+        let place = Place::new(&layout.positions, &layout.spans);
         let (hidden, saved) = self.pass(device, params, x, place, target, grads, taps)?;
         Ok((hidden, saved.map(|pass| ForwardSaved { pass })))
     }
@@ -88,10 +90,26 @@ impl<D: Device> Transformer<D> {
         extension: &Extension,
         cache: &mut KvCache<D>,
     ) -> Result<D::Tensor> {
+        self.forward_adapted(device, params, x, extension, cache, None)
+    }
+
+    /// As [`forward_cached`](Self::forward_cached), with an adapter for each row beside a decoder that has none.
+    ///
+    /// # Errors
+    /// As [`forward_cached`](Self::forward_cached).
+    pub fn forward_adapted(
+        &self,
+        device: &D,
+        params: &Params<D>,
+        x: D::Tensor,
+        extension: &Extension,
+        cache: &mut KvCache<D>,
+        adapters: Option<&RowAdapters<'_, D>>,
+    ) -> Result<D::Tensor> {
         let positions = device.index(&extension.positions)?;
         let rows = device.index(&extension.rows)?;
         let target = KvTarget::Beside { keys: &mut cache.keys, values: &mut cache.values, rows: &rows };
-        let place = Place { positions: &positions, spans: &extension.spans, dropout: None };
+        let place = Place { adapters, ..Place::new(&positions, &extension.spans) };
         Ok(self.pass(device, params, x, place, target, None, None)?.0)
     }
 
@@ -124,7 +142,9 @@ impl<D: Device> Transformer<D> {
             }
             let block =
                 self.before_down(device, params, i, stream1, n1, &place, &mut target, grads.is_some())?;
-            let (down, down_low) = place.layer(i, layer).down.forward(device, params, &block.act)?;
+            let placed = place.layer(i, layer);
+            let (down, down_low) =
+                place.project(device, params, (i, &placed), LoraTarget::DownProj, &block.act)?;
             if let (Some(grads), Some(mut all)) = (grads, block.saved) {
                 saved.push(if self.recompute {
                     KeptLayer::Input(all.stream1)

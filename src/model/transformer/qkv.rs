@@ -4,7 +4,8 @@ use super::place::{KvTarget, Place};
 use super::{Layer, Transformer, nothing_kept};
 use crate::Result;
 use crate::device::{Device, TensorInfo};
-use crate::model::linear::{Linear, LinearSaved};
+use crate::model::linear::LinearSaved;
+use crate::model::lora_target::LoraTarget;
 use crate::model::params::{Grads, ParamId, Params};
 
 /// Queries, normalised and rotated, with the keys and values of a pass where they are its own.
@@ -35,11 +36,12 @@ impl<D: Device> Transformer<D> {
         target: &mut KvTarget<'_, D>,
     ) -> Result<Qkv<D>> {
         let (layer, positions) = (place.layer(i, &self.layers[i]), place.positions);
+        let project = |target| place.project(device, params, (i, &layer), target, n1);
         match target {
             KvTarget::Own { shared } => {
-                let (q, q_low) = layer.q.forward(device, params, n1)?;
-                let (k, k_low) = layer.k.forward(device, params, n1)?;
-                let (mut v, v_low) = layer.v.forward(device, params, n1)?;
+                let (q, q_low) = project(LoraTarget::QProj)?;
+                let (k, k_low) = project(LoraTarget::KProj)?;
+                let (mut v, v_low) = project(LoraTarget::VProj)?;
                 let (mut q, q_before) = self.head_norm(device, params, layer.q_norm, q)?;
                 let (mut k, k_before) = self.head_norm(device, params, layer.k_norm, k)?;
                 device.rotary(&mut q, positions, &self.inv_freq, 1.0)?;
@@ -51,14 +53,15 @@ impl<D: Device> Transformer<D> {
                 Ok(Qkv { q, kv: Some([k, v]), saved })
             }
             KvTarget::Beside { keys, values, rows } => {
-                // A norm takes the sum with the bias, which can else wait for the rotation.
-                let product = |linear: &Linear, norm: Option<ParamId>| match norm {
-                    Some(_) => linear.forward(device, params, n1).map(|(y, low)| (y, None, low)),
-                    None => linear.forward_but_bias(device, params, n1),
+                // A norm and adapters take the sum with the bias, which can else wait for the rotation. Where rows may
+                // have adapters it waits for none, so that a row has its bits whichever rows are beside it.
+                let product = |target: LoraTarget, norm: Option<ParamId>| match (norm, place.adapters) {
+                    (None, None) => layer.projections()[target as usize].forward_but_bias(device, params, n1),
+                    _ => project(target).map(|(y, low)| (y, None, low)),
                 };
-                let (q, q_bias, q_low) = product(&layer.q, layer.q_norm)?;
-                let (k, k_bias, k_low) = product(&layer.k, layer.k_norm)?;
-                let (mut v, v_bias, v_low) = product(&layer.v, None)?;
+                let (q, q_bias, q_low) = product(LoraTarget::QProj, layer.q_norm)?;
+                let (k, k_bias, k_low) = product(LoraTarget::KProj, layer.k_norm)?;
+                let (mut v, v_bias, v_low) = product(LoraTarget::VProj, None)?;
                 let (mut q, q_before) = self.head_norm(device, params, layer.q_norm, q)?;
                 let (mut k, k_before) = self.head_norm(device, params, layer.k_norm, k)?;
                 let (qkv, biases) = ([&mut q, &mut k, &mut v], [q_bias, k_bias, v_bias]);

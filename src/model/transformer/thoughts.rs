@@ -43,7 +43,7 @@ struct Phase<D: Device> {
 
 impl<D: Device> Phase<D> {
     fn place(&self) -> Place<'_, D> {
-        Place { positions: &self.positions, spans: &self.spans, dropout: None }
+        Place::new(&self.positions, &self.spans)
     }
 }
 

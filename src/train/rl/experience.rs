@@ -58,7 +58,7 @@ impl<D: Device> Experience<D> {
                     compression_factor: compression_factor.to_owned(),
                 };
                 let sampling = Sampling { seed: seeds.next_u64(), ..sampling };
-                requests.push(Request { prompt, sampling, trace: false });
+                requests.push(Request { prompt, sampling, trace: false, adapter: None });
             }
         }
         let Rollouts { generations, latents, traces } = loaded.rollout(&requests)?;
