@@ -36,6 +36,7 @@ mod accesses;
 mod adapters;
 mod bf16;
 mod bf16_gradients;
+mod cancelled;
 mod decoder;
 mod exact;
 mod faults;
