@@ -14,7 +14,7 @@ fn main() -> Result<()> {
     let samples = data::load(file, None)?;
     for compression_factor in 1..=5 {
         let options = ScoreOptions::default().compression_factor(compression_factor);
-        let total = engine.score(&samples, &options, &mut |_| ())?.total;
+        let total = engine.score(&samples, &options, &mut |_| Ok(()))?.total;
         let mse = total.latent_mse.unwrap_or(f64::NAN);
         println!("c = {compression_factor}: cross-entropy {:.4} nats, latent mse {mse:.4}", total.ce);
     }

@@ -2,18 +2,21 @@
 //!
 //! A [`Loaded`] model is generic over its device; an [`Engine`] hides which device that is.
 
+mod options;
+
+pub use options::EngineOptions;
+
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use crate::data::Sample;
-use crate::device::{ComputeDtype, Device, DeviceKind, DeviceTask, run_on_device};
+use crate::device::{Device, DeviceTask, run_on_device};
 use crate::eval::{self, EvalOptions, Evaluation};
 use crate::files::json::one_line;
 use crate::files::weights::Access;
 use crate::infer::{Event, Generation, Loaded, Prompt, Request, Scheduler, SchedulerOptions, Served};
-use crate::model::chat_template::Template;
 use crate::model::loading::{Loading, OnLoading};
 use crate::model::lora::LoraMode;
 use crate::model::open::Additions;
@@ -22,90 +25,6 @@ use crate::model::tokenizer::Tokenizer;
 #[cfg(feature = "train")]
 use crate::train::score::{self, Score, ScoreOptions};
 use crate::{Error, Result};
-
-/// The model to load, and where it runs.
-///
-/// ```
-/// use colar_engine::{DeviceKind, EngineOptions};
-///
-/// let options = EngineOptions::new("models/SmolLM2-135M").adapter("runs/colar/best").device(DeviceKind::Cpu).threads(2);
-/// ```
-#[derive(Debug, Clone, Default)]
-#[non_exhaustive]
-pub struct EngineOptions {
-    /// The model directory (spec section 8).
-    pub model: PathBuf,
-    /// A checkpoint over it.
-    pub adapter: Option<PathBuf>,
-    /// In its place, checkpoints over it each with a name by which [requests](Request::adapter) choose it, in one batch too.
-    /// Their adapters stay beside the weights, which all share.
-    pub adapters: Vec<(String, PathBuf)>,
-    /// Where to run.
-    pub device: DeviceKind,
-    /// CPU threads; 0 means one a core.
-    pub threads: usize,
-    /// Arithmetic of a CUDA device; `None` is bf16 on a GPU and float32 on `cuda-host`. The CPU has float32
-    /// alone.
-    pub dtype: Option<ComputeDtype>,
-    /// Whether the checkpoint's adapter is merged into the weights; `None` chooses as [`LoraMode::best_for`] does.
-    pub lora: Option<LoraMode>,
-    /// Whether requests and samples may take more positions than the model was made for (`max_position_embeddings`).
-    /// Without it such are refused, and reasoning and answers end where the positions do.
-    pub allow_long: bool,
-    /// Whether a blank is put into texts of questions and samples that mean something in the prompt (`###`, special tokens,
-    /// and in reasoning and answers `Answer:`). Without it such are refused.
-    pub escape_marks: bool,
-    /// The layout around questions of a model without a checkpoint; a checkpoint has its own.
-    pub template: Option<Template>,
-    /// Whether the weights are read into memory, and not mapped: the model then no longer needs its files, which may be
-    /// replaced or cut short under it, but shares no memory with other processes that run it.
-    pub no_mmap: bool,
-}
-
-setters!(EngineOptions {
-    device: DeviceKind,
-    threads: usize,
-    allow_long: bool,
-    escape_marks: bool,
-    no_mmap: bool
-});
-setters!(EngineOptions into { dtype: Option<ComputeDtype>, lora: Option<LoraMode>, template: Option<Template> });
-
-impl EngineOptions {
-    /// A model directory on the default device.
-    pub fn new(model: impl Into<PathBuf>) -> Self {
-        EngineOptions { model: model.into(), ..EngineOptions::default() }
-    }
-
-    /// The same with a checkpoint over the model.
-    #[must_use]
-    pub fn adapter(self, checkpoint: impl Into<PathBuf>) -> Self {
-        EngineOptions { adapter: Some(checkpoint.into()), ..self }
-    }
-
-    /// The same with one more checkpoint over the model, which requests choose by its name.
-    #[must_use]
-    pub fn named_adapter(mut self, name: impl Into<String>, checkpoint: impl Into<PathBuf>) -> Self {
-        self.adapters.push((name.into(), checkpoint.into()));
-        self
-    }
-}
-
-impl EngineOptions {
-    /// Fails where named adapters do not go with the rest.
-    fn check_adapters(&self) -> Result<()> {
-        if self.adapters.is_empty() {
-            return Ok(());
-        }
-        if self.adapter.is_some() {
-            return Err(Error::usage("`adapter` is the model's only one: it does not go with `adapters`"));
-        }
-        if self.lora == Some(LoraMode::Merge) {
-            return Err(Error::usage("`lora` merge: adapters that requests choose by name stay apart"));
-        }
-        Ok(())
-    }
-}
 
 /// A model ready to generate. A clone is the same model, and costs nothing.
 ///
@@ -137,6 +56,8 @@ trait OnDevice: Served {
     fn under(&self, adapter: Option<usize>) -> &dyn OnDevice;
     fn loaded(&self) -> String;
     fn tokenizer(&self) -> &Tokenizer;
+    fn hidden_size(&self) -> usize;
+    fn embeddings(&self, ids: &[u32]) -> Result<Vec<f32>>;
     fn has_latent_head(&self) -> bool;
     fn method(&self) -> Option<Method>;
     fn reasoning_end(&self, method: Method) -> Option<u32>;
@@ -159,7 +80,7 @@ trait OnDevice: Served {
         &self,
         samples: &[Sample],
         options: &ScoreOptions,
-        progress: &mut dyn FnMut(usize),
+        progress: &mut dyn FnMut(usize) -> Result<()>,
     ) -> Result<Score>;
 }
 
@@ -198,6 +119,14 @@ impl<D: Device> OnDevice for Loaded<D> {
 
     fn tokenizer(&self) -> &Tokenizer {
         &self.opened.tokenizer
+    }
+
+    fn hidden_size(&self) -> usize {
+        self.opened.model.transformer.config.hidden_size
+    }
+
+    fn embeddings(&self, ids: &[u32]) -> Result<Vec<f32>> {
+        Loaded::embeddings(self, ids)
     }
 
     fn has_latent_head(&self) -> bool {
@@ -244,7 +173,7 @@ impl<D: Device> OnDevice for Loaded<D> {
         &self,
         samples: &[Sample],
         options: &ScoreOptions,
-        progress: &mut dyn FnMut(usize),
+        progress: &mut dyn FnMut(usize) -> Result<()>,
     ) -> Result<Score> {
         score::score(self, samples, options, progress)
     }
@@ -512,7 +441,8 @@ impl Engine {
         self.own().evaluate(samples, options, progress)
     }
 
-    /// The teacher-forced losses of `samples`; `progress` hears how many are done after each forward pass.
+    /// The teacher-forced losses of `samples`; `progress` hears how many are done after each forward pass, and ends the
+    /// scoring by an error.
     ///
     /// # Errors
     /// As [`score`](score::score()).
@@ -521,7 +451,7 @@ impl Engine {
         &self,
         samples: &[Sample],
         options: &ScoreOptions,
-        progress: &mut dyn FnMut(usize),
+        progress: &mut dyn FnMut(usize) -> Result<()>,
     ) -> Result<Score> {
         self.own().score(samples, options, progress)
     }
@@ -537,6 +467,19 @@ impl Engine {
     /// Tokens that the tokenizer knows: their ids are below this number.
     pub fn vocab_size(&self) -> usize {
         self.model.tokenizer().vocab_size()
+    }
+
+    /// Values of a latent, a thought or a token's embedding.
+    pub fn hidden_size(&self) -> usize {
+        self.model.hidden_size()
+    }
+
+    /// The input embeddings of tokens, end to end: `[ids, hidden_size]`, what [`Generation::latents`] are near to.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for an id that is beyond the model's vocabulary; errors of the device.
+    pub fn embeddings(&self, ids: &[u32]) -> Result<Vec<f32>> {
+        self.model.embeddings(ids)
     }
 
     /// The text of one token, as it stands in the middle of a text.

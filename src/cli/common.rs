@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::terminal;
 use crate::device::{ComputeDtype, DeviceKind};
-use crate::files::runs::{self, RUNS, Run};
+use crate::files::runs::RUNS;
 use crate::model::chat_template::Template;
 use crate::model::lora::LoraMode;
 use crate::{Engine, EngineOptions, Result};
@@ -78,14 +78,14 @@ impl ModelArgs {
 /// run.
 ///
 /// # Errors
-/// [`Error::Usage`] if there is no run; errors of [`runs::at`].
+/// Those of [`EngineOptions::of_run`] and [`EngineOptions::of_newest_run`].
 pub fn place(model: Option<&Path>, run: Option<&Path>) -> Result<(PathBuf, Option<PathBuf>)> {
-    let of_run = |run: Run| (run.model, Some(run.checkpoint));
-    Ok(match (model, run) {
-        (Some(model), _) => (model.to_owned(), None),
-        (None, Some(dir)) => of_run(runs::at(dir)?),
-        (None, None) => of_run(runs::newest(Path::new(RUNS))?),
-    })
+    let options = match (model, run) {
+        (Some(model), _) => EngineOptions::new(model),
+        (None, Some(dir)) => EngineOptions::of_run(dir)?,
+        (None, None) => EngineOptions::of_newest_run(RUNS)?,
+    };
+    Ok((options.model, options.adapter))
 }
 
 impl LoadArgs {

@@ -6,7 +6,7 @@ use super::shown::Shown;
 use super::{signals, terminal};
 use crate::device::{Device, DeviceTask, run_on_device};
 use crate::eval::table;
-use crate::files::runs::NewDir;
+use crate::files::new_run::NewDir;
 use crate::train::embedded::{self, EmbeddedOptions, Stage};
 use crate::train::{Stop, TrainFlags};
 use crate::{Error, Result};

@@ -17,7 +17,7 @@ use crate::eval::{COMPRESSION_FACTORS, EvalOptions};
 use crate::experiment::{
     self, FactorsOptions, FactorsSource, Given, Machine, Plan, Table1Options, TestSet, variants,
 };
-use crate::files::runs::NewDir;
+use crate::files::new_run::NewDir;
 use crate::model::prompt::FACTORS;
 use crate::train::TrainFlags;
 use crate::train::embedded::EVAL_BATCH;

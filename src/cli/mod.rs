@@ -29,6 +29,7 @@ mod terminal;
 pub mod train;
 mod typos;
 
+use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
@@ -70,14 +71,23 @@ enum Command {
     Doctor(doctor::DoctorArgs),
 }
 
-/// Parses the process's arguments, runs the command, and says in one line what went wrong: exit code 2
-/// for bad usage, 1 for anything else.
+/// Runs the command of the process's arguments.
 pub fn main() -> ExitCode {
+    ExitCode::from(run(std::env::args_os().collect()))
+}
+
+/// Runs the command of these arguments, of which the first is the program, and says in one line what went wrong: the exit code
+/// is 2 for bad usage, 1 for anything else. It takes over the process: signals, faults in mapped files, and what is logged.
+pub fn run(args: Vec<OsString>) -> u8 {
     let started = std::time::Instant::now();
     #[cfg(target_os = "linux")]
     crate::files::faults::install();
-    let cli = parse();
-    tracing_subscriber::fmt()
+    let cli = match parse(&args) {
+        Ok(cli) => cli,
+        Err(said) => return unparsed(&said),
+    };
+    // Where there is one already, the program around the command has chosen it.
+    let _ = tracing_subscriber::fmt()
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_env("COLAR_LOG")
                 .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn")),
@@ -88,15 +98,15 @@ pub fn main() -> ExitCode {
         .log_internal_errors(false)
         .without_time()
         .with_target(false)
-        .init();
+        .try_init();
     match level().and_then(|_| dispatch(cli, started)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) if terminal::is_unread(&e) => ExitCode::SUCCESS,
+        Ok(()) => 0,
+        Err(e) if terminal::is_unread(&e) => 0,
         // How to go on was said where the run ended.
-        Err(Error::Interrupted { .. }) => ExitCode::from(signals::exit_code()),
+        Err(Error::Interrupted { .. }) => signals::exit_code(),
         Err(e) => {
             terminal::note(format!("error: {}", flags::spelled(&e, &Cli::command())));
-            ExitCode::from(e.exit_code())
+            e.exit_code()
         }
     }
 }
@@ -107,30 +117,29 @@ fn command() -> clap::Command {
     flags::each(Cli::command(), &stated).mut_subcommand("train", defaults::shown)
 }
 
-/// Parses the process's arguments.
-fn parse() -> Cli {
+/// The command that arguments mean.
+fn parse(args: &[OsString]) -> Result<Cli, clap::Error> {
     let mut command = command();
     let matches = command
         .clone()
-        .try_get_matches_from_mut(std::env::args_os())
-        .unwrap_or_else(|e| unparsed(&typos::hinted(e, &command)));
-    Cli::from_arg_matches(&matches).unwrap_or_else(|e| unparsed(&e.format(&mut command)))
+        .try_get_matches_from_mut(args)
+        .map_err(|e| typos::hinted(e, &command, &args[args.len().min(1)..]))?;
+    Cli::from_arg_matches(&matches).map_err(|e| e.format(&mut command))
 }
 
-/// Prints the help or the fault of a command line, and ends the process.
-fn unparsed(said: &clap::Error) -> ! {
+/// Prints the help or the fault of a command line; the exit code.
+fn unparsed(said: &clap::Error) -> u8 {
     let printed = said.print().and_then(|()| std::io::stdout().flush()).map_err(terminal::unprinted);
-    let code = match printed {
+    match printed {
         // A fault that cannot be printed is told by the exit code alone.
-        _ if said.use_stderr() => said.exit_code(),
+        _ if said.use_stderr() => u8::try_from(said.exit_code()).unwrap_or(2),
         Ok(()) => 0,
         Err(e) if terminal::is_unread(&e) => 0,
         Err(e) => {
             terminal::note(format!("error: {e}"));
-            e.exit_code().into()
+            e.exit_code()
         }
-    };
-    std::process::exit(code)
+    }
 }
 
 fn dispatch(cli: Cli, started: std::time::Instant) -> Result<()> {

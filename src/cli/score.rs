@@ -57,7 +57,10 @@ pub fn run(args: &ScoreArgs) -> Result<()> {
     }
     let options = ScoreOptions { method, compression_factor: args.cf, batch_tokens: args.batch_tokens };
     let bar = common::progress(samples.len(), "scoring");
-    let scores = engine.score(&samples, &options, &mut |done| bar.set_position(done as u64))?;
+    let scores = engine.score(&samples, &options, &mut |done| {
+        bar.set_position(done as u64);
+        Ok(())
+    })?;
     bar.finish_and_clear();
     terminal::print(&if args.json { lines(&scores)? } else { table(&scores) })
 }

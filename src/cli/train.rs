@@ -9,7 +9,7 @@ use clap::Args;
 
 use super::shown::Shown;
 use super::{signals, terminal};
-use crate::files::runs::NewDir;
+use crate::files::new_run::NewDir;
 use crate::train::{RlOptions, RlRun, Stage, Stop, TrainFlags, TrainOptions, TrainRun};
 use crate::{Error, Result};
 

@@ -1,13 +1,15 @@
 //! Flags that do not exist: the error names the one that was meant.
 
+use std::ffi::OsString;
+
 use clap::Command;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use crate::train::nearest;
 
-/// The error with a hint at the nearest flag of the subcommand, in the place of clap's own: clap knows slips, and not what
+/// The error that these words make, with a hint at the nearest flag of the subcommand, in the place of clap's own: clap knows slips, and not what
 /// means the same in other programs.
-pub(super) fn hinted(mut error: clap::Error, root: &Command) -> clap::Error {
+pub(super) fn hinted(mut error: clap::Error, root: &Command, words: &[OsString]) -> clap::Error {
     if error.kind() != ErrorKind::UnknownArgument {
         return error;
     }
@@ -15,8 +17,8 @@ pub(super) fn hinted(mut error: clap::Error, root: &Command) -> clap::Error {
     let given = given.trim_start_matches('-').to_owned();
     let mut command = root;
     // Values of flags that come before a subcommand are none of its names: subcommands come first here.
-    for word in std::env::args().skip(1) {
-        match command.find_subcommand(&word) {
+    for word in words {
+        match command.find_subcommand(word) {
             Some(next) => command = next,
             None => break,
         }

@@ -10,8 +10,10 @@ pub mod json;
 #[cfg(feature = "train")]
 pub mod lock;
 pub mod mapped;
-pub mod pytorch;
 #[cfg(feature = "cli")]
+pub mod new_run;
+pub mod pytorch;
+#[cfg(feature = "train")]
 pub mod runs;
 pub mod safetensors;
 pub mod staged;

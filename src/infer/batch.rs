@@ -14,11 +14,11 @@ use std::time::Instant;
 
 use super::adapters::{AdapterIndex, by_adapter};
 use super::prefixes::{Prefix, Source, longest, worth_waiting};
-use super::request::{Event, TraceToken};
+use super::request::Event;
 use super::rollout::Recorder;
 use super::rows::{embed, select};
 use super::sequence::{Parts, Phase, Sequence, accept, purpose};
-use super::trace::end_probabilities;
+use super::trace::{Traced, end_probabilities, scaled};
 use super::{thoughts, unfit};
 use crate::Result;
 use crate::device::{Device, Draw, RowForm, TensorInfo, TokenChoice};
@@ -62,8 +62,8 @@ struct Inputs<D: Device> {
     thought_rows: Vec<u32>,
     /// Latents of the sequences of each adapter.
     latents: Vec<Latents<D>>,
-    /// Tokens nearest to the vectors of those that are to show them, by index of the sequence.
-    traces: Vec<(usize, Vec<TraceToken>)>,
+    /// The vectors of those that are to show them.
+    traces: Vec<Traced>,
 }
 
 /// Latents that were drawn together, a row for each of `drawers`, and the hidden states that they were drawn from.
@@ -278,8 +278,10 @@ impl<'a, D: Device> Batch<'a, D> {
 
         // From here on nothing fails.
         let separator = self.parts.separator;
-        for (i, tokens) in traces {
-            self.sequences[i].trace.push(tokens);
+        for traced in traces {
+            let s = &mut self.sequences[traced.sequence];
+            s.trace.push(traced.tokens);
+            s.latents.push(traced.vector);
         }
         for (i, probability) in ends {
             self.sequences[i].end_probabilities.push(probability);
@@ -346,34 +348,30 @@ impl<'a, D: Device> Batch<'a, D> {
             let (thinkers, h) = states(&rows)?;
             let z = thoughts::think(device, self.parts.models.of(adapter), h)?;
             device.scatter_rows(1.0, &z, &device.index(&rows)?, &mut inputs.x)?;
-            self.trace(&thinkers, &z, &mut inputs.traces)?;
+            self.trace(&thinkers, &z, 1.0, &mut inputs.traces)?;
         }
         for (adapter, rows) in by_adapter(&inputs.latent_rows) {
             let model = self.parts.models.of(adapter);
             let (drawers, h) = states(&rows)?;
             let (z, hidden) = self.draw_latents(model, &drawers, h)?;
             device.scatter_rows(model.embeds_std, &z, &device.index(&rows)?, &mut inputs.x)?;
-            self.trace(&drawers, &z, &mut inputs.traces)?;
+            self.trace(&drawers, &z, model.embeds_std, &mut inputs.traces)?;
             inputs.latents.push(Latents { drawers, z, hidden });
         }
         Ok(inputs)
     }
 
-    /// Adds the tokens nearest to each row of `z` for those of `thinkers` that are to show them.
-    fn trace(
-        &self,
-        thinkers: &[usize],
-        z: &D::Tensor,
-        traces: &mut Vec<(usize, Vec<TraceToken>)>,
-    ) -> Result<()> {
+    /// Adds each row of `z`, which is fed times `scale`, for those of `thinkers` that are to show them.
+    fn trace(&self, thinkers: &[usize], z: &D::Tensor, scale: f32, traces: &mut Vec<Traced>) -> Result<()> {
         let Parts { device, model, tokenizer, nearest, .. } = self.parts;
         if !thinkers.iter().any(|&i| self.sequences[i].request.trace) {
             return Ok(());
         }
         let values = device.read(z)?;
-        for (&i, z) in thinkers.iter().zip(values.chunks_exact(z.cols())) {
-            if self.sequences[i].request.trace {
-                traces.push((i, nearest.tokens(*device, model, tokenizer, z)?));
+        for (&sequence, z) in thinkers.iter().zip(values.chunks_exact(z.cols())) {
+            if self.sequences[sequence].request.trace {
+                let tokens = nearest.tokens(*device, model, tokenizer, z)?;
+                traces.push(Traced { sequence, tokens, vector: scaled(z, scale) });
             }
         }
         Ok(())

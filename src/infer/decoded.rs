@@ -10,7 +10,7 @@ use super::request::Event;
 use super::rollout::Recorder;
 use super::rows::select;
 use super::sequence::{Parts, Phase, Sequence, accept, purpose};
-use super::trace::end_probabilities;
+use super::trace::{end_probabilities, scaled};
 use super::unfit;
 use crate::Result;
 use crate::device::decoder::{Decoder, DecoderModel, Drawn, LatentEnd, LatentSequence};
@@ -115,6 +115,7 @@ fn take_in<D: Device>(
                 let width = drawn.latents.cols();
                 let z = &values[place(step, n) as usize * width..][..width];
                 s.trace.push(parts.nearest.tokens(device, parts.model, parts.tokenizer, z)?);
+                s.latents.push(scaled(z, parts.model.embeds_std));
             }
         }
         if let Some(recorder) = recorder.as_deref_mut() {

@@ -11,9 +11,10 @@ use super::generate;
 use super::needs;
 use super::request::{Event, Generation, Prompt, Request};
 use super::rollout::{Recorder, Rollouts, no_density};
+use super::rows;
 use super::sequence::{Parts, Phase, Prepared};
 use super::trace::Nearest;
-use crate::device::Device;
+use crate::device::{Device, TensorInfo};
 use crate::model::loading::OnLoading;
 use crate::model::lora::LoraMode;
 use crate::model::open::{Additions, Opened, open_over, open_watched};
@@ -245,6 +246,22 @@ impl<D: Device> Loaded<D> {
                 );
             });
         }
+    }
+
+    /// The input embeddings of tokens, end to end: `[ids, H]`.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for an id that has none; errors of the device.
+    pub(crate) fn embeddings(&self, ids: &[u32]) -> Result<Vec<f32>> {
+        let model = &self.opened.model;
+        let rows = model.params.get(model.transformer.embed).rows();
+        if let Some(id) = ids.iter().find(|&&id| id as usize >= rows) {
+            return Err(Error::usage(format!("`ids`: {id} is beyond the vocabulary, of {rows} tokens")));
+        }
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.device.scope(|| self.device.read(&rows::embed(&self.device, model, ids)?))
     }
 
     /// Tokens of a request's prompt.

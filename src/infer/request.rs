@@ -119,7 +119,7 @@ pub struct Request {
     pub prompt: Prompt,
     /// How to sample.
     pub sampling: Sampling,
-    /// Whether to report the tokens nearest to each latent or thought.
+    /// Whether to report each latent or thought, and the tokens nearest to it.
     pub trace: bool,
     /// The adapter that answers, by its name among [`EngineOptions::adapters`](crate::EngineOptions::adapters). `None` is
     /// the engine's own: the one that it was [chosen](crate::Engine::with_adapter) for, or no such adapter.
@@ -207,6 +207,10 @@ pub struct Generation {
     /// separator; empty unless a trace was asked for. A limit may end them whatever it is.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub end_probabilities: Vec<f32>,
+    /// Per latent or thought, the `hidden_size` values that the model was fed, in the units of its input embeddings; empty
+    /// unless a trace was asked for. They are in no JSON.
+    #[serde(skip)]
+    pub latents: Vec<Vec<f32>>,
 }
 
 #[cfg(test)]
@@ -228,6 +232,7 @@ impl Generation {
             answer_ms: 0.0,
             trace: Vec::new(),
             end_probabilities: Vec::new(),
+            latents: Vec::new(),
         }
     }
 }

@@ -77,6 +77,8 @@ pub(super) struct Sequence {
     pub firsts: [Option<Instant>; 2],
     pub trace: Vec<Vec<TraceToken>>,
     pub end_probabilities: Vec<f32>,
+    /// Latents and thoughts as they were fed, `[H]` each, of a request that is traced.
+    pub latents: Vec<Vec<f32>>,
 }
 
 impl Sequence {
@@ -102,6 +104,7 @@ impl Sequence {
             firsts: [None; 2],
             trace: Vec::new(),
             end_probabilities: Vec::new(),
+            latents: Vec::new(),
         }
     }
 
@@ -264,5 +267,6 @@ pub(super) fn finish<D: Device>(parts: &Parts<'_, D>, s: Sequence) -> Result<Gen
         answer_ms: ms(reasoned, ended),
         trace: s.trace,
         end_probabilities: s.end_probabilities,
+        latents: s.latents,
     })
 }

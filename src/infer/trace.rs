@@ -61,6 +61,21 @@ impl Nearest {
     }
 }
 
+/// A vector that is traced.
+pub(super) struct Traced {
+    /// The sequence that it is of.
+    pub sequence: usize,
+    /// The tokens nearest to it.
+    pub tokens: Vec<TraceToken>,
+    /// The vector as it is fed, `[H]`.
+    pub vector: Vec<f32>,
+}
+
+/// A latent in the units of input embeddings, as it is fed.
+pub(super) fn scaled(z: &[f32], embeds_std: f32) -> Vec<f32> {
+    z.iter().map(|z| embeds_std * z).collect()
+}
+
 /// The probability of the token `separator` after each hidden state of `h[n, H]`, at temperature 1, with `bias` added to its
 /// logit.
 pub(super) fn end_probabilities<D: Device>(

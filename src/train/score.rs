@@ -40,17 +40,17 @@ impl Default for ScoreOptions {
     }
 }
 
-/// Scores `samples`; calls `progress` with the number done after each forward pass.
+/// Scores `samples`; calls `progress` with the number done after each forward pass, which may end it by an error.
 ///
 /// # Errors
 /// [`Error::Usage`] for an empty data set, a compression factor of 0, or other than 1 where nothing is
 /// compressed, a sample that holds a mark of the prompt or is beyond [`Loaded::most_positions`]; a model without the latent head or the thoughts of the method;
-/// a loss that is not finite, naming the sample; and errors of the device.
+/// a loss that is not finite, naming the sample; errors of the device, and of `progress`.
 pub fn score<D: Device>(
     loaded: &Loaded<D>,
     samples: &[Sample],
     options: &ScoreOptions,
-    progress: &mut dyn FnMut(usize),
+    progress: &mut dyn FnMut(usize) -> Result<()>,
 ) -> Result<Score> {
     if samples.is_empty() {
         return Err(Error::usage("there is nothing to score: the data set is empty"));
@@ -84,13 +84,13 @@ pub fn score<D: Device>(
         let rows = segments.positions(options.compression_factor);
         if batch.rows() > 0 && batch.rows() + rows > options.batch_tokens {
             flush(loaded, samples, &batch, &mut scores, &mut total)?;
-            progress(scores.len());
+            progress(scores.len())?;
             batch = Batch::new();
         }
         batch.push(recipe.packing, &segments, None);
         if i + 1 == samples.len() {
             flush(loaded, samples, &batch, &mut scores, &mut total)?;
-            progress(scores.len());
+            progress(scores.len())?;
         }
     }
     Ok(Score { samples: scores, total: total.means() })
@@ -256,7 +256,7 @@ mod tests {
         let loaded = load(true);
         let samples = samples();
         let options = ScoreOptions { compression_factor: 2, batch_tokens: 4096, ..ScoreOptions::default() };
-        let got = score(&loaded, &samples, &options, &mut |_| ()).unwrap();
+        let got = score(&loaded, &samples, &options, &mut |_| Ok(())).unwrap();
         let mut batch = Batch::new();
         let opened = &loaded.opened;
         for s in &samples {
@@ -297,7 +297,11 @@ mod tests {
         let of = |batch_tokens| {
             let options = ScoreOptions { compression_factor: 3, batch_tokens, ..ScoreOptions::default() };
             let mut heard = Vec::new();
-            let s = score(&loaded, &samples, &options, &mut |done| heard.push(done)).unwrap();
+            let s = score(&loaded, &samples, &options, &mut |done| {
+                heard.push(done);
+                Ok(())
+            })
+            .unwrap();
             (s, heard)
         };
         let ((together, one), (alone, three)) = (of(4096), of(1));
@@ -315,20 +319,31 @@ mod tests {
     }
 
     #[test]
+    fn whoever_hears_of_the_progress_may_end_it() {
+        let mut heard = 0;
+        let options = ScoreOptions { batch_tokens: 1, ..ScoreOptions::default() };
+        let ended = score(&load(true), &samples(), &options, &mut |_| {
+            heard += 1;
+            Err(Error::other("enough"))
+        });
+        assert_eq!((ended.unwrap_err().to_string().as_str(), heard), ("enough", 1));
+    }
+
+    #[test]
     fn reasoning_text_has_no_latent_losses() {
         let loaded = load(false);
         let options = ScoreOptions { method: Method::Cot, batch_tokens: 64, ..ScoreOptions::default() };
-        let got = score(&loaded, &samples(), &options, &mut |_| ()).unwrap();
+        let got = score(&loaded, &samples(), &options, &mut |_| Ok(())).unwrap();
         assert!(got.total.ce > 0.0);
         assert_eq!((got.total.latent_mse, got.total.latent_positions), (None, 0));
         let line = serde_json::to_value(&got.samples[0]).unwrap();
         assert!(line["latent_nll"].is_null() && line["ce"].is_f64(), "{line}");
         let colar = ScoreOptions { method: Method::Colar, ..options };
-        assert!(score(&loaded, &samples(), &colar, &mut |_| ()).is_err());
+        assert!(score(&loaded, &samples(), &colar, &mut |_| Ok(())).is_err());
         assert!(
-            score(&loaded, &samples(), &ScoreOptions { compression_factor: 2, ..options }, &mut |_| ())
+            score(&loaded, &samples(), &ScoreOptions { compression_factor: 2, ..options }, &mut |_| Ok(()))
                 .is_err()
         );
-        assert!(score(&loaded, &[], &options, &mut |_| ()).is_err());
+        assert!(score(&loaded, &[], &options, &mut |_| Ok(())).is_err());
     }
 }

@@ -33,7 +33,7 @@ fn requests(max_new_tokens: usize) -> Vec<Request> {
 fn scored(model: &Model, batch_tokens: usize) -> Result<()> {
     let samples: Vec<_> = cases("llama-tiny")["samples"].as_array().unwrap().iter().map(sample).collect();
     let options = ScoreOptions::default().compression_factor(2).batch_tokens(batch_tokens);
-    score(model, &samples, &options, &mut |_| ()).map(drop)
+    score(model, &samples, &options, &mut |_| Ok(())).map(drop)
 }
 
 /// The line that a run without room fails with.

@@ -76,8 +76,8 @@ fn on_cpu(name: &str) -> Engine {
 fn scores(name: &str, dtype: Dtype, tolerance: f64) {
     let samples: Vec<_> = cases(name)["samples"].as_array().unwrap().iter().map(sample).collect();
     let options = ScoreOptions::default().compression_factor(2);
-    let mine = score(&load(name, dtype), &samples, &options, &mut |_| ()).unwrap();
-    let theirs = on_cpu(name).score(&samples, &options, &mut |_| ()).unwrap();
+    let mine = score(&load(name, dtype), &samples, &options, &mut |_| Ok(())).unwrap();
+    let theirs = on_cpu(name).score(&samples, &options, &mut |_| Ok(())).unwrap();
     for (mine, theirs) in mine.samples.iter().zip(&theirs.samples) {
         let (mine, theirs) = (&mine.losses, &theirs.losses);
         let pairs = [

@@ -17,7 +17,7 @@ pub(super) fn score<D: Device>(
     samples: &[Sample],
     recipe: &Recipe<'_>,
     batch_tokens: usize,
-    progress: &mut dyn FnMut(usize),
+    progress: &mut dyn FnMut(usize) -> Result<()>,
 ) -> Result<Score> {
     let thoughts = loaded.opened.model.thoughts_of(recipe.packing.method)?.count;
     let (mut scores, mut total) = (Vec::with_capacity(samples.len()), ThoughtSums::default());
@@ -27,14 +27,14 @@ pub(super) fn score<D: Device>(
         let rows = example.rows(thoughts);
         if filled > 0 && filled + rows > batch_tokens {
             flush(loaded, samples, &batch, thoughts, filled, &mut scores, &mut total)?;
-            progress(scores.len());
+            progress(scores.len())?;
             (batch, filled) = (ThoughtBatch::new(), 0);
         }
         batch.push(&example)?;
         filled += rows;
     }
     flush(loaded, samples, &batch, thoughts, filled, &mut scores, &mut total)?;
-    progress(scores.len());
+    progress(scores.len())?;
     Ok(Score { samples: scores, total: means(&total) })
 }
 
