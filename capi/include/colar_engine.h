@@ -17,6 +17,9 @@
  *
  * Threads. Any thread may call any function with any object at any time, except that an object that is being freed is in no
  * other call, and is in none afterwards. What a colar_handle lends is lent until the next call on that handle.
+ *
+ * Log. The library writes to no stream of the program but where it has a fault. What there is to know beside errors, as of
+ * loading, is heard by the callback of colar_set_log_callback().
  */
 
 
@@ -48,6 +51,24 @@ typedef enum colar_status {
      */
     COLAR_STATUS_OTHER = 3,
 } colar_status;
+
+/**
+ * How much a line of the log is to be heeded.
+ */
+typedef enum colar_log_level {
+    /**
+     * Something has failed.
+     */
+    COLAR_LOG_LEVEL_ERROR = 1,
+    /**
+     * It goes on, though perhaps not as was meant.
+     */
+    COLAR_LOG_LEVEL_WARN = 2,
+    /**
+     * What is done.
+     */
+    COLAR_LOG_LEVEL_INFO = 3,
+} colar_log_level;
 
 /**
  * Why a request ended.
@@ -134,6 +155,12 @@ typedef struct colar_model colar_model;
  * gives alone.
  */
 typedef struct colar_scheduler colar_scheduler;
+
+/**
+ * Hears a line of the log, without a line feed. The text lives as long as the call. It may run on any thread that works for
+ * the library, on one at a time; lines that the library logs while it runs on that thread are lost.
+ */
+typedef void (*colar_log_callback)(enum colar_log_level level, const char *text, void *user_data);
 
 /**
  * Hears how far a model is loaded: so many bytes of its weights, of so many in all. Returns false to stop loading. It may
@@ -476,6 +503,14 @@ enum colar_status colar_last_status(void);
  * The library's version, as "0.1.0"; never freed.
  */
 const char *colar_version(void);
+
+/**
+ * Has `callback` hear the lines that the library logs, from now on and in place of the one before; NULL has nobody hear them, as
+ * at the beginning. Once it returns, the one before is in no call any more, and is called no more. Returns false on error:
+ * from within a callback of this kind, which cannot set another.
+ */
+bool colar_set_log_callback(colar_log_callback callback,
+                            void *user_data);
 
 /**
  * Parameters of colar_model_load() as they are without a wish.

@@ -12,6 +12,7 @@ mod error;
 mod event;
 mod generation;
 mod handle;
+mod log;
 mod model;
 mod params;
 mod request;

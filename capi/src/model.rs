@@ -77,7 +77,9 @@ impl Model {
             let goes_on = unsafe { hear(bytes, total, user_data.pointer()) };
             if goes_on { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })?;
-        let description = text::c_string(engine.loaded());
+        let description = engine.loaded();
+        tracing::info!("loaded {description}");
+        let description = text::c_string(description);
         let method = engine.default_method().map(|method| text::c_string(method.name().to_owned()));
         Ok(Model { engine, description, method })
     }

@@ -41,6 +41,43 @@ static bool on_progress(uint64_t bytes, uint64_t total, void *user_data) {
     return progress->goes_on;
 }
 
+struct log {
+    int lines;
+    bool loaded;
+};
+
+static void on_log(colar_log_level level, const char *text, void *user_data) {
+    struct log *log = user_data;
+    log->lines++;
+    if (strchr(text, '\n') || level < COLAR_LOG_LEVEL_ERROR || level > COLAR_LOG_LEVEL_INFO) {
+        log->lines = -1000;
+    }
+    if (level == COLAR_LOG_LEVEL_INFO && !strncmp(text, "loaded ", 7) && strstr(text, "on cpu")) {
+        log->loaded = true;
+    }
+    /* It cannot set another, nor wait for itself. */
+    if (colar_set_log_callback(NULL, NULL)) {
+        log->lines = -1000;
+    }
+}
+
+/* A model tells how it is loaded, to the one who asked for it and as long as it is asked. */
+static void logging(const char *path) {
+    colar_model_params params = colar_model_default_params();
+    params.device = "cpu";
+    struct log log = {0}, other = {0};
+    CHECK(colar_set_log_callback(on_log, &log));
+    colar_model_free(colar_model_load(path, &params));
+    CHECK(log.loaded && log.lines == 1);
+    CHECK(colar_set_log_callback(on_log, &other));
+    colar_model_free(colar_model_load(path, &params));
+    CHECK(log.lines == 1 && other.loaded);
+    check_error(COLAR_STATUS_USAGE, "`callback` cannot be set from within");
+    CHECK(colar_set_log_callback(NULL, NULL));
+    colar_model_free(colar_model_load(path, &params));
+    CHECK(other.lines == 1);
+}
+
 static colar_model *loading(const char *path, const char *checkpoint) {
     CHECK(!*colar_last_error() && colar_last_status() == COLAR_STATUS_OK);
     CHECK(!colar_model_load(NULL, NULL));
@@ -222,13 +259,21 @@ static void scheduling(colar_model *model) {
     do {
         CHECK(colar_handle_next(runs, -1, &event) == COLAR_NEXT_EVENT);
     } while (event.number < 2); /* its first step has been counted by then */
-    colar_handle *waits = colar_scheduler_submit(scheduler, QUESTION, NULL, 1);
+    colar_handle *waits = colar_scheduler_submit(scheduler, QUESTION, NULL, 0);
     CHECK(waits);
     CHECK(!colar_scheduler_submit(scheduler, QUESTION, NULL, 0));
     check_error(COLAR_STATUS_QUEUE_FULL, "the queue is full");
     colar_scheduler_load load = colar_scheduler_get_load(scheduler);
     CHECK(load.cache_positions == 4096 && load.used_positions > 3000);
+    colar_handle_cancel(waits);
     colar_generation *made = colar_handle_wait(waits);
+    CHECK(made && made->ending == COLAR_ENDING_CANCELLED);
+    colar_generation_free(made);
+    colar_handle_free(waits);
+    /* The queue has room again, for one whose time is over before its turn. */
+    waits = colar_scheduler_submit(scheduler, QUESTION, NULL, 1);
+    CHECK(waits);
+    made = colar_handle_wait(waits);
     CHECK(made && made->ending == COLAR_ENDING_DEADLINE && made->n_latents == 0 && isnan(made->first_latent_ms));
     colar_generation_free(made);
     CHECK(colar_handle_next(waits, 0, &event) == COLAR_NEXT_END);
@@ -280,6 +325,7 @@ int main(int argc, char **argv) {
     generating(model);
     scheduling(model);
     nothing();
+    logging(argv[1]);
     printf("version %s\n", colar_version());
     return 0;
 }

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::{env, fs};
 
 /// Files in the order in which the header has what they define.
-const FILES: [&str; 8] =
-    ["error", "params", "model", "event", "generation", "request", "scheduler", "handle"];
+const FILES: [&str; 9] =
+    ["error", "log", "params", "model", "event", "generation", "request", "scheduler", "handle"];
 
 #[test]
 fn the_header_is_that_of_the_source() {
