@@ -118,7 +118,6 @@ __device__ void attention(const uint32_t* tiles, float scale, uint32_t kv_heads,
                 }
             }
         }
-        __syncwarp();
     }
 #pragma unroll
     for (uint32_t r = 0; r < ROWS_PER_WARP; r++) {

@@ -127,6 +127,40 @@ struct alignas(COUNT * sizeof(T) < 16 ? COUNT * sizeof(T) : 16) Some {
     T at[COUNT];
 };
 
+// A number that is known when a kernel is compiled.
+template <uint32_t N>
+struct Count {
+    static constexpr uint32_t VALUE = N;
+};
+
+// Calls take(Count<N>(), c) for all columns c .. c + N of a row, which the threads of the block share out among them: as
+// many at a time as 16 bytes hold of A where every row begins at a multiple of 16 bytes, and else one by one.
+template <class A, class Take>
+__device__ __forceinline__ void each_columns(uint32_t cols, Take take) {
+    constexpr uint32_t N = Vec<A>::COUNT;
+    if (cols % N == 0) {
+        for (uint32_t c = threadIdx.x * N; c < cols; c += blockDim.x * N) take(Count<N>(), c);
+    } else {
+        for (uint32_t c = threadIdx.x; c < cols; c += blockDim.x) take(Count<1>(), c);
+    }
+}
+
+// Elements as float32.
+template <uint32_t N, class A>
+__device__ __forceinline__ void load_columns(const A* from, float (&x)[N]) {
+    const Some<A, N> some = *reinterpret_cast<const Some<A, N>*>(from);
+#pragma unroll
+    for (uint32_t i = 0; i < N; i++) x[i] = to_float(some.at[i]);
+}
+
+template <uint32_t N, class A>
+__device__ __forceinline__ void store_columns(A* to, const float (&x)[N]) {
+    Some<A, N> some;
+#pragma unroll
+    for (uint32_t i = 0; i < N; i++) some.at[i] = from_float<A>(x[i]);
+    *reinterpret_cast<Some<A, N>*>(to) = some;
+}
+
 // Stores four elements in one access, where a structure of them would be stored one by one.
 __device__ __forceinline__ void store_four(bf16* to, const bf16 (&x)[4]) {
     uint64_t all = 0;
@@ -165,7 +199,7 @@ __device__ __forceinline__ float block_max(float x) {
     SHARED(float, parts, 32);
     const uint32_t warps = blockDim.x / 32;
     x = warp_max(x);
-    __syncthreads();
+    __syncthreads();  // an earlier call's parts have been read, in a kernel that calls it twice
     if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = x;
     __syncthreads();
     float most = parts[0];

@@ -114,11 +114,11 @@ __device__ __noinline__ void scan_event(Work<A, M>& work) {
     }
 }
 
-// Decides which sequences stop drawing latents, the same in every block, and updates their state.
+// Decides which sequences stop drawing latents, the same in every block, and updates their state. The grid waits before and
+// after it.
 template <class A, uint32_t M>
 __device__ __noinline__ void decide_event(Work<A, M>& work) {
     const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, shares = 2 * grid_warps();
-    __syncthreads();
     for (uint32_t m = warp; m < work.count; m += blockDim.x / 32) {
         Sequence& s = work.sequences[m];
         if (s.open == 0) continue;
@@ -137,5 +137,4 @@ __device__ __noinline__ void decide_event(Work<A, M>& work) {
             s.open = ends || s.drawn >= s.limit ? 0 : 1;
         }
     }
-    __syncthreads();
 }

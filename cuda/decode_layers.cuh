@@ -223,18 +223,17 @@ __device__ __forceinline__ void prefetch_qkv(const Model<A>& model, const Layer<
     prefetch_units(weight.units(), model.hidden * sizeof(A), weight);
 }
 
-// The final hidden states, which stay staged and go to `hidden`.
+// The final hidden states, which stay staged and go to `hidden`. The grid has waited before.
 template <class A, uint32_t M>
 __device__ __noinline__ void final_norm(Work<A, M>& work, uint32_t step) {
     const Model<A>& model = work.model;
     const uint32_t k = model.hidden;
     const Rows x = work.rows(k);
-    __syncthreads();
     stage_rms_norm<M>(work, x, model.norm);
     __syncthreads();
     A* to = work.hidden + uint64_t(step) * work.count * k;
     for (uint64_t i = grid_thread(); i < uint64_t(work.count) * k; i += grid_threads()) {
-        if (work.open(i / k)) to[i] = from_float<A>(x.at()[i / k * x.stride + i % k]);
+        if (work.open(i / k)) to[i] = from_float<A>(x.at()[i / k * x.stride + staged_at<A>(i % k)]);
     }
 }
 

@@ -121,8 +121,8 @@ struct Work {
 
     __device__ Rows rows(uint32_t k) const {
         // A piece begins at a multiple of 16 bytes of every row, and of a warp's step.
-        const uint32_t most = model.staged / M / 256 * 256;
-        return Rows{k <= model.staged / M ? k : most};
+        const uint32_t most = model.staged / M / WARP_STEP * WARP_STEP, whole = staged_length<A>(k);
+        return Rows{whole <= model.staged / M ? whole : most};
     }
 
     __device__ bool open(uint32_t m) const { return m < count && sequences[m].open != 0; }
@@ -170,11 +170,11 @@ __device__ __forceinline__ void stage_rows(const Work<A, M>& work, const Rows& x
     for (uint32_t m = 0; m < M; m++) {
         float* const row = x.at() + m * x.stride;
         if (!work.open(m)) {
-            for (uint32_t c = threadIdx.x; c < len; c += blockDim.x) row[c] = 0.0f;
+            for (uint32_t c = threadIdx.x; c < len; c += blockDim.x) row[staged_at<A>(c)] = 0.0f;
             continue;
         }
         each_column<LOADS>(
-            len, [&](uint32_t c) { return value(m, from + c); }, [&](uint32_t c, float s) { row[c] = s; });
+            len, [&](uint32_t c) { return value(m, from + c); }, [&](uint32_t c, float s) { row[staged_at<A>(c)] = s; });
     }
 }
 
@@ -187,14 +187,14 @@ __device__ __forceinline__ void stage_rms_norm(const Work<A, M>& work, const Row
     for (uint32_t m = 0; m < M; m++) {
         squares[m] = 0.0f;
         if (!work.open(m)) {
-            for (uint32_t c = threadIdx.x; c < cols; c += blockDim.x) x.at()[m * x.stride + c] = 0.0f;
+            for (uint32_t c = threadIdx.x; c < cols; c += blockDim.x) x.at()[m * x.stride + staged_at<A>(c)] = 0.0f;
             continue;
         }
         const float* row = work.model.stream + uint64_t(m) * cols;
         each_column<AHEAD>(
             cols, [&](uint32_t c) { return row[c]; },
             [&](uint32_t c, float s) {
-                x.at()[m * x.stride + c] = s;
+                x.at()[m * x.stride + staged_at<A>(c)] = s;
                 squares[m] += s * s;
             });
     }
@@ -205,7 +205,7 @@ __device__ __forceinline__ void stage_rms_norm(const Work<A, M>& work, const Row
         cols, [&](uint32_t c) { return w[c]; },
         [&](uint32_t c, float factor) {
 #pragma unroll
-            for (uint32_t m = 0; m < M; m++) x.at()[m * x.stride + c] *= squares[m] * factor;
+            for (uint32_t m = 0; m < M; m++) x.at()[m * x.stride + staged_at<A>(c)] *= squares[m] * factor;
         });
 }
 
@@ -218,7 +218,7 @@ __device__ __forceinline__ void stage_layer_norm(const Work<A, M>& work, const R
 #pragma unroll
     for (uint32_t m = 0; m < M; m++) {
         mean[m] = 0.0f;
-        for (uint32_t c = threadIdx.x; c < cols; c += blockDim.x) mean[m] += x.at()[m * x.stride + c];
+        for (uint32_t c = threadIdx.x; c < cols; c += blockDim.x) mean[m] += x.at()[m * x.stride + staged_at<A>(c)];
     }
     block_sums<M>(mean);
 #pragma unroll
@@ -226,7 +226,7 @@ __device__ __forceinline__ void stage_layer_norm(const Work<A, M>& work, const R
         mean[m] /= float(cols);
         squares[m] = 0.0f;
         for (uint32_t c = threadIdx.x; c < cols; c += blockDim.x) {
-            const float d = x.at()[m * x.stride + c] - mean[m];
+            const float d = x.at()[m * x.stride + staged_at<A>(c)] - mean[m];
             squares[m] += d * d;
         }
     }
@@ -242,7 +242,7 @@ __device__ __forceinline__ void stage_layer_norm(const Work<A, M>& work, const R
         [&](uint32_t c, Affine affine) {
 #pragma unroll
             for (uint32_t m = 0; m < M; m++) {
-                float& at = x.at()[m * x.stride + c];
+                float& at = x.at()[m * x.stride + staged_at<A>(c)];
                 at = work.open(m) ? (at - mean[m]) * squares[m] * affine.w + affine.b : 0.0f;
             }
         });

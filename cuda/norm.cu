@@ -10,7 +10,8 @@
 // and, summed over all rows, dw = dout * n and db = dout; of RMSNorm n is s * r.
 //
 // A block takes one row, or one head of it where heads are normalised one by one. Each thread keeps its columns in no
-// registers but reads them again from the first-level cache: rows are at most some tens of KiB. Where the weights'
+// registers but reads them again from the first-level cache: rows are at most some tens of KiB. Rows that begin at
+// multiples of 16 bytes are read and written 16 bytes at a time. Where the weights'
 // gradients are wanted, a block takes `each` rows and adds up their parts in shared memory, every thread those of its
 // own columns; norm_backward_weights then adds the blocks'.
 #include "common.cuh"
@@ -19,38 +20,94 @@ template <class A>
 __device__ void rms_norm(const A* x, const A* delta, const float* w, float eps, uint32_t cols, A* sum, A* out) {
     const uint64_t at = uint64_t(blockIdx.x) * cols;
     float squares = 0.0f;
-    for (uint32_t c = threadIdx.x; c < cols; c += blockDim.x) {
-        float s = to_float(x[at + c]);
+    each_columns<A>(cols, [&](auto count, uint32_t c) {
+        constexpr uint32_t N = decltype(count)::VALUE;
+        float s[N];
+        load_columns(x + at + c, s);
         if (delta != nullptr) {
-            const A rounded = from_float<A>(s + to_float(delta[at + c]));
-            sum[at + c] = rounded;
-            s = to_float(rounded);
+            float d[N];
+            load_columns(delta + at + c, d);
+#pragma unroll
+            for (uint32_t i = 0; i < N; i++) s[i] = to_float(from_float<A>(s[i] + d[i]));
+            store_columns(sum + at + c, s);
         }
-        squares += s * s;
-    }
+#pragma unroll
+        for (uint32_t i = 0; i < N; i++) squares += s[i] * s[i];
+    });
     const float r = 1.0f / sqrtf(block_sum(squares) / float(cols) + eps);
     const A* from = delta != nullptr ? sum : x;
-    for (uint32_t c = threadIdx.x; c < cols; c += blockDim.x) {
-        out[at + c] = from_float<A>(to_float(from[at + c]) * r * w[c]);
-    }
+    each_columns<A>(cols, [&](auto count, uint32_t c) {
+        constexpr uint32_t N = decltype(count)::VALUE;
+        float s[N], weight[N];
+        load_columns(from + at + c, s);
+        load_columns(w + c, weight);
+#pragma unroll
+        for (uint32_t i = 0; i < N; i++) s[i] = s[i] * r * weight[i];
+        store_columns(out + at + c, s);
+    });
 }
 
 template <class A>
 __device__ void layer_norm(const A* x, const float* w, const float* b, uint32_t cols, A* out) {
     const uint64_t at = uint64_t(blockIdx.x) * cols;
     float sum = 0.0f;
-    for (uint32_t c = threadIdx.x; c < cols; c += blockDim.x) sum += to_float(x[at + c]);
+    each_columns<A>(cols, [&](auto count, uint32_t c) {
+        constexpr uint32_t N = decltype(count)::VALUE;
+        float v[N];
+        load_columns(x + at + c, v);
+#pragma unroll
+        for (uint32_t i = 0; i < N; i++) sum += v[i];
+    });
     const float mean = block_sum(sum) / float(cols);
     // From the differences: from the squares a mean far from 0 would leave no digits.
     float squares = 0.0f;
-    for (uint32_t c = threadIdx.x; c < cols; c += blockDim.x) {
-        const float d = to_float(x[at + c]) - mean;
-        squares += d * d;
-    }
+    each_columns<A>(cols, [&](auto count, uint32_t c) {
+        constexpr uint32_t N = decltype(count)::VALUE;
+        float v[N];
+        load_columns(x + at + c, v);
+#pragma unroll
+        for (uint32_t i = 0; i < N; i++) squares += (v[i] - mean) * (v[i] - mean);
+    });
     const float r = 1.0f / sqrtf(block_sum(squares) / float(cols) + 1e-5f);
-    for (uint32_t c = threadIdx.x; c < cols; c += blockDim.x) {
-        out[at + c] = from_float<A>((to_float(x[at + c]) - mean) * r * w[c] + b[c]);
-    }
+    each_columns<A>(cols, [&](auto count, uint32_t c) {
+        constexpr uint32_t N = decltype(count)::VALUE;
+        float v[N], weight[N], bias[N];
+        load_columns(x + at + c, v);
+        load_columns(w + c, weight);
+        load_columns(b + c, bias);
+#pragma unroll
+        for (uint32_t i = 0; i < N; i++) v[i] = (v[i] - mean) * r * weight[i] + bias[i];
+        store_columns(out + at + c, v);
+    });
+}
+
+// Adds x to elements in shared memory.
+template <uint32_t N>
+__device__ __forceinline__ void add_columns(float* to, const float (&x)[N]) {
+    float sums[N];
+    load_columns(to, sums);
+#pragma unroll
+    for (uint32_t i = 0; i < N; i++) sums[i] += x[i];
+    store_columns(to, sums);
+}
+
+// Puts zeros into the elements of a row in shared memory, each by the thread that adds to it.
+template <class A>
+__device__ __forceinline__ void clear_columns(float* row, uint32_t cols) {
+    each_columns<A>(cols, [&](auto count, uint32_t c) {
+        const float zeros[decltype(count)::VALUE] = {};
+        store_columns(row + c, zeros);
+    });
+}
+
+// Copies a row of shared memory, each element by the thread that added to it.
+template <class A>
+__device__ __forceinline__ void copy_columns(const float* row, uint32_t cols, float* to) {
+    each_columns<A>(cols, [&](auto count, uint32_t c) {
+        float sums[decltype(count)::VALUE];
+        load_columns(row + c, sums);
+        store_columns(to + c, sums);
+    });
 }
 
 // Adds to dx. `partials`, a row of sums for every block, may be null; otherwise a row is in shared memory.
@@ -58,28 +115,42 @@ template <class A>
 __device__ void rms_norm_backward(const A* dout, const A* x, const float* w, float eps, uint32_t rows, uint32_t each,
                                   uint32_t cols, A* dx, float* partials) {
     DYNAMIC_SHARED(float, dw);
-    if (partials != nullptr) {
-        for (uint32_t c = threadIdx.x; c < cols; c += blockDim.x) dw[c] = 0.0f;
-    }
+    if (partials != nullptr) clear_columns<A>(dw, cols);
     const uint32_t end = min(rows, (blockIdx.x + 1) * each);
     for (uint32_t row = blockIdx.x * each; row < end; row++) {
         const uint64_t at = uint64_t(row) * cols;
         float squares = 0.0f, along = 0.0f;
-        for (uint32_t c = threadIdx.x; c < cols; c += blockDim.x) {
-            const float s = to_float(x[at + c]);
-            squares += s * s;
-            along += to_float(dout[at + c]) * w[c] * s;
-        }
+        each_columns<A>(cols, [&](auto count, uint32_t c) {
+            constexpr uint32_t N = decltype(count)::VALUE;
+            float s[N], d[N], weight[N];
+            load_columns(x + at + c, s);
+            load_columns(dout + at + c, d);
+            load_columns(w + c, weight);
+#pragma unroll
+            for (uint32_t i = 0; i < N; i++) {
+                squares += s[i] * s[i];
+                along += d[i] * weight[i] * s[i];
+            }
+        });
         const float r = 1.0f / sqrtf(block_sum(squares) / float(cols) + eps);
         const float by = r * r * (block_sum(along) / float(cols));
-        for (uint32_t c = threadIdx.x; c < cols; c += blockDim.x) {
-            const float s = to_float(x[at + c]), d = to_float(dout[at + c]);
-            dx[at + c] = from_float<A>(to_float(dx[at + c]) + r * (d * w[c] - s * by));
-            if (partials != nullptr) dw[c] += d * s * r;
-        }
+        each_columns<A>(cols, [&](auto count, uint32_t c) {
+            constexpr uint32_t N = decltype(count)::VALUE;
+            float s[N], d[N], weight[N], to[N];
+            load_columns(x + at + c, s);
+            load_columns(dout + at + c, d);
+            load_columns(w + c, weight);
+            load_columns(dx + at + c, to);
+#pragma unroll
+            for (uint32_t i = 0; i < N; i++) to[i] += r * (d[i] * weight[i] - s[i] * by);
+            store_columns(dx + at + c, to);
+            if (partials == nullptr) return;
+#pragma unroll
+            for (uint32_t i = 0; i < N; i++) d[i] = d[i] * s[i] * r;
+            add_columns(dw + c, d);
+        });
     }
-    if (partials == nullptr) return;
-    for (uint32_t c = threadIdx.x; c < cols; c += blockDim.x) partials[uint64_t(blockIdx.x) * cols + c] = dw[c];
+    if (partials != nullptr) copy_columns<A>(dw, cols, partials + uint64_t(blockIdx.x) * cols);
 }
 
 // Overwrites dx. A row of `partials`, and of shared memory, holds the sums for dw and then those for db.
@@ -89,36 +160,65 @@ __device__ void layer_norm_backward(const A* dout, const A* x, const float* w, u
     DYNAMIC_SHARED(float, dw);
     float* db = dw + cols;
     if (partials != nullptr) {
-        for (uint32_t c = threadIdx.x; c < cols; c += blockDim.x) dw[c] = db[c] = 0.0f;
+        clear_columns<A>(dw, cols);
+        clear_columns<A>(db, cols);
     }
     const uint32_t end = min(rows, (blockIdx.x + 1) * each);
     for (uint32_t row = blockIdx.x * each; row < end; row++) {
         const uint64_t at = uint64_t(row) * cols;
         float sum = 0.0f, sum_g = 0.0f;
-        for (uint32_t c = threadIdx.x; c < cols; c += blockDim.x) {
-            sum += to_float(x[at + c]);
-            sum_g += to_float(dout[at + c]) * w[c];
-        }
+        each_columns<A>(cols, [&](auto count, uint32_t c) {
+            constexpr uint32_t N = decltype(count)::VALUE;
+            float v[N], d[N], weight[N];
+            load_columns(x + at + c, v);
+            load_columns(dout + at + c, d);
+            load_columns(w + c, weight);
+#pragma unroll
+            for (uint32_t i = 0; i < N; i++) {
+                sum += v[i];
+                sum_g += d[i] * weight[i];
+            }
+        });
         const float mean = block_sum(sum) / float(cols), mean_g = block_sum(sum_g) / float(cols);
         float squares = 0.0f, along = 0.0f;
-        for (uint32_t c = threadIdx.x; c < cols; c += blockDim.x) {
-            const float difference = to_float(x[at + c]) - mean;
-            squares += difference * difference;
-            along += to_float(dout[at + c]) * w[c] * difference;
-        }
+        each_columns<A>(cols, [&](auto count, uint32_t c) {
+            constexpr uint32_t N = decltype(count)::VALUE;
+            float v[N], d[N], weight[N];
+            load_columns(x + at + c, v);
+            load_columns(dout + at + c, d);
+            load_columns(w + c, weight);
+#pragma unroll
+            for (uint32_t i = 0; i < N; i++) {
+                const float difference = v[i] - mean;
+                squares += difference * difference;
+                along += d[i] * weight[i] * difference;
+            }
+        });
         const float r = 1.0f / sqrtf(block_sum(squares) / float(cols) + 1e-5f);
         const float mean_gn = r * (block_sum(along) / float(cols));
-        for (uint32_t c = threadIdx.x; c < cols; c += blockDim.x) {
-            const float n = (to_float(x[at + c]) - mean) * r, d = to_float(dout[at + c]);
-            dx[at + c] = from_float<A>(r * (d * w[c] - mean_g - n * mean_gn));
-            if (partials != nullptr) dw[c] += d * n, db[c] += d;
-        }
+        each_columns<A>(cols, [&](auto count, uint32_t c) {
+            constexpr uint32_t N = decltype(count)::VALUE;
+            float v[N], d[N], weight[N], to[N];
+            load_columns(x + at + c, v);
+            load_columns(dout + at + c, d);
+            load_columns(w + c, weight);
+#pragma unroll
+            for (uint32_t i = 0; i < N; i++) {
+                v[i] = (v[i] - mean) * r;
+                to[i] = r * (d[i] * weight[i] - mean_g - v[i] * mean_gn);
+            }
+            store_columns(dx + at + c, to);
+            if (partials == nullptr) return;
+            add_columns(db + c, d);
+#pragma unroll
+            for (uint32_t i = 0; i < N; i++) d[i] *= v[i];
+            add_columns(dw + c, d);
+        });
     }
     if (partials == nullptr) return;
-    for (uint32_t c = threadIdx.x; c < cols; c += blockDim.x) {
-        float* to = partials + 2 * uint64_t(blockIdx.x) * cols + c;
-        to[0] = dw[c], to[cols] = db[c];
-    }
+    float* to = partials + 2 * uint64_t(blockIdx.x) * cols;
+    copy_columns<A>(dw, cols, to);
+    copy_columns<A>(db, cols, to + cols);
 }
 
 // Adds `count` rows of partial sums to dw or, in the second row of blocks where there is one, to db. A block takes 32

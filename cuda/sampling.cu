@@ -125,7 +125,7 @@ __device__ void first_exceeding(const float* p, uint32_t count, uint64_t target,
     }
 #pragma unroll
     for (uint32_t offset = 16; offset > 0; offset >>= 1) sum += __shfl_xor_sync(FULL_WARP, sum, offset);
-    __syncthreads();
+    __syncthreads();  // an earlier call's sums have been read, in a kernel that calls it twice
     if (lane == 0) sums[warp] = sum;
     __syncthreads();
     uint64_t before = 0;

@@ -12,8 +12,26 @@
 // Rows of weights in a unit.
 constexpr uint32_t J = 2;
 
-// Rows of activations in the shared memory whose size the launch gave: row m at `at() + m * stride`, zeros where a
-// sequence sits out.
+// Columns that a warp takes of a row of 16-bit weights in a step.
+constexpr uint32_t WARP_STEP = 256;
+
+// The place of column c in a staged row. Beside the sixteen bytes that a lane takes of a row of 16-bit weights it reads
+// thirty-two of activations, in two halves. Were these neighbours, lanes that read their first halves at once would meet two
+// by two in the same banks, so of each step of a warp the first halves of all lanes stand before the second ones.
+template <class A>
+__device__ __forceinline__ uint32_t staged_at(uint32_t c) {
+    if (sizeof(A) == 4) return c;
+    return c / WARP_STEP * WARP_STEP + c % 8 / 4 * (WARP_STEP / 2) + c % WARP_STEP / 8 * 4 + c % 4;
+}
+
+// Floats that a staged row of so many columns takes.
+template <class A>
+__device__ __forceinline__ uint32_t staged_length(uint32_t cols) {
+    return sizeof(A) == 4 ? cols : (cols + WARP_STEP - 1) / WARP_STEP * WARP_STEP;
+}
+
+// Rows of activations in the shared memory whose size the launch gave: column c of row m at
+// `at() + m * stride + staged_at(c)`, zeros where a sequence sits out.
 struct Rows {
     uint32_t stride;
 
@@ -33,18 +51,21 @@ __device__ __noinline__ float dot(Rows x, const A* w0, const A* w1, uint32_t len
     // With eight rows of activations their sums take the registers of half the loads.
     constexpr uint32_t N = Vec<A>::COUNT, STEP = 32 * N, DEPTH = M < 8 ? 8 : 4;
     const A* const w[2] = {w0, w1};
+    // A lane's columns begin at multiples of N: by this much their place, `staged_at`, is before them.
+    const uint32_t shift = threadIdx.x % 32 * (N - 4);
     float sums[M * J];
 #pragma unroll
     for (uint32_t i = 0; i < M * J; i++) sums[i] = 0.0f;
     const auto add = [&](uint32_t at, const Stream (&loaded)[J]) {
         float v[J][N];
+        const float* const staged = x.at() + (at - shift);
 #pragma unroll
         for (uint32_t j = 0; j < J; j++) widen(loaded[j], v[j]);
 #pragma unroll
         for (uint32_t m = 0; m < M; m++) {
 #pragma unroll
             for (uint32_t i = 0; i < N; i += 4) {
-                const Vec<float> a = load_vec(x.at() + m * x.stride + at + i);
+                const Vec<float> a = load_vec(staged + m * x.stride + i / 4 * (WARP_STEP / 2));
 #pragma unroll
                 for (uint32_t j = 0; j < J; j++) {
 #pragma unroll

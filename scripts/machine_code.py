@@ -166,12 +166,13 @@ def ahead(loop):
 
 
 def hot(function):
-    """Of the loop that brings the most from global memory in a round of its own: loads, bytes, and loads `ahead`."""
-    best = (0, 0, 0)
+    """Of the loop that brings the most from global memory in a round of its own: loads, bytes, loads `ahead`, and all
+    instructions of a round."""
+    best = (0, 0, 0, 0)
     for loop in function.loops():
         widths = [i.width() // 8 for i, own in loop if own and i.loads()]
         if sum(widths) > best[1]:
-            best = (len(widths), sum(widths), ahead(loop))
+            best = (len(widths), sum(widths), ahead(loop), sum(own for _, own in loop))
     return best
 
 

@@ -116,3 +116,45 @@ KERNEL(fault_unordered, 64, uint32_t kind, uint32_t wait, uint32_t* values, uint
     }
     out[mine] = found;
 }
+
+// Accesses whose requests are known, one kind each: of global memory side by side, far apart, by halves and through the
+// other caches; of shared memory without and with conflicts of banks; and a product of fragments.
+KERNEL(fault_traffic, 64, uint32_t kind, const uint32_t* values, uint32_t* out) {
+    SHARED(Vec<uint32_t>, packs, 128);
+    const uint32_t mine = threadIdx.x;
+    uint32_t found = 0;
+    if (kind >= 4 && kind < 7) {
+        for (uint32_t i = mine; i < 128; i += blockDim.x) packs[i] = Vec<uint32_t>{};
+        __syncthreads();
+    }
+    switch (kind) {
+        case 0: found = values[mine]; break;
+        case 1: found = values[8 * mine]; break;
+        case 2: found = reinterpret_cast<const uint16_t*>(values)[mine]; break;
+        case 3: found = load_stream(values + 4 * mine).at[0]; break;
+        case 4: found = packs[mine].at[0]; break;
+        case 5: {
+            const Vec<uint32_t> whole = packs[mine];
+            found = whole.at[0] + whole.at[3];
+            break;
+        }
+        case 6: {
+            const Vec<uint32_t> whole = packs[2 * mine];
+            found = whole.at[0] + whole.at[3];
+            break;
+        }
+        case 7: {
+            float d[4] = {};
+            const uint32_t a[4] = {}, b[2] = {};
+            mma(d, a, b);
+            found = uint32_t(d[0]);
+            break;
+        }
+        default:
+            // As often as the lane says, and again together.
+            for (uint32_t i = 0; i <= mine % 32; i++) found += values[i];
+            __syncwarp();
+            found += values[mine % 32];
+    }
+    out[grid_thread()] = found;
+}

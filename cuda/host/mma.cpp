@@ -24,8 +24,7 @@ void copy_async(void* to, const void* from, uint32_t valid) {
         colar_host_fault(lane->yielder, "more copies under way in a thread than the host keeps");
     }
     // The copy reads and writes at some time between here and the wait.
-    saw_read(from, valid, __builtin_return_address(0));
-    saw_write(to, 16, __builtin_return_address(0));
+    saw_copy(to, from, valid, false, __builtin_return_address(0));
     memset(to, 0xff, 16);
     lane->async[lane->async_count++] = AsyncCopy{to, from, 16, valid, lane->async_groups};
 }
@@ -40,8 +39,7 @@ void copy_wait(uint32_t pending) {
             lane->async[left++] = copy;
             continue;
         }
-        saw_read(copy.from, copy.valid, __builtin_return_address(0));
-        saw_write(copy.to, copy.bytes, __builtin_return_address(0));
+        saw_copy(copy.to, copy.from, copy.valid, true, __builtin_return_address(0));
         memset(copy.to, 0, copy.bytes);
         memcpy(copy.to, copy.from, copy.valid);
     }
@@ -82,6 +80,7 @@ void load_matrices(uint32_t out[4], const void* row, bool transposed, uint32_t p
 }
 
 void mma(float d[4], const uint32_t a[4], const uint32_t b[2], uint32_t place) {
+    saw_product();
     const Operands mine{{a[0], a[1], a[2], a[3]}, {b[0], b[1]}};
     const unsigned char* set = exchange(mine, place);
     const uint32_t g = lane->lane / 4, t = lane->lane % 4;

@@ -82,17 +82,19 @@ extern "C" void colar_host_fault(void* yielder, const char* what);
 enum Wait : uint32_t { BARRIER = 0, WARP = 1, GRID = 2, WARP_BARRIER = 3 };
 
 // Told of accesses where the compiler does not see them as such: within instructions that have twins here, and the
-// reads that do not see writes of their launch. tests/common/accesses.cpp listens, if the kernels are compiled for it.
+// reads that do not see writes of their launch. observed/accesses.cpp listens, if the kernels are compiled for it.
 #ifdef COLAR_ACCESSES
-void saw_write(const void* at, uint32_t bytes, const void* from);
-void saw_read(const void* at, uint32_t bytes, const void* from);
+// A copy by cp.async of 16 bytes, `valid` of them read: when it begins, and when it is waited for and `arrives`.
+void saw_copy(void* to, const void* from, uint32_t valid, bool arrives, const void* code);
 void saw_read_of_warp(const void* at, uint32_t bytes, const void* from);
 void saw_read_of_constant(const void* at, uint32_t bytes);
+// A product of fragments, by each lane of the warp.
+void saw_product();
 #else
-inline void saw_write(const void*, uint32_t, const void*) {}
-inline void saw_read(const void*, uint32_t, const void*) {}
+inline void saw_copy(void*, const void*, uint32_t, bool, const void*) {}
 inline void saw_read_of_warp(const void*, uint32_t, const void*) {}
 inline void saw_read_of_constant(const void*, uint32_t) {}
+inline void saw_product() {}
 #endif
 
 // Touches the first and the last byte: a prefetch beyond a buffer, which faults nowhere, meets its guard.

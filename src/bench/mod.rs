@@ -15,6 +15,8 @@ mod timer;
 mod train;
 
 pub use decode::{DecodeOptions, DecodeTiming, decode};
+#[cfg(cuda_host)]
+pub use kernels::counts;
 pub use kernels::{
     Bound, Case, Ceilings, KernelOptions, KernelReport, KernelRow, Product, copy_bytes, copy_ceiling,
     kernels, product_ceiling, table,

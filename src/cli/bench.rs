@@ -1,6 +1,8 @@
 //! `bench`: timings of whole steps on a model, and of single operations.
 
 mod common;
+#[cfg(cuda_host)]
+mod counts;
 mod decode;
 mod kernels;
 mod rl;
@@ -18,6 +20,7 @@ use crate::Result;
 #[command(after_help = "\
 Examples:
   colar-engine bench kernels --device cuda --filter attention
+  colar-engine bench kernels --device cuda-host --count --filter decoder
   colar-engine bench decode --model models/SmolLM2-135M
   colar-engine bench train --model models/SmolLM2-135M --data benches/peers/samples.jsonl --cf 2 --json
   colar-engine bench train --config llama-3.2-1b --device cuda --tokens 16384

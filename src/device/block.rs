@@ -106,6 +106,25 @@ impl<N, P> Block<N, P> {
     }
 }
 
+impl<N, P> Block<N, P> {
+    /// The same block of references to its parts.
+    pub fn each(&self) -> Block<&N, &P> {
+        Block {
+            input_norm: &self.input_norm,
+            q: &self.q,
+            k: &self.k,
+            v: &self.v,
+            q_norm: self.q_norm.as_ref(),
+            k_norm: self.k_norm.as_ref(),
+            o: &self.o,
+            post_norm: &self.post_norm,
+            gate: &self.gate,
+            up: &self.up,
+            down: &self.down,
+        }
+    }
+}
+
 impl<N, P> Block<Result<N>, Result<P>> {
     /// The block, if all its parts are there.
     ///

@@ -47,6 +47,7 @@ mod machine_code;
 mod memory;
 mod models;
 mod scheduler;
+mod traffic;
 mod twins;
 
 use std::sync::OnceLock;

@@ -4,6 +4,8 @@
 //! (arithmetic). The share of a row is the time that its bytes and operations would take at these ceilings,
 //! whichever is longer, over the time it took.
 
+#[cfg(cuda_host)]
+pub mod counts;
 mod operands;
 mod table;
 

@@ -12,8 +12,8 @@ use crate::bench::timer::Work;
 use crate::device::{Device, Draw, Dtype, HeadShape, LatentLoss, LatentWeights, Span, TokenChoice};
 use crate::model::config::ModelConfig;
 
-/// Makes operands and gives the call on them.
-type Make<D> = Box<dyn Fn(&D) -> Result<Work<D>> + Send>;
+/// Makes so many sets of operands and gives the call on them.
+type Make<D> = Box<dyn Fn(&D, usize) -> Result<Work<D>> + Send>;
 
 /// An operation at one shape.
 pub struct Case<D: Device> {
@@ -34,12 +34,31 @@ impl<D: Device> Case<D> {
         format!("{} {}", self.operation, self.shape)
     }
 
-    /// Makes the operands.
+    /// A row of another table.
+    pub(super) fn new(
+        operation: &'static str,
+        shape: String,
+        bytes: u64,
+        operations: usize,
+        make: impl Fn(&D, usize) -> Result<Work<D>> + Send + 'static,
+    ) -> Self {
+        Case { operation, shape, bytes, operations: operations as u64, make: Box::new(make) }
+    }
+
+    /// Makes the operands, as many sets of them as timings take.
     ///
     /// # Errors
     /// Errors of the device.
     pub fn work(&self, device: &D) -> Result<Work<D>> {
-        (self.make)(device)
+        self.work_on(device, sets(self.bytes))
+    }
+
+    /// The same with so many sets of operands.
+    ///
+    /// # Errors
+    /// Errors of the device.
+    pub fn work_on(&self, device: &D, sets: usize) -> Result<Work<D>> {
+        (self.make)(device, sets)
     }
 }
 
@@ -89,9 +108,7 @@ impl<D: Device> Table<'_, D> {
         operations: usize,
         make: impl Fn(&D, usize) -> Result<Work<D>> + Send + 'static,
     ) {
-        let bytes = bytes as u64;
-        let make = Box::new(move |device: &D| make(device, sets(bytes)));
-        self.cases.push(Case { operation, shape, bytes, operations: operations as u64, make });
+        self.cases.push(Case::new(operation, shape, bytes as u64, operations, make));
     }
 
     /// A row whose operands are matrices of activations `[m, cols]`, `reads` of them read and one or more written.

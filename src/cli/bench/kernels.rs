@@ -1,10 +1,16 @@
 //! `bench kernels`: every operation beside the ceilings of the device.
 
+use std::path::PathBuf;
+
 use clap::Args;
 
 use super::common::{DeviceArgs, as_json};
+#[cfg(cuda_host)]
+use crate::bench::counts::CountOptions;
 use crate::bench::{self, Bound, Ceilings, KernelOptions, KernelReport, KernelRow, Setting};
 use crate::cli::terminal;
+#[cfg(cuda_host)]
+use crate::device::{ComputeDtype, DeviceKind};
 use crate::device::{Device, DeviceTask};
 use crate::model::presets::Preset;
 use crate::{Error, Result};
@@ -21,6 +27,13 @@ pub struct KernelsArgs {
     /// Seconds for each row; 0 takes a single batch of calls
     #[arg(long, value_name = "S", default_value_t = 0.2)]
     seconds: f64,
+    /// Count what the kernels move, line by line of their source, and predict their times on an H100; with `--device
+    /// cuda-host`, and a C++ compiler
+    #[arg(long, conflicts_with = "seconds")]
+    count: bool,
+    /// The kernels' sources, for --count
+    #[arg(long, value_name = "DIR", default_value = "cuda", requires = "count")]
+    sources: PathBuf,
     #[command(flatten)]
     on: DeviceArgs,
 }
@@ -86,6 +99,9 @@ pub fn run(args: &KernelsArgs) -> Result<()> {
         let known = Preset::ALL.map(Preset::name).join(", ");
         Error::usage(format!("--config {}: not one of {known}", args.config))
     })?;
+    if args.count {
+        return count(args, preset);
+    }
     let options =
         KernelOptions { config: preset.config(), filter: args.filter.clone(), seconds: args.seconds };
     let report = args.on.run(KernelsTask { options, json: args.on.json })?;
@@ -93,4 +109,24 @@ pub fn run(args: &KernelsArgs) -> Result<()> {
         terminal::print(&format!("{}\n", as_json(&report)?))?;
     }
     Ok(())
+}
+
+#[cfg(cuda_host)]
+fn count(args: &KernelsArgs, preset: Preset) -> Result<()> {
+    if args.on.device != DeviceKind::CudaHost {
+        return Err(Error::usage("--count goes with --device cuda-host"));
+    }
+    let options = CountOptions {
+        config: preset.config(),
+        filter: args.filter.clone(),
+        sources: args.sources.clone(),
+        dtype: args.on.dtype.unwrap_or(ComputeDtype::Bf16).into(),
+        threads: args.on.threads,
+    };
+    super::counts::run(&options, args.on.json)
+}
+
+#[cfg(not(cuda_host))]
+fn count(_: &KernelsArgs, _: Preset) -> Result<()> {
+    Err(Error::other("--count runs the kernels on the CPU (cuda-host), which this build is without"))
 }

@@ -226,9 +226,12 @@ impl<R: Driver> CudaDevice<R> {
         let rows = rows.min(FORMS[FORMS.len() - 1]);
         let form = FORMS.into_iter().find(|&form| rows <= form)?;
         let room = (limits.shared as usize).checked_sub(FIXED_SHARED)? / size_of::<f32>() / form;
-        let widest = inner.max(heads.q_width());
+        // As `staged_length` of cuda/stream.cuh: rows beside 16-bit weights take whole steps of a warp.
+        let length =
+            |cols: usize| if self.compute == Dtype::F32 { cols } else { cols.next_multiple_of(STEP) };
+        let widest = length(inner.max(heads.q_width()));
         // Rows that are normalised are staged whole, others piece by piece if they must.
-        let whole = hidden.max(head_inner);
+        let whole = length(hidden.max(head_inner));
         if whole.max(widest.min(STEP)) > room {
             return None;
         }

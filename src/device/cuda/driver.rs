@@ -104,6 +104,9 @@ pub struct Launch<'a> {
     pub together: bool,
 }
 
+/// Threads of a block that has a multiprocessor of a GPU to itself: enough loads in flight, and registers for each.
+pub const ALONE_THREADS: u32 = 256;
+
 /// Resources that a driver's processor offers a launch.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {

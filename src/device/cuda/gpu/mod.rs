@@ -18,7 +18,7 @@ use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
 
 use super::arena::Arena;
-use super::driver::{Driver, Launch, Limits, Memory, Product};
+use super::driver::{ALONE_THREADS, Driver, Launch, Limits, Memory, Product};
 use super::kernels::Kernel;
 use crate::device::{Description, Room};
 use crate::{Error, Result};
@@ -37,9 +37,6 @@ const MIN_CAPABILITY: i32 = 8;
 /// The block for activations is a multiple of this, so that runs of nearly the same size share one: 2 MiB, the
 /// driver's own step.
 const BLOCK_STEP: usize = 2 << 20;
-
-/// Threads of a block that has a multiprocessor to itself: enough loads in flight, and registers for each.
-const ALONE_THREADS: u32 = 256;
 
 /// Dynamic shared memory that a kernel has without asking: the part of 48 KiB that arrays of fixed
 /// size leave in every kernel.

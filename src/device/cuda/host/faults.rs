@@ -4,5 +4,5 @@ use crate::device::cuda::kernels::kernels;
 
 kernels! {
     "faults": fault_write_beyond fault_read_beyond fault_copy fault_race fault_barrier fault_exchange fault_shared
-        fault_grid fault_unordered
+        fault_grid fault_unordered fault_traffic
 }

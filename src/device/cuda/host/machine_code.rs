@@ -34,6 +34,44 @@ struct Compiled {
     registers: u32,
     /// Bytes of shared memory of fixed size.
     shared: u32,
+    /// The loop that brings the most from global memory in a round, if there is one, in the kernel or a function it calls.
+    hot: Option<HotLoop>,
+}
+
+/// A loop of the machine code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct HotLoop {
+    /// Loads from global memory in a round.
+    pub loads: u32,
+    /// Their bytes for a thread.
+    pub bytes: u32,
+    /// The most of them that are issued before anything waits for one.
+    pub ahead: u32,
+    /// All instructions of a round.
+    pub instructions: u32,
+}
+
+/// A kernel's machine code, for predictions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Code {
+    /// Registers of a thread.
+    pub registers: u32,
+    /// Bytes of shared memory of fixed size.
+    pub shared: u32,
+    /// As in the table.
+    pub hot: Option<HotLoop>,
+}
+
+/// The machine code of a kernel on sm_90a; `None` for one of the tests.
+pub(super) fn on_hopper(kernel: &str) -> Option<Code> {
+    let found = COMPILED.get(kernel)?.iter().find(|compiled| compiled.arch == "sm_90a")?;
+    Some(Code { registers: found.registers, shared: found.shared, hot: found.hot })
+}
+
+/// Blocks of these threads that a multiprocessor holds by its registers.
+pub(super) fn blocks_by_registers(registers: u32, threads: u32) -> u32 {
+    let warp = (32 * registers).next_multiple_of(REGISTER_UNIT);
+    REGISTERS / (threads.div_ceil(32) * warp).max(1)
 }
 
 /// By the kernel's name, a form an architecture.
@@ -42,17 +80,27 @@ type Table = BTreeMap<&'static str, Vec<Compiled>>;
 /// The kernels of the table.
 static COMPILED: LazyLock<Table> = LazyLock::new(|| read(TABLE));
 
-/// Reads the rows of kernels, not those of functions that they call.
+/// Reads the rows of kernels, and of functions that they call the loops.
 fn read(table: &'static str) -> Table {
     let mut lines = table.lines().filter(|line| !line.starts_with('#')).map(|line| line.split('\t'));
     let columns: Vec<&str> = lines.next().map(Iterator::collect).unwrap_or_default();
     let mut found = Table::new();
     for line in lines {
         let row: BTreeMap<&str, &'static str> = columns.iter().copied().zip(line).collect();
+        let number = |text: &str| text.parse().expect("a number, as scripts/kernel-report writes it");
+        let mut of_loop =
+            row.get("loop").copied().unwrap_or("-").split(' ').filter(|&n| n != "-").map(number);
+        let mut next = || of_loop.next();
+        let hot = next().zip(next()).zip(next().zip(next()));
+        let hot =
+            hot.map(|((loads, bytes), (ahead, instructions))| HotLoop { loads, bytes, ahead, instructions });
         if row["function"] != "-" {
+            let of_kernel = found.get_mut(row["kernel"]).into_iter().flatten();
+            for kernel in of_kernel.filter(|kernel| kernel.arch == row["arch"]) {
+                kernel.hot = [kernel.hot, hot].into_iter().flatten().max_by_key(|hot| hot.bytes);
+            }
             continue;
         }
-        let number = |text: &str| text.parse().expect("a number, as scripts/kernel-report writes it");
         let params = row["params"].split_whitespace().filter_map(|p| p.split_once('+'));
         let compiled = Compiled {
             file: row["file"],
@@ -61,6 +109,7 @@ fn read(table: &'static str) -> Table {
             threads: number(row["threads"]),
             registers: number(row["registers"]),
             shared: number(row["shared"]),
+            hot,
         };
         found.entry(row["kernel"]).or_default().push(compiled);
     }
@@ -207,6 +256,7 @@ mod tests {
             threads: 1024,
             registers,
             shared,
+            hot: None,
         };
         let limits = Limits { blocks: 108, shared: 163 << 10, threads: 512 };
         let launch = |block, shared| Launch {

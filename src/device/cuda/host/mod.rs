@@ -11,7 +11,10 @@ pub mod faults;
 pub mod machine_code;
 mod memory;
 mod observed;
+pub mod observed_library;
+pub mod predict;
 mod segv;
+pub mod traffic;
 pub mod twins;
 
 use std::ffi::{CStr, c_void};
@@ -27,8 +30,9 @@ pub use memory::HostMemory;
 use block::{Code, Dim, Job};
 use memory::Registry;
 use observed::Observed;
+use traffic::Traffic;
 
-use super::driver::{Arg, Driver, Launch, Limits, Memory, Product, ProductForm};
+use super::driver::{ALONE_THREADS, Arg, Driver, Launch, Limits, Memory, Product, ProductForm};
 use crate::device::cpu::mat::Mat;
 use crate::device::cpu::matmul::{matmul_nn, matmul_nt_in, matmul_tn};
 use crate::device::cpu::par::{self, Pool};
@@ -52,6 +56,8 @@ pub struct HostDriver {
     runs: bool,
     /// Kernels whose accesses are seen, in place of those that are linked in.
     observed: Option<Arc<Observed>>,
+    /// Where the traffic of launches is counted, and of how many of their blocks.
+    counts: Option<(Arc<Mutex<Vec<Traffic>>>, u32)>,
 }
 
 impl HostDriver {
@@ -74,6 +80,7 @@ impl HostDriver {
             reserved: Arc::default(),
             runs: true,
             observed: None,
+            counts: None,
         })
     }
 
@@ -107,10 +114,11 @@ impl HostDriver {
     }
 
     /// A driver of one thread that runs the kernels of a library which sees their accesses, and reports those that no
-    /// barrier orders as faults of the launch; `tests/common/accesses.rs` compiles such a library.
+    /// barrier orders as faults of the launch.
     ///
     /// # Safety
-    /// The file is such a library, of these kernels.
+    /// The file is a library that [`compile`](observed_library::compile) made of these kernels, for
+    /// [`Barriers`](observed_library::Instrument::Barriers).
     ///
     /// # Errors
     /// [`Error::File`] for a file that cannot be loaded.
@@ -118,6 +126,44 @@ impl HostDriver {
         // SAFETY: the caller's promise is the same.
         let observed = unsafe { Observed::load(library) }?;
         Ok(HostDriver { observed: Some(Arc::new(observed)), ..Self::new(1, seed)? })
+    }
+
+    /// A driver with the multiprocessors of an H100 that counts what launches move, on a library that sees their accesses. Where
+    /// all blocks wait for each other, each has half the threads that it would have on a GPU: a process may not map as many
+    /// stacks. Of
+    /// blocks that do not wait for each other it sees `blocks` of each launch, spread over the grid; the others run as the
+    /// kernels that are linked in.
+    ///
+    /// # Safety
+    /// As [`observing`](HostDriver::observing), for [`Traffic`](observed_library::Instrument::Traffic).
+    ///
+    /// # Errors
+    /// As [`observing`](HostDriver::observing).
+    pub unsafe fn counting(threads: usize, library: &Path, blocks: u32) -> Result<Self> {
+        // SAFETY: the caller's promise is the same.
+        let observed = unsafe { Observed::load(library) }?;
+        let counts = Some((Arc::default(), blocks.max(1)));
+        let limits =
+            Limits { blocks: predict::MULTIPROCESSORS, shared: MAX_SHARED, threads: ALONE_THREADS / 2 };
+        Ok(HostDriver { observed: Some(Arc::new(observed)), counts, limits, ..Self::new(threads, 0)? })
+    }
+
+    /// The traffic of the launches since the last call, in their order; none if they are not counted.
+    pub fn take_traffic(&self) -> Vec<Traffic> {
+        let Some((counts, _)) = &self.counts else { return Vec::new() };
+        std::mem::take(&mut *counts.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether a block of a launch of so many is one of those whose accesses are seen.
+    fn sees(&self, block: usize, blocks: usize) -> bool {
+        match &self.counts {
+            // As many in every part of the grid: the i-th is the first block of the i-th of equal parts.
+            Some((_, wanted)) => {
+                let wanted = (*wanted as usize).min(blocks);
+                block * wanted % blocks < wanted
+            }
+            None => self.observed.is_some(),
+        }
     }
 
     /// Checks a launch against the kernel's declaration, its machine code, and the buffers alive.
@@ -167,10 +213,9 @@ impl HostDriver {
         let number = self.launches.fetch_add(1, Ordering::Relaxed);
         let fault = Mutex::new(None);
         let args = &args;
-        let code = match &self.observed {
-            Some(observed) => observed.code(launch.kernel)?,
-            None => Code::linked(launch.kernel.entry),
-        };
+        let linked = Code::linked(launch.kernel.entry);
+        let observed = self.observed.as_ref().map(|observed| observed.code(launch.kernel)).transpose()?;
+        let blocks = x as usize * y as usize;
         let observation = self.observed.as_ref().map(|o| o.begin(launch, &self.registry.ranges()));
         let job = |i: usize| {
             let index = Dim { x: i as u32 % x, y: i as u32 / x, z: 0 };
@@ -179,9 +224,10 @@ impl HostDriver {
                 ^ number.wrapping_mul(0x9E37_79B9_7F4A_7C15)
                 ^ (i as u64).wrapping_mul(0xD1B5_4A32_D192_ED03);
             let (threads, shared) = (launch.block, launch.shared);
+            let seen = launch.together || self.sees(i, blocks);
+            let code = observed.filter(|_| seen).unwrap_or(linked);
             Job { code, args: args.get(), grid, index, threads, shared, seed }
         };
-        let blocks = x as usize * y as usize;
         let note = |outcome: std::result::Result<(), String>| {
             if let Err(what) = outcome {
                 fault.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(what);
@@ -190,17 +236,28 @@ impl HostDriver {
         if launch.together {
             let jobs: Vec<Job<'_>> = (0..blocks).map(job).collect();
             segv::naming(launch.kernel, || note(block::run_together(&jobs, self.seed ^ number)));
-        } else if self.observed.is_some() {
-            // The library of observed kernels takes one block at a time.
-            (0..blocks).for_each(|i| segv::naming(launch.kernel, || note(block::run(&job(i)))));
         } else {
-            par::for_tasks(blocks, |i| segv::naming(launch.kernel, || note(block::run(&job(i)))));
+            let run = |i| segv::naming(launch.kernel, || note(block::run(&job(i))));
+            // The library of observed kernels takes one block at a time.
+            (0..blocks).filter(|&i| self.sees(i, blocks)).for_each(run);
+            par::for_tasks(blocks, |i| {
+                if !self.sees(i, blocks) {
+                    run(i);
+                }
+            });
         }
-        let unordered = observation.map_or(Ok(()), observed::Observation::end);
+        let report = observation.and_then(observed::Observation::end);
         if let Some(what) = fault.into_inner().unwrap_or_else(PoisonError::into_inner) {
             return Err(what);
         }
-        unordered?;
+        match (report, &self.counts) {
+            (Some(unordered), None) => return Err(unordered),
+            (Some(report), Some((counts, _))) => {
+                let traffic = Traffic::read_report(launch, &report)?;
+                counts.lock().unwrap_or_else(PoisonError::into_inner).push(traffic);
+            }
+            (None, _) => {}
+        }
         for (i, arg) in launch.args.iter().enumerate() {
             if let Arg::Pointer(at) = *arg
                 && !self.registry.intact(at as usize)

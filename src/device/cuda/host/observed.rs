@@ -1,7 +1,7 @@
-//! Kernels compiled a second time, so that every access of theirs is seen (`tests/common/accesses.cpp`).
+//! Kernels compiled a second time, so that every access of theirs is seen (`cuda/host/observed`).
 //!
 //! A library of them takes the place of the kernels that are linked in: it has the same entry points, and is told of
-//! launches, from whose accesses it finds those that no barrier orders.
+//! launches, from whose accesses it finds those that no barrier orders, or what they move.
 
 use std::ffi::{CStr, c_char, c_void};
 use std::path::Path;
@@ -34,7 +34,7 @@ impl Observed {
     /// Loads the library at `path`.
     ///
     /// # Safety
-    /// It is one that was compiled of these kernels, with `tests/common/accesses.cpp` in it.
+    /// It is one that [`compile`](super::observed_library::compile) made of these kernels.
     pub(super) unsafe fn load(path: &Path) -> Result<Self> {
         let failed = |e: libloading::Error| Error::file(path, e.to_string());
         // SAFETY: by the caller's promise, loading it runs nothing but its constructors, which set up nothing of ours.
@@ -60,7 +60,7 @@ impl Observed {
         Ok(Code { entry: *entry, set: self.set })
     }
 
-    /// A launch, from its beginning until the result is dropped or asked for faults; `buffers` are all that there are,
+    /// A launch, from its beginning until the result is dropped or asked for the report; `buffers` are all that there are,
     /// in the order of their addresses.
     pub(super) fn begin(&self, launch: &Launch<'_>, buffers: &[Range]) -> Observation<'_> {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -78,14 +78,14 @@ pub(super) struct Observation<'a> {
 }
 
 impl Observation<'_> {
-    /// The accesses that no barrier orders.
-    pub(super) fn end(self) -> Result<(), String> {
+    /// The library's report: the accesses that no barrier orders, or what was counted; `None` where it is empty.
+    pub(super) fn end(self) -> Option<String> {
         // SAFETY: a launch began, and no other did since.
         let report = unsafe { (self.observed.end)() };
         if report.is_null() {
-            return Ok(());
+            return None;
         }
         // SAFETY: the library's own text, which ends with a zero and stays until the next launch begins.
-        Err(unsafe { CStr::from_ptr(report) }.to_string_lossy().into_owned())
+        Some(unsafe { CStr::from_ptr(report) }.to_string_lossy().into_owned())
     }
 }

@@ -1,13 +1,9 @@
 // Every access of a kernel to global and shared memory, held against the barriers that order it.
 //
-// The kernels are compiled once more with the calls of -fsanitize=thread, which are answered here instead of by
-// ThreadSanitizer's library: that one knows threads of the operating system, not the warps and blocks of a GPU. Where
-// two threads access the same bytes, one of them writing and not both by atomics, a barrier of the right scope has to
-// lie between: __syncwarp within a warp, __syncthreads within a block, the grid's barrier between blocks. Shuffles,
-// votes, ldmatrix and mma are no barriers, although the host's threads wait for each other there.
-//
-// tests/common/accesses.rs compiles this and loads it; it is no part of the engine. Blocks run one after the other, or
-// take turns at the grid's barrier, on one thread of the operating system: nothing here is locked.
+// ThreadSanitizer itself knows threads of the operating system, not the warps and blocks of a GPU. Where two threads access
+// the same bytes, one of them writing and not both by atomics, a barrier of the right scope has to lie between: __syncwarp
+// within a warp, __syncthreads within a block, the grid's barrier between blocks. Shuffles, votes, ldmatrix and mma are no
+// barriers, although the host's threads wait for each other there.
 #include <algorithm>
 #include <cstdio>
 #include <memory>
@@ -17,16 +13,13 @@
 #include <utility>
 #include <vector>
 
-#include "host/shim.h"
+#include "accesses.h"
 
-extern "C" const char __ehdr_start __attribute__((visibility("hidden")));
-
-namespace {
+namespace observed {
 
 using namespace shim;
 
-// The kinds of access that are told apart. A volatile read is one that expects to race with an atomic.
-enum Kind : uint32_t { WRITE, READ, ATOMIC, WATCH, KINDS };
+namespace {
 
 const char* const NAMES[KINDS] = {"a write", "a read", "an atomic", "a volatile read"};
 
@@ -59,10 +52,6 @@ struct Page {
     Cell cells[PAGE / GRAIN];
 };
 
-struct Range {
-    uintptr_t start, length;
-};
-
 struct LaneState {
     // Barriers passed: of the block, and of warp and block together.
     uint32_t block_epoch = 0, warp_epoch = 0;
@@ -79,44 +68,15 @@ struct BlockState {
     std::vector<uint32_t> warps_seen[2];
 };
 
-void (*host_wait)(void*, uint32_t, uint32_t);
-void (*host_fault)(void*, const char*);
-
 uint32_t launch;
 std::vector<BlockState> blocks;
-std::vector<Range> ranges;
-Range last_range;
 std::unordered_map<uintptr_t, std::unique_ptr<Page>> pages;
 uintptr_t last_number;
 Page* last_page;
 std::set<std::pair<uint32_t, uint32_t>> told;
 std::string report;
 
-uint32_t block_number() { return block->index.y * block->grid.x + block->index.x; }
-
 BlockState& block_state() { return blocks[block_number()]; }
-
-uint32_t code_of(const void* at) { return uint32_t(reinterpret_cast<uintptr_t>(at) - reinterpret_cast<uintptr_t>(&__ehdr_start)); }
-
-bool within(uintptr_t at, const void* start, uintptr_t length) {
-    return at - reinterpret_cast<uintptr_t>(start) < length;
-}
-
-// Whether these are bytes of the block's shared memory.
-bool is_shared(uintptr_t at) {
-    return within(at, block->arena, block->arena_len) || within(at, block->dynamic, block->dynamic_len);
-}
-
-bool is_global(uintptr_t at) {
-    if (at - last_range.start < last_range.length) return true;
-    auto after = std::upper_bound(ranges.begin(), ranges.end(), at,
-                                  [](uintptr_t a, const Range& range) { return a < range.start; });
-    if (after == ranges.begin()) return false;
-    --after;
-    if (at - after->start >= after->length) return false;
-    last_range = *after;
-    return true;
-}
 
 Cell& cell(uintptr_t at) {
     const uintptr_t number = at / PAGE;
@@ -188,12 +148,13 @@ const char* missing(Company scope) {
     }
 }
 
-// Notes an access of the running thread, or of all of its warp.
-void note(const void* address, uintptr_t bytes, Kind kind, const void* from, bool whole_warp = false, bool constant = false) {
-    if (lane == nullptr || block == nullptr || blocks.empty()) return;
+}  // namespace
+
+void note(const void* address, uintptr_t bytes, Kind kind, const void* from, Manner manner) {
+    if (blocks.empty()) return;
     const auto start = reinterpret_cast<uintptr_t>(address);
-    const bool shared = is_shared(start);
-    if (!shared && !is_global(start)) return;
+    const bool shared = is_shared(start), whole_warp = manner.whole_warp, constant = manner.constant;
+    if (!shared && range_of(start) == nullptr) return;
     const uint32_t code = code_of(from);
     const LaneState& mine = block_state().lanes[lane->thread.x];
     const uint32_t number = block_number();
@@ -254,20 +215,14 @@ void pass(uint32_t kind) {
     }
 }
 
-}  // namespace
+void product() {}
 
 // ---- for the driver ------------------------------------------------------------------------------
-
-extern "C" void colar_accesses_connect(void (*wait)(void*, uint32_t, uint32_t), void (*fault)(void*, const char*)) {
-    host_wait = wait;
-    host_fault = fault;
-}
 
 // A launch of blocks of so many threads begins; `count` buffers are global memory, in order of their addresses.
 extern "C" void colar_accesses_begin(const Range* buffers, uintptr_t count, uint32_t grid_blocks, uint32_t threads) {
     launch++;
-    ranges.assign(buffers, buffers + count);
-    last_range = Range{0, 0};
+    set_ranges(buffers, count);
     BlockState fresh;
     fresh.lanes.resize(threads);
     for (auto& seen : fresh.warps_seen) seen.resize((threads + 31) / 32);
@@ -287,68 +242,4 @@ extern "C" const char* colar_accesses_end() {
     return report.empty() ? nullptr : report.c_str();
 }
 
-// ---- for the kernels ----------------------------------------------------------------------------
-
-namespace shim {
-
-extern "C" void colar_host_wait(void* yielder, uint32_t kind, uint32_t place) {
-    arrive(kind);
-    host_wait(yielder, kind, place);
-    pass(kind);
-}
-
-extern "C" void colar_host_fault(void* yielder, const char* what) { host_fault(yielder, what); }
-
-void saw_write(const void* at, uint32_t bytes, const void* from) { note(at, bytes, WRITE, from); }
-void saw_read(const void* at, uint32_t bytes, const void* from) { note(at, bytes, READ, from); }
-void saw_read_of_warp(const void* at, uint32_t bytes, const void* from) { note(at, bytes, READ, from, true); }
-void saw_read_of_constant(const void* at, uint32_t bytes) {
-    note(at, bytes, READ, __builtin_return_address(0), false, true);
-}
-
-}  // namespace shim
-
-#define FROM __builtin_return_address(0)
-
-#define ACCESSES(size)                                                                            \
-    extern "C" void __tsan_read##size(void* at) { note(at, size, READ, FROM); }                   \
-    extern "C" void __tsan_write##size(void* at) { note(at, size, WRITE, FROM); }                 \
-    extern "C" void __tsan_unaligned_read##size(void* at) { note(at, size, READ, FROM); }         \
-    extern "C" void __tsan_unaligned_write##size(void* at) { note(at, size, WRITE, FROM); }       \
-    extern "C" void __tsan_volatile_read##size(void* at) { note(at, size, WATCH, FROM); }         \
-    extern "C" void __tsan_volatile_write##size(void* at) { note(at, size, WRITE, FROM); }
-
-ACCESSES(1)
-ACCESSES(2)
-ACCESSES(4)
-ACCESSES(8)
-ACCESSES(16)
-
-extern "C" void __tsan_read_range(void* at, uintptr_t bytes) { note(at, bytes, READ, FROM); }
-extern "C" void __tsan_write_range(void* at, uintptr_t bytes) { note(at, bytes, WRITE, FROM); }
-extern "C" void __tsan_init() {}
-extern "C" void __tsan_func_entry(void*) {}
-extern "C" void __tsan_func_exit() {}
-
-// The orders are relaxed in all kernels.
-#define ATOMICS(bits)                                                                                             \
-    extern "C" uint##bits##_t __tsan_atomic##bits##_load(const volatile uint##bits##_t* at, int) {                \
-        note(const_cast<const uint##bits##_t*>(at), bits / 8, ATOMIC, FROM);                                      \
-        return __atomic_load_n(at, __ATOMIC_RELAXED);                                                             \
-    }                                                                                                             \
-    extern "C" uint##bits##_t __tsan_atomic##bits##_fetch_add(volatile uint##bits##_t* at, uint##bits##_t x, int) { \
-        note(const_cast<const uint##bits##_t*>(at), bits / 8, ATOMIC, FROM);                                      \
-        return __atomic_fetch_add(at, x, __ATOMIC_RELAXED);                                                       \
-    }                                                                                                             \
-    extern "C" uint##bits##_t __tsan_atomic##bits##_exchange(volatile uint##bits##_t* at, uint##bits##_t x, int) { \
-        note(const_cast<const uint##bits##_t*>(at), bits / 8, ATOMIC, FROM);                                      \
-        return __atomic_exchange_n(at, x, __ATOMIC_RELAXED);                                                      \
-    }                                                                                                             \
-    extern "C" int __tsan_atomic##bits##_compare_exchange_strong(volatile uint##bits##_t* at, uint##bits##_t* old, \
-                                                                 uint##bits##_t x, int, int) {                    \
-        note(const_cast<const uint##bits##_t*>(at), bits / 8, ATOMIC, FROM);                                      \
-        return __atomic_compare_exchange_n(at, old, x, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);                \
-    }
-
-ATOMICS(32)
-ATOMICS(64)
+}  // namespace observed
