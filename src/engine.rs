@@ -268,7 +268,7 @@ impl Engine {
     /// let options = EngineOptions::new(model).named_adapter("sums", sums).named_adapter("pens", pens);
     /// let engine = Engine::with_options(&options)?;
     /// let question = "Tom has 3 boxes of 24 pens. How many pens?";
-    /// let both = ["sums", "pens"].map(|name| Request::question(question, "2").adapter(name.to_owned()));
+    /// let both = ["sums", "pens"].map(|name| Request::question(question, "2").adapter(Some(name.to_owned())));
     /// let answers = engine.generate_batch(&both)?;
     /// assert_eq!(engine.with_adapter("pens")?.generate(&Request::question(question, "2"))?.text, answers[1].text);
     /// # Ok(())
