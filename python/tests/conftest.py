@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sysconfig
 from pathlib import Path
@@ -17,6 +18,11 @@ MODEL = ROOT / "tests/golden/llama-tiny"
 CHECKPOINT = MODEL / "adapter"
 COMMAND = Path(sysconfig.get_path("scripts")) / "colar-engine"
 QUESTION = "Tom has 3 boxes with 24 pens each."
+
+# A shell has what it runs in the background ignore SIGINT, and processes inherit that: those that the tests interrupt would not
+# hear of it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

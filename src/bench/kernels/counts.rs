@@ -96,21 +96,23 @@ pub fn counts(
     options: &CountOptions,
     counted: &mut (dyn FnMut(&CountedRow) + Send),
 ) -> Result<Vec<CountedRow>> {
-    let dir = tempfile::tempdir().map_err(Error::io(std::env::temp_dir()))?;
     if !options.sources.join("host/observed").is_dir() {
         return Err(Error::file(&options.sources, "is not the directory of the kernels' sources (cuda)"));
     }
-    let library = compile(&options.sources, Instrument::Traffic, dir.path())?;
-    // SAFETY: it was just made for this.
-    let driver = unsafe { HostDriver::counting(options.threads, &library, BLOCKS) }?;
-    let device = CudaDevice::new(driver.clone(), options.dtype);
     let filter = options.filter.as_deref().unwrap_or_default();
-    let mut cases = table(&device, &options.config);
-    cases.extend(decoder_steps(&device, &options.config));
+    // The rows depend on the device's dtype alone, so a filter that has none is refused before anything is compiled.
+    let plain = CudaDevice::new(HostDriver::new(options.threads, 0)?, options.dtype);
+    let mut cases = table(&plain, &options.config);
+    cases.extend(decoder_steps(&plain, &options.config));
     cases.retain(|case| case.name().contains(filter));
     if cases.is_empty() {
         return Err(Error::usage(format!("`filter` {filter}: no operation has this in its name")));
     }
+    let dir = tempfile::tempdir().map_err(Error::io(std::env::temp_dir()))?;
+    let library = compile(&options.sources, Instrument::Traffic, dir.path())?;
+    // SAFETY: it was just made for this.
+    let driver = unsafe { HostDriver::counting(options.threads, &library, BLOCKS) }?;
+    let device = CudaDevice::new(driver.clone(), options.dtype);
     let mut rows = Vec::with_capacity(cases.len());
     for case in &cases {
         let mut work = case.work_on(&device, 1)?;

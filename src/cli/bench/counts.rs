@@ -21,8 +21,13 @@ pub(super) fn run(options: &CountOptions, json: bool) -> Result<()> {
     terminal::note("the kernels are compiled with a call at every access, which takes a minute");
     // Who no longer reads is told nothing.
     let show = |text: String| terminal::print(&text).unwrap_or_default();
-    show(head());
-    counts(options, &mut |row| show(text(row)))?;
+    let mut begun = false;
+    counts(options, &mut |row| {
+        if !std::mem::replace(&mut begun, true) {
+            show(head());
+        }
+        show(text(row));
+    })?;
     Ok(())
 }
 
