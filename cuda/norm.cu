@@ -11,9 +11,9 @@
 //
 // A block takes one row, or one head of it where heads are normalised one by one. Each thread keeps its columns in no
 // registers but reads them again from the first-level cache: rows are at most some tens of KiB. Rows that begin at
-// multiples of 16 bytes are read and written 16 bytes at a time. Where the weights'
-// gradients are wanted, a block takes `each` rows and adds up their parts in shared memory, every thread those of its
-// own columns; norm_backward_weights then adds the blocks'.
+// multiples of 16 bytes are read and written 16 bytes at a time. Where the weights' gradients are wanted, a block takes
+// `each` rows and adds up their parts in shared memory, every thread those of its own columns; norm_backward_weights then
+// adds the blocks'.
 #include "common.cuh"
 
 template <class A>
@@ -81,6 +81,19 @@ __device__ void layer_norm(const A* x, const float* w, const float* b, uint32_t 
     });
 }
 
+// Columns that the backward of a norm reads: of the rows that were normalised, of the gradients, and of the weights.
+template <uint32_t N>
+struct Columns {
+    float x[N], dout[N], w[N];
+
+    template <class A>
+    __device__ __forceinline__ Columns(const A* from_x, const A* from_dout, const float* from_w) {
+        load_columns(from_x, x);
+        load_columns(from_dout, dout);
+        load_columns(from_w, w);
+    }
+};
+
 // Adds x to elements in shared memory.
 template <uint32_t N>
 __device__ __forceinline__ void add_columns(float* to, const float (&x)[N]) {
@@ -122,32 +135,27 @@ __device__ void rms_norm_backward(const A* dout, const A* x, const float* w, flo
         float squares = 0.0f, along = 0.0f;
         each_columns<A>(cols, [&](auto count, uint32_t c) {
             constexpr uint32_t N = decltype(count)::VALUE;
-            float s[N], d[N], weight[N];
-            load_columns(x + at + c, s);
-            load_columns(dout + at + c, d);
-            load_columns(w + c, weight);
+            const Columns<N> of(x + at + c, dout + at + c, w + c);
 #pragma unroll
             for (uint32_t i = 0; i < N; i++) {
-                squares += s[i] * s[i];
-                along += d[i] * weight[i] * s[i];
+                squares += of.x[i] * of.x[i];
+                along += of.dout[i] * of.w[i] * of.x[i];
             }
         });
         const float r = 1.0f / sqrtf(block_sum(squares) / float(cols) + eps);
         const float by = r * r * (block_sum(along) / float(cols));
         each_columns<A>(cols, [&](auto count, uint32_t c) {
             constexpr uint32_t N = decltype(count)::VALUE;
-            float s[N], d[N], weight[N], to[N];
-            load_columns(x + at + c, s);
-            load_columns(dout + at + c, d);
-            load_columns(w + c, weight);
+            Columns<N> of(x + at + c, dout + at + c, w + c);
+            float to[N];
             load_columns(dx + at + c, to);
 #pragma unroll
-            for (uint32_t i = 0; i < N; i++) to[i] += r * (d[i] * weight[i] - s[i] * by);
+            for (uint32_t i = 0; i < N; i++) to[i] += r * (of.dout[i] * of.w[i] - of.x[i] * by);
             store_columns(dx + at + c, to);
             if (partials == nullptr) return;
 #pragma unroll
-            for (uint32_t i = 0; i < N; i++) d[i] = d[i] * s[i] * r;
-            add_columns(dw + c, d);
+            for (uint32_t i = 0; i < N; i++) of.dout[i] = of.dout[i] * of.x[i] * r;
+            add_columns(dw + c, of.dout);
         });
     }
     if (partials != nullptr) copy_columns<A>(dw, cols, partials + uint64_t(blockIdx.x) * cols);
@@ -169,50 +177,42 @@ __device__ void layer_norm_backward(const A* dout, const A* x, const float* w, u
         float sum = 0.0f, sum_g = 0.0f;
         each_columns<A>(cols, [&](auto count, uint32_t c) {
             constexpr uint32_t N = decltype(count)::VALUE;
-            float v[N], d[N], weight[N];
-            load_columns(x + at + c, v);
-            load_columns(dout + at + c, d);
-            load_columns(w + c, weight);
+            const Columns<N> of(x + at + c, dout + at + c, w + c);
 #pragma unroll
             for (uint32_t i = 0; i < N; i++) {
-                sum += v[i];
-                sum_g += d[i] * weight[i];
+                sum += of.x[i];
+                sum_g += of.dout[i] * of.w[i];
             }
         });
         const float mean = block_sum(sum) / float(cols), mean_g = block_sum(sum_g) / float(cols);
         float squares = 0.0f, along = 0.0f;
         each_columns<A>(cols, [&](auto count, uint32_t c) {
             constexpr uint32_t N = decltype(count)::VALUE;
-            float v[N], d[N], weight[N];
-            load_columns(x + at + c, v);
-            load_columns(dout + at + c, d);
-            load_columns(w + c, weight);
+            const Columns<N> of(x + at + c, dout + at + c, w + c);
 #pragma unroll
             for (uint32_t i = 0; i < N; i++) {
-                const float difference = v[i] - mean;
+                const float difference = of.x[i] - mean;
                 squares += difference * difference;
-                along += d[i] * weight[i] * difference;
+                along += of.dout[i] * of.w[i] * difference;
             }
         });
         const float r = 1.0f / sqrtf(block_sum(squares) / float(cols) + 1e-5f);
         const float mean_gn = r * (block_sum(along) / float(cols));
         each_columns<A>(cols, [&](auto count, uint32_t c) {
             constexpr uint32_t N = decltype(count)::VALUE;
-            float v[N], d[N], weight[N], to[N];
-            load_columns(x + at + c, v);
-            load_columns(dout + at + c, d);
-            load_columns(w + c, weight);
+            Columns<N> of(x + at + c, dout + at + c, w + c);
+            float to[N];
 #pragma unroll
             for (uint32_t i = 0; i < N; i++) {
-                v[i] = (v[i] - mean) * r;
-                to[i] = r * (d[i] * weight[i] - mean_g - v[i] * mean_gn);
+                of.x[i] = (of.x[i] - mean) * r;
+                to[i] = r * (of.dout[i] * of.w[i] - mean_g - of.x[i] * mean_gn);
             }
             store_columns(dx + at + c, to);
             if (partials == nullptr) return;
-            add_columns(db + c, d);
+            add_columns(db + c, of.dout);
 #pragma unroll
-            for (uint32_t i = 0; i < N; i++) d[i] *= v[i];
-            add_columns(dw + c, d);
+            for (uint32_t i = 0; i < N; i++) of.dout[i] *= of.x[i];
+            add_columns(dw + c, of.dout);
         });
     }
     if (partials == nullptr) return;

@@ -183,6 +183,8 @@ pub mod model;
 pub mod random;
 #[doc(hidden)]
 pub mod range;
+#[doc(hidden)]
+pub mod report;
 #[cfg(feature = "serve")]
 pub mod serve;
 #[cfg(feature = "train")]

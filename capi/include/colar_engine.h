@@ -65,7 +65,7 @@ typedef enum colar_log_level {
      */
     COLAR_LOG_LEVEL_WARN = 2,
     /**
-     * What is done.
+     * Something was done as asked.
      */
     COLAR_LOG_LEVEL_INFO = 3,
 } colar_log_level;

@@ -5,12 +5,10 @@
 
 use std::cell::Cell;
 use std::ffi::{c_char, c_void};
-use std::fmt::{Debug, Write as _};
 use std::panic::{self, PanicHookInfo};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
-use engine::Error;
-use tracing::field::{Field, Visit};
+use engine::{Error, report};
 use tracing::level_filters::LevelFilter;
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber, subscriber};
@@ -27,7 +25,7 @@ pub enum LogLevel {
     Error = 1,
     /// It goes on, though perhaps not as was meant.
     Warn = 2,
-    /// What is done.
+    /// Something was done as asked.
     Info = 3,
 }
 
@@ -93,9 +91,7 @@ impl Subscriber for Reports {
             Level::WARN => LogLevel::Warn,
             _ => LogLevel::Info,
         };
-        let mut line = Line(String::new());
-        event.record(&mut line);
-        tell(level, &line.0);
+        tell(level, &report::line(event));
     }
 
     // There are no spans: `enabled` takes events alone.
@@ -112,20 +108,7 @@ impl Subscriber for Reports {
     fn exit(&self, _: &Id) {}
 }
 
-/// A report as a line: its message, then what else it holds.
-struct Line(String);
-
-impl Visit for Line {
-    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        // Writing to a string does not fail.
-        let _ = match field.name() {
-            "message" => write!(self.0, "{value:?}"),
-            name => write!(self.0, " {name}={value:?}"),
-        };
-    }
-}
-
-/// What a panic says, which standard error would else have.
+/// The message of a panic, which standard error would else have.
 fn fault(info: &PanicHookInfo<'_>) -> String {
     let what = info.payload().downcast_ref::<String>().map(String::as_str);
     let what = what.or_else(|| info.payload().downcast_ref::<&str>().copied()).unwrap_or("no message");

@@ -1,6 +1,6 @@
 //! The engine for Python: the module `colar_engine._native`, whose names the package `colar_engine` hands on.
 //!
-//! What Python calls is checked here only as far as its types go: the engine checks the rest, and can do all that is here. Long
+//! Arguments are checked here only as far as their types go: the engine checks the rest, and can do all that is here. Long
 //! work runs under [`work::run`], without the interpreter's lock. The docstrings are the comments of what is exported.
 
 mod engine;

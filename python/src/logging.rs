@@ -1,10 +1,9 @@
-//! What the engine warns of, in Python's logging.
+//! The engine's warnings, in Python's logging.
 
-use std::fmt::{Debug, Write};
 use std::sync::Once;
 
+use colar_engine::report;
 use pyo3::prelude::*;
-use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::LevelFilter;
@@ -29,26 +28,13 @@ struct ToLogging;
 
 impl<S: Subscriber> Layer<S> for ToLogging {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let mut line = Line(String::new());
-        event.record(&mut line);
+        let line = report::line(event);
         let method = if *event.metadata().level() == Level::ERROR { "error" } else { "warning" };
         // An interpreter that is ending hears of nothing any more, and a handler that fails is no fault of the work.
         let _ = Python::try_attach(|py| -> PyResult<()> {
             let logger = py.import("logging")?.call_method1("getLogger", (LOGGER,))?;
-            logger.call_method1(method, (line.0,))?;
+            logger.call_method1(method, (line,))?;
             Ok(())
         });
-    }
-}
-
-/// The message of an event; what it has beside that is put behind it.
-struct Line(String);
-
-impl Visit for Line {
-    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        let _ = match field.name() {
-            "message" => write!(self.0, "{value:?}"),
-            name => write!(self.0, " {name}={value:?}"),
-        };
     }
 }

@@ -1,4 +1,4 @@
-//! What to load, and where.
+//! The model to load, and where it runs.
 
 #[cfg(feature = "train")]
 use std::path::Path;
@@ -101,9 +101,7 @@ impl EngineOptions {
     fn of(run: Run) -> Self {
         EngineOptions::new(run.model).adapter(run.checkpoint)
     }
-}
 
-impl EngineOptions {
     /// Fails where named adapters do not go with the rest.
     pub(super) fn check_adapters(&self) -> Result<()> {
         if self.adapters.is_empty() {

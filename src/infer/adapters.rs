@@ -41,7 +41,7 @@ impl<'a, D: Device> Models<'a, D> {
     }
 }
 
-/// What belongs to each adapter, in its order.
+/// The items of each adapter, in their order.
 pub(super) fn by_adapter<T>(all: impl Iterator<Item = (AdapterIndex, T)>) -> BTreeMap<AdapterIndex, Vec<T>> {
     let mut groups: BTreeMap<AdapterIndex, Vec<T>> = BTreeMap::new();
     all.for_each(|(adapter, item)| groups.entry(adapter).or_default().push(item));

@@ -1,4 +1,4 @@
-//! What kernels move is counted right, here in kernels whose requests are known; and two of ours move what they need.
+//! The traffic of kernels is counted right, here of kernels whose requests are known; and two of ours move what they need.
 
 use colar_engine::device::Dtype;
 use colar_engine::device::cuda::CudaDevice;

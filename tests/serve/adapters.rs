@@ -89,7 +89,7 @@ fn another_model_is_refused_with_the_names_there_are() {
     ] {
         assert!(said.ends_with(names), "{said}");
     }
-    // What has no effect is known of the model that was asked.
+    // Fields without effect are refused by the method of the model that was asked.
     let reasoned = |name: &str| {
         let mut fields = fields(name, 1);
         fields["max_latents"] = json!(3);

@@ -30,7 +30,7 @@ constexpr uintptr_t BANKS = 32;
 constexpr uintptr_t WORD = 4;
 constexpr uint32_t SECTORS = PAGE / SECTOR;
 
-// What one place of the code asked for, in a launch.
+// The requests of one place of the code, in a launch.
 struct Counter {
     Kind kind;
     bool shared;

@@ -1,4 +1,4 @@
-//! What operations move on a GPU, counted where their kernels run on the CPU, and a time predicted from it.
+//! The traffic of operations on a GPU, counted where their kernels run on the CPU, and a time predicted from it.
 //!
 //! A row is an operation of the table, or a step of the decoder; each of its launches is counted
 //! ([`HostDriver::counting`]) and predicted ([`predict`]). Products of many rows are the library's and no kernels of ours:
@@ -64,7 +64,7 @@ pub struct CountedLaunch {
     /// The time that follows on an H100.
     #[serde(flatten)]
     pub prediction: Prediction,
-    /// What it moved, without its places.
+    /// Its traffic.
     #[serde(flatten)]
     pub traffic: Traffic,
     /// The places, those that take most of what they need not first.
@@ -128,9 +128,9 @@ pub fn counts(
     Ok(rows)
 }
 
-fn launch(mut traffic: Traffic, library: &Path) -> CountedLaunch {
+fn launch(traffic: Traffic, library: &Path) -> CountedLaunch {
     let prediction = predict(&traffic);
-    let mut sites = std::mem::take(&mut traffic.sites);
+    let mut sites = traffic.sites.clone();
     sites.sort_by(|a, b| b.excess().total_cmp(&a.excess()));
     let places: Vec<u64> = sites.iter().map(|site| site.place).collect();
     let named = lines_of(library, &places).into_iter().zip(sites);

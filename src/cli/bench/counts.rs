@@ -55,9 +55,6 @@ fn text(row: &CountedRow) -> String {
 fn of_launch(launch: &CountedLaunch) -> String {
     let (t, p) = (&launch.traffic, &launch.prediction);
     let megabytes = |sectors: f64| 1e-6 * SECTOR * sectors;
-    let sum = |shared: bool, figure: fn(&Site) -> f64| -> f64 {
-        launch.lines.iter().filter(|l| l.site.shared == shared).map(|l| figure(&l.site)).sum()
-    };
     let [x, y] = t.grid;
     let mut out = format!(
         "{:13.1}  {:>8}  {:9.2}  {:9.2}  {:>6}  {:>6}    {} <{}x{y}, {}>\n",
@@ -65,8 +62,8 @@ fn of_launch(launch: &CountedLaunch) -> String {
         p.bound.name(),
         megabytes(t.read + t.written),
         megabytes(t.block_read + t.block_written),
-        ratio(sum(false, |s| s.sectors), sum(false, |s| s.least_sectors)),
-        ratio(sum(true, |s| s.wavefronts), sum(true, |s| s.least_wavefronts)),
+        ratio(t.sum(false, |s| s.sectors), t.sum(false, |s| s.least_sectors)),
+        ratio(t.sum(true, |s| s.wavefronts), t.sum(true, |s| s.least_wavefronts)),
         t.kernel,
         x,
         t.threads,

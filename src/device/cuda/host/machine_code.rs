@@ -30,12 +30,30 @@ struct Compiled {
     params: Vec<[u32; 2]>,
     /// The most threads of a block.
     threads: u32,
+    code: Code,
+}
+
+/// The part of a kernel's machine code that bounds how many of its blocks run, and how fast.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Code {
     /// Registers of a thread.
-    registers: u32,
+    pub registers: u32,
     /// Bytes of shared memory of fixed size.
-    shared: u32,
+    pub shared: u32,
     /// The loop that brings the most from global memory in a round, if there is one, in the kernel or a function it calls.
-    hot: Option<HotLoop>,
+    pub hot: Option<HotLoop>,
+}
+
+impl Code {
+    /// Registers that a block of so many threads takes of a multiprocessor.
+    fn registers_of_block(&self, threads: u32) -> u32 {
+        threads.div_ceil(32) * (32 * self.registers).next_multiple_of(REGISTER_UNIT)
+    }
+
+    /// Blocks of so many threads that a multiprocessor has the registers for.
+    pub(super) fn blocks_by_registers(&self, threads: u32) -> u32 {
+        REGISTERS / self.registers_of_block(threads).max(1)
+    }
 }
 
 /// A loop of the machine code.
@@ -51,27 +69,9 @@ pub(super) struct HotLoop {
     pub instructions: u32,
 }
 
-/// A kernel's machine code, for predictions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Code {
-    /// Registers of a thread.
-    pub registers: u32,
-    /// Bytes of shared memory of fixed size.
-    pub shared: u32,
-    /// As in the table.
-    pub hot: Option<HotLoop>,
-}
-
 /// The machine code of a kernel on sm_90a; `None` for one of the tests.
 pub(super) fn on_hopper(kernel: &str) -> Option<Code> {
-    let found = COMPILED.get(kernel)?.iter().find(|compiled| compiled.arch == "sm_90a")?;
-    Some(Code { registers: found.registers, shared: found.shared, hot: found.hot })
-}
-
-/// Blocks of these threads that a multiprocessor holds by its registers.
-pub(super) fn blocks_by_registers(registers: u32, threads: u32) -> u32 {
-    let warp = (32 * registers).next_multiple_of(REGISTER_UNIT);
-    REGISTERS / (threads.div_ceil(32) * warp).max(1)
+    COMPILED.get(kernel)?.iter().find(|compiled| compiled.arch == "sm_90a").map(|compiled| compiled.code)
 }
 
 /// By the kernel's name, a form an architecture.
@@ -88,16 +88,15 @@ fn read(table: &'static str) -> Table {
     for line in lines {
         let row: BTreeMap<&str, &'static str> = columns.iter().copied().zip(line).collect();
         let number = |text: &str| text.parse().expect("a number, as scripts/kernel-report writes it");
-        let mut of_loop =
-            row.get("loop").copied().unwrap_or("-").split(' ').filter(|&n| n != "-").map(number);
-        let mut next = || of_loop.next();
-        let hot = next().zip(next()).zip(next().zip(next()));
-        let hot =
-            hot.map(|((loads, bytes), (ahead, instructions))| HotLoop { loads, bytes, ahead, instructions });
+        let of_loop = row.get("loop").copied().filter(|&text| text != "-").unwrap_or_default();
+        let hot = match of_loop.split_whitespace().map(number).collect::<Vec<u32>>()[..] {
+            [loads, bytes, ahead, instructions] => Some(HotLoop { loads, bytes, ahead, instructions }),
+            _ => None,
+        };
         if row["function"] != "-" {
             let of_kernel = found.get_mut(row["kernel"]).into_iter().flatten();
             for kernel in of_kernel.filter(|kernel| kernel.arch == row["arch"]) {
-                kernel.hot = [kernel.hot, hot].into_iter().flatten().max_by_key(|hot| hot.bytes);
+                kernel.code.hot = [kernel.code.hot, hot].into_iter().flatten().max_by_key(|hot| hot.bytes);
             }
             continue;
         }
@@ -107,9 +106,7 @@ fn read(table: &'static str) -> Table {
             arch: row["arch"],
             params: params.map(|(offset, size)| [number(offset), number(size)]).collect(),
             threads: number(row["threads"]),
-            registers: number(row["registers"]),
-            shared: number(row["shared"]),
-            hot,
+            code: Code { registers: number(row["registers"]), shared: number(row["shared"]), hot },
         };
         found.entry(row["kernel"]).or_default().push(compiled);
     }
@@ -183,15 +180,14 @@ pub(super) fn fits(launch: &Launch<'_>, limits: Limits) -> Result<(), String> {
 
 impl Compiled {
     fn fits(&self, launch: &Launch<'_>, limits: Limits) -> Result<(), String> {
-        let shared = self.shared + launch.shared;
+        let shared = self.code.shared + launch.shared;
         if shared > limits.shared {
             return Err(format!(
                 "{} and {} bytes of shared memory under {}, at most {}",
-                self.shared, launch.shared, self.arch, limits.shared
+                self.code.shared, launch.shared, self.arch, limits.shared
             ));
         }
-        let warp = (32 * self.registers).next_multiple_of(REGISTER_UNIT);
-        let registers = launch.block.div_ceil(32) * warp;
+        let registers = self.code.registers_of_block(launch.block);
         if registers > REGISTERS {
             return Err(format!(
                 "{} threads take {registers} registers under {}, a multiprocessor has {REGISTERS}",
@@ -254,9 +250,7 @@ mod tests {
             arch: "sm_80",
             params: Vec::new(),
             threads: 1024,
-            registers,
-            shared,
-            hot: None,
+            code: Code { registers, shared, hot: None },
         };
         let limits = Limits { blocks: 108, shared: 163 << 10, threads: 512 };
         let launch = |block, shared| Launch {

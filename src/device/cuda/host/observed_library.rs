@@ -9,7 +9,7 @@ use std::thread;
 
 use crate::{Error, Result};
 
-/// What is made of the accesses.
+/// The use that is made of the accesses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Instrument {
     /// They are held against the barriers that order them.

@@ -160,8 +160,7 @@ fn of_parts(t: &Traffic, code: Option<Code>) -> Prediction {
 /// Blocks of a launch that a multiprocessor holds at once.
 fn resident(t: &Traffic, code: Option<Code>) -> u32 {
     let by_threads = MOST_THREADS / t.threads.max(1);
-    let by_registers =
-        code.map_or(MOST_BLOCKS, |code| machine_code::blocks_by_registers(code.registers, t.threads));
+    let by_registers = code.map_or(MOST_BLOCKS, |code| code.blocks_by_registers(t.threads));
     let of_block = t.shared + code.map_or(0, |code| code.shared) + SHARED_OF_SYSTEM;
     by_threads.min(by_registers).min(SHARED / of_block).clamp(1, MOST_BLOCKS)
 }

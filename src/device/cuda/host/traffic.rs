@@ -1,4 +1,4 @@
-//! What launches move, as `cuda/host/observed/traffic.cpp` counts it.
+//! The traffic of launches, as `cuda/host/observed/traffic.cpp` counts it.
 
 use std::str::FromStr;
 
@@ -21,7 +21,7 @@ pub enum Access {
     Atomic,
 }
 
-/// What one place of the code asked for, in all blocks of a launch.
+/// The requests of one place of the code, in all blocks of a launch.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Site {
     /// The place, in the library of observed kernels.
@@ -46,8 +46,8 @@ pub struct Site {
     pub least_wavefronts: f64,
 }
 
-/// What a launch moved.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+/// All that a launch moved.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Traffic {
     /// The kernel.
     pub kernel: &'static str,
@@ -79,7 +79,8 @@ pub struct Traffic {
     pub products: f64,
     /// Of the warp that reads most of global memory: requests to read between two waits, and how often there were so many.
     pub phases: Vec<[f64; 2]>,
-    /// The places of the code.
+    /// The places of the code, which the report of a count has beside their lines.
+    #[serde(skip)]
     pub sites: Vec<Site>,
 }
 
@@ -113,17 +114,7 @@ impl Traffic {
             threads: launch.block,
             shared: launch.shared,
             together: launch.together,
-            blocks_seen: 0.0,
-            block_read: 0.0,
-            block_written: 0.0,
-            read: 0.0,
-            written: 0.0,
-            barriers: 0.0,
-            grid_barriers: 0.0,
-            exchanges: 0.0,
-            products: 0.0,
-            phases: Vec::new(),
-            sites: Vec::new(),
+            ..Traffic::default()
         };
         for line in report.lines() {
             traffic.take(line).ok_or_else(|| format!("its counts have the line {line:?}"))?;
